@@ -1,0 +1,31 @@
+"""ovdet: open-vocabulary object detection. Any list of class names in, boxes out.
+
+Public names are resolved on first use (PEP 562), so that `import ovdet` costs nothing.
+"""
+
+from __future__ import annotations
+
+import importlib
+
+__version__ = "0.1.0"
+
+_PUBLIC = {
+    "InputError": "ovdet.errors",
+    "OpenVocabPredictor": "ovdet.predictor",
+    "TextEmbeddings": "ovdet.text",
+    "Vocabulary": "ovdet.text",
+    "embed_vocabulary": "ovdet.text",
+    "load_embeddings": "ovdet.text",
+    "load_teacher": "ovdet.teachers",
+}
+__all__ = sorted(_PUBLIC)
+
+
+def __getattr__(name: str):
+    if name not in _PUBLIC:
+        raise AttributeError(f"module 'ovdet' has no attribute {name!r}; it offers {', '.join(__all__)}")
+    return getattr(importlib.import_module(_PUBLIC[name]), name)
+
+
+def __dir__() -> list[str]:
+    return __all__

