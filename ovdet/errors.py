@@ -6,16 +6,22 @@ import functools
 import sys
 from collections.abc import Callable
 
+from ovdet.memory import reuse_freed_memory
+
 
 class InputError(ValueError):
     """The user's input does not fit. The message is one line: what was expected, and what came."""
 
 
 def command(main: Callable[[], None]) -> Callable[[], None]:
-    """Run a command line's `main`; an InputError becomes one line on stderr and exit code 2."""
+    """Run a command line's `main`; an InputError becomes one line on stderr and exit code 2.
+
+    Freed memory is kept for reuse, see memory.py.
+    """
 
     @functools.wraps(main)
     def run() -> None:
+        reuse_freed_memory()
         try:
             main()
         except InputError as error:

@@ -1,0 +1,149 @@
+"""Checkpoints that are read without running code from them, written whole, and refused where they do not fit."""
+
+from __future__ import annotations
+
+import io
+import json
+import os
+import pickle
+from pathlib import Path
+from typing import Any
+
+import safetensors
+import torch
+from detectron2.checkpoint import DetectionCheckpointer
+from safetensors.torch import load_file
+from torch import nn
+
+from ovdet.errors import InputError
+
+HEADER = "ovdet"  # the entry of a checkpoint that says what it was trained with
+
+
+class _ArraysOnly(pickle.Unpickler):
+    """Reads detectron2's model-zoo .pkl files (dicts of numpy arrays) and refuses everything else."""
+
+    ALLOWED = {
+        ("numpy.core.multiarray", "_reconstruct"),
+        ("numpy._core.multiarray", "_reconstruct"),
+        ("numpy.core.multiarray", "scalar"),
+        ("numpy._core.multiarray", "scalar"),
+        ("numpy", "ndarray"),
+        ("numpy", "dtype"),
+        ("collections", "OrderedDict"),
+        ("_codecs", "encode"),
+    }
+
+    def find_class(self, module: str, name: str) -> Any:
+        if (module, name) not in self.ALLOWED:
+            raise pickle.UnpicklingError(f"{module}.{name} is not an array")
+        return super().find_class(module, name)
+
+
+def read_checkpoint(path: str) -> dict[str, Any]:
+    """Read .pth (`weights_only`), .safetensors, or detectron2's .pkl (arrays only).
+
+    Returns:
+        A dict with "model" (state dict) and what else the file holds; HEADER is {} where it says nothing.
+
+    Raises:
+        InputError: no such file, damaged, or it holds more than tensors and plain values.
+    """
+    if not Path(path).is_file():
+        raise InputError(f"expected a checkpoint file, {path} does not exist")
+    try:
+        content = _read(path)
+    except Exception as error:  # each reader has its own family of errors, and a damaged file raises any of them
+        message = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
+        raise InputError(
+            f"expected a checkpoint of tensors (.pth, .safetensors, .pkl), {path} is not: {message}"
+        ) from error
+    if not isinstance(content, dict):
+        raise InputError(f"expected a checkpoint with named tensors, {path} holds a {type(content).__name__}")
+    if "model" not in content:
+        content = {"model": content}
+    content.setdefault(HEADER, {})
+    return content
+
+
+def _read(path: str) -> Any:
+    if path.endswith(".safetensors"):
+        with safetensors.safe_open(path, framework="pt") as file:
+            header = json.loads((file.metadata() or {}).get(HEADER, "{}"))
+        return {"model": load_file(path), HEADER: header}
+    if not path.endswith(".pkl"):
+        return torch.load(path, map_location="cpu", weights_only=True)
+    content = _ArraysOnly(io.BytesIO(Path(path).read_bytes()), encoding="latin1").load()
+    if "model" in content and "__author__" in content:
+        return content
+    blobs = {key: value for key, value in content.get("blobs", content).items() if not key.endswith("_momentum")}
+    return {"model": blobs, "__author__": "Caffe2", "matching_heuristics": True}
+
+
+class SafeCheckpointer(DetectionCheckpointer):
+    """detectron2's checkpointer with safe reading, whole writes and a header."""
+
+    def __init__(
+        self, model: nn.Module, save_dir: str = "", *, header: dict[str, Any] | None = None, **checkpointables
+    ) -> None:
+        """
+        Args:
+            model: as in detectron2.
+            save_dir: as in detectron2.
+            header: plain values (teacher, width, training classes) that go into each checkpoint, and that one with a
+                header must agree with when it is read. The training classes are not compared: vocabularies are free.
+            checkpointables: as in detectron2.
+        """
+        super().__init__(model, save_dir, **checkpointables)
+        self.header = header or {}
+
+    def save(self, name: str, **extra: Any) -> None:
+        """Write `name`.pth under a temporary name, then rename it."""
+        if not self.save_dir or not self.save_to_disk:
+            return
+        content = {"model": self.model.state_dict(), HEADER: self.header, **extra}
+        content.update({key: part.state_dict() for key, part in self.checkpointables.items()})
+        target = os.path.join(self.save_dir, f"{name}.pth")
+        torch.save(content, target + ".part")
+        os.replace(target + ".part", target)
+        self.logger.info("saved %s", target)
+        self.tag_last_checkpoint(f"{name}.pth")
+
+    def load_weights(self, path: str) -> dict[str, Any]:
+        """Load a trained detector: every parameter must be there.
+
+        Returns:
+            The checkpoint's header.
+
+        Raises:
+            InputError: unreadable, of another teacher or width, or parameters are missing.
+        """
+        if not Path(path).is_file():
+            raise InputError(f"expected a checkpoint file, {path} does not exist")
+        self._complete = True
+        try:
+            return self.load(path, checkpointables=[]).get(HEADER, {})
+        finally:
+            self._complete = False
+
+    _complete = False
+
+    def _load_file(self, filename: str) -> dict[str, Any]:
+        content = read_checkpoint(filename)
+        theirs = content[HEADER]
+        for key in ("teacher", "width"):
+            if key in theirs and key in self.header and theirs[key] != self.header[key]:
+                raise InputError(
+                    f"expected a checkpoint for {key} {self.header[key]!r}, got {key} {theirs[key]!r} in {filename}"
+                )
+        return content
+
+    def _load_model(self, checkpoint: dict[str, Any]) -> Any:
+        incompatible = super()._load_model(checkpoint)
+        if incompatible.incorrect_shapes:
+            key, came, expected = incompatible.incorrect_shapes[0]
+            raise InputError(f"expected a checkpoint of this model, {key} has shape {came} where {expected} is needed")
+        if self._complete and incompatible.missing_keys:
+            missing = incompatible.missing_keys
+            raise InputError(f"expected a checkpoint of this model, it lacks {missing[0]} (+{len(missing) - 1} more)")
+        return incompatible

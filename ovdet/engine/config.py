@@ -1,0 +1,72 @@
+"""Reading configs: LazyConfig files, the resolved yaml of a run, and key=value overrides that must exist."""
+
+from __future__ import annotations
+
+import difflib
+import inspect
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from detectron2.config import LazyConfig
+from detectron2.config.instantiate import locate
+from omegaconf import DictConfig, OmegaConf
+from omegaconf.errors import OmegaConfBaseException
+
+from ovdet.errors import InputError
+
+
+def load_config(path: str, overrides: Sequence[str] = ()) -> DictConfig:
+    """Read a config and apply overrides.
+
+    Args:
+        path: a LazyConfig .py, or the config.yaml that a run wrote.
+        overrides: `key=value`, keys with dots. A key must stand in the config, or be an argument of the node's target.
+
+    Raises:
+        InputError: no such file, not a config, an override that is none, or whose key does not exist.
+    """
+    if not Path(path).is_file():
+        raise InputError(f"expected a config file, {path} does not exist")
+    if Path(path).suffix not in (".py", ".yaml", ".yml"):
+        raise InputError(f"expected a config file (.py, or a run's .yaml), got {path}")
+    try:
+        config = LazyConfig.load(path)
+    except (SyntaxError, ImportError, OmegaConfBaseException, AttributeError) as error:
+        raise InputError(f"expected a readable config, {path} fails with {type(error).__name__}: {error}") from error
+    for override in overrides:
+        _check_override(config, override)
+    try:
+        return LazyConfig.apply_overrides(config, list(overrides))
+    except Exception as error:  # hydra's parser has its own family of errors
+        message = str(error).strip().splitlines()[0]
+        raise InputError(f"expected overrides as key=value, got {' '.join(overrides)!r}: {message}") from error
+
+
+def _check_override(config: DictConfig, override: str) -> None:
+    key, equals, _ = override.partition("=")
+    if not equals or not key:
+        raise InputError(f"expected an override as key=value, got {override!r}")
+    node: Any = config
+    parts = key.split(".")
+    for depth, part in enumerate(parts):
+        if not OmegaConf.is_dict(node):
+            raise InputError(f"expected {'.'.join(parts[:depth])} to hold options, it is a value: {override!r}")
+        last = depth == len(parts) - 1
+        if part not in node and not (last and part in _arguments_of(node)):
+            known = sorted(map(str, node)) + sorted(_arguments_of(node))
+            near = difflib.get_close_matches(part, known, n=3, cutoff=0.4) or known
+            raise InputError(f"no option {key!r} in the config; near it: {', '.join(near)}")
+        node = node._get_node(part) if part in node else None
+
+
+def _arguments_of(node: DictConfig) -> set[str]:
+    """Arguments that the node's target takes but the config leaves at their defaults."""
+    target = node.get("_target_")
+    if target is None:
+        return set()
+    target = locate(target) if isinstance(target, str) else target
+    try:
+        return set(inspect.signature(target).parameters)
+    except (TypeError, ValueError):
+        return set()

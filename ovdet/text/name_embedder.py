@@ -1,0 +1,80 @@
+"""Class names to class embeddings, each name once: what the engine and the predictor ask for a vocabulary.
+
+Shape letters: K classes, D embedding width.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from ovdet.errors import InputError
+from ovdet.teachers import Teacher, load_teacher
+from ovdet.text.embeddings import embed_vocabulary, load_embeddings
+from ovdet.text.vocabulary import Vocabulary
+
+
+class NameEmbedder:
+    """Takes the embeddings of a file where one is given, else asks the teacher; remembers what it embedded."""
+
+    def __init__(
+        self,
+        teacher: str,
+        *,
+        width: int,
+        templates: str | Sequence[str] = "a",
+        file: str | Path | None = None,
+        device: str = "cpu",
+    ) -> None:
+        """
+        Args:
+            teacher: its name, see `load_teacher`; it is loaded when a name is not known yet.
+            width: D of its space; anything else is refused.
+            templates: prompt templates, see text/prompts.py.
+            file: an embeddings file (tools/embed_vocabulary.py); then no teacher is needed and no other names exist.
+            device: of the teacher's text encoder.
+        """
+        self.teacher_name = teacher
+        self.width = width
+        self.templates = templates if isinstance(templates, str) else tuple(templates)
+        self.device = device
+        self._known: dict[tuple[str, ...], Tensor] = {}  # a name and its synonyms -> (D,)
+        self._file = file
+        if file is not None:
+            self._read(file)
+
+    def _read(self, file: str | Path) -> None:
+        embeddings = load_embeddings(file, width=self.width)
+        if embeddings.teacher != self.teacher_name:
+            raise InputError(f"expected embeddings by {self.teacher_name!r} in {file}, got {embeddings.teacher!r}")
+        for name, row in zip(embeddings.names, embeddings.matrix, strict=True):
+            self._known[(name,)] = row
+
+    def _load_teacher(self) -> Teacher:
+        teacher = load_teacher(self.teacher_name, self.device)
+        if teacher.width != self.width:
+            raise InputError(
+                f"expected a teacher of width {self.width}, got {self.teacher_name!r} of width {teacher.width}"
+            )
+        return teacher
+
+    def __call__(self, names: Sequence[str] | Vocabulary) -> Tensor:
+        """Class names -> (K, D) float32 on the CPU, unit norm, in their order.
+
+        Raises:
+            InputError: a name that is no name, or that the file lacks.
+        """
+        vocabulary = names if isinstance(names, Vocabulary) else Vocabulary(tuple(names))
+        keys = [(name, *vocabulary.synonyms.get(name, ())) for name in vocabulary.names]
+        unknown = [key for key in keys if key not in self._known]
+        if unknown and self._file is not None:
+            listed = ", ".join(key[0] for key in unknown[:5])
+            raise InputError(f"expected names that {self._file} holds, got {len(unknown)} others: {listed}")
+        if unknown:
+            missing = Vocabulary(tuple(key[0] for key in unknown), {key[0]: key[1:] for key in unknown if key[1:]})
+            matrix = embed_vocabulary(missing, self._load_teacher(), self.templates).matrix.cpu()
+            self._known.update(zip(unknown, matrix, strict=True))
+        return torch.stack([self._known[key] for key in keys])
