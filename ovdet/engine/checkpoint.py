@@ -109,6 +109,12 @@ class SafeCheckpointer(DetectionCheckpointer):
         self.logger.info("saved %s", target)
         self.tag_last_checkpoint(f"{name}.pth")
 
+    def load(self, path: str, *args, **options) -> dict[str, Any]:
+        """As detectron2's; a local file that does not exist is the user's mistake."""
+        if path and "://" not in path and not Path(path).is_file():
+            raise InputError(f"expected a checkpoint file, {path} does not exist")
+        return super().load(path, *args, **options)
+
     def load_weights(self, path: str) -> dict[str, Any]:
         """Load a trained detector: every parameter must be there.
 
@@ -118,8 +124,6 @@ class SafeCheckpointer(DetectionCheckpointer):
         Raises:
             InputError: unreadable, of another teacher or width, or parameters are missing.
         """
-        if not Path(path).is_file():
-            raise InputError(f"expected a checkpoint file, {path} does not exist")
         self._complete = True
         try:
             return self.load(path, checkpointables=[]).get(HEADER, {})

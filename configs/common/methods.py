@@ -1,0 +1,86 @@
+"""The methods of arXiv:2104.13921 as small changes of one model (ViLD-text as it comes from common/models)."""
+
+from copy import deepcopy
+
+from detectron2.config import LazyCall as L
+from detectron2.modeling.roi_heads import FastRCNNOutputLayers, StandardROIHeads
+from omegaconf import DictConfig
+
+from ovdet.data import thing_classes
+from ovdet.engine import choose_device
+from ovdet.losses import L1Distillation
+from ovdet.modeling import ClosedSetRCNN, GeometricScores, ImageBranch, ImageScores, OnlineRegions, StoredRegions
+from ovdet.teachers import RegionEmbedder, load_teacher
+
+_OPEN_ONLY = ("score_fusion", "image_temperature", "distillation", "image_branch", "crop_embedder", "max_crops")
+
+
+def _teacher_on_crops() -> DictConfig:
+    teacher = L(load_teacher)(name="${teacher.name}", device=L(choose_device)(name="${train.device}"))
+    return L(RegionEmbedder)(teacher=teacher)
+
+
+def online_regions(model: DictConfig, max_regions: int = 32) -> DictConfig:
+    """The teacher embeds base ground truth and the best proposals of each step's own photos."""
+    model.region_source = L(OnlineRegions)(embed_crops=_teacher_on_crops(), max_regions=max_regions)
+    return model
+
+
+def stored_regions(model: DictConfig) -> DictConfig:
+    """The mapper brings regions from a store (dataloader.train.mapper.region_store)."""
+    model.region_source = L(StoredRegions)()
+    return model
+
+
+def vild(model: DictConfig, weight: float = 0.5) -> DictConfig:
+    """ViLD: one head for text classification and distillation; needs online_regions or stored_regions."""
+    model.roi_heads.distillation = L(L1Distillation)(weight=weight)
+    return model
+
+
+def vild_image(model: DictConfig, weight: float = 0.5) -> DictConfig:
+    """ViLD-image: distillation alone; no classification loss, no background, objectness instead."""
+    model.roi_heads.box_predictor.loss_weight = dict(loss_cls=0.0, loss_box_reg=1.0)
+    model.roi_heads.score_fusion = L(ImageScores)(objectness_exponent=0.5)
+    return vild(model, weight)
+
+
+def vild_ensemble(model: DictConfig, weight: float = 0.5) -> DictConfig:
+    """ViLD-ensemble: a head of its own for distillation, scores fused by geometric mean, 2/3 and 1/3."""
+    heads = model.roi_heads
+    box_head, width = deepcopy(heads.box_head), heads.box_predictor.width
+    heads.image_branch = L(ImageBranch)(box_head=box_head, in_features=box_head.fc_dims[-1], width=width)
+    heads.score_fusion = L(GeometricScores)(base_exponent=2 / 3, novel_exponent=1 / 3)
+    return vild(model, weight)
+
+
+def vild_text_teacher(model: DictConfig, max_crops: int = 1000) -> DictConfig:
+    """ViLD-text weights; at test time the teacher on the crops takes the place of the image branch."""
+    model.roi_heads.crop_embedder = _teacher_on_crops()
+    model.roi_heads.max_crops = max_crops
+    model.roi_heads.score_fusion = L(GeometricScores)(base_exponent=2 / 3, novel_exponent=1 / 3)
+    return model
+
+
+def rcnn_style(model: DictConfig, max_crops: int = 1000) -> DictConfig:
+    """The slow upper baseline: proposals and boxes of ViLD-text weights, scores by the teacher times objectness."""
+    model = vild_text_teacher(model, max_crops)
+    model.roi_heads.score_fusion = L(ImageScores)(objectness_exponent=0.5)
+    return model
+
+
+def closed_set(model: DictConfig) -> DictConfig:
+    """The supervised baseline: detectron2's linear classifier over the base classes."""
+    names = L(thing_classes)(dataset="${dataloader.train.dataset.names}")
+    heads, predictor = model.roi_heads, model.roi_heads.box_predictor
+    model._target_, model.training_classes = ClosedSetRCNN, names
+    heads._target_, heads.num_classes = StandardROIHeads, "${dataset.num_base}"
+    for key in _OPEN_ONLY:
+        heads.pop(key, None)
+    predictor._target_, predictor.num_classes, predictor.cls_agnostic_bbox_reg = (
+        FastRCNNOutputLayers,
+        "${dataset.num_base}",
+        True,
+    )
+    del predictor.width, predictor.temperature
+    return model

@@ -1,0 +1,10 @@
+"""The embedded teacher, and what turns class names into its text embeddings."""
+
+from detectron2.config import LazyCall as L
+
+from ovdet.text import NameEmbedder
+
+teacher = dict(name="conse", width=384, templates="a", embeddings=None)
+name_embedder = L(NameEmbedder)(
+    teacher="${teacher.name}", width="${teacher.width}", templates="${teacher.templates}", file="${teacher.embeddings}"
+)

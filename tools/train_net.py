@@ -1,0 +1,56 @@
+"""Train or evaluate a detector from a config, on detectron2's engine.
+
+    tools/train_net.py --config-file configs/lite/vild.py dataset.root=PATH train.output_dir=output/lite_vild
+    tools/train_net.py --config-file configs/lite/vild.py --eval-only dataset.root=PATH train.init_checkpoint=W.pth
+"""
+
+from __future__ import annotations
+
+import argparse
+
+from detectron2.engine import default_argument_parser, default_setup, launch
+
+from ovdet.engine import do_test, do_train, load_config, load_detector, prepare_dataset
+from ovdet.errors import InputError, command
+
+
+def parse_arguments() -> argparse.Namespace:
+    parser = default_argument_parser(epilog=__doc__)
+    for action in parser._actions:
+        if action.dest == "opts":
+            action.help = "overrides of the config, as key=value: train.max_iter=100 dataset.root=PATH"
+            action.metavar = "key=value"
+        if action.dest == "resume":
+            action.help = "go on from the last checkpoint in train.output_dir"
+    return parser.parse_args()
+
+
+def run(arguments: argparse.Namespace) -> None:
+    """One process's work."""
+    config = load_config(arguments.config_file, arguments.opts or ())
+    default_setup(config, arguments)
+    if not arguments.eval_only:
+        do_train(config, resume=arguments.resume)
+        return
+    prepare_dataset(config)
+    model, embed_names, _ = load_detector(config)
+    do_test(config, model, embed_names)
+
+
+@command
+def main() -> None:
+    arguments = parse_arguments()
+    if not arguments.config_file:
+        raise InputError("expected --config-file FILE, such as configs/quick/vild.py, got none")
+    launch(
+        run,
+        arguments.num_gpus,
+        num_machines=arguments.num_machines,
+        machine_rank=arguments.machine_rank,
+        dist_url=arguments.dist_url,
+        args=(arguments,),
+    )
+
+
+if __name__ == "__main__":
+    main()
