@@ -6,8 +6,7 @@ from detectron2.config import LazyCall as L
 from detectron2.modeling.roi_heads import FastRCNNOutputLayers, StandardROIHeads
 from omegaconf import DictConfig
 
-from ovdet.data import thing_classes
-from ovdet.engine import choose_device
+from ovdet.engine import choose_device, training_classes
 from ovdet.losses import L1Distillation
 from ovdet.modeling import ClosedSetRCNN, GeometricScores, ImageBranch, ImageScores, OnlineRegions, StoredRegions
 from ovdet.teachers import RegionEmbedder, load_teacher
@@ -71,7 +70,7 @@ def rcnn_style(model: DictConfig, max_crops: int = 1000) -> DictConfig:
 
 def closed_set(model: DictConfig) -> DictConfig:
     """The supervised baseline: detectron2's linear classifier over the base classes."""
-    names = L(thing_classes)(dataset="${dataloader.train.dataset.names}")
+    names = L(training_classes)(dataset_name="${dataloader.train.dataset.names}")
     heads, predictor = model.roi_heads, model.roi_heads.box_predictor
     model._target_, model.training_classes = ClosedSetRCNN, names
     heads._target_, heads.num_classes = StandardROIHeads, "${dataset.num_base}"

@@ -3,6 +3,15 @@
 from ovdet.engine.config import load_config
 from ovdet.engine.evaluate import do_test
 from ovdet.engine.options import TrainOptions, choose_device
-from ovdet.engine.train import do_train, load_detector, prepare_dataset
+from ovdet.engine.train import do_train, load_detector, prepare_dataset, training_classes
 
-__all__ = ["TrainOptions", "choose_device", "do_test", "do_train", "load_config", "load_detector", "prepare_dataset"]
+__all__ = [
+    "TrainOptions",
+    "choose_device",
+    "do_test",
+    "do_train",
+    "load_config",
+    "load_detector",
+    "prepare_dataset",
+    "training_classes",
+]

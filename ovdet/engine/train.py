@@ -44,6 +44,11 @@ def prepare_dataset(config: DictConfig) -> None:
         instantiate(config.dataset.prepare)
 
 
+def training_classes(dataset_name: str) -> list[str]:
+    """The class names of a registered dataset, in the order of its contiguous ids."""
+    return list(MetadataCatalog.get(dataset_name).thing_classes)
+
+
 def build_detector(config: DictConfig, device: torch.device) -> tuple[nn.Module, EmbedNames]:
     """The model on its device, and what embeds names for it."""
     return instantiate(config.model).to(device), instantiate(config.name_embedder)
@@ -55,7 +60,7 @@ def build_checkpointer(config: DictConfig, model: nn.Module, **checkpointables: 
     header = {
         "teacher": config.teacher.name,
         "width": config.teacher.width,
-        "training_classes": list(MetadataCatalog.get(dataset_name).thing_classes),
+        "training_classes": training_classes(dataset_name),
     }
     return SafeCheckpointer(model, config.train.output_dir, header=header, **checkpointables)
 
@@ -104,8 +109,8 @@ def do_train(config: DictConfig, *, resume: bool = False) -> Mapping[str, Any]:
     prepare_dataset(config)
     loader = build_train_loader(config)
     model, embed_names = build_detector(config, options.torch_device())
-    training_classes = MetadataCatalog.get(instantiate(config.dataloader.train.dataset.names)).thing_classes
-    set_names(model, training_classes, embed_names, training_classes)
+    names = training_classes(instantiate(config.dataloader.train.dataset.names))
+    set_names(model, names, embed_names, names)
 
     config.optimizer.params.model = model
     optimizer = instantiate(config.optimizer)

@@ -1,0 +1,11 @@
+"""ViLD (arXiv:2104.13921) on small photos: text classification and distillation in one head.
+
+tools/train_net.py --config-file configs/lite/vild.py dataset.root=PATH train.output_dir=output/lite/vild
+Hardware: two CPU cores or one GPU. Expected: not yet run over the whole schedule.
+"""
+
+from ..common.methods import online_regions, vild
+from .vild_text import dataloader, dataset, lr_multiplier, model, name_embedder, optimizer, teacher, train
+
+model = online_regions(vild(model), max_regions=16)
+train.output_dir = "output/lite/vild"

@@ -1,0 +1,11 @@
+"""ViLD-ensemble (arXiv:2104.13921) on small photos: a second head is distilled, scores are fused.
+
+tools/train_net.py --config-file configs/lite/vild_ensemble.py dataset.root=PATH train.output_dir=output/lite/vild_ensemble
+Hardware: two CPU cores or one GPU. Expected: not yet run over the whole schedule.
+"""
+
+from ..common.methods import online_regions, vild_ensemble
+from .vild_text import dataloader, dataset, lr_multiplier, model, name_embedder, optimizer, teacher, train
+
+model = online_regions(vild_ensemble(model), max_regions=16)
+train.output_dir = "output/lite/vild_ensemble"

@@ -1,0 +1,41 @@
+"""ViLD-text (arXiv:2104.13921) on small photos: a frozen text classifier, no distillation.
+
+tools/train_net.py --config-file configs/lite/vild_text.py dataset.root=PATH train.output_dir=output/lite/vild_text
+Hardware: two CPU cores or one GPU. Expected: not yet run over the whole schedule.
+PATH holds images/, instances_train.json, instances_val.json and ov_coco_split.json.
+"""
+
+from detectron2.config import LazyCall as L
+from detectron2.data import transforms as T
+from detectron2.model_zoo import get_config
+from detectron2.solver import WarmupParamScheduler
+from fvcore.common.param_scheduler import CosineParamScheduler
+
+from ovdet.engine import TrainOptions
+
+from ..common.data.coco_subsets import dataloader
+from ..common.models.lite import model
+from ..common.teacher import name_embedder, teacher
+
+dataset = dict(
+    name="lite",
+    root="datasets/coco_pool",
+    images="${.root}/images",
+    train="${.root}/instances_train.json",
+    val="${.root}/instances_val.json",
+    split="${.root}/ov_coco_split.json",
+    num_base=48,
+)
+_sizes = dict(max_size=400, sample_style="choice")
+dataloader.train.mapper.augmentations.append(L(T.ResizeShortestEdge)(short_edge_length=(256, 288, 320), **_sizes))
+dataloader.test.mapper.augmentations.append(L(T.ResizeShortestEdge)(short_edge_length=320, max_size=427))
+dataloader.train.total_batch_size = 8
+dataloader.train.num_workers = dataloader.test.num_workers = 2
+
+optimizer = get_config("common/optim.py").AdamW
+optimizer.update(lr=4e-4, weight_decay=0.05)
+lr_multiplier = L(WarmupParamScheduler)(
+    scheduler=L(CosineParamScheduler)(start_value=1.0, end_value=0.01), warmup_length=0.05, warmup_factor=0.01
+)
+train = L(TrainOptions)(output_dir="output/lite/vild_text", max_iter=2200, amp=True, clip_gradient_norm=10.0)
+train.update(checkpoint_period=200, eval_period=0)

@@ -1,0 +1,20 @@
+"""ViLD (arXiv:2104.13921) in a minute: drawn shapes, names such as "red circle", combinations held out as novel.
+
+tools/train_net.py --config-file configs/quick/vild.py
+Hardware: two CPU cores. Expected: see README.md ("In a minute").
+"""
+
+from detectron2.config import LazyCall as L
+from detectron2.data import transforms as T
+
+from ovdet.data import build_synthetic
+
+from ..common.methods import online_regions, vild
+from ..lite.vild_text import dataloader, dataset, lr_multiplier, model, name_embedder, optimizer, teacher, train
+
+dataset.update(name="quick", root="output/quick/data", split="${.root}/ov_split.json", num_base=24)
+dataset.prepare = L(build_synthetic)(root="${dataset.root}", num_train=240, num_val=40)
+for _loader in (dataloader.train, dataloader.test):
+    _loader.mapper.augmentations[-1] = L(T.ResizeShortestEdge)(short_edge_length=192, max_size=256)
+model = online_regions(vild(model), max_regions=4)
+train.update(output_dir="output/quick/vild", max_iter=150, checkpoint_period=50)

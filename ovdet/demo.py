@@ -1,0 +1,92 @@
+"""What the demo does with photos and folders of them."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Iterable
+from pathlib import Path
+
+from PIL import Image
+
+from ovdet.errors import InputError
+from ovdet.predictor import Detections, OpenVocabPredictor, to_rgb
+from ovdet.visualize import draw_detections
+
+SUFFIXES = {".bmp", ".gif", ".jpeg", ".jpg", ".png", ".ppm", ".tif", ".tiff", ".webp"}
+
+
+def find_images(path: str) -> list[Path]:
+    """A file, or the photos of a folder in the order of their names.
+
+    Raises:
+        InputError: it does not exist, or the folder has no photos.
+    """
+    found = Path(path)
+    if not found.is_dir():
+        if not found.exists():
+            raise InputError(f"expected an image or a folder of images, {path} does not exist")
+        return [found]
+    images = sorted(file for file in found.iterdir() if file.suffix.lower() in SUFFIXES)
+    if not images:
+        raise InputError(f"expected images ({', '.join(sorted(SUFFIXES))}) in {path}, got none")
+    return images
+
+
+def write_results(
+    predictor: OpenVocabPredictor, images: Iterable[Path], folder: Path, threshold: float
+) -> list[tuple[Path, Detections]]:
+    """Detect on each photo; write a picture each as it is done, and detections.json at the end.
+
+    A photo that cannot be read does not stop the others; the first such photo alone writes nothing.
+
+    Returns:
+        The pictures' paths and what is on them.
+
+    Raises:
+        InputError: photos that could not be used, after all others were done.
+    """
+    results: list[tuple[Path, Detections]] = []
+    rows: list[dict] = []
+    failures: list[InputError] = []
+    for image in images:
+        try:
+            photo = to_rgb(image)
+            found = predictor(photo, threshold=threshold, channel_order="RGB")
+        except InputError as error:
+            failures.append(error)
+            continue
+        picture = draw_detections(photo, found.boxes, found.labels, found.scores, found.masks)
+        path = _picture_path(folder, image, taken=[path for path, _ in results])
+        _write_whole(path, lambda part, picture=picture: Image.fromarray(picture).save(part, format="PNG"))
+        results.append((path, found))
+        height, width = found.size
+        rows.append({"image": str(image), "width": width, "height": height, "detections": list(found)})
+    if rows:
+        text = json.dumps(rows, indent=1, ensure_ascii=False) + "\n"
+        _write_whole(folder / "detections.json", lambda part: part.write_text(text, encoding="utf-8"))
+    if failures:
+        more = f" (and {len(failures) - 1} more; the other {len(rows)} photos are done)" if rows or failures[1:] else ""
+        raise InputError(f"{failures[0]}{more}")
+    return results
+
+
+def _picture_path(folder: Path, image: Path, taken: list[Path]) -> Path:
+    """photo.jpg -> photo.png; photo.jpg.png where a photo.bmp beside it has that name already."""
+    path = folder / f"{image.stem}.png"
+    return folder / f"{image.name}.png" if path in taken or path.resolve() == image.resolve() else path
+
+
+def _write_whole(path: Path, write) -> None:
+    """Write under a temporary name beside the target, then rename.
+
+    Raises:
+        InputError: the folder cannot be written to.
+    """
+    part = path.with_name(path.name + ".part")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        write(part)
+        os.replace(part, path)
+    except OSError as error:
+        raise InputError(f"expected a folder to write to, {path.parent} is none: {error.strerror or error}") from error

@@ -1,0 +1,170 @@
+"""The facade: names once (expensive, remembered), then photos (cheap).
+
+    predictor = OpenVocabPredictor.from_config("configs/lite/vild.py", "output/lite/vild/model_final.pth")
+    predictor.set_vocabulary(["red kite", "wheel"])
+    for detection in predictor("photo.jpg"): ...
+
+Shape letters: H, W of the photo; R detections; K names.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+from detectron2.config import instantiate
+from detectron2.data import transforms as T
+from PIL import Image
+from torch import Tensor, nn
+
+from ovdet.data import read_image
+from ovdet.engine import load_config, load_detector
+from ovdet.errors import InputError
+from ovdet.text import TextEmbeddings, Vocabulary
+
+MAX_ASPECT = 100  # longest to shortest side; beyond it a resized photo would have no pixel left on its short side
+
+
+@dataclass(frozen=True)
+class Detections:
+    """What was found in one photo, best first.
+
+    Attributes:
+        boxes: (R, 4) float32 XYXY, pixels of the photo as given.
+        scores: (R,) float32 in [0, 1].
+        labels: R names out of the vocabulary.
+        size: (height, width) of the photo.
+        masks: (R, H, W) bool, or None for a detector without masks.
+    """
+
+    boxes: np.ndarray
+    scores: np.ndarray
+    labels: tuple[str, ...]
+    size: tuple[int, int]
+    masks: np.ndarray | None = None
+
+    def __len__(self) -> int:
+        return len(self.labels)
+
+    def __iter__(self) -> Iterator[dict]:
+        """{"box": [x1, y1, x2, y2], "score", "label"} for each, as plain values."""
+        for box, score, label in zip(self.boxes.tolist(), self.scores.tolist(), self.labels, strict=True):
+            yield {"box": [round(value, 2) for value in box], "score": round(score, 4), "label": label}
+
+
+class OpenVocabPredictor:
+    """A trained detector, what embeds names for it, and how it wants its photos resized."""
+
+    def __init__(
+        self,
+        model: nn.Module,
+        embed_names: Callable[[Sequence[str] | Vocabulary], Tensor],
+        *,
+        resize: T.Augmentation | T.AugmentationList,
+        training_classes: Sequence[str] = (),
+    ) -> None:
+        """
+        Args:
+            model: in evaluation mode, with `set_vocabulary` (ovdet.modeling.OpenVocabRCNN).
+            embed_names: names -> (K, D), in the space that the model was trained in.
+            resize: detectron2 augmentation from the photo to the network's input.
+            training_classes: names that the model was trained on; fused scores weigh them as base classes.
+        """
+        self.model = model
+        self.embed_names = embed_names
+        self.resize = resize
+        self.training_classes = {name.casefold() for name in training_classes}
+
+    @classmethod
+    def from_config(
+        cls, config_file: str, weights: str = "", *, overrides: Sequence[str] = (), device: str = "auto"
+    ) -> OpenVocabPredictor:
+        """Build from a config (or the config.yaml of a run) and a checkpoint.
+
+        Raises:
+            InputError: config or checkpoint are not there or do not fit each other.
+        """
+        config = load_config(config_file, [*overrides, f"train.device={device}"])
+        model, embed_names, header = load_detector(config, weights)
+        resize = T.AugmentationList(list(instantiate(config.dataloader.test.mapper.augmentations)))
+        return cls(model, embed_names, resize=resize, training_classes=header.get("training_classes", ()))
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """The present vocabulary."""
+        return self.model.class_names
+
+    def set_vocabulary(self, vocabulary: Vocabulary | TextEmbeddings | Sequence[str]) -> None:
+        """Detect these names from now on. Names that were embedded before cost nothing.
+
+        Args:
+            vocabulary: names, a Vocabulary with synonyms, or ready embeddings.
+
+        Raises:
+            InputError: no names, or names that are none.
+        """
+        if isinstance(vocabulary, TextEmbeddings):
+            names, embeddings = vocabulary.names, vocabulary.matrix
+        else:
+            vocabulary = vocabulary if isinstance(vocabulary, Vocabulary) else Vocabulary(tuple(vocabulary))
+            names, embeddings = vocabulary.names, self.embed_names(vocabulary)
+        known = [name.casefold() in self.training_classes for name in names]
+        self.model.set_vocabulary(names, embeddings, known if self.training_classes else None)
+
+    def __call__(
+        self, image: str | Path | Image.Image | np.ndarray, *, threshold: float = 0.0, channel_order: str = "BGR"
+    ) -> Detections:
+        """Detect the vocabulary's names in one photo.
+
+        Args:
+            image: a file, a PIL image, or (H, W, 3) uint8.
+            threshold: leave out detections that score below it.
+            channel_order: of an array: "BGR" as OpenCV reads it, or "RGB".
+
+        Raises:
+            InputError: no vocabulary was set, or the photo cannot be used.
+        """
+        if not self.names:
+            raise InputError("expected set_vocabulary(names) before the first photo, got a photo")
+        rgb = to_rgb(image, channel_order)
+        height, width = rgb.shape[:2]
+        if max(height, width) > MAX_ASPECT * min(height, width):
+            raise InputError(f"expected a photo with sides of at most {MAX_ASPECT} to 1, got {width} x {height} pixels")
+        resized = T.AugInput(np.ascontiguousarray(rgb[:, :, ::-1]))
+        self.resize(resized)
+        inputs = {
+            "image": torch.from_numpy(np.ascontiguousarray(resized.image.transpose(2, 0, 1))),
+            "image_orig": torch.from_numpy(np.ascontiguousarray(rgb.transpose(2, 0, 1))),
+            "height": height,
+            "width": width,
+        }
+        with torch.inference_mode():
+            instances = self.model([inputs])[0]["instances"].to("cpu")
+        instances = instances[instances.scores >= threshold]
+        return Detections(
+            boxes=instances.pred_boxes.tensor.float().numpy(),
+            scores=instances.scores.float().numpy(),
+            labels=tuple(self.names[index] for index in instances.pred_classes.tolist()),
+            size=(height, width),
+            masks=instances.pred_masks.numpy() if instances.has("pred_masks") else None,
+        )
+
+
+def to_rgb(image: str | Path | Image.Image | np.ndarray, channel_order: str = "BGR") -> np.ndarray:
+    """A file, PIL image or array -> (H, W, 3) uint8 RGB.
+
+    Raises:
+        InputError: unreadable, or an array that is no 8-bit colour image.
+    """
+    if isinstance(image, (str, Path)):
+        return read_image(image, "RGB")
+    if isinstance(image, Image.Image):
+        return np.asarray(image.convert("RGB"))
+    if channel_order not in ("RGB", "BGR"):
+        raise InputError(f"expected channel_order RGB or BGR, got {channel_order!r}")
+    if image.ndim != 3 or image.shape[2] != 3 or image.dtype != np.uint8 or image.size == 0:
+        raise InputError(f"expected an array (H, W, 3) of uint8, got shape {image.shape} of {image.dtype}")
+    return image if channel_order == "RGB" else image[:, :, ::-1]

@@ -1,0 +1,59 @@
+"""Boxes for any names on any photos: an annotated picture each, and detections.json.
+
+    tools/demo.py --input photo.jpg --vocabulary "red kite, wheel" --output output/demo
+        --config-file configs/lite/vild.py --weights output/lite/vild/model_final.pth
+"""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+
+from rich.progress import track
+
+from ovdet.demo import find_images, write_results
+from ovdet.errors import InputError, command
+from ovdet.predictor import OpenVocabPredictor
+from ovdet.text import parse_vocabulary
+
+CONFIG, WEIGHTS = "configs/quick/vild.py", "output/quick/vild/model_final.pth"
+
+
+def parse_arguments() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--input", required=True, metavar="IMAGE|FOLDER", help="a photo, or a folder of photos")
+    parser.add_argument("--vocabulary", required=True, metavar='"a,b,c"|FILE', help="names, or a .txt / .json of them")
+    parser.add_argument("--output", required=True, metavar="DIR", help="pictures and detections.json go here")
+    parser.add_argument("--config-file", default=CONFIG, metavar="F", help=f"of the detector (default: {CONFIG})")
+    parser.add_argument("--weights", default=WEIGHTS, metavar="W", help=f"its checkpoint (default: {WEIGHTS})")
+    parser.add_argument("--teacher", metavar="T", help="whose text space it is (default: the config's)")
+    parser.add_argument("--threshold", type=float, default=0.3, metavar="t", help="lowest score (default: 0.3)")
+    parser.add_argument("--device", default="auto", help="cpu, cuda, cuda:1, ... (default: a GPU where there is one)")
+    return parser.parse_args()
+
+
+@command
+def main() -> None:
+    arguments = parse_arguments()
+    if not 0 <= arguments.threshold <= 1:
+        raise InputError(f"expected --threshold between 0 and 1, got {arguments.threshold}")
+    images = find_images(arguments.input)
+    vocabulary = parse_vocabulary(arguments.vocabulary)
+    if arguments.weights == WEIGHTS and not Path(WEIGHTS).is_file():
+        raise InputError("expected --config-file and --weights of a trained detector (`make demo` trains a small one)")
+    predictor = OpenVocabPredictor.from_config(
+        arguments.config_file,
+        arguments.weights,
+        overrides=[f"teacher.name={arguments.teacher}"] if arguments.teacher else [],
+        device=arguments.device,
+    )
+    predictor.set_vocabulary(vocabulary)
+    shown = track(images, "detecting", disable=len(images) == 1)
+    results = write_results(predictor, shown, Path(arguments.output), arguments.threshold)
+    for path, found in results:
+        best = ", ".join(f"{d['label']} {d['score']:.2f}" for d in list(found)[:5]) or "nothing"
+        print(f"{path}: {len(found)} detections; best: {best}")
+
+
+if __name__ == "__main__":
+    main()
