@@ -1,0 +1,148 @@
+"""Reading a COCO-format json and saying in one line what is wrong with it."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import pycocotools.mask as mask_util
+
+from ovdet.errors import InputError
+
+
+class CocoJson(NamedTuple):
+    """A checked COCO-format json."""
+
+    path: Path
+    images: dict[Any, dict[str, Any]]  # by image id, each with file_name, height, width
+    annotations: list[dict[str, Any]]  # each with image_id, category_id, bbox of four finite numbers (XYWH)
+    names: dict[int, str]  # class name by category id, in the order of the ids
+
+
+def read_json(path: str | Path, what: str) -> Any:
+    """Parse a json file.
+
+    Args:
+        path: the file.
+        what: what the file should be, for the message ("a split json").
+
+    Raises:
+        InputError: the file is missing or not json.
+    """
+    try:
+        return json.loads(Path(path).read_text(encoding="utf-8"))
+    except OSError as error:
+        raise InputError(f"expected {what}, {path} cannot be read: {error.strerror or error}") from error
+    except (ValueError, RecursionError) as error:
+        raise InputError(f"expected {what}, {path} is not json: {error}") from error
+
+
+def read_coco_json(path: str | Path) -> CocoJson:
+    """Read and check a COCO-format json.
+
+    Raises:
+        InputError: it is no json, a part is missing or repeated, or an annotation names what is not there.
+    """
+    content = read_json(path, "a COCO-format json")
+    if not isinstance(content, dict):
+        raise InputError(f"expected a COCO-format json, {path} holds a {type(content).__name__}")
+    for key in ("images", "annotations", "categories"):
+        if not isinstance(content.get(key), list) or not all(isinstance(item, dict) for item in content[key]):
+            raise InputError(f"expected a COCO-format json with a list of {key}, {path} has none")
+    images = _images_by_id(content["images"], path)
+    names = _names_by_id(content["categories"], path)
+    _check_annotations(content["annotations"], images, names, path)
+    return CocoJson(Path(path), images, content["annotations"], names)
+
+
+def _images_by_id(images: Sequence[dict[str, Any]], path: str | Path) -> dict[Any, dict[str, Any]]:
+    for image in images:
+        if "file_name" not in image and "coco_url" in image:  # LVIS: .../val2017/000000397133.jpg
+            image["file_name"] = "/".join(str(image["coco_url"]).split("/")[-2:])
+    _check_keys(images, ("id", "file_name", "height", "width"), "images", path)
+    _check_unique([image["id"] for image in images], "image id", path)
+    for image in images:
+        for key in ("height", "width"):
+            value = image[key]
+            if not isinstance(value, (int, float)) or value < 1 or value != int(value):
+                raise InputError(f"expected a positive whole {key} of image {image['id']!r} in {path}, got {value!r}")
+            image[key] = int(value)
+    return {image["id"]: image for image in images}
+
+
+def _names_by_id(categories: Sequence[dict[str, Any]], path: str | Path) -> dict[int, str]:
+    _check_keys(categories, ("id", "name"), "categories", path)
+    if not categories:
+        raise InputError(f"expected categories in {path}, the list is empty")
+    if not all(isinstance(category["id"], int) and isinstance(category["name"], str) for category in categories):
+        raise InputError(f"expected categories with a number as id and a string as name in {path}")
+    _check_unique([category["id"] for category in categories], "category id", path)
+    _check_unique([category["name"] for category in categories], "category name", path)
+    return {category["id"]: category["name"] for category in sorted(categories, key=lambda category: category["id"])}
+
+
+def _check_annotations(
+    annotations: Sequence[dict[str, Any]], images: Mapping[Any, Any], names: Mapping[int, str], path: str | Path
+) -> None:
+    _check_keys(annotations, ("id", "image_id", "category_id", "bbox"), "annotations", path)
+    _check_unique([annotation["id"] for annotation in annotations], "annotation id", path)
+    for key, known in (("image_id", images), ("category_id", names)):
+        unknown = sorted({str(annotation[key]) for annotation in annotations if annotation[key] not in known})
+        if unknown:
+            raise InputError(f"expected annotations of known {key}s in {path}, unknown: {listed(unknown)}")
+    for annotation in annotations:
+        box = annotation["bbox"]
+        numbers = isinstance(box, list) and len(box) == 4 and all(isinstance(value, (int, float)) for value in box)
+        if not numbers or not all(math.isfinite(value) for value in box):
+            where = f"annotation {annotation['id']} of {path}"
+            raise InputError(f"expected bbox [x, y, width, height] in {where}, got {box!r}")
+
+
+def _check_keys(items: Sequence[dict[str, Any]], keys: Sequence[str], what: str, path: str | Path) -> None:
+    for position, item in enumerate(items):
+        missing = [key for key in keys if key not in item]
+        if missing:
+            raise InputError(f"expected {what} with {', '.join(keys)} in {path}, entry {position} lacks {missing[0]!r}")
+        if not all(isinstance(item[key], (int, str)) for key in keys if key.endswith("id")):
+            raise InputError(f"expected ids that are numbers or strings in {path}, got others in {what}[{position}]")
+
+
+def _check_unique(values: Sequence[Any], what: str, path: str | Path) -> None:
+    repeated = [value for value, count in Counter(values).items() if count > 1]
+    if repeated:
+        raise InputError(f"expected each {what} once in {path}, repeated: {listed(repeated)}")
+
+
+def is_degenerate(box: Sequence[float], image: Mapping[str, Any]) -> bool:
+    """Whether an XYWH box has no area or lies wholly outside its image (pixels)."""
+    x, y, width, height = box
+    has_area = width > 0 and height > 0
+    touches = x < image["width"] and y < image["height"] and x + width > 0 and y + height > 0
+    return not (has_area and touches)
+
+
+def usable_segmentation(segmentation: Any) -> Any:
+    """Polygons of at least three points, or a compressed RLE; an empty list where nothing is usable."""
+    if isinstance(segmentation, dict):
+        if "counts" not in segmentation or "size" not in segmentation:
+            return []
+        if isinstance(segmentation["counts"], list):
+            return mask_util.frPyObjects(segmentation, *segmentation["size"])
+        return segmentation
+    polygons = segmentation if isinstance(segmentation, list) else []
+    return [p for p in polygons if isinstance(p, list) and len(p) % 2 == 0 and len(p) >= 6]
+
+
+def plain_name(name: str) -> str:
+    """A class name without the differences of spelling that do not make another class: "Hot_Dog" and "hot dog"."""
+    return " ".join(name.replace("_", " ").casefold().split())
+
+
+def listed(values: Sequence[Any], limit: int = 5) -> str:
+    """The first values, and how many there are, for a message of one line."""
+    more = f", ... ({len(values)} in all)" if len(values) > limit else ""
+    return ", ".join(str(value) for value in values[:limit]) + more

@@ -1,0 +1,124 @@
+"""The one reader of photos: whatever is stored, out comes an upright 8-bit colour image or an InputError.
+
+Shapes: H height, W width, C channels as stored.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import cv2
+import numpy as np
+from PIL import Image, ImageOps, UnidentifiedImageError
+
+from ovdet.errors import InputError
+
+WHITE = (255, 255, 255)
+
+
+def read_image(path: str | Path, format: str = "RGB") -> np.ndarray:
+    """Read a photo as 8-bit colour, turned upright by its EXIF orientation.
+
+    Grey, palette and CMYK images are converted to RGB; transparency is flattened on white; 16-bit values are scaled
+    from [0, 65535] to [0, 255]; of an animation the first frame is taken.
+
+    Args:
+        path: the photo's file.
+        format: channel order of the result, "RGB" or "BGR".
+
+    Returns:
+        (H, W, 3) contiguous uint8.
+
+    Raises:
+        InputError: the file is missing, empty, broken, not an image, or suspiciously large.
+    """
+    if format not in ("RGB", "BGR"):
+        raise ValueError(f"expected format 'RGB' or 'BGR', got {format!r}")
+    path = Path(path)
+    _check_file(path)
+    try:
+        rgb = _read_with_pil(path)
+    except UnidentifiedImageError:
+        rgb = _read_with_opencv(path)
+    except Image.DecompressionBombError as error:
+        raise InputError(f"expected a photo of ordinary size, {path} has too many pixels: {error}") from error
+    except Exception as error:  # decoders meet broken bytes with nearly any exception
+        raise InputError(f"expected a readable image, {path} is broken: {_one_line(error)}") from error
+    return np.ascontiguousarray(rgb if format == "RGB" else rgb[:, :, ::-1])
+
+
+def _check_file(path: Path) -> None:
+    try:
+        if path.is_dir():
+            raise InputError(f"expected an image file, {path} is a folder")
+        if not path.exists():
+            raise InputError(f"expected an image file, {path} does not exist")
+        if not path.is_file():
+            raise InputError(f"expected an image file, {path} is not an ordinary file")
+        if path.stat().st_size == 0:
+            raise InputError(f"expected an image file, {path} is empty (0 bytes)")
+    except (OSError, ValueError) as error:  # no permission, name too long, a null character
+        if isinstance(error, InputError):
+            raise
+        raise InputError(f"expected an image file, {str(path)!r} cannot be opened: {_one_line(error)}") from error
+
+
+def _read_with_pil(path: Path) -> np.ndarray:
+    """(H, W, 3) uint8 RGB of any mode that PIL knows."""
+    with Image.open(path) as image:
+        image.load()
+        image = _upright(image)
+    if image.mode == "F":
+        raise ValueError("its pixels are floating-point numbers without a known range")
+    if image.mode.startswith("I"):  # "I;16" and its byte orders; "I" in older versions of PIL
+        return _colour_from_array(np.asarray(image))
+    if image.mode in ("LA", "PA", "La", "RGBA", "RGBa") or "transparency" in image.info:
+        image = image.convert("RGBA")
+        flat = Image.new("RGBA", image.size, (*WHITE, 255))
+        flat.alpha_composite(image)
+        image = flat
+    return np.asarray(image.convert("RGB"))
+
+
+def _upright(image: Image.Image) -> Image.Image:
+    """Apply the EXIF orientation. EXIF that cannot be parsed is as good as none: the pixels are still right."""
+    try:
+        return ImageOps.exif_transpose(image)
+    except Exception:
+        return image
+
+
+def _read_with_opencv(path: Path) -> np.ndarray:
+    """(H, W, 3) uint8 RGB of what PIL does not recognise (some TIFF layouts, PFM, ...)."""
+    try:
+        array = cv2.imdecode(np.fromfile(path, dtype=np.uint8), cv2.IMREAD_UNCHANGED)
+    except (cv2.error, OSError) as error:
+        raise InputError(f"expected a readable image, {path} is broken: {_one_line(error)}") from error
+    if array is None:
+        raise InputError(f"expected an image file, {path} is not an image in a known format")
+    if array.ndim == 3 and array.shape[2] >= 3:
+        array = array[:, :, [2, 1, 0, *range(3, array.shape[2])]]  # OpenCV's order is BGR(A)
+    try:
+        return _colour_from_array(array)
+    except ValueError as error:
+        raise InputError(f"expected an image of 8 or 16 bits, in {path} {_one_line(error)}") from error
+
+
+def _colour_from_array(array: np.ndarray) -> np.ndarray:
+    """(H, W) grey or (H, W, C) with C in 1..4 (RGB, alpha last), 8 or 16 bits -> (H, W, 3) uint8 RGB."""
+    if not np.issubdtype(array.dtype, np.integer) or array.min() < 0 or array.max() > 65535:
+        raise ValueError("its pixels are not integers of 8 or 16 bits")
+    if array.dtype != np.uint8:
+        array = np.round(array / 257.0).astype(np.uint8)  # 65535 / 257 = 255
+    if array.ndim == 2:
+        array = array[:, :, None]
+    alpha = array[:, :, -1:] / 255.0 if array.shape[2] in (2, 4) else None
+    colour = array[:, :, :3] if array.shape[2] >= 3 else np.repeat(array[:, :, :1], 3, axis=2)
+    if alpha is None:
+        return colour
+    return np.round(colour * alpha + 255.0 * (1.0 - alpha)).astype(np.uint8)
+
+
+def _one_line(error: Any) -> str:
+    return " ".join(f"{type(error).__name__}: {error}".split())

@@ -1,0 +1,138 @@
+"""The reader of photos: every mode of pixels comes out right, everything else is an InputError that names the file."""
+
+from __future__ import annotations
+
+import cv2
+import numpy as np
+import pytest
+from PIL import Image
+
+from ovdet.data.images import read_image
+from ovdet.errors import InputError
+
+
+@pytest.fixture
+def rgb() -> np.ndarray:
+    """(8, 12, 3) uint8 with a different value everywhere."""
+    return np.arange(8 * 12 * 3, dtype=np.uint8).reshape(8, 12, 3)
+
+
+def test_channel_order(tmp_path, rgb):
+    Image.fromarray(rgb).save(tmp_path / "a.png")
+    read = read_image(tmp_path / "a.png")
+    assert read.dtype == np.uint8 and read.flags.c_contiguous
+    np.testing.assert_array_equal(read, rgb)
+    np.testing.assert_array_equal(read_image(str(tmp_path / "a.png"), "BGR"), rgb[:, :, ::-1])
+    with pytest.raises(ValueError, match="RGB"):
+        read_image(tmp_path / "a.png", "L")
+
+
+def test_grey_palette_and_one_bit(tmp_path, rgb):
+    grey = Image.fromarray(rgb[:, :, 0])
+    grey.save(tmp_path / "grey.png")
+    np.testing.assert_array_equal(read_image(tmp_path / "grey.png"), np.repeat(rgb[:, :, :1], 3, axis=2))
+    palette = Image.fromarray(rgb).quantize(16)
+    palette.save(tmp_path / "palette.gif")
+    np.testing.assert_array_equal(read_image(tmp_path / "palette.gif"), np.asarray(palette.convert("RGB")))
+    grey.convert("1").save(tmp_path / "bits.png")
+    assert set(np.unique(read_image(tmp_path / "bits.png"))) <= {0, 255}
+
+
+@pytest.mark.parametrize("mode", ["RGBA", "LA"])
+def test_transparency_is_flattened_on_white(tmp_path, mode):
+    image = Image.new(mode, (3, 1), 0)
+    for x, alpha in enumerate((0, 128, 255)):  # black, ever less transparent
+        image.putpixel((x, 0), (0,) * (len(mode) - 1) + (alpha,))
+    image.save(tmp_path / "a.png")
+    np.testing.assert_allclose(read_image(tmp_path / "a.png")[0, :, 0], [255, 127, 0], atol=1)
+
+
+def test_transparent_palette_entry(tmp_path):
+    image = Image.new("P", (2, 1), 0)
+    image.putpalette([10, 20, 30, 40, 50, 60])
+    image.putpixel((1, 0), 1)
+    image.save(tmp_path / "a.png", transparency=0)
+    np.testing.assert_array_equal(read_image(tmp_path / "a.png")[0], [[255, 255, 255], [40, 50, 60]])
+
+
+def test_cmyk(tmp_path):
+    Image.new("CMYK", (16, 16), (0, 255, 255, 0)).save(tmp_path / "a.jpg", quality=95)  # no cyan: red
+    assert np.abs(read_image(tmp_path / "a.jpg").astype(int) - (255, 0, 0)).max() <= 12
+
+
+@pytest.mark.parametrize("suffix", ["png", "tiff"])
+@pytest.mark.parametrize("channels", [1, 3, 4])
+def test_sixteen_bits_are_scaled(tmp_path, suffix, channels):
+    values = np.linspace(0, 65535, 60).astype(np.uint16).reshape(4, 5, 3)
+    stored = {1: values[:, :, 0], 3: values, 4: np.dstack([values, np.full((4, 5), 65535, np.uint16)])}[channels]
+    cv2.imwrite(str(tmp_path / f"a.{suffix}"), stored)
+    expected = values if channels > 1 else np.repeat(values[:, :, :1], 3, axis=2)
+    assert np.abs(read_image(tmp_path / f"a.{suffix}", "BGR") - expected / 257.0).max() <= 1.0
+
+
+@pytest.mark.parametrize("orientation", range(1, 9))
+def test_exif_orientation(tmp_path, orientation):
+    upright = np.zeros((32, 48, 3), np.uint8)
+    upright[:16, :16] = (255, 0, 0)  # red in the top left corner
+    undo = [None, 0, 3, 1, 5, 2, 6, 4]  # PIL's transpose that the orientation takes back
+    image = Image.fromarray(upright)
+    stored = image if undo[orientation - 1] is None else image.transpose(undo[orientation - 1])
+    exif = Image.Exif()
+    exif[274] = orientation
+    stored.save(tmp_path / "a.jpg", exif=exif, quality=95)
+    read = read_image(tmp_path / "a.jpg")
+    assert read.shape == (32, 48, 3)
+    assert np.abs(read.astype(int) - upright).mean() < 6
+
+
+def test_broken_exif_is_no_reason_to_refuse(tmp_path, rgb):
+    Image.fromarray(rgb).save(tmp_path / "a.jpg", exif=b"Exif\x00\x00nonsense", quality=95)
+    assert read_image(tmp_path / "a.jpg").shape == rgb.shape
+
+
+def test_one_pixel_and_first_frame(tmp_path):
+    Image.new("L", (1, 1), 77).save(tmp_path / "a.png")
+    assert read_image(tmp_path / "a.png").tolist() == [[[77, 77, 77]]]
+    frames = [Image.new("RGB", (4, 4), colour) for colour in ("red", "blue")]
+    frames[0].save(tmp_path / "a.gif", save_all=True, append_images=frames[1:])
+    assert read_image(tmp_path / "a.gif")[0, 0].tolist() == [255, 0, 0]
+
+
+def write_truncated(path):
+    noise = np.random.default_rng(0).integers(0, 256, (64, 64, 3), dtype=np.uint8)
+    Image.fromarray(noise).save(path)
+    path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
+
+
+@pytest.mark.parametrize(
+    ("make", "message"),
+    [
+        (lambda path: None, "does not exist"),
+        (lambda path: path.mkdir(), "folder"),
+        (lambda path: path.write_bytes(b""), "empty"),
+        (lambda path: path.write_text("I am no photo" * 50), "not an image"),
+        (write_truncated, "broken"),
+        (lambda path: path.write_bytes(b"\x89PNG\r\n\x1a\n" + b"\x00" * 100), "not an image|broken"),
+        (lambda path: Image.new("F", (4, 4)).save(path, format="TIFF"), "floating-point"),
+    ],
+)
+@pytest.mark.parametrize("suffix", ["jpg", "png"])
+def test_what_cannot_be_read(tmp_path, make, message, suffix):
+    path = tmp_path / f"photo.{suffix}"
+    make(path)
+    with pytest.raises(InputError, match=message) as caught:
+        read_image(path)
+    assert "photo." in str(caught.value) and "\n" not in str(caught.value)
+
+
+def test_a_null_character_and_a_long_name():
+    for path in ("a\0.jpg", "a" * 5000 + ".jpg"):
+        with pytest.raises(InputError):
+            read_image(path)
+
+
+def test_decompression_bomb(tmp_path, monkeypatch):
+    Image.new("L", (100, 100)).save(tmp_path / "bomb.png")
+    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 100)
+    with pytest.raises(InputError, match="bomb.png has too many pixels"):
+        read_image(tmp_path / "bomb.png")
