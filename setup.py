@@ -1,4 +1,4 @@
-"""Package ovdet. detectron2 is not on the index under its own name: tools/install_detectron2.py brings it (see README)."""
+"""The package ovdet. detectron2 has no name of its own on the index: tools/install_detectron2.py brings it."""
 
 from pathlib import Path
 

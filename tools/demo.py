@@ -1,7 +1,7 @@
 """Boxes for any names on any photos: an annotated picture each, and detections.json.
 
-    tools/demo.py --input photo.jpg --vocabulary "red kite, wheel" --output output/demo
-        --config-file configs/lite/vild.py --weights output/lite/vild/model_final.pth
+tools/demo.py --input photo.jpg --vocabulary "red kite, wheel" --output output/demo
+    --config-file configs/lite/vild.py --weights output/lite/vild/model_final.pth
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 """Train or evaluate a detector from a config, on detectron2's engine.
 
-    tools/train_net.py --config-file configs/lite/vild.py dataset.root=PATH train.output_dir=output/lite_vild
-    tools/train_net.py --config-file configs/lite/vild.py --eval-only dataset.root=PATH train.init_checkpoint=W.pth
+tools/train_net.py --config-file configs/lite/vild.py dataset.root=PATH train.output_dir=output/lite_vild
+tools/train_net.py --config-file configs/lite/vild.py --eval-only dataset.root=PATH train.init_checkpoint=W.pth
 """
 
 from __future__ import annotations

@@ -85,7 +85,9 @@ def build_train_loader(config: DictConfig) -> Any:
     return (locate(target) if isinstance(target, str) else target)(dataset=dicts, **options)
 
 
-def build_trainer(options: TrainOptions, model: nn.Module, loader: Any, optimizer: torch.optim.Optimizer) -> TrainerBase:
+def build_trainer(
+    options: TrainOptions, model: nn.Module, loader: Any, optimizer: torch.optim.Optimizer
+) -> TrainerBase:
     """A plain trainer, or one in mixed precision: bfloat16 where the device has it, else scaled float16."""
     device = options.torch_device()
     if not options.amp:
@@ -160,7 +162,9 @@ def load_detector(config: DictConfig, weights: str = "") -> tuple[nn.Module, Emb
         InputError: there is no checkpoint, or it does not fit.
     """
     options = build_options(config)
-    weights = weights or options.init_checkpoint or SafeCheckpointer(nn.Identity(), options.output_dir).get_checkpoint_file()
+    weights = (
+        weights or options.init_checkpoint or SafeCheckpointer(nn.Identity(), options.output_dir).get_checkpoint_file()
+    )
     if not weights:
         raise InputError(
             f"expected weights: train.init_checkpoint=FILE, or a checkpoint of a training run in {options.output_dir}"

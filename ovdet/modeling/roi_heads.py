@@ -148,13 +148,13 @@ class OpenVocabROIHeads(StandardROIHeads):
                 select_regions(b, o, self.crop_nms_threshold, self.max_crops)
                 for b, o in zip(boxes, objectness, strict=True)
             ]
-            boxes, text, objectness = ([x[k] for x, k in zip(xs, keep, strict=True)] for xs in (boxes, text, objectness))
+            boxes, text, objectness = (
+                [x[k] for x, k in zip(xs, keep, strict=True)] for xs in (boxes, text, objectness)
+            )
             image = [self._image_scores(e) for e in self._embed_crops(boxes, proposals, photos)]
         elif self.score_fusion.needs_image:
             image = list(self._image_scores(self._distilled_embeddings(pooled, box_features)).split(counts))
-        scores = [
-            self.score_fusion(t, i, o, self.is_base) for t, i, o in zip(text, image, objectness, strict=True)
-        ]
+        scores = [self.score_fusion(t, i, o, self.is_base) for t, i, o in zip(text, image, objectness, strict=True)]
         return detect(
             boxes,
             scores,

@@ -1,0 +1,33 @@
+"""ViLD-text on ResNet-50-FPN with masks, as the ViLD release has it (tensorflow/tpu, vild_config.py)."""
+
+from detectron2.config import LazyCall as L
+from detectron2.layers import ShapeSpec
+from detectron2.model_zoo import get_config
+
+from ovdet.modeling import OpenVocabBoxPredictor, OpenVocabRCNN, OpenVocabROIHeads, TextScores
+
+# detectron2's Mask R-CNN; the anchors are 8 x stride, the RPN's thresholds 0.7 / 0.3, 512 regions at 25 % foreground
+model = get_config("common/models/mask_rcnn_fpn.py").model
+model._target_ = OpenVocabRCNN
+# from scratch: synchronised batch norm everywhere, nothing frozen
+model.backbone.norm = model.backbone.bottom_up.stem.norm = model.backbone.bottom_up.stages.norm = "SyncBN"
+model.backbone.bottom_up.freeze_at = 0
+model.proposal_generator.head.conv_dims = [-1, -1]
+model.proposal_generator.smooth_l1_beta = 1 / 9
+model.proposal_generator.pre_nms_topk = (2000, 1000)
+
+model.roi_heads._target_ = OpenVocabROIHeads
+del model.roi_heads.num_classes
+model.roi_heads.box_head.update(conv_dims=[256] * 4, fc_dims=[1024, 1024], conv_norm="SyncBN")
+model.roi_heads.mask_head.update(num_classes=1, conv_norm="SyncBN")
+model.roi_heads.box_predictor = L(OpenVocabBoxPredictor)(
+    input_shape=ShapeSpec(channels=1024),
+    width="${teacher.width}",
+    temperature=0.01,
+    box2box_transform=model.roi_heads.box_predictor.box2box_transform,
+    smooth_l1_beta=1.0,
+    test_score_thresh=0.0001,
+    test_topk_per_image=300,
+)
+model.roi_heads.score_fusion = L(TextScores)()
+model.roi_heads.image_temperature = 0.01

@@ -1,0 +1,17 @@
+"""ViLD (arXiv:2104.13921) on OV-COCO: text classification and distillation in one head.
+
+tools/train_net.py --config-file configs/ov_coco/vild.py --num-gpus 8 --num-machines 4 dataset.root=PATH
+Hardware: 32 GPUs. Expected: box AP50 novel / base / all 27.6 / 59.5 / 51.3 in the paper. Here: not yet run.
+The teacher's regions come from a store: dataset.region_store=FILE.
+"""
+
+from detectron2.config import LazyCall as L
+
+from ovdet.data import RegionStore
+
+from ..common.methods import stored_regions, vild
+from .vild_text import dataloader, dataset, lr_multiplier, model, name_embedder, optimizer, teacher, train
+
+model = stored_regions(vild(model))
+dataloader.train.mapper.region_store = L(RegionStore)(path="${dataset.region_store}")
+train.output_dir = "output/ov_coco/vild"

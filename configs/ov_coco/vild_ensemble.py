@@ -1,0 +1,17 @@
+"""ViLD-ensemble (arXiv:2104.13921) on OV-COCO: a second head is distilled, scores are fused.
+
+tools/train_net.py --config-file configs/ov_coco/vild_ensemble.py --num-gpus 8 --num-machines 4 dataset.root=PATH
+Hardware: 32 GPUs. Expected: no figure in the paper. Here: not yet run.
+The teacher's regions come from a store: dataset.region_store=FILE.
+"""
+
+from detectron2.config import LazyCall as L
+
+from ovdet.data import RegionStore
+
+from ..common.methods import stored_regions, vild_ensemble
+from .vild_text import dataloader, dataset, lr_multiplier, model, name_embedder, optimizer, teacher, train
+
+model = stored_regions(vild_ensemble(model))
+dataloader.train.mapper.region_store = L(RegionStore)(path="${dataset.region_store}")
+train.output_dir = "output/ov_coco/vild_ensemble"

@@ -1,0 +1,17 @@
+"""ViLD-image (arXiv:2104.13921) on OV-LVIS v1: distillation alone, scored with objectness.
+
+tools/train_net.py --config-file configs/ov_lvis/vild_image.py --num-gpus 8 --num-machines 4 dataset.root=PATH
+Hardware: 32 GPUs. Expected: mask APr / APc / APf / AP 11.2 / 11.3 / 11.1 / 11.2 in the paper. Here: not yet run.
+The teacher's regions come from a store: dataset.region_store=FILE.
+"""
+
+from detectron2.config import LazyCall as L
+
+from ovdet.data import RegionStore
+
+from ..common.methods import stored_regions, vild_image
+from .vild_text import dataloader, dataset, lr_multiplier, model, name_embedder, optimizer, teacher, train
+
+model = stored_regions(vild_image(model))
+dataloader.train.mapper.region_store = L(RegionStore)(path="${dataset.region_store}")
+train.output_dir = "output/ov_lvis/vild_image"

@@ -1,0 +1,49 @@
+"""Fusion against ViLD's released arithmetic, and its edges."""
+
+import pytest
+import torch
+
+from ovdet.modeling import GeometricScores, ImageScores, TextScores
+from ovdet.modeling.score_fusion import geometric_fusion, objectness_fusion
+
+
+@pytest.fixture
+def probabilities():
+    generator = torch.Generator().manual_seed(0)
+    text, image = torch.rand(2, 7, 4, generator=generator).softmax(-1)
+    return text, image, torch.randn(7, generator=generator), torch.tensor([True, False, True, False])
+
+
+def test_geometric_equals_the_released_cube_root(probabilities):
+    """ViLD's code: cube root of image * text * (text for base, image for novel)."""
+    text, image, objectness, is_base = probabilities
+    expected = (image * text * torch.where(is_base, text, image)).pow(1 / 3)
+    assert torch.allclose(GeometricScores()(text, image, objectness, is_base), expected, atol=1e-6)
+
+
+def test_one_exponent_where_base_and_novel_are_not_told_apart(probabilities):
+    text, image, objectness, _ = probabilities
+    expected = text.pow(0.6) * image.pow(0.4)
+    assert torch.allclose(GeometricScores(open_exponent=0.6)(text, image, objectness, None), expected)
+
+
+def test_single_sides(probabilities):
+    text, image, objectness, is_base = probabilities
+    assert torch.equal(TextScores()(text, None, objectness, is_base), text)
+    expected = (image * objectness.sigmoid()[:, None]).sqrt()
+    assert torch.allclose(ImageScores()(text, image, objectness, is_base), expected)
+    assert ImageScores.needs_image and GeometricScores.needs_image and not TextScores.needs_image
+
+
+def test_no_regions_and_no_negative_powers():
+    empty = torch.zeros(0, 3)
+    assert geometric_fusion(empty, empty, torch.full((3,), 0.5)).shape == (0, 3)
+    zero = torch.zeros(2, 3)
+    assert torch.isfinite(objectness_fusion(zero, torch.full((2,), -1e4), 0.5)).all()
+
+
+def test_gradient(probabilities):
+    text, image, objectness, _ = (x.double() for x in probabilities)
+    exponents = torch.tensor([2 / 3, 1 / 3, 2 / 3, 1 / 3], dtype=torch.double)
+    text.requires_grad_(), image.requires_grad_()
+    assert torch.autograd.gradcheck(lambda t, i: geometric_fusion(t, i, exponents), (text, image))

@@ -1,0 +1,108 @@
+"""Cosine classifier: against open_clip's zero-shot classifier, any K, empty batch, gradients, refusals."""
+
+import open_clip
+import pytest
+import torch
+import torch.nn.functional as F
+
+from ovdet.modeling import TextClassifier
+from ovdet.modeling.text_classifier import RegionProjection, cosine_logits
+
+
+class FewWords(torch.nn.Module):
+    """Stands in for a CLIP: a text is a bag of bytes."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.table = torch.nn.Embedding(256, 16)
+
+    def encode_text(self, tokens, normalize=False):
+        features = self.table(tokens).mean(1)
+        return F.normalize(features, dim=-1) if normalize else features
+
+
+def tokenize(texts):
+    return torch.tensor([(list(text.encode()) + [0] * 40)[:40] for text in texts])
+
+
+def test_logits_equal_open_clips_zero_shot_classifier():
+    torch.manual_seed(0)
+    model = FewWords().eval()
+    templates = [lambda name: f"a {name}", lambda name: f"a photo of a {name}."]
+    names = ["cat", "dog", "red kite"]
+    zero_shot = open_clip.build_zero_shot_classifier(model, tokenize, names, templates, num_classes_per_batch=None)
+    classifier = TextClassifier(16, temperature=0.01)
+    classifier.set_vocabulary(zero_shot.t())
+    image = F.normalize(torch.randn(5, 16), dim=1)
+    assert torch.allclose(classifier(image)[:, :-1], 100 * image @ zero_shot, atol=1e-4)
+
+
+def test_background_is_last_and_a_cosine_too(make_unit_rows):
+    classifier = TextClassifier(16, temperature=0.5)
+    classifier.set_vocabulary(make_unit_rows(3))
+    regions = make_unit_rows(4, seed=1)
+    expected = F.cosine_similarity(regions, classifier.background[None], dim=1) / 0.5
+    logits = classifier(regions)
+    assert logits.shape == (4, 4)
+    assert torch.allclose(logits[:, 3], expected, atol=1e-6)
+
+
+@pytest.mark.parametrize("number", [1, 65, 1203])
+def test_any_number_of_classes_and_no_regions(make_unit_rows, number):
+    classifier = TextClassifier(16)
+    classifier.set_vocabulary(make_unit_rows(number))
+    assert classifier.num_classes == number
+    assert classifier(make_unit_rows(0)).shape == (0, number + 1)
+
+
+def test_checkpoints_carry_no_vocabulary(make_unit_rows):
+    trained = TextClassifier(16)
+    trained.set_vocabulary(make_unit_rows(48))
+    assert set(trained.state_dict()) == {"background"}
+    other = TextClassifier(16)
+    other.set_vocabulary(make_unit_rows(1203))
+    other.load_state_dict(trained.state_dict())
+    assert other.num_classes == 1203
+
+
+def test_embeddings_are_brought_to_unit_norm(make_unit_rows):
+    classifier = TextClassifier(16)
+    classifier.set_vocabulary(7 * make_unit_rows(3).half())
+    assert torch.allclose(classifier.class_embeddings.norm(dim=1), torch.ones(3), atol=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("embeddings", "message"),
+    [
+        (torch.zeros(0, 16), r"got \(0, 16\)"),
+        (torch.zeros(3, 8), r"got \(3, 8\)"),
+        (torch.full((1, 16), float("nan")), "NaN"),
+    ],
+)
+def test_refusals(embeddings, message):
+    with pytest.raises(ValueError, match=message):
+        TextClassifier(16).set_vocabulary(embeddings)
+
+
+def test_gradients_reach_projection_and_background_not_the_vocabulary(make_unit_rows):
+    torch.manual_seed(0)
+    projection, classifier = RegionProjection(8, 16), TextClassifier(16, temperature=0.1)
+    classifier.set_vocabulary(make_unit_rows(3).requires_grad_())
+    F.cross_entropy(classifier(projection(torch.randn(4, 8))), torch.tensor([0, 1, 3, 3])).backward()
+    assert projection.linear.weight.grad.abs().sum() > 0
+    assert classifier.background.grad.abs().sum() > 0
+    assert not classifier.class_embeddings.requires_grad
+
+
+def test_gradient_of_the_logits_numerically(make_unit_rows):
+    regions = make_unit_rows(2).double().requires_grad_()
+    classes = make_unit_rows(3, seed=1).double()
+    assert torch.autograd.gradcheck(lambda r: cosine_logits(r, classes, 0.1), (regions,))
+
+
+def test_projection_is_unit_norm_and_float32_under_autocast():
+    projection = RegionProjection(8, 16)
+    with torch.autocast("cpu", torch.bfloat16):
+        embeddings = projection(torch.randn(3, 8))
+    assert embeddings.dtype == torch.float32
+    assert torch.allclose(embeddings.norm(dim=1), torch.ones(3), atol=1e-5)
