@@ -1,0 +1,112 @@
+"""Checkpoints: read without running code, refused where they do not fit, written whole."""
+
+import pickle
+
+import numpy as np
+import pytest
+import torch
+from safetensors.torch import save_file
+from torch import nn
+
+from ovdet.engine.checkpoint import SafeCheckpointer, read_checkpoint
+from ovdet.errors import InputError
+
+
+class Boom:
+    """Unpickling it would run code."""
+
+    def __reduce__(self):
+        return (exec, ("raise SystemExit('code was run')",))
+
+
+def test_round_trip_with_header(tmp_path):
+    model = nn.Linear(3, 2)
+    SafeCheckpointer(model, str(tmp_path), header={"teacher": "conse", "width": 384}).save("model_final", iteration=5)
+    other = nn.Linear(3, 2)
+    header = SafeCheckpointer(other, header={"teacher": "conse", "width": 384}).load_weights(
+        str(tmp_path / "model_final.pth")
+    )
+    assert header == {"teacher": "conse", "width": 384}
+    assert torch.equal(other.weight, model.weight)
+    assert sorted(f.name for f in tmp_path.iterdir()) == ["last_checkpoint", "model_final.pth"]
+
+
+@pytest.mark.parametrize(
+    ("header", "message"),
+    [({"teacher": "open_clip:ViT-B-32/openai"}, "teacher 'open_clip:ViT-B-32/openai', got teacher 'conse'"),
+     ({"width": 512}, "width 512, got width 384")],
+)  # fmt: skip
+def test_another_teacher_or_width_is_refused(tmp_path, header, message):
+    SafeCheckpointer(nn.Linear(3, 2), str(tmp_path), header={"teacher": "conse", "width": 384}).save("m")
+    with pytest.raises(InputError, match=message):
+        SafeCheckpointer(nn.Linear(3, 2), header=header).load_weights(str(tmp_path / "m.pth"))
+
+
+def test_other_shapes_and_missing_entries_are_refused(tmp_path):
+    SafeCheckpointer(nn.Linear(3, 2), str(tmp_path)).save("m")
+    with pytest.raises(InputError, match=r"weight has shape \(2, 3\) where \(2, 4\)"):
+        SafeCheckpointer(nn.Linear(4, 2)).load_weights(str(tmp_path / "m.pth"))
+    torch.save({"model": {"weight": torch.zeros(2, 3)}}, tmp_path / "half.pth")
+    with pytest.raises(InputError, match="lacks bias"):
+        SafeCheckpointer(nn.Linear(3, 2)).load_weights(str(tmp_path / "half.pth"))
+
+
+def test_to_begin_with_part_of_the_weights_is_enough(tmp_path):
+    torch.save({"weight": torch.ones(2, 3)}, tmp_path / "backbone.pth")
+    model = nn.Linear(3, 2)
+    SafeCheckpointer(model).resume_or_load(str(tmp_path / "backbone.pth"), resume=False)
+    assert torch.equal(model.weight, torch.ones(2, 3))
+
+
+def test_safetensors(tmp_path):
+    save_file({"weight": torch.ones(2, 3), "bias": torch.ones(2)}, tmp_path / "m.safetensors",
+              metadata={"ovdet": '{"teacher": "conse"}'})  # fmt: skip
+    model = nn.Linear(3, 2)
+    header = SafeCheckpointer(model).load_weights(str(tmp_path / "m.safetensors"))
+    assert header == {"teacher": "conse"} and torch.equal(model.bias, torch.ones(2))
+
+
+def test_detectron2_pickles_of_arrays(tmp_path):
+    arrays = {"model": {"weight": np.ones((2, 3), np.float32), "bias": np.zeros(2, np.float32)}, "__author__": "a"}
+    (tmp_path / "zoo.pkl").write_bytes(pickle.dumps(arrays))
+    model = nn.Linear(3, 2)
+    SafeCheckpointer(model).resume_or_load(str(tmp_path / "zoo.pkl"), resume=False)
+    assert torch.equal(model.weight, torch.ones(2, 3))
+
+
+@pytest.mark.parametrize("name", ["m.pkl", "m.pth"])
+def test_code_in_a_checkpoint_is_not_run(tmp_path, name):
+    if name.endswith(".pkl"):
+        (tmp_path / name).write_bytes(pickle.dumps({"model": Boom()}))
+    else:
+        torch.save({"model": Boom()}, tmp_path / name)
+    with pytest.raises(InputError, match="is not"):
+        read_checkpoint(str(tmp_path / name))
+
+
+@pytest.mark.parametrize("name", ["m.pth", "m.safetensors", "m.pkl"])
+def test_damaged_and_missing_files(tmp_path, name):
+    path = tmp_path / name
+    with pytest.raises(InputError, match="does not exist"):
+        read_checkpoint(str(path))
+    with pytest.raises(InputError, match="does not exist"):
+        SafeCheckpointer(nn.Linear(3, 2)).load_weights(str(path))
+    path.write_bytes(b"not a checkpoint at all")
+    with pytest.raises(InputError) as error:
+        read_checkpoint(str(path))
+    assert "\n" not in str(error.value)
+
+
+def test_a_broken_write_leaves_the_old_checkpoint(tmp_path, monkeypatch):
+    model = nn.Linear(3, 2)
+    checkpointer = SafeCheckpointer(model, str(tmp_path))
+    checkpointer.save("m")
+    before = (tmp_path / "m.pth").read_bytes()
+
+    def full_disk(content, path):
+        raise OSError("No space left on device")
+
+    monkeypatch.setattr(torch, "save", full_disk)
+    with pytest.raises(OSError):
+        checkpointer.save("m")
+    assert (tmp_path / "m.pth").read_bytes() == before

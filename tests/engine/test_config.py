@@ -1,0 +1,60 @@
+"""Configs are read with overrides that must exist."""
+
+from pathlib import Path
+
+import pytest
+
+from ovdet.engine import TrainOptions, choose_device, load_config
+from ovdet.errors import InputError
+
+QUICK = str(Path(__file__).parents[2] / "configs/quick/vild.py")
+
+
+def test_overrides_take_effect():
+    config = load_config(QUICK, ["train.max_iter=7", "dataset.root=/somewhere", "train.amp=false"])
+    assert config.train.max_iter == 7 and config.train.amp is False
+    assert config.dataset.train == "/somewhere/instances_train.json"
+
+
+def test_an_argument_that_the_config_leaves_at_its_default_may_be_set():
+    config = load_config(QUICK, ["model.roi_heads.box_predictor.test_nms_thresh=0.4", "train.device=cpu"])
+    assert config.model.roi_heads.box_predictor.test_nms_thresh == 0.4
+
+
+@pytest.mark.parametrize(
+    ("override", "message"),
+    [
+        ("train.max_itr=7", "max_iter"),
+        ("trian.max_iter=7", "train"),
+        ("model.roi_heads.batch_size=3", "batch_size_per_image"),
+        ("train.max_iter.more=7", "it is a value"),
+        ("train.max_iter", "key=value"),
+        ("=3", "key=value"),
+        ("train.max_iter=[1", "key=value"),
+    ],
+)
+def test_misspelt_overrides_are_refused(override, message):
+    with pytest.raises(InputError, match=message) as error:
+        load_config(QUICK, [override])
+    assert "\n" not in str(error.value)
+
+
+def test_files_that_are_no_configs(tmp_path):
+    with pytest.raises(InputError, match="does not exist"):
+        load_config(str(tmp_path / "none.py"))
+    (tmp_path / "a.txt").write_text("x")
+    with pytest.raises(InputError, match=r"\.py"):
+        load_config(str(tmp_path / "a.txt"))
+    (tmp_path / "broken.py").write_text("model = (")
+    with pytest.raises(InputError, match="SyntaxError") as error:
+        load_config(str(tmp_path / "broken.py"))
+    assert "\n" not in str(error.value)
+
+
+def test_options_refuse_what_makes_no_sense():
+    with pytest.raises(InputError, match="max_iter"):
+        TrainOptions(max_iter=0)
+    with pytest.raises(InputError, match="'gpu9'"):
+        choose_device("gpu9")
+    assert choose_device("cpu").type == "cpu"
+    assert choose_device("auto").type in ("cpu", "cuda")
