@@ -36,7 +36,12 @@ class OpenVocabEvaluator(DatasetEvaluator):
     """
 
     def __init__(
-        self, dataset_name: str, output_dir: str | Path | None = None, iou_types: Sequence[str] = ("bbox",)
+        self,
+        dataset_name: str,
+        output_dir: str | Path | None = None,
+        iou_types: Sequence[str] = ("bbox",),
+        *,
+        max_detections: int = 100,
     ) -> None:
         """Set up from the dataset's metadata.
 
@@ -45,6 +50,7 @@ class OpenVocabEvaluator(DatasetEvaluator):
             output_dir: where to write the detections (COCO results: original class ids, XYWH) and each class's AP; None
                 writes nothing.
             iou_types: "bbox", "segm" or both.
+            max_detections: per image and class, best first; COCO's protocol has 100.
 
         Raises:
             InputError: unknown iou_types, or metadata that lacks a part.
@@ -59,6 +65,7 @@ class OpenVocabEvaluator(DatasetEvaluator):
         self.dataset_name = dataset_name
         self.output_dir = None if output_dir is None else Path(output_dir)
         self.iou_types = tuple(iou_types)
+        self.max_detections = max_detections
         self.names: list[str] = list(metadata.thing_classes)
         by_index = {index: category_id for category_id, index in metadata.thing_dataset_id_to_contiguous_id.items()}
         self.category_ids = [by_index[index] for index in range(len(self.names))]
@@ -118,7 +125,9 @@ class OpenVocabEvaluator(DatasetEvaluator):
         results: OrderedDict[str, dict[str, float]] = OrderedDict()
         per_class_by_type = {}
         for iou_type in self.iou_types:
-            per_class = average_precision(ground_truth, detections, self.category_ids, iou_type, image_ids=image_ids)
+            per_class = average_precision(
+                ground_truth, detections, self.category_ids, iou_type, self.max_detections, image_ids
+            )
             summary = summarise_subsets(per_class, self.names, self.subsets)
             per_class_by_type[iou_type] = _by_name(per_class, self.names)
             results[iou_type] = _flatten(summary)
@@ -142,6 +151,8 @@ class OpenVocabEvaluator(DatasetEvaluator):
             logger.warning("the model detected nothing on %d images; AP is 0", len(by_image))
         if 0 in ground_truth.anns:
             logger.warning("an annotation has id 0; pycocotools takes it for undetected, number them from 1")
+        if any("neg_category_ids" in image for image in ground_truth.imgs.values()):
+            logger.warning("LVIS annotates only some classes per photo; this AP is not LVIS's federated one and lower")
 
     def _write(self, name: str, content: Any) -> None:
         """Write json into the output folder, whole or not at all."""

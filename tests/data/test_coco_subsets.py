@@ -10,6 +10,7 @@ from types import SimpleNamespace
 import pytest
 from detectron2.data import DatasetCatalog, MetadataCatalog
 from detectron2.data.datasets import load_coco_json
+from omegaconf import ListConfig
 from PIL import Image
 
 from ovdet.data.coco_subsets import check_no_leak, load_coco_subsets, load_split, register_coco_subsets
@@ -215,7 +216,7 @@ def test_registration(dataset):
     arguments = dataset()
     assert register_coco_subsets("test_registration", *arguments) == "test_registration"
     first = DatasetCatalog.get("test_registration")
-    register_coco_subsets("test_registration", *map(str, arguments), ["base"])
+    register_coco_subsets("test_registration", *map(str, arguments), ListConfig(["base"]))
     assert DatasetCatalog.get("test_registration") == first and DatasetCatalog.get("test_registration") is not first
     metadata = MetadataCatalog.get("test_registration")
     assert metadata.thing_classes == ["cat", "dog"] and metadata.evaluator_type == "ovdet_coco"
