@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import io
 import json
-import os
 from collections.abc import Iterable
 from pathlib import Path
 
+import numpy as np
 from PIL import Image
 
 from ovdet.errors import InputError
+from ovdet.files import write_whole
 from ovdet.predictor import Detections, OpenVocabPredictor, to_rgb
 from ovdet.visualize import draw_detections
 
@@ -58,13 +60,12 @@ def write_results(
             continue
         picture = draw_detections(photo, found.boxes, found.labels, found.scores, found.masks)
         path = _picture_path(folder, image, taken=[path for path, _ in results])
-        _write_whole(path, lambda part, picture=picture: Image.fromarray(picture).save(part, format="PNG"))
+        write_whole(path, _png(picture))
         results.append((path, found))
         height, width = found.size
         rows.append({"image": str(image), "width": width, "height": height, "detections": list(found)})
     if rows:
-        text = json.dumps(rows, indent=1, ensure_ascii=False) + "\n"
-        _write_whole(folder / "detections.json", lambda part: part.write_text(text, encoding="utf-8"))
+        write_whole(folder / "detections.json", (json.dumps(rows, indent=1, ensure_ascii=False) + "\n").encode())
     if failures:
         more = f" (and {len(failures) - 1} more; the other {len(rows)} photos are done)" if rows or failures[1:] else ""
         raise InputError(f"{failures[0]}{more}")
@@ -77,16 +78,8 @@ def _picture_path(folder: Path, image: Path, taken: list[Path]) -> Path:
     return folder / f"{image.name}.png" if path in taken or path.resolve() == image.resolve() else path
 
 
-def _write_whole(path: Path, write) -> None:
-    """Write under a temporary name beside the target, then rename.
-
-    Raises:
-        InputError: the folder cannot be written to.
-    """
-    part = path.with_name(path.name + ".part")
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        write(part)
-        os.replace(part, path)
-    except OSError as error:
-        raise InputError(f"expected a folder to write to, {path.parent} is none: {error.strerror or error}") from error
+def _png(picture: np.ndarray) -> bytes:
+    """(H, W, 3) uint8 RGB -> the bytes of a PNG file."""
+    stream = io.BytesIO()
+    Image.fromarray(picture).save(stream, format="PNG")
+    return stream.getvalue()

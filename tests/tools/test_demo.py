@@ -1,0 +1,164 @@
+"""The demo as a user runs it: any photo, any names; and all that can be wrong with either."""
+
+import json
+
+import numpy as np
+import pytest
+from PIL import Image
+
+QUICK = "configs/quick/vild.py"
+
+
+@pytest.fixture
+def demo(trained, run_tool, tmp_path):
+    """Run the demo with the trained weights into tmp_path/out -> exit code, stderr, detections or None."""
+
+    def demo(image, vocabulary="red square, wheel", *more):
+        weights = [] if "--weights" in more else ["--weights", trained.output / "model_final.pth"]
+        code, _, err = run_tool(
+            "demo.py", "--input", image, "--vocabulary", vocabulary, "--output", tmp_path / "out",
+            "--config-file", QUICK, "--threshold", "0", *weights, *more,
+        )  # fmt: skip
+        found = tmp_path / "out/detections.json"
+        return code, err, json.loads(found.read_text()) if found.exists() else None
+
+    return demo
+
+
+@pytest.fixture
+def photo(tmp_path):
+    path = tmp_path / "photo.png"
+    Image.fromarray(np.random.default_rng(0).integers(0, 255, (90, 120, 3), dtype=np.uint8)).save(path)
+    return path
+
+
+def check(row, width, height, names):
+    assert (row["width"], row["height"]) == (width, height)
+    scores = [d["score"] for d in row["detections"]]
+    assert scores == sorted(scores, reverse=True)
+    for detection in row["detections"]:
+        x1, y1, x2, y2 = detection["box"]
+        assert 0 <= x1 <= x2 <= width and 0 <= y1 <= y2 <= height
+        assert detection["label"] in names and 0 <= detection["score"] <= 1
+
+
+def test_picture_and_json(demo, photo, tmp_path):
+    code, err, rows = demo(photo)
+    assert code == 0, err
+    check(rows[0], 120, 90, {"red square", "wheel"})
+    assert rows[0]["detections"]
+    picture = Image.open(tmp_path / "out/photo.png")
+    assert picture.size[0] >= 120
+    assert sorted(f.name for f in (tmp_path / "out").iterdir()) == ["detections.json", "photo.png"]
+
+
+def test_a_folder_with_a_broken_photo_does_the_others(demo, photo, tmp_path):
+    folder = tmp_path / "photos"
+    folder.mkdir()
+    for name in ("a.jpg", "a.png", "c.webp"):
+        Image.open(photo).convert("RGB").save(folder / name)
+    (folder / "b.jpg").write_bytes(b"no image")
+    (folder / "notes.txt").write_text("not a photo")
+    code, err, rows = demo(folder)
+    assert code == 2 and "b.jpg" in err and len(err.strip().splitlines()[-1]) < 400
+    assert [row["image"].split("/")[-1] for row in rows] == ["a.jpg", "a.png", "c.webp"]
+    assert len(list((tmp_path / "out").glob("*.png"))) == 3
+
+
+@pytest.mark.parametrize("kind", ["grey", "1x1", "cmyk", "16bit", "exif", "palette"])
+def test_unusual_photos_give_the_right_result(demo, tmp_path, kind):
+    noise = np.random.default_rng(0).integers(0, 255, (60, 80), dtype=np.uint8)
+    path, size = tmp_path / f"{kind}.png", (80, 60)
+    if kind == "grey":
+        Image.fromarray(noise).save(path)
+    elif kind == "1x1":
+        Image.new("RGB", (1, 1)).save(path)
+        size = (1, 1)
+    elif kind == "cmyk":
+        path = path.with_suffix(".jpg")
+        Image.fromarray(np.stack([noise] * 4, axis=2), mode="CMYK").save(path)
+    elif kind == "16bit":
+        Image.fromarray(noise.astype(np.uint16) * 257).save(path)
+    elif kind == "palette":
+        Image.fromarray(noise).convert("P").save(path)
+    else:
+        path, size = path.with_suffix(".jpg"), (60, 80)
+        image = Image.fromarray(np.stack([noise] * 3, axis=2))
+        exif = image.getexif()
+        exif[0x0112] = 6  # turned by a quarter
+        image.save(path, exif=exif)
+    code, err, rows = demo(path)
+    assert code == 0, err
+    check(rows[0], *size, {"red square", "wheel"})
+
+
+@pytest.mark.parametrize("vocabulary", ["кошка, 猫, château", "one name only", "Red Square"])
+def test_names_of_any_script(demo, photo, vocabulary):
+    code, err, rows = demo(photo, vocabulary)
+    assert code == 0, err
+    check(rows[0], 120, 90, {name.strip() for name in vocabulary.split(",")})
+
+
+def test_many_names(demo, photo, tmp_path):
+    file = tmp_path / "names.txt"
+    file.write_text("\n".join(f"thing number {i}" for i in range(1203)))
+    code, err, rows = demo(photo, file)
+    assert code == 0, err
+    check(rows[0], 120, 90, {f"thing number {i}" for i in range(1203)})
+
+
+@pytest.mark.parametrize(
+    ("vocabulary", "message"),
+    [("", "name"), (" , ,", "empty"), ("cat, dog, Cat", "cat"), ("x" * 500, "500"), ("a,,b", "empty")],
+)
+def test_bad_names(demo, photo, tmp_path, vocabulary, message):
+    code, err, rows = demo(photo, vocabulary)
+    assert code == 2 and rows is None
+    last = err.strip().splitlines()[-1]
+    assert last.startswith("error: ") and message.lower() in last.lower() and len(last) < 300
+    assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize("kind", ["missing", "empty", "broken", "truncated", "folder", "thin"])
+def test_bad_photos(demo, photo, tmp_path, kind):
+    path = tmp_path / f"{kind}.png"
+    if kind == "empty":
+        path.write_bytes(b"")
+    elif kind == "broken":
+        path.write_bytes(b"\x89PNG" + b"junk" * 30)
+    elif kind == "truncated":
+        path.write_bytes(photo.read_bytes()[:500])
+    elif kind == "folder":
+        path.mkdir()
+    elif kind == "thin":
+        Image.new("RGB", (5000, 1)).save(path)
+    code, err, rows = demo(path)
+    assert code == 2 and rows is None
+    last = err.strip().splitlines()[-1]
+    assert last.startswith("error: ") and "Traceback" not in err
+    assert kind == "thin" or path.name in last
+    assert not (tmp_path / "out").exists()
+
+
+def test_bad_weights_teacher_threshold_and_output(demo, photo, trained, tmp_path):
+    (tmp_path / "junk.pth").write_bytes(b"junk")
+    (tmp_path / "file").write_text("")
+    cases = [
+        (("--weights", tmp_path / "none.pth"), "does not exist"),
+        (("--weights", tmp_path / "junk.pth"), "junk.pth"),
+        (("--teacher", "clip"), "'clip'"),
+        (("--teacher", "open_clip:ViT-B-32/random"), "open_clip:ViT-B-32/random"),
+        (("--threshold", "7"), "between 0 and 1"),
+        (("--output", tmp_path / "file/below"), "file"),
+        (("--device", "gpu"), "'gpu'"),
+    ]
+    for more, message in cases:
+        code, err, rows = demo(photo, "cat", *more)
+        last = err.strip().splitlines()[-1]
+        assert code == 2 and rows is None, more
+        assert last.startswith("error: ") and message in last, (more, last)
+
+
+def test_weights_of_another_width(demo, photo, trained):
+    code, err, _ = demo(photo, "cat", "--config-file", "configs/ov_coco/vild_text.py", "--teacher", "open_clip:x")
+    assert code == 2 and "error: " in err.strip().splitlines()[-1]

@@ -1,0 +1,88 @@
+"""Training, resuming and evaluating from the command line, with good and with bad input."""
+
+import json
+import shutil
+
+import pytest
+import torch
+
+QUICK = "configs/quick/vild.py"
+
+
+def test_training_leaves_checkpoint_config_and_results(trained):
+    files = {file.name for file in trained.output.iterdir()}
+    assert {"model_final.pth", "config.yaml", "results.json", "metrics.json", "coco_instances_results.json"} <= files
+    assert not [name for name in files if name.endswith(".part")]
+    assert "loss_distill" in (trained.output / "metrics.json").read_text()
+    results = json.loads((trained.output / "results.json").read_text())
+    assert {"AP50-base", "AP50-novel", "AP50-all"} <= set(results["bbox"])
+
+
+def test_checkpoint_says_what_it_was_trained_with_and_carries_no_vocabulary(trained):
+    content = torch.load(trained.output / "model_final.pth", weights_only=True)
+    assert content["ovdet"]["teacher"] == "conse" and content["ovdet"]["width"] == 384
+    assert len(content["ovdet"]["training_classes"]) == 24
+    assert "red square" not in content["ovdet"]["training_classes"]
+    assert not [key for key in content["model"] if "class_embeddings" in key]
+
+
+def test_eval_only_prints_base_novel_all(trained, run_tool, tmp_path):
+    weights = trained.output / "model_final.pth"
+    code, out, err = run_tool(
+        "train_net.py", "--config-file", QUICK, "--eval-only", *trained.overrides,
+        f"train.init_checkpoint={weights}", f"train.output_dir={tmp_path}",
+    )  # fmt: skip
+    text = out + err
+    assert code == 0, text[-2000:]
+    for word in ("base", "novel", "all", "AP50"):
+        assert word in text
+    before = json.loads((trained.output / "results.json").read_text())
+    assert json.loads((tmp_path / "results.json").read_text()) == before
+
+
+def test_resume_goes_on(trained, run_tool, tmp_path):
+    shutil.copytree(trained.output, tmp_path / "run")
+    overrides = [o for o in trained.overrides if not o.startswith(("train.output_dir", "train.max_iter"))]
+    code, out, err = run_tool(
+        "train_net.py", "--config-file", QUICK, "--resume", *overrides,
+        f"train.output_dir={tmp_path}/run", "train.max_iter=6", "train.log_period=1",
+    )  # fmt: skip
+    assert code == 0, (out + err)[-2000:]
+    rows = [json.loads(line) for line in (tmp_path / "run/metrics.json").read_text().splitlines()]
+    assert max(row["iteration"] for row in rows) == 5
+    assert torch.load(tmp_path / "run/model_final.pth", weights_only=True)["iteration"] == 5
+
+
+def test_training_novel_classes_is_refused(trained, run_tool, tmp_path):
+    code, _, err = run_tool(
+        "train_net.py", "--config-file", QUICK, *trained.overrides, f"train.output_dir={tmp_path}",
+        "dataset.name=leaky", "dataloader.train.dataset.names.subsets=[base,novel]",
+    )  # fmt: skip
+    assert code == 2
+    last = err.strip().splitlines()[-1]
+    assert last.startswith("error: ") and "novel" in last and "red square" in last
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ([], "--config-file"),
+        (["--config-file", "configs/none.py"], "configs/none.py does not exist"),
+        (["--config-file", QUICK, "train.max_itr=3"], "max_iter"),
+        (["--config-file", QUICK, "train.device=cuda:7"], "cuda:7"),
+        (["--config-file", "configs/lite/vild_text.py", "dataset.root=/nowhere"], "/nowhere"),
+        (["--config-file", QUICK, "--eval-only", "train.init_checkpoint=/nowhere.pth"], "/nowhere.pth does not exist"),
+        (["--config-file", QUICK, "--eval-only"], "expected weights"),
+    ],
+)
+def test_bad_input_is_one_line_and_exit_code_2(trained, run_tool, tmp_path, arguments, message):
+    if arguments:
+        arguments = [*arguments[:2], *(arguments[2:3] if "--eval-only" in arguments else []),
+                     f"train.output_dir={tmp_path}/run", *(trained.overrides[:3] if QUICK in arguments else ()),
+                     *(a for a in arguments[2:] if a != "--eval-only")]  # fmt: skip
+    code, _, err = run_tool("train_net.py", *arguments)
+    assert code == 2
+    last = err.strip().splitlines()[-1]
+    assert last.startswith("error: ") and message in last
+    assert "Traceback" not in err
+    assert not list(tmp_path.rglob("*.pth"))
