@@ -47,6 +47,7 @@ setup(
         "matplotlib>=3.7",
         "black>=23",
         "packaging>=23",
+        "shapely>=2",  # fvcore's crop of polygon masks
     ],
     extras_require={
         "dev": [

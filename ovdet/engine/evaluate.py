@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import logging
+import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -15,6 +16,8 @@ from detectron2.evaluation import inference_on_dataset
 from detectron2.utils import comm
 from omegaconf import DictConfig
 from torch import Tensor, nn
+
+from ovdet.files import write_whole
 
 EmbedNames = Callable[[Sequence[str]], Tensor]
 
@@ -61,7 +64,13 @@ def do_test(config: DictConfig, model: nn.Module, embed_names: EmbedNames) -> Ma
         results = inference_on_dataset(model, loader, evaluator)
     if comm.is_main_process():
         folder = Path(config.train.output_dir)
-        folder.mkdir(parents=True, exist_ok=True)
-        (folder / "results.json").write_text(json.dumps(results, indent=1) + "\n", encoding="utf-8")
+        write_whole(folder / "results.json", (json.dumps(_without_nan(results), indent=1) + "\n").encode())
         logger.info("results are in %s", folder / "results.json")
     return results
+
+
+def _without_nan(value: Any) -> Any:
+    """Figures without ground truth become null: NaN is not json."""
+    if isinstance(value, Mapping):
+        return {key: _without_nan(entry) for key, entry in value.items()}
+    return None if isinstance(value, float) and math.isnan(value) else value
