@@ -33,9 +33,9 @@ dataloader.train.total_batch_size = 8
 dataloader.train.num_workers = dataloader.test.num_workers = 2
 
 optimizer = get_config("common/optim.py").AdamW
-optimizer.update(lr=4e-4, weight_decay=0.05)
+optimizer.update(lr=3e-4, weight_decay=0.05)
 lr_multiplier = L(WarmupParamScheduler)(
     scheduler=L(CosineParamScheduler)(start_value=1.0, end_value=0.01), warmup_length=0.05, warmup_factor=0.01
 )
-train = L(TrainOptions)(output_dir="output/lite/vild_text", max_iter=2200, amp=True, clip_gradient_norm=10.0)
-train.update(checkpoint_period=200, eval_period=0)
+train = L(TrainOptions)(output_dir="output/lite/vild_text", device="auto", max_iter=2200, amp=True)
+train.update(clip_gradient_norm=10.0, checkpoint_period=200)

@@ -29,17 +29,27 @@ class StoredRegions:
 
 
 class OnlineRegions:
-    """The teacher itself, on the step's own photos: base ground truth and the most object-like proposals."""
+    """The teacher itself, on the step's own photos: some base ground truth, the rest drawn from the best proposals."""
 
-    def __init__(self, embed_crops: CropEmbedder, *, max_regions: int = 32, nms_threshold: float = 0.7) -> None:
+    def __init__(
+        self,
+        embed_crops: CropEmbedder,
+        *,
+        max_regions: int = 32,
+        ground_truth_share: float = 0.5,
+        nms_threshold: float = 0.7,
+    ) -> None:
         """
         Args:
             embed_crops: (RGB image (3, H, W) in [0, 255], boxes (R, 4)) -> (R, D), unit norm.
-            max_regions: M at most, ground truth included.
-            nms_threshold: IoU above which the less object-like of two boxes is left out.
+            max_regions: M at most.
+            ground_truth_share: how much of M ground truth may take; the rest is drawn at random from the 4 M most
+                object-like proposals, so that other objects than the base classes' are seen too.
+            nms_threshold: IoU above which the less object-like of two proposals is left out.
         """
         self.embed_crops = embed_crops
         self.max_regions = max_regions
+        self.max_known = int(max_regions * ground_truth_share)
         self.nms_threshold = nms_threshold
 
     @torch.no_grad()
@@ -47,11 +57,16 @@ class OnlineRegions:
         return [self._embed(*parts) for parts in zip(batched_inputs, photos, proposals, strict=True)]
 
     def _embed(self, inputs: dict, photo: Tensor, proposals: Instances) -> Instances:
-        known = inputs["instances"].gt_boxes.tensor.to(photo.device)  # base classes only, first by their score
-        boxes = torch.cat([known, proposals.proposal_boxes.tensor.detach()])
-        logits = torch.cat([known.new_full((len(known),), 1e4), proposals.objectness_logits.detach().float()])
-        keep = select_regions(boxes, logits, self.nms_threshold, self.max_regions)
+        known = _draw(inputs["instances"].gt_boxes.tensor.to(photo.device), self.max_known)
+        found = proposals.proposal_boxes.tensor.detach()
+        best = select_regions(found, proposals.objectness_logits, self.nms_threshold, 4 * self.max_regions)
+        boxes = torch.cat([known, _draw(found[best], self.max_regions - len(known))])
         regions = Instances(proposals.image_size)
-        regions.proposal_boxes = Boxes(boxes[keep])
-        regions.teacher_embeddings = self.embed_crops(photo, boxes[keep])
+        regions.proposal_boxes = Boxes(boxes)
+        regions.teacher_embeddings = self.embed_crops(photo, boxes)
         return regions
+
+
+def _draw(boxes: Tensor, number: int) -> Tensor:
+    """(R, 4) -> at most `number` of the rows, at random."""
+    return boxes[torch.randperm(len(boxes), device=boxes.device)[:number]]

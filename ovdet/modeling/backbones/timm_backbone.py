@@ -5,8 +5,9 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 
 import timm
-from detectron2.layers import FrozenBatchNorm2d, ShapeSpec
+from detectron2.layers import ShapeSpec
 from detectron2.modeling import Backbone
+from timm.layers import freeze_batch_norm_2d
 from torch import Tensor, nn
 
 from ovdet.errors import InputError
@@ -43,7 +44,7 @@ class TimmBackbone(Backbone):
         if weights is not None:
             self._load(name, weights)
         if frozen_norm:
-            self.body = FrozenBatchNorm2d.convert_frozen_batchnorm(self.body)
+            self.body = freeze_batch_norm_2d(self.body)  # timm's own: its norm layers hold the activation too
         self._freeze(freeze_stages)
         info = self.body.feature_info
         self._shapes = {
