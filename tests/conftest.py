@@ -2,9 +2,15 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 import pytest
+import torch
+
+torch.set_num_threads(1)  # the tensors are small; more threads only get in each other's way
+
+from ovdet.teachers import Teacher, load_teacher
 
 
 @pytest.fixture(scope="session")
@@ -14,3 +20,22 @@ def shared_data() -> Path:
     if not folder.is_dir():
         pytest.skip("the data beside the project (../shared/data) is not here")
     return folder
+
+
+@pytest.fixture(scope="session")
+def conse_teacher() -> Teacher:
+    """The embedded teacher, loaded once; nobody moves it to another device."""
+    return load_teacher("conse")
+
+
+@pytest.fixture(scope="session")
+def tiny_clip(tmp_path_factory: pytest.TempPathFactory) -> str:
+    """The name of a small CLIP architecture that open_clip then knows: 32 px, width 24."""
+    import open_clip
+
+    vision = {"image_size": 32, "layers": 2, "width": 32, "head_width": 16, "patch_size": 8}
+    text = {"context_length": 77, "vocab_size": 49408, "width": 32, "heads": 2, "layers": 2}
+    file = tmp_path_factory.mktemp("open_clip") / "ovdet-tiny.json"
+    file.write_text(json.dumps({"embed_dim": 24, "vision_cfg": vision, "text_cfg": text}))
+    open_clip.add_model_config(file)
+    return file.stem

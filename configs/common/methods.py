@@ -47,8 +47,8 @@ def vild_image(model: DictConfig, weight: float = 0.5) -> DictConfig:
 def vild_ensemble(model: DictConfig, weight: float = 0.5) -> DictConfig:
     """ViLD-ensemble: a head of its own for distillation, scores fused by geometric mean, 2/3 and 1/3."""
     heads = model.roi_heads
-    box_head, width = deepcopy(heads.box_head), heads.box_predictor.width
-    heads.image_branch = L(ImageBranch)(box_head=box_head, in_features=box_head.fc_dims[-1], width=width)
+    box_head = deepcopy(heads.box_head)
+    heads.image_branch = L(ImageBranch)(box_head=box_head, in_features=box_head.fc_dims[-1], width="${teacher.width}")
     heads.score_fusion = L(GeometricScores)(base_exponent=2 / 3, novel_exponent=1 / 3)
     return vild(model, weight)
 

@@ -61,12 +61,10 @@ def _check_override(config: DictConfig, override: str) -> None:
 
 
 def _arguments_of(node: DictConfig) -> set[str]:
-    """Arguments that the node's target takes but the config leaves at their defaults."""
+    """Arguments that the node's target takes but the config may leave at their defaults; of a class, the bases' too."""
     target = node.get("_target_")
     if target is None:
         return set()
     target = locate(target) if isinstance(target, str) else target
-    try:
-        return set(inspect.signature(target).parameters)
-    except (TypeError, ValueError):
-        return set()
+    calls = [base.__init__ for base in target.__mro__[:-1]] if inspect.isclass(target) else [target]
+    return {name for call in calls for name in inspect.signature(call).parameters} - {"self"}

@@ -21,6 +21,8 @@ def lite_config():
     config.model.roi_heads.box_head.fc_dims = [32]
     config.model.roi_heads.box_predictor.input_shape = dict(_target_="detectron2.layers.ShapeSpec", channels=32)
     config.model.roi_heads.batch_size_per_image = 16
+    config.model.roi_heads.box_predictor.test_topk_per_image = 20
+    config.model.proposal_generator.update(pre_nms_topk=(100, 50), post_nms_topk=(50, 30))
     return config
 
 

@@ -46,6 +46,12 @@ def with_online(model):
     return model
 
 
+def with_crops(model, embed_crops=mean_colour):
+    if "crop_embedder" in model.roi_heads:
+        model.roi_heads.crop_embedder = embed_crops
+    return model
+
+
 BASE_LOSSES = {"loss_rpn_cls", "loss_rpn_loc", "loss_cls", "loss_box_reg"}
 
 
@@ -94,7 +100,7 @@ def test_stored_and_online_regions_give_one_loss(methods, build, make_inputs, ma
     values = []
     for source, batch in (
         (L(StoredRegions)(), stored),
-        (L(OnlineRegions)(embed_crops=mean_colour, max_regions=2), inputs),
+        (L(OnlineRegions)(embed_crops=mean_colour, max_regions=2, ground_truth_share=1.0), inputs),
     ):
         model = build(lambda node, source=source: use(source)(methods.vild(copy.deepcopy(node))))
         model.set_vocabulary(("a", "b"), make_unit_rows(2))
@@ -130,9 +136,7 @@ def test_a_missing_store_is_named(methods, build, make_inputs, make_unit_rows):
 @pytest.mark.parametrize("method", ["vild", "vild_image", "vild_ensemble", "vild_text_teacher", "rcnn_style"])
 @pytest.mark.parametrize("number", [1, 65])
 def test_detections_at_any_vocabulary(methods, build, make_inputs, make_unit_rows, method, number):
-    model = build(lambda node: getattr(methods, method)(node))
-    if model.roi_heads.crop_embedder is not None:
-        model.roi_heads.crop_embedder = mean_colour
+    model = build(lambda node: with_crops(getattr(methods, method)(node)))
     model.roi_heads.box_predictor.test_score_thresh = 0.0
     model.set_vocabulary([str(i) for i in range(number)], make_unit_rows(number), [i % 2 == 0 for i in range(number)])
     outputs = model.eval()(make_inputs())
@@ -151,8 +155,7 @@ def test_crops_come_from_the_original_photo(methods, build, make_inputs, make_un
         seen.append((tuple(photo.shape), boxes.max().item()))
         return mean_colour(photo, boxes)
 
-    model = build(lambda node: methods.rcnn_style(node))
-    model.roi_heads.crop_embedder = spy
+    model = build(lambda node: with_crops(methods.rcnn_style(node), spy))
     model.set_vocabulary(("a", "b"), make_unit_rows(2))
     inputs = make_inputs(1)
     inputs[0]["image_orig"] = torch.zeros(3, 640, 960, dtype=torch.uint8)
