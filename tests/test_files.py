@@ -1,0 +1,40 @@
+"""Files are whole or not there."""
+
+from __future__ import annotations
+
+import os
+
+import pytest
+
+from ovdet.errors import InputError
+from ovdet.files import write_whole
+
+
+def test_a_file_is_written_with_its_folders_and_usual_rights(tmp_path):
+    path = tmp_path / "new" / "folder" / "file.bin"
+    write_whole(path, b"abc")
+    assert path.read_bytes() == b"abc"
+    mask = os.umask(0)
+    os.umask(mask)
+    assert path.stat().st_mode & 0o777 == 0o666 & ~mask
+    assert os.listdir(path.parent) == ["file.bin"]
+
+
+def test_a_failure_leaves_the_old_file_and_no_part(tmp_path, monkeypatch):
+    path = tmp_path / "file.bin"
+    write_whole(path, b"old")
+
+    def fail(*_):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(os, "replace", fail)
+    with pytest.raises(InputError, match="No space left"):
+        write_whole(path, b"new")
+    assert path.read_bytes() == b"old"
+    assert os.listdir(tmp_path) == ["file.bin"]
+
+
+def test_a_place_that_is_none(tmp_path):
+    (tmp_path / "file").write_text("")
+    with pytest.raises(InputError, match="expected a place to write to"):
+        write_whole(tmp_path / "file" / "below", b"")
