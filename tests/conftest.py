@@ -8,9 +8,9 @@ from pathlib import Path
 import pytest
 import torch
 
-torch.set_num_threads(1)  # the tensors are small; more threads only get in each other's way
-
 from ovdet.teachers import Teacher, load_teacher
+
+torch.set_num_threads(1)  # the tensors are small; more threads only get in each other's way
 
 
 @pytest.fixture(scope="session")

@@ -1,0 +1,212 @@
+"""Regions cut out of an image and embedded by a teacher; all on the image's device, many regions at a time.
+
+A crop is what Pillow's `image.crop(box).resize(size, BICUBIC)` gives. That resize is separable, so it is two matrix
+products per region, crop = W_y window W_x^T, with a weight matrix per axis. Regions of like size are cut together.
+
+Shape letters: R regions, S scales, H x W image, n x m window (a part of the image that holds the crop), h x w crop.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from ovdet.errors import InputError
+from ovdet.teachers.base import Teacher, plain_inference
+
+_SMALLEST_WINDOW = 32  # pixels; below that the matrix products do not get cheaper
+_MOST_AT_ONCE = 64  # crops in one matrix product, to bound the memory
+_CPU_BATCH, _DEVICE_BATCH = 8, 64  # crops in one forward pass; on CPUs its maps then stay near the cache
+
+
+def crop_regions(image: Tensor, boxes: Tensor, size: tuple[int, int], scale: float = 1.0) -> Tensor:
+    """Cut regions out of an image and resize them.
+
+    Equal to Pillow's bicubic resize, with its rounding to 256 levels after each of the two passes: without that, the
+    features of small, much enlarged regions move to a cosine of 0.97. (Rows come first here; newer versions of Pillow
+    take columns first for tall crops, which differs where an overshoot was cut off.)
+
+    Args:
+        image: (3, H, W) RGB in [0, 255], uint8 or float.
+        boxes: (R, 4) XYXY in pixels of that image. They are rounded as Pillow does and clipped to the image; at least
+            one pixel is left.
+        size: (height, width) of a crop.
+        scale: of the box about its centre, before it is clipped (ViLD uses 1 and 1.5).
+
+    Returns:
+        (R, 3, *size) float32 RGB in [0, 1] on the image's device.
+
+    Raises:
+        InputError: another shape or type, a box that is not finite, a scale that is not positive.
+    """
+    _check(image, boxes, (scale,))
+    with plain_inference(image.device):
+        crops = _cut(image, _pixel_edges(boxes, scale, image.shape[1:]), size)
+    return crops.clone()  # out of inference mode
+
+
+def normalise_crops(crops: Tensor, mean: Sequence[float], std: Sequence[float]) -> Tensor:
+    """(R, 3, h, w) RGB in [0, 1] -> the same shape, minus `mean`, over `std`."""
+    return (crops - crops.new_tensor(mean).view(3, 1, 1)) / crops.new_tensor(std).view(3, 1, 1)
+
+
+def embed_regions(
+    teacher: Teacher,
+    image: Tensor,
+    boxes: Tensor,
+    scales: Sequence[float] = (1.0, 1.5),
+    batch_size: int | None = None,
+) -> Tensor:
+    """Embed regions as ViLD's targets are: the unit embeddings of the crops at each scale, added and normalised.
+
+    Args:
+        teacher: on whose device this runs.
+        image: (3, H, W) RGB in [0, 255], uint8 or float.
+        boxes: (R, 4) XYXY in pixels of that image.
+        scales: of the boxes about their centres.
+        batch_size: crops in one forward pass; None: what suits the device.
+
+    Returns:
+        (R, D) float32, unit norm, on the teacher's device.
+
+    Raises:
+        InputError: as of `crop_regions`.
+    """
+    _check(image, boxes, scales)
+    if len(boxes) == 0:
+        return torch.zeros(0, teacher.width, device=teacher.device)
+    step = batch_size or (_CPU_BATCH if teacher.device.type == "cpu" else _DEVICE_BATCH)
+    with plain_inference(teacher.device):
+        image = image.to(teacher.device)
+        edges = torch.cat([_pixel_edges(boxes, scale, image.shape[1:]) for scale in scales])  # (S * R, 4)
+        order = _windows(edges, image.shape[1:])[1].argsort(stable=True)  # like sizes into one batch
+        parts = []
+        for batch in order.split(step):
+            crops = _cut(image, edges[batch], teacher.input_size)
+            parts.append(teacher.encode_image(normalise_crops(crops, teacher.mean, teacher.std)))
+        embeddings = torch.cat(parts)[order.argsort().to(teacher.device)]  # (S * R, D), the caller's order again
+        summed = embeddings.view(len(scales), len(boxes), -1).sum(0)
+        result = F.normalize(summed, dim=-1)
+    return result.clone()
+
+
+class RegionEmbedder:
+    """A teacher and the scales at which it looks at regions. No module: its weights never enter a checkpoint."""
+
+    def __init__(self, teacher: Teacher, scales: Sequence[float] = (1.0, 1.5)) -> None:
+        self.teacher = teacher
+        self.scales = tuple(scales)
+
+    def __call__(self, image: Tensor, boxes: Tensor) -> Tensor:
+        """RGB image (3, H, W) in [0, 255], boxes (R, 4) XYXY -> (R, D) float32, unit norm."""
+        return embed_regions(self.teacher, image, boxes, self.scales)
+
+    def to(self, device: str | torch.device) -> RegionEmbedder:
+        self.teacher.to(device)
+        return self
+
+    @property
+    def width(self) -> int:
+        return self.teacher.width
+
+    @property
+    def name(self) -> str:
+        return self.teacher.name
+
+    @property
+    def fingerprint(self) -> str:
+        return self.teacher.fingerprint
+
+    @property
+    def temperature(self) -> float:
+        return self.teacher.temperature
+
+
+def _check(image: Tensor, boxes: Tensor, scales: Sequence[float]) -> None:
+    if image.dim() != 3 or image.shape[0] != 3 or image.numel() == 0:
+        raise InputError(f"expected an RGB image of shape (3, H, W), got {tuple(image.shape)}")
+    if image.dtype != torch.uint8 and not image.is_floating_point():
+        raise InputError(f"expected an image of uint8 or float, got {image.dtype}")
+    if boxes.dim() != 2 or boxes.shape[1] != 4:
+        raise InputError(f"expected boxes of shape (R, 4), got {tuple(boxes.shape)}")
+    bad = (~torch.isfinite(boxes).all(1)).nonzero()
+    if len(bad):
+        index = int(bad[0])
+        raise InputError(f"expected finite boxes, got {boxes[index].tolist()} at index {index}")
+    if not scales or not all(0 < scale < float("inf") for scale in scales):
+        raise InputError(f"expected one positive scale or more, got {tuple(scales)}")
+
+
+def _pixel_edges(boxes: Tensor, scale: float, image_size: Sequence[int]) -> Tensor:
+    """(R, 4) boxes -> (R, 4) int64 XYXY on the CPU: scaled, rounded half to even, inside the image, never empty."""
+    boxes = boxes.detach().to("cpu", torch.float64)
+    low, high = boxes[:, :2], boxes[:, 2:]
+    if scale != 1:
+        centre, half = (low + high) / 2, (high - low) / 2 * scale
+        low, high = centre - half, centre + half
+    limit = torch.tensor([image_size[1], image_size[0]], dtype=torch.float64)  # W, H
+    low = low.round().clamp(min=0).minimum(limit - 1)
+    high = high.round().maximum(low + 1).minimum(limit)
+    return torch.cat([low, high], dim=1).long()
+
+
+def _windows(edges: Tensor, image_size: Sequence[int]) -> tuple[Tensor, Tensor]:
+    """(R, 4) edges -> the distinct window sizes (height, width) there are, and (R,) which of them each region takes.
+
+    Window sides are powers of two, so that there are few of them, or the image's.
+    """
+    extent = (edges[:, 2:] - edges[:, :2]).flip(1).double()  # (R, 2) height, width
+    window = extent.clamp(min=_SMALLEST_WINDOW).log2().ceil().exp2().long().minimum(torch.tensor(tuple(image_size)))
+    return torch.unique(window, dim=0, return_inverse=True)
+
+
+def _cut(image: Tensor, edges: Tensor, size: tuple[int, int]) -> Tensor:
+    """(3, H, W) image, (R, 4) edges on the CPU -> (R, 3, *size) in [0, 1]."""
+    crops = torch.empty(len(edges), 3, *size, device=image.device)
+    sizes, kinds = _windows(edges, image.shape[1:])
+    for kind, window in enumerate(sizes.tolist()):
+        for group in (kinds == kind).nonzero()[:, 0].split(_MOST_AT_ONCE):
+            crops[group.to(image.device)] = _resample(image, edges[group], window, size)
+    return crops
+
+
+def _resample(image: Tensor, edges: Tensor, window: Sequence[int], size: tuple[int, int]) -> Tensor:
+    """Regions that fit into a window (n, m) -> (R, 3, *size) in [0, 1], rows first and then columns."""
+    n, m = window
+    left = edges[:, 0].clamp(max=image.shape[2] - m)
+    top = edges[:, 1].clamp(max=image.shape[1] - n)
+    edges, left, top = edges.to(image.device), left.to(image.device), top.to(image.device)
+    # a view of all windows there are, (H - n + 1, W - m + 1, n, 3, m), of which R are copied
+    windows = image.unfold(1, n, 1).unfold(2, m, 1).permute(1, 2, 3, 0, 4)[top, left]
+    rows = _bicubic_weights(edges[:, 0] - left, edges[:, 2] - left, m, size[1])  # (R, w, m)
+    columns = _bicubic_weights(edges[:, 1] - top, edges[:, 3] - top, n, size[0])  # (R, h, n)
+    partial = torch.bmm(windows.reshape(len(edges), n * 3, m).float(), rows.transpose(1, 2))  # (R, n * 3, w)
+    partial = partial.clamp_(0, 255).round_().view(len(edges), n, 3 * size[1])
+    crops = torch.bmm(columns, partial).clamp_(0, 255).round_().div_(255)  # (R, h, 3 * w)
+    return crops.view(len(edges), size[0], 3, size[1]).transpose(1, 2)
+
+
+def _bicubic_weights(first: Tensor, last: Tensor, window: int, size: int) -> Tensor:
+    """What each pixel of a window gives to each of `size` output pixels, of a crop [first, last) inside the window.
+
+    The cubic of Keys (1981) with a = -0.5, widened by the scale where that is above 1 (antialiasing), cut at the
+    crop's edge and normalised, as in Pillow's Resample.c. A pixel k has its centre at k + 0.5.
+
+    Returns:
+        (R, size, window) float32.
+    """
+    length = (last - first).float()
+    scale = length / size
+    outputs = torch.arange(size, device=first.device)
+    pixels = torch.arange(window, device=first.device) - first[:, None]  # (R, window), counted from the crop's edge
+    centres = (outputs + 0.5) * scale[:, None]  # (R, size)
+    reach = scale.clamp(min=1)[:, None, None]
+    distance = ((pixels[:, None, :] + 0.5 - centres[:, :, None]) / reach).abs_().clamp_(max=2)
+    near = ((1.5 * distance - 2.5) * distance).mul_(distance).add_(1)
+    far = ((-0.5 * distance + 2.5) * distance).sub_(4).mul_(distance).add_(2)
+    inside = (pixels >= 0) & (pixels < length[:, None])
+    weights = torch.where(distance < 1, near, far).mul_(inside[:, None, :])
+    return weights.div_(weights.sum(-1, keepdim=True))

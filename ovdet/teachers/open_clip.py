@@ -1,0 +1,182 @@
+"""Every model of open_clip (CLIP, CoCa, SigLIP, EVA, ...) as a teacher.
+
+Shape letters: R images, T texts, D embedding width.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import difflib
+import json
+import logging
+from collections.abc import Iterator, Sequence
+from functools import cached_property
+from pathlib import Path
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from ovdet.errors import InputError
+from ovdet.teachers.base import check_pixels, digest, parse_device, plain_inference
+
+_SUFFIXES = (".pt", ".pth", ".bin", ".safetensors")
+_TEXT_BATCH = 256
+_CLIP_TEMPERATURE = 0.01  # where there is no trained one
+
+
+class OpenClipTeacher:
+    """See the module; follows the `Teacher` protocol."""
+
+    def __init__(self, source: str, *, device: str | torch.device = "cpu") -> None:
+        """
+        Args:
+            source: "ARCH/TAG", "ARCH@WEIGHTS_FILE" or "ARCH/random", see `load_teacher`.
+            device: where it computes.
+
+        Raises:
+            InputError: no such architecture or tag, or its weights cannot be had.
+        """
+        architecture, tag, file = _parse_source(source)
+        self.device = parse_device(device)
+        self.name = f"open_clip:{architecture}@{file}" if file else f"open_clip:{architecture}/{tag}"
+        self._architecture = architecture
+        with _quiet():
+            self._model = _create_model(architecture, tag, file).eval().requires_grad_(False).to(self.device)
+            self._tokenizer = _create_tokenizer(architecture)
+        self._read_model(is_trained=tag != "random")
+
+    def _read_model(self, is_trained: bool) -> None:
+        import open_clip
+
+        self._config = open_clip.get_model_config(self._architecture)
+        self.width: int = self._config["embed_dim"]
+        preprocess = open_clip.get_model_preprocess_cfg(self._model)
+        size = preprocess["size"]
+        self.input_size: tuple[int, int] = (size, size) if isinstance(size, int) else tuple(size)
+        self.mean, self.std = tuple(preprocess["mean"]), tuple(preprocess["std"])
+        self.temperature = 1 / float(self._model.logit_scale.exp()) if is_trained else _CLIP_TEMPERATURE
+
+    @cached_property
+    def fingerprint(self) -> str:
+        form = json.dumps([self._config, self.input_size, self.mean, self.std], sort_keys=True)
+        parts = [form.encode()]
+        for key, value in sorted(self._model.state_dict().items()):
+            parts += [key.encode(), value.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy().tobytes()]
+        return digest(parts)
+
+    def encode_text(self, texts: Sequence[str]) -> Tensor:
+        """T texts -> (T, D) float32, unit norm."""
+        texts = list(texts)
+        parts = [torch.zeros(0, self.width, device=self.device)]
+        with plain_inference(self.device):
+            for start in range(0, len(texts), _TEXT_BATCH):
+                tokens = self._tokenizer(texts[start : start + _TEXT_BATCH]).to(self.device)
+                parts.append(F.normalize(self._model.encode_text(tokens).float(), dim=-1))
+            embeddings = torch.cat(parts)
+        return embeddings.clone()
+
+    def encode_image(self, pixels: Tensor) -> Tensor:
+        """(R, 3, H, W), normalised -> (R, D) float32, unit norm."""
+        check_pixels(pixels, self.input_size)
+        if len(pixels) == 0:
+            return torch.zeros(0, self.width, device=self.device)
+        with plain_inference(self.device):
+            embeddings = F.normalize(self._model.encode_image(pixels.to(self.device, torch.float32)).float(), dim=-1)
+        return embeddings.clone()
+
+    def to(self, device: str | torch.device) -> OpenClipTeacher:
+        self.device = parse_device(device)
+        self._model.to(self.device)
+        return self
+
+
+def _parse_source(source: str) -> tuple[str, str, Path | None]:
+    """-> architecture, pretrained tag ("" for a file), weights file.
+
+    Raises:
+        InputError: no such architecture, tag or file.
+    """
+    import open_clip
+
+    architecture, _, file = source.partition("@")
+    tag = ""
+    if not file:
+        architecture, _, tag = source.rpartition("/") if "/" in source else (source, "", "")
+    architecture = architecture.replace("/", "-")  # as open_clip does: ViT-B/32 is ViT-B-32
+    known = open_clip.list_models()
+    if architecture not in known:
+        near = _nearest(architecture, known, "open_clip.list_models()")
+        raise InputError(
+            f"expected open_clip:ARCH/TAG or open_clip:ARCH@WEIGHTS_FILE, got ARCH {architecture!r}; {near}"
+        )
+    if file:
+        return architecture, "", _check_file(Path(file).expanduser())
+    tags = [*open_clip.list_pretrained_tags_by_model(architecture), "random"]
+    if tag not in tags:
+        near = _nearest(tag, tags, f"open_clip.list_pretrained_tags_by_model({architecture!r})")
+        raise InputError(f"expected a pretrained tag of {architecture}, as in open_clip:ARCH/TAG, got {tag!r}; {near}")
+    return architecture, tag, None
+
+
+def _nearest(given: str, known: Sequence[str], where: str) -> str:
+    by_lower = {name.lower(): name for name in known}
+    near = difflib.get_close_matches(given.lower(), by_lower, n=3, cutoff=0.5)
+    return f"near ones: {', '.join(by_lower[name] for name in near)}" if near else f"see {where}"
+
+
+def _check_file(file: Path) -> Path:
+    if not file.is_file():
+        raise InputError(f"expected a file of open_clip weights, got {file}, which is no file")
+    if file.suffix not in _SUFFIXES:
+        raise InputError(f"expected weights in one of {', '.join(_SUFFIXES)}, got {file}")
+    return file
+
+
+def _create_model(architecture: str, tag: str, file: Path | None) -> nn.Module:
+    import open_clip
+
+    if tag == "random":
+        return open_clip.create_model(architecture, pretrained=None, pretrained_text=False)
+    try:
+        return open_clip.create_model(architecture, pretrained=str(file or tag), weights_only=True)
+    except Exception as error:  # whatever the hub's client or a strange file raises
+        reason = (str(error).strip().splitlines() or [type(error).__name__])[0][:200]
+        if file:
+            raise InputError(
+                f"expected the weights of {architecture} in {file}, which do not load: {reason}"
+            ) from error
+        raise InputError(
+            f"could not fetch the weights {tag!r} of {architecture} ({reason}); "
+            f"with a file of them at hand, use open_clip:{architecture}@WEIGHTS_FILE"
+        ) from error
+
+
+def _create_tokenizer(architecture: str):
+    import open_clip
+
+    try:
+        return open_clip.get_tokenizer(architecture)
+    except Exception as error:  # some tokenizers come from a hub
+        reason = (str(error).strip().splitlines() or [type(error).__name__])[0][:200]
+        raise InputError(f"could not fetch the tokenizer of {architecture} ({reason})") from error
+
+
+@contextlib.contextmanager
+def _quiet() -> Iterator[None]:
+    """Without the chatter of the libraries: what fails is said once, by the InputError.
+
+    open_clip logs to the root logger, which would set up a handler there for the whole program; the hub's client warns
+    of each of its attempts.
+    """
+    root, hub = logging.getLogger(), logging.getLogger("huggingface_hub")
+    levels, silent = (root.level, hub.level), logging.NullHandler()
+    root.addHandler(silent)
+    root.setLevel(logging.CRITICAL)
+    hub.setLevel(logging.CRITICAL)
+    try:
+        yield
+    finally:
+        root.setLevel(levels[0])
+        hub.setLevel(levels[1])
+        root.removeHandler(silent)

