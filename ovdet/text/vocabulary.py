@@ -1,0 +1,195 @@
+"""The class names that a detector is asked for."""
+
+from __future__ import annotations
+
+import json
+import os
+import unicodedata
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from ovdet.errors import InputError
+from ovdet.files import write_whole
+from ovdet.text.prompts import clean_name
+
+_LONGEST_NAME = 200
+_BARRED = {"Cc": "a control character", "Cs": "half a character", "Zl": "a line break", "Zp": "a line break"}
+
+
+@dataclass(frozen=True)
+class Vocabulary:
+    """Names in the order of the classifier's columns.
+
+    Attributes:
+        names: as they are shown to the user.
+        synonyms: more names of a class, by its name; embedded along with it.
+        subsets: names of the vocabulary by the name of a subset, e.g. "base" and "novel".
+
+    Raises:
+        InputError: no names, an empty or over-long one, one with control characters, two that read the same.
+    """
+
+    names: tuple[str, ...]
+    synonyms: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
+    subsets: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "names", _as_names(self.names, "the names"))
+        for part in ("synonyms", "subsets"):
+            given = getattr(self, part)
+            if not isinstance(given, Mapping):
+                raise InputError(f"expected {part} to be a mapping of lists of names, got {type(given).__name__}")
+            lists = {key: _as_names(value, f"{part} of {key!r}") for key, value in given.items()}
+            object.__setattr__(self, part, lists)
+        self._check_names()
+        self._check_parts()
+
+    def _check_names(self) -> None:
+        if not self.names:
+            raise InputError("expected one class name or more, got none")
+        for position, name in enumerate(self.names, start=1):
+            _check_name(name, f"class name {position}")
+        seen: dict[str, str] = {}
+        for name in self.names:
+            cleaned = clean_name(name)
+            if cleaned in seen:
+                raise InputError(
+                    f"expected different class names, got {seen[cleaned]!r} and {name!r}, which read alike"
+                )
+            seen[cleaned] = name
+
+    def _check_parts(self) -> None:
+        known = set(self.names)
+        for name, synonyms in self.synonyms.items():
+            if name not in known:
+                raise InputError(f"expected synonyms of the vocabulary's names, got some of {name!r}")
+            for synonym in synonyms:
+                _check_name(synonym, f"a synonym of {name!r}")
+        for subset, names in self.subsets.items():
+            for name in names:
+                if name not in known:
+                    raise InputError(f"expected subset {subset!r} to hold names of the vocabulary, got {name!r}")
+
+    def __len__(self) -> int:
+        return len(self.names)
+
+    @classmethod
+    def from_text(cls, text: str) -> Vocabulary:
+        """ "a, b, c" -> its names. A name with a comma in it needs a file."""
+        return cls(tuple(name.strip() for name in text.split(",")) if text.strip() else ())
+
+    @classmethod
+    def load(cls, path: str | Path) -> Vocabulary:
+        """Read a .txt (a class a line, "name; synonym; synonym", UTF-8) or a .json (a list of names, or a mapping
+        with "names" and, where there are any, "synonyms" and "subsets").
+
+        Raises:
+            InputError: no such file, another kind, or a vocabulary that is refused; the file is named.
+        """
+        path = Path(path)
+        if path.suffix not in _READERS:
+            raise InputError(f"expected a vocabulary file in .txt or .json, got {path}")
+        try:
+            return _READERS[path.suffix](path.read_text(encoding="utf-8-sig"))
+        except OSError as error:
+            raise InputError(f"expected a vocabulary file, got {path}: {error.strerror}") from error
+        except UnicodeDecodeError as error:
+            raise InputError(
+                f"expected a vocabulary file in UTF-8, got other bytes at {error.start} in {path}"
+            ) from error
+        except InputError as error:
+            raise InputError(f"{error} (in {path})") from error
+
+    def save(self, path: str | Path) -> None:
+        """Write what `load` reads.
+
+        Raises:
+            InputError: the file is neither .txt nor .json or cannot be written, or .txt cannot hold this vocabulary.
+        """
+        path = Path(path)
+        if path.suffix == ".json":
+            parts = {"names": self.names, "synonyms": self.synonyms, "subsets": self.subsets}
+            text = json.dumps({key: value for key, value in parts.items() if value}, ensure_ascii=False, indent=1)
+        elif path.suffix == ".txt":
+            rows = [(name, *self.synonyms.get(name, ())) for name in self.names]
+            if self.subsets or any(";" in name for row in rows for name in row):
+                raise InputError(f'expected .json for a vocabulary with subsets or ";" in names, got {path}')
+            text = "\n".join("; ".join(row) for row in rows)
+        else:
+            raise InputError(f"expected a vocabulary file in .txt or .json, got {path}")
+        write_whole(path, (text + "\n").encode())
+
+    def subset(self, name: str) -> Vocabulary:
+        """The names of a subset, in the vocabulary's order, with their synonyms.
+
+        Raises:
+            InputError: no such subset.
+        """
+        if name not in self.subsets:
+            raise InputError(
+                f"expected one of the subsets {', '.join(self.subsets) or '(there are none)'}, got {name!r}"
+            )
+        wanted = set(self.subsets[name])
+        return Vocabulary(
+            tuple(known for known in self.names if known in wanted),
+            {known: synonyms for known, synonyms in self.synonyms.items() if known in wanted},
+        )
+
+
+def parse_vocabulary(text_or_path: str) -> Vocabulary:
+    """What a command line takes: a vocabulary file (.txt, .json), else names with commas between.
+
+    Raises:
+        InputError: as of `Vocabulary` and its `load`.
+    """
+    if text_or_path.endswith(tuple(_READERS)) or os.path.isfile(text_or_path):
+        return Vocabulary.load(text_or_path)
+    return Vocabulary.from_text(text_or_path)
+
+
+def _as_names(value: Sequence[str], what: str) -> tuple[str, ...]:
+    if isinstance(value, str) or not isinstance(value, Sequence):
+        raise InputError(f"expected {what} to be a list, got {type(value).__name__}")
+    return tuple(value)
+
+
+def _check_name(name: str, what: str) -> None:
+    if not isinstance(name, str):
+        raise InputError(f"expected {what} to be text, got {name!r}")
+    if len(name) > _LONGEST_NAME:
+        raise InputError(
+            f"expected {what} to have {_LONGEST_NAME} characters at most, got {len(name)}: {name[:40]!r}..."
+        )
+    for character in name:
+        barred = _BARRED.get(unicodedata.category(character))
+        if barred:
+            raise InputError(f"expected {what} to be plain text, got {barred} in {name!r}")
+    if not clean_name(name):
+        raise InputError(f"expected {what} not to be empty, got {name!r}")
+
+
+def _read_lines(text: str) -> Vocabulary:
+    rows = [[part.strip() for part in line.split(";")] for line in text.split("\n") if line.strip()]
+    for number, row in enumerate(rows, start=1):
+        if not all(row):
+            raise InputError(
+                f'expected "name; synonym; synonym", got an empty one for class {number}: {"; ".join(row)!r}'
+            )
+    return Vocabulary(tuple(row[0] for row in rows), {row[0]: tuple(row[1:]) for row in rows if len(row) > 1})
+
+
+def _read_json(text: str) -> Vocabulary:
+    try:
+        content = json.loads(text)
+    except (ValueError, RecursionError) as error:
+        raise InputError(f"expected a vocabulary in json, got what is no json: {error}") from error
+    if isinstance(content, list):
+        return Vocabulary(tuple(content))
+    if not isinstance(content, dict) or "names" not in content or set(content) - {"names", "synonyms", "subsets"}:
+        got = ", ".join(content)[:100] if isinstance(content, dict) else type(content).__name__
+        raise InputError(f"expected a list of names, or names, synonyms and subsets, got {got or 'an empty mapping'}")
+    return Vocabulary(**content)
+
+
+_READERS = {".txt": _read_lines, ".json": _read_json}

@@ -1,0 +1,125 @@
+"""Names, where they come from, and which are refused."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+
+from ovdet.errors import InputError
+from ovdet.text import Vocabulary, parse_vocabulary
+
+FULL = Vocabulary(
+    ("hot dog", "Kühlschrank", "冷蔵庫"),
+    {"hot dog": ("frankfurter", "wiener")},
+    {"base": ("冷蔵庫", "hot dog"), "novel": ("Kühlschrank",)},
+)
+
+
+def test_text_gives_names_in_order_and_in_their_spelling():
+    assert parse_vocabulary(" Fire_Truck ,cat,  red kite").names == ("Fire_Truck", "cat", "red kite")
+    assert len(parse_vocabulary("cat")) == 1
+
+
+def test_json_keeps_all_of_it(tmp_path):
+    FULL.save(tmp_path / "full.json")
+    assert parse_vocabulary(str(tmp_path / "full.json")) == FULL
+    (tmp_path / "list.json").write_text('["cat", "dog"]')
+    assert Vocabulary.load(tmp_path / "list.json") == Vocabulary(("cat", "dog"))
+
+
+def test_lines_keep_names_and_synonyms(tmp_path):
+    plain = Vocabulary(FULL.names, FULL.synonyms)
+    plain.save(tmp_path / "names.txt")
+    assert parse_vocabulary(str(tmp_path / "names.txt")) == plain
+    (tmp_path / "windows.txt").write_bytes("\ufeffcat; kitty\r\n\r\ndog\r\n".encode())
+    assert Vocabulary.load(tmp_path / "windows.txt") == Vocabulary(("cat", "dog"), {"cat": ("kitty",)})
+
+
+def test_lines_cannot_keep_subsets(tmp_path):
+    for vocabulary in (FULL, Vocabulary(("a;b",))):
+        with pytest.raises(InputError, match="expected .json for a vocabulary with subsets"):
+            vocabulary.save(tmp_path / "names.txt")
+    with pytest.raises(InputError, match="expected a vocabulary file in .txt or .json"):
+        FULL.save(tmp_path / "names.csv")
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_subset_is_in_the_vocabularys_order():
+    assert FULL.subset("base") == Vocabulary(("hot dog", "冷蔵庫"), {"hot dog": ("frankfurter", "wiener")})
+    with pytest.raises(InputError, match="expected one of the subsets base, novel, got 'rare'"):
+        FULL.subset("rare")
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("", "expected one class name or more, got none"),
+        ("  ", "expected one class name or more, got none"),
+        ("cat,,dog", "expected class name 2 not to be empty, got ''"),
+        ("cat,_", "expected class name 2 not to be empty, got '_'"),
+        ("Hot_dog, cat, hot dog", "got 'Hot_dog' and 'hot dog', which read alike"),
+        ("cat," + "x" * 500, f"expected class name 2 to have 200 characters at most, got 500: '{'x' * 40}'"),
+        ("cat, do\x07g", r"expected class name 2 to be plain text, got a control character in 'do\\x07g'"),
+        ("cat\nand, dog", "expected class name 1 to be plain text"),
+        ("cat\udcff", "half a character"),
+        ("no/such/file.txt", "expected a vocabulary file, got no/such/file.txt: No such file"),
+        ("names.json", "expected a vocabulary file, got names.json: No such file"),
+    ],
+)
+def test_text_that_is_refused(text, message):
+    with pytest.raises(InputError, match=message) as caught:
+        parse_vocabulary(text)
+    assert "\n" not in str(caught.value) and len(str(caught.value)) < 300
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        ("{", "got what is no json"),
+        ("3", "expected a list of names, or names, synonyms and subsets, got int"),
+        ("{}", "got an empty mapping"),
+        ('{"names": ["cat"], "synonym": {}}', "got names, synonym"),
+        ('{"names": "cat"}', "expected the names to be a list, got str"),
+        ('{"names": ["cat", 3]}', "expected class name 2 to be text, got 3"),
+        ('{"names": ["cat"], "synonyms": ["kitty"]}', "expected synonyms to be a mapping of lists of names, got list"),
+        ('{"names": ["cat"], "synonyms": {"cat": "kitty"}}', "expected synonyms of 'cat' to be a list, got str"),
+        ('{"names": ["cat"], "synonyms": {"cat": [""]}}', "expected a synonym of 'cat' not to be empty"),
+        (
+            '{"names": ["cat"], "synonyms": {"dog": []}}',
+            "expected synonyms of the vocabulary's names, got some of 'dog'",
+        ),
+        ('{"names": ["cat"], "subsets": {"base": ["dog"]}}', "expected subset 'base' to hold names of the vocabulary"),
+        ("[]", "expected one class name or more, got none"),
+        ("[" * 100000, "got what is no json"),
+    ],
+)
+def test_json_that_is_refused(tmp_path, content, message):
+    path = tmp_path / "names.json"
+    path.write_text(content)
+    with pytest.raises(InputError, match=message) as caught:
+        Vocabulary.load(path)
+    assert "\n" not in str(caught.value) and str(path) in str(caught.value)
+
+
+def test_other_files_that_are_refused(tmp_path):
+    (tmp_path / "latin.txt").write_bytes("Kühlschrank".encode("latin-1"))
+    with pytest.raises(InputError, match="expected a vocabulary file in UTF-8, got other bytes at 1 in"):
+        Vocabulary.load(tmp_path / "latin.txt")
+    (tmp_path / "names.txt").write_text("cat;;kitty\n")
+    with pytest.raises(InputError, match="got an empty one for class 1"):
+        Vocabulary.load(tmp_path / "names.txt")
+    (tmp_path / "names.csv").write_text("cat")
+    with pytest.raises(InputError, match="expected a vocabulary file in .txt or .json"):
+        parse_vocabulary(str(tmp_path / "names.csv"))
+    (tmp_path / "folder.txt").mkdir()
+    with pytest.raises(InputError, match="expected a vocabulary file"):
+        parse_vocabulary(str(tmp_path / "folder.txt"))
+
+
+def test_json_of_the_shared_split_can_be_written_as_a_vocabulary(shared_data, tmp_path):
+    pool = shared_data / "coco_pool"
+    names = [category["name"] for category in json.loads((pool / "instances_val.json").read_text())["categories"]]
+    vocabulary = Vocabulary(tuple(names), subsets={"all": tuple(names)})
+    vocabulary.save(tmp_path / "coco.json")
+    assert Vocabulary.load(tmp_path / "coco.json").subset("all").names == tuple(names)
