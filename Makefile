@@ -3,6 +3,11 @@ PYTHON ?= python3
 VENV ?= .venv
 STAMP := $(VENV)/.ovdet-installed
 RUN := $(VENV)/bin/python
+QUICK := output/quick
+
+# `make demo IMAGE=photo.jpg VOCABULARY="red kite, wheel"` asks for other names on another photo
+IMAGE ?= $(QUICK)/data/images/000243.jpg
+VOCABULARY ?= red square, green triangle, blue circle, yellow star, purple cross, orange square, red circle, blue square
 
 .PHONY: help .venv demo test test-slow lint clean
 
@@ -24,8 +29,11 @@ $(STAMP): setup.py .constraints.txt tools/install_detectron2.py
 	$(RUN) tools/install_detectron2.py
 	@touch $@
 
-demo: $(STAMP)   ## train the quick model for a minute or two, then draw what it finds
-	$(RUN) tools/demo.py --quick
+demo: $(QUICK)/vild/model_final.pth ## train the quick model for a minute or two, then draw what it finds
+	$(RUN) tools/demo.py --input "$(IMAGE)" --vocabulary "$(VOCABULARY)" --output output/demo
+
+$(QUICK)/vild/model_final.pth: | $(STAMP)
+	$(RUN) tools/train_net.py --config-file configs/quick/vild.py
 
 test: $(STAMP)   ## the tests, under 5 minutes on two cores
 	$(RUN) -m pytest

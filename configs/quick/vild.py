@@ -16,5 +16,6 @@ dataset.update(name="quick", root="output/quick/data", split="${.root}/ov_split.
 dataset.prepare = L(build_synthetic)(root="${dataset.root}", num_train=240, num_val=40)
 for _loader in (dataloader.train, dataloader.test):
     _loader.mapper.augmentations[-1] = L(T.ResizeShortestEdge)(short_edge_length=192, max_size=256)
-model = online_regions(vild(model), max_regions=4)
+model = online_regions(vild(model), max_regions=2)
+dataloader.train.total_batch_size = 4
 train.update(output_dir="output/quick/vild", max_iter=150, checkpoint_period=50)

@@ -9,7 +9,7 @@ from collections.abc import Callable, Sequence
 
 import torch
 from detectron2.modeling import GeneralizedRCNN
-from detectron2.structures import Instances
+from detectron2.structures import ImageList, Instances
 from torch import Tensor
 
 
@@ -23,6 +23,7 @@ class OpenVocabRCNN(GeneralizedRCNN):
             parts: what GeneralizedRCNN takes.
         """
         super().__init__(**parts)
+        self.backbone.to(memory_format=torch.channels_last)
         self.region_source = region_source
         self.class_names: tuple[str, ...] = ()
 
@@ -60,6 +61,12 @@ class OpenVocabRCNN(GeneralizedRCNN):
             regions = self.region_source(batched_inputs, photos, proposals)
         _, roi_losses = self.roi_heads(images, features, proposals, targets, regions=regions)
         return {**losses, **roi_losses}
+
+    def preprocess_image(self, batched_inputs: list[dict]) -> ImageList:
+        """As detectron2's, with channels last in memory: convolutions are faster so, on CPUs most of all."""
+        images = super().preprocess_image(batched_inputs)
+        images.tensor = images.tensor.contiguous(memory_format=torch.channels_last)
+        return images
 
     @torch.no_grad()
     def inference(self, batched_inputs: list[dict], do_postprocess: bool = True) -> list[dict] | list[Instances]:

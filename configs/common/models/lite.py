@@ -18,7 +18,7 @@ from ovdet.modeling.backbones import TimmBackbone
 model = L(OpenVocabRCNN)(
     backbone=L(FPN)(
         bottom_up=L(TimmBackbone)(
-            name="tf_efficientnet_lite0", weights=L(load_efficientnet_lite_weights)(variant=0), freeze_stages=2
+            name="tf_efficientnet_lite0", weights=L(load_efficientnet_lite_weights)(variant=0), freeze_stages=3
         ),
         in_features=["stride4", "stride8", "stride16", "stride32"],
         out_channels=128,
