@@ -9,7 +9,7 @@ Shape letters: H, W of the photo; R detections; K names.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -18,12 +18,12 @@ import torch
 from detectron2.config import instantiate
 from detectron2.data import transforms as T
 from PIL import Image
-from torch import Tensor, nn
+from torch import nn
 
 from ovdet.data import read_image
 from ovdet.engine import load_config, load_detector
 from ovdet.errors import InputError
-from ovdet.text import TextEmbeddings, Vocabulary
+from ovdet.text import NameEmbedder, TextEmbeddings, Vocabulary
 
 MAX_ASPECT = 100  # longest to shortest side; beyond it a resized photo would have no pixel left on its short side
 
@@ -61,7 +61,7 @@ class OpenVocabPredictor:
     def __init__(
         self,
         model: nn.Module,
-        embed_names: Callable[[Sequence[str] | Vocabulary], Tensor],
+        embed_names: NameEmbedder,
         *,
         resize: T.Augmentation | T.AugmentationList,
         training_classes: Sequence[str] = (),
@@ -104,9 +104,10 @@ class OpenVocabPredictor:
             vocabulary: names, a Vocabulary with synonyms, or ready embeddings.
 
         Raises:
-            InputError: no names, or names that are none.
+            InputError: no names, names that are none, or embeddings of another space than the model's.
         """
         if isinstance(vocabulary, TextEmbeddings):
+            self.embed_names.check(vocabulary)
             names, embeddings = vocabulary.names, vocabulary.matrix
         else:
             vocabulary = vocabulary if isinstance(vocabulary, Vocabulary) else Vocabulary(tuple(vocabulary))

@@ -14,7 +14,7 @@ from rich.progress import track
 from ovdet.demo import find_images, write_results
 from ovdet.errors import InputError, command
 from ovdet.predictor import OpenVocabPredictor
-from ovdet.text import parse_vocabulary
+from ovdet.text import load_embeddings, parse_vocabulary
 
 CONFIG, WEIGHTS = "configs/quick/vild.py", "output/quick/vild/model_final.pth"
 
@@ -22,7 +22,12 @@ CONFIG, WEIGHTS = "configs/quick/vild.py", "output/quick/vild/model_final.pth"
 def parse_arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--input", required=True, metavar="IMAGE|FOLDER", help="a photo, or a folder of photos")
-    parser.add_argument("--vocabulary", required=True, metavar='"a,b,c"|FILE', help="names, or a .txt / .json of them")
+    parser.add_argument(
+        "--vocabulary",
+        required=True,
+        metavar='"a,b,c"|FILE',
+        help="names, or a file of them: .txt, .json, or .safetensors by embed_vocabulary.py",
+    )
     parser.add_argument("--output", required=True, metavar="DIR", help="pictures and detections.json go here")
     parser.add_argument("--config-file", default=CONFIG, metavar="F", help=f"of the detector (default: {CONFIG})")
     parser.add_argument("--weights", default=WEIGHTS, metavar="W", help=f"its checkpoint (default: {WEIGHTS})")
@@ -38,7 +43,8 @@ def main() -> None:
     if not 0 <= arguments.threshold <= 1:
         raise InputError(f"expected --threshold between 0 and 1, got {arguments.threshold}")
     images = find_images(arguments.input)
-    vocabulary = parse_vocabulary(arguments.vocabulary)
+    embedded = arguments.vocabulary.endswith(".safetensors")
+    vocabulary = (load_embeddings if embedded else parse_vocabulary)(arguments.vocabulary)
     if arguments.weights == WEIGHTS and not Path(WEIGHTS).is_file():
         raise InputError("expected --config-file and --weights of a trained detector (`make demo` trains a small one)")
     predictor = OpenVocabPredictor.from_config(

@@ -1,6 +1,6 @@
 """Supervised closed-set Faster R-CNN on small photos: a linear classifier over the base classes.
 
-tools/train_net.py --config-file configs/lite/closed_set.py dataset.root=PATH train.output_dir=output/lite/closed_set
+tools/train_net.py --config-file configs/lite/closed_set.py dataset.root=PATH
 Hardware: two CPU cores or one GPU. Expected: not yet run over the whole schedule.
 """
 

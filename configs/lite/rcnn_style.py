@@ -1,8 +1,8 @@
 """R-CNN style on small photos: proposals, then the teacher on their crops, times objectness.
 
-tools/train_net.py --config-file configs/lite/rcnn_style.py --eval-only train.init_checkpoint=output/lite/vild_text/model_final.pth dataset.root=PATH train.output_dir=output/lite/rcnn_style
+tools/train_net.py --config-file configs/lite/rcnn_style.py --eval-only dataset.root=PATH
 Hardware: two CPU cores or one GPU. Expected: not yet run over the whole schedule.
-It has nothing to train: weights are those of configs/lite/vild_text.py.
+Nothing to train: it takes the weights of configs/lite/vild_text.py (train.init_checkpoint).
 """
 
 from ..common.methods import rcnn_style
@@ -10,4 +10,4 @@ from .vild_text import dataloader, dataset, lr_multiplier, model, name_embedder,
 
 model = rcnn_style(model, max_crops=40)
 dataloader.test.mapper.keep_original = True
-train.output_dir = "output/lite/rcnn_style"
+train.update(init_checkpoint="output/lite/vild_text/model_final.pth", output_dir="output/lite/rcnn_style")

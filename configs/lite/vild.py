@@ -1,6 +1,6 @@
 """ViLD (arXiv:2104.13921) on small photos: text classification and distillation in one head.
 
-tools/train_net.py --config-file configs/lite/vild.py dataset.root=PATH train.output_dir=output/lite/vild
+tools/train_net.py --config-file configs/lite/vild.py dataset.root=PATH
 Hardware: two CPU cores or one GPU. Expected: not yet run over the whole schedule.
 """
 

@@ -1,6 +1,6 @@
 """ViLD-ensemble (arXiv:2104.13921) on small photos: a second head is distilled, scores are fused.
 
-tools/train_net.py --config-file configs/lite/vild_ensemble.py dataset.root=PATH train.output_dir=output/lite/vild_ensemble
+tools/train_net.py --config-file configs/lite/vild_ensemble.py dataset.root=PATH
 Hardware: two CPU cores or one GPU. Expected: not yet run over the whole schedule.
 """
 

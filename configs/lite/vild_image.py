@@ -1,6 +1,6 @@
 """ViLD-image (arXiv:2104.13921) on small photos: distillation alone, scored with objectness.
 
-tools/train_net.py --config-file configs/lite/vild_image.py dataset.root=PATH train.output_dir=output/lite/vild_image
+tools/train_net.py --config-file configs/lite/vild_image.py dataset.root=PATH
 Hardware: two CPU cores or one GPU. Expected: not yet run over the whole schedule.
 """
 

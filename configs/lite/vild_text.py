@@ -1,6 +1,6 @@
 """ViLD-text (arXiv:2104.13921) on small photos: a frozen text classifier, no distillation.
 
-tools/train_net.py --config-file configs/lite/vild_text.py dataset.root=PATH train.output_dir=output/lite/vild_text
+tools/train_net.py --config-file configs/lite/vild_text.py dataset.root=PATH
 Hardware: two CPU cores or one GPU. Expected: not yet run over the whole schedule.
 PATH holds images/, instances_train.json, instances_val.json and ov_coco_split.json.
 """

@@ -1,8 +1,8 @@
 """ViLD-text + teacher on crops (arXiv:2104.13921, "ViLD-text+CLIP") on small photos.
 
-tools/train_net.py --config-file configs/lite/vild_text_teacher.py --eval-only train.init_checkpoint=output/lite/vild_text/model_final.pth dataset.root=PATH train.output_dir=output/lite/vild_text_teacher
+tools/train_net.py --config-file configs/lite/vild_text_teacher.py --eval-only dataset.root=PATH
 Hardware: two CPU cores or one GPU. Expected: not yet run over the whole schedule.
-It has nothing to train: weights are those of configs/lite/vild_text.py.
+Nothing to train: it takes the weights of configs/lite/vild_text.py (train.init_checkpoint).
 """
 
 from ..common.methods import vild_text_teacher
@@ -10,4 +10,4 @@ from .vild_text import dataloader, dataset, lr_multiplier, model, name_embedder,
 
 model = vild_text_teacher(model, max_crops=40)
 dataloader.test.mapper.keep_original = True
-train.output_dir = "output/lite/vild_text_teacher"
+train.update(init_checkpoint="output/lite/vild_text/model_final.pth", output_dir="output/lite/vild_text_teacher")

@@ -1,8 +1,8 @@
 """ViLD-text + teacher on crops (arXiv:2104.13921, "ViLD-text+CLIP") on OV-LVIS v1.
 
-tools/train_net.py --config-file configs/ov_lvis/vild_text_teacher.py --eval-only train.init_checkpoint=output/ov_lvis/vild_text/model_final.pth
+tools/train_net.py --config-file configs/ov_lvis/vild_text_teacher.py --eval-only dataset.root=PATH
 Hardware: 1 GPU. Expected: mask APr / APc / APf / AP 22.6 / 24.8 / 29.2 / 26.1 in the paper. Here: not yet run.
-Nothing to train: the weights are those of configs/ov_lvis/vild_text.py.
+Nothing to train: it takes the weights of configs/ov_lvis/vild_text.py (train.init_checkpoint).
 """
 
 from ..common.methods import vild_text_teacher
@@ -10,4 +10,4 @@ from .vild_text import dataloader, dataset, lr_multiplier, model, name_embedder,
 
 model = vild_text_teacher(model, max_crops=300)
 dataloader.test.mapper.keep_original = True
-train.output_dir = "output/ov_lvis/vild_text_teacher"
+train.update(init_checkpoint="output/ov_lvis/vild_text/model_final.pth", output_dir="output/ov_lvis/vild_text_teacher")

@@ -90,8 +90,8 @@ class SafeCheckpointer(DetectionCheckpointer):
         Args:
             model: as in detectron2.
             save_dir: as in detectron2.
-            header: plain values (teacher, width, training classes) that go into each checkpoint, and that one with a
-                header must agree with when it is read. The training classes are not compared: vocabularies are free.
+            header: plain values (teacher, width, fingerprint, training classes) that go into each checkpoint. A
+                checkpoint that is read must agree with the first three; vocabularies are free.
             checkpointables: as in detectron2.
         """
         super().__init__(model, save_dir, **checkpointables)
@@ -135,8 +135,8 @@ class SafeCheckpointer(DetectionCheckpointer):
     def _load_file(self, filename: str) -> dict[str, Any]:
         content = read_checkpoint(filename)
         theirs = content[HEADER]
-        for key in ("teacher", "width"):
-            if key in theirs and key in self.header and theirs[key] != self.header[key]:
+        for key in ("teacher", "width", "fingerprint"):
+            if theirs.get(key) and self.header.get(key) and theirs[key] != self.header[key]:
                 raise InputError(
                     f"expected a checkpoint for {key} {self.header[key]!r}, got {key} {theirs[key]!r} in {filename}"
                 )

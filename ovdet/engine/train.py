@@ -18,10 +18,11 @@ from torch import nn
 
 from ovdet.data import check_no_leak
 from ovdet.engine.checkpoint import SafeCheckpointer
-from ovdet.engine.evaluate import EmbedNames, do_test, set_names
+from ovdet.engine.evaluate import do_test, set_names
 from ovdet.engine.hooks import Autocast, GradientClipping
 from ovdet.engine.options import TrainOptions
 from ovdet.errors import InputError
+from ovdet.text import NameEmbedder
 
 logger = logging.getLogger(__name__)
 
@@ -49,20 +50,18 @@ def training_classes(dataset_name: str) -> list[str]:
     return list(MetadataCatalog.get(dataset_name).thing_classes)
 
 
-def build_detector(config: DictConfig, device: torch.device) -> tuple[nn.Module, EmbedNames]:
+def build_detector(config: DictConfig, device: torch.device) -> tuple[nn.Module, NameEmbedder]:
     """The model on its device, and what embeds names for it."""
     return instantiate(config.model).to(device), instantiate(config.name_embedder)
 
 
-def build_checkpointer(config: DictConfig, model: nn.Module, **checkpointables: Any) -> SafeCheckpointer:
-    """A checkpointer whose header says teacher, width and training classes."""
-    dataset_name = instantiate(config.dataloader.train.dataset.names)
-    header = {
+def text_space(config: DictConfig, embed_names: NameEmbedder) -> dict[str, Any]:
+    """What a checkpoint's header says of the space that its regions live in."""
+    return {
         "teacher": config.teacher.name,
         "width": config.teacher.width,
-        "training_classes": training_classes(dataset_name),
+        "fingerprint": embed_names.fingerprint,
     }
-    return SafeCheckpointer(model, config.train.output_dir, header=header, **checkpointables)
 
 
 def build_train_loader(config: DictConfig) -> Any:
@@ -117,7 +116,8 @@ def do_train(config: DictConfig, *, resume: bool = False) -> Mapping[str, Any]:
     config.optimizer.params.model = model
     optimizer = instantiate(config.optimizer)
     trainer = build_trainer(options, create_ddp_model(model, broadcast_buffers=False), loader, optimizer)
-    checkpointer = build_checkpointer(config, model, trainer=trainer)
+    header = {**text_space(config, embed_names), "training_classes": names}
+    checkpointer = SafeCheckpointer(model, options.output_dir, header=header, trainer=trainer)
     results: dict[str, Any] = {}
 
     def evaluate() -> Mapping[str, Any]:
@@ -148,7 +148,7 @@ def do_train(config: DictConfig, *, resume: bool = False) -> Mapping[str, Any]:
     return results
 
 
-def load_detector(config: DictConfig, weights: str = "") -> tuple[nn.Module, EmbedNames, dict[str, Any]]:
+def load_detector(config: DictConfig, weights: str = "") -> tuple[nn.Module, NameEmbedder, dict[str, Any]]:
     """A trained detector, ready for a vocabulary, in evaluation mode.
 
     Args:
@@ -170,6 +170,5 @@ def load_detector(config: DictConfig, weights: str = "") -> tuple[nn.Module, Emb
             f"expected weights: train.init_checkpoint=FILE, or a checkpoint of a training run in {options.output_dir}"
         )
     model, embed_names = build_detector(config, options.torch_device())
-    header = {"teacher": config.teacher.name, "width": config.teacher.width}
-    header = SafeCheckpointer(model, header=header).load_weights(weights)
+    header = SafeCheckpointer(model, header=text_space(config, embed_names)).load_weights(weights)
     return model.eval(), embed_names, header

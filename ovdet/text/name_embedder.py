@@ -6,6 +6,7 @@ Shape letters: K classes, D embedding width.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import cached_property
 from pathlib import Path
 
 import torch
@@ -13,7 +14,7 @@ from torch import Tensor
 
 from ovdet.errors import InputError
 from ovdet.teachers import Teacher, load_teacher
-from ovdet.text.embeddings import embed_vocabulary, load_embeddings
+from ovdet.text.embeddings import TextEmbeddings, embed_vocabulary, load_embeddings
 from ovdet.text.vocabulary import Vocabulary
 
 
@@ -43,23 +44,42 @@ class NameEmbedder:
         self.device = device
         self._known: dict[tuple[str, ...], Tensor] = {}  # a name and its synonyms -> (D,)
         self._file = file
-        if file is not None:
-            self._read(file)
+        self._read = None if file is None else load_embeddings(file)
+        if self._read is not None:
+            self.check(self._read)
+            self._known.update(((name,), row) for name, row in zip(self._read.names, self._read.matrix, strict=True))
 
-    def _read(self, file: str | Path) -> None:
-        embeddings = load_embeddings(file, width=self.width)
-        if embeddings.teacher != self.teacher_name:
-            raise InputError(f"expected embeddings by {self.teacher_name!r} in {file}, got {embeddings.teacher!r}")
-        for name, row in zip(embeddings.names, embeddings.matrix, strict=True):
-            self._known[(name,)] = row
-
-    def _load_teacher(self) -> Teacher:
+    @cached_property
+    def _teacher(self) -> Teacher:
         teacher = load_teacher(self.teacher_name, self.device)
         if teacher.width != self.width:
             raise InputError(
                 f"expected a teacher of width {self.width}, got {self.teacher_name!r} of width {teacher.width}"
             )
         return teacher
+
+    @property
+    def fingerprint(self) -> str:
+        """The teacher's; of a file of embeddings what it says, which may be ""."""
+        return self._teacher.fingerprint if self._read is None else self._read.fingerprint
+
+    def check(self, embeddings: TextEmbeddings) -> None:
+        """Refuse embeddings of another space.
+
+        Raises:
+            InputError: another teacher, width or, where both are known, fingerprint.
+        """
+        for what, wanted, came in (
+            ("teacher", self.teacher_name, embeddings.teacher),
+            ("width", self.width, embeddings.width),
+        ):
+            if wanted != came:
+                raise InputError(f"expected embeddings of {what} {wanted!r}, got {what} {came!r}")
+        if self._read is None and embeddings.fingerprint and embeddings.fingerprint != self.fingerprint:
+            raise InputError(
+                f"expected embeddings by {self.teacher_name!r} with fingerprint {self.fingerprint}, "
+                f"got fingerprint {embeddings.fingerprint}"
+            )
 
     def __call__(self, names: Sequence[str] | Vocabulary) -> Tensor:
         """Class names -> (K, D) float32 on the CPU, unit norm, in their order.
@@ -75,6 +95,6 @@ class NameEmbedder:
             raise InputError(f"expected names that {self._file} holds, got {len(unknown)} others: {listed}")
         if unknown:
             missing = Vocabulary(tuple(key[0] for key in unknown), {key[0]: key[1:] for key in unknown if key[1:]})
-            matrix = embed_vocabulary(missing, self._load_teacher(), self.templates).matrix.cpu()
+            matrix = embed_vocabulary(missing, self._teacher, self.templates).matrix.cpu()
             self._known.update(zip(unknown, matrix, strict=True))
         return torch.stack([self._known[key] for key in keys])

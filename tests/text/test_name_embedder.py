@@ -1,0 +1,68 @@
+"""Names to embeddings: each name once, from a teacher or from a file, and refused where the space is another."""
+
+import numpy as np
+import pytest
+import torch
+
+from ovdet.errors import InputError
+from ovdet.teachers import load_teacher
+from ovdet.text import NameEmbedder, TextEmbeddings, Vocabulary, convert_matrix, embed_vocabulary
+
+
+@pytest.fixture
+def embedder():
+    return NameEmbedder("conse", width=384)
+
+
+def test_equals_embed_vocabulary(embedder, conse_teacher):
+    vocabulary = Vocabulary(("cat", "red kite"), {"cat": ("kitten",)})
+    expected = embed_vocabulary(vocabulary, conse_teacher, "a").matrix
+    assert torch.allclose(embedder(vocabulary), expected, atol=1e-5)
+
+
+def test_a_name_is_embedded_once(embedder, monkeypatch):
+    first = embedder(["cat", "dog"])
+    monkeypatch.setattr(embedder._teacher, "encode_text", lambda texts: pytest.fail("asked again"))
+    assert torch.equal(embedder(["dog", "cat"]), first.flip(0))
+
+
+def test_names_of_a_file_without_a_teacher(tmp_path, monkeypatch):
+    matrix = np.random.default_rng(0).normal(size=(3, 512)).astype(np.float16)
+    file = tmp_path / "v.safetensors"
+    convert_matrix(matrix, ["cat", "dog", "cow"], "open_clip:ViT-B-32/openai", ["a {}"]).save(file)
+    embedder = NameEmbedder("open_clip:ViT-B-32/openai", width=512, file=file)
+    assert embedder(["cow", "cat"]).shape == (2, 512)
+    assert embedder.fingerprint == ""
+    with pytest.raises(InputError, match="zebra"):
+        embedder(["cat", "zebra"])
+    with pytest.raises(InputError, match="teacher 'conse', got teacher 'open_clip:ViT-B-32/openai'"):
+        NameEmbedder("conse", width=512, file=file)
+    with pytest.raises(InputError, match="width 384, got width 512"):
+        NameEmbedder("open_clip:ViT-B-32/openai", width=384, file=file)
+
+
+def test_another_width_or_fingerprint_is_refused(embedder):
+    with pytest.raises(InputError, match="width 512"):
+        NameEmbedder("conse", width=512)(["cat"])
+    ready = TextEmbeddings(torch.eye(384)[:1], ("cat",), ("a {}",), "conse", "0" * 16)
+    with pytest.raises(InputError, match="fingerprint 0000000000000000"):
+        embedder.check(ready)
+    embedder.check(TextEmbeddings(torch.eye(384)[:1], ("cat",), ("a {}",), "conse", load_teacher("conse").fingerprint))
+
+
+def test_clip_matrices_of_detic_serve_as_vocabularies(shared_data, tmp_path):
+    """COCO's 80 and LVIS's 1203 names, after conversion, through the classifier of the detector."""
+    from detectron2.data.datasets.builtin_meta import COCO_CATEGORIES
+    from detectron2.data.datasets.lvis_v1_categories import LVIS_CATEGORIES
+
+    from ovdet.modeling import TextClassifier
+
+    coco = [c["name"] for c in COCO_CATEGORIES if c["isthing"]]
+    lvis = [c["synonyms"][0] for c in sorted(LVIS_CATEGORIES, key=lambda c: c["id"])]
+    for file, names in (("coco_clip_a+cname.npy", coco), ("lvis_v1_clip_a+cname.npy", lvis)):
+        matrix = np.load(shared_data / "clip_text_embeddings" / file)
+        convert_matrix(matrix, names, "open_clip:ViT-B-32/openai", ["a {}"]).save(tmp_path / "v.safetensors")
+        embedder = NameEmbedder("open_clip:ViT-B-32/openai", width=512, file=tmp_path / "v.safetensors")
+        classifier = TextClassifier(512)
+        classifier.set_vocabulary(embedder(names))
+        assert classifier(embedder(names[:5])).argmax(1).tolist() == [0, 1, 2, 3, 4]
