@@ -6,8 +6,8 @@ RUN := $(VENV)/bin/python
 QUICK := output/quick
 
 # `make demo IMAGE=photo.jpg VOCABULARY="red kite, wheel"` asks for other names on another photo
-IMAGE ?= $(QUICK)/data/images/000243.jpg
-VOCABULARY ?= red square, green triangle, blue circle, yellow star, purple cross, orange square, red circle, blue square
+IMAGE ?= $(QUICK)/data/images/000272.jpg
+VOCABULARY ?= green triangle, purple cross, red circle, orange circle, blue triangle, yellow star, red square, blue cross
 
 .PHONY: help .venv demo test test-slow lint clean
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import io
 import json
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 
 import numpy as np
@@ -12,7 +12,7 @@ from PIL import Image
 
 from ovdet.errors import InputError
 from ovdet.files import write_whole
-from ovdet.predictor import Detections, OpenVocabPredictor, to_rgb
+from ovdet.predictor import Detections, to_rgb
 from ovdet.visualize import draw_detections
 
 SUFFIXES = {".bmp", ".gif", ".jpeg", ".jpg", ".png", ".ppm", ".tif", ".tiff", ".webp"}
@@ -36,11 +36,16 @@ def find_images(path: str) -> list[Path]:
 
 
 def write_results(
-    predictor: OpenVocabPredictor, images: Iterable[Path], folder: Path, threshold: float
+    detect: Callable[..., Detections], images: Iterable[Path], folder: Path
 ) -> list[tuple[Path, Detections]]:
     """Detect on each photo; write a picture each as it is done, and detections.json at the end.
 
-    A photo that cannot be read does not stop the others; the first such photo alone writes nothing.
+    A photo that cannot be read does not stop the others.
+
+    Args:
+        detect: an OpenVocabPredictor, its thresholds bound.
+        images: files.
+        folder: where to write; created.
 
     Returns:
         The pictures' paths and what is on them.
@@ -54,7 +59,7 @@ def write_results(
     for image in images:
         try:
             photo = to_rgb(image)
-            found = predictor(photo, threshold=threshold, channel_order="RGB")
+            found = detect(photo, channel_order="RGB")
         except InputError as error:
             failures.append(error)
             continue

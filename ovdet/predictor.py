@@ -19,6 +19,7 @@ from detectron2.config import instantiate
 from detectron2.data import transforms as T
 from PIL import Image
 from torch import nn
+from torchvision.ops import nms
 
 from ovdet.data import read_image
 from ovdet.engine import load_config, load_detector
@@ -116,13 +117,19 @@ class OpenVocabPredictor:
         self.model.set_vocabulary(names, embeddings, known if self.training_classes else None)
 
     def __call__(
-        self, image: str | Path | Image.Image | np.ndarray, *, threshold: float = 0.0, channel_order: str = "BGR"
+        self,
+        image: str | Path | Image.Image | np.ndarray,
+        *,
+        threshold: float = 0.0,
+        overlap: float = 1.0,
+        channel_order: str = "BGR",
     ) -> Detections:
         """Detect the vocabulary's names in one photo.
 
         Args:
             image: a file, a PIL image, or (H, W, 3) uint8.
             threshold: leave out detections that score below it.
+            overlap: of boxes of different names with an IoU above it, keep the best alone; 1 keeps all.
             channel_order: of an array: "BGR" as OpenCV reads it, or "RGB".
 
         Raises:
@@ -137,14 +144,16 @@ class OpenVocabPredictor:
         resized = T.AugInput(np.ascontiguousarray(rgb[:, :, ::-1]))
         self.resize(resized)
         inputs = {
-            "image": torch.from_numpy(np.ascontiguousarray(resized.image.transpose(2, 0, 1))),
-            "image_orig": torch.from_numpy(np.ascontiguousarray(rgb.transpose(2, 0, 1))),
+            "image": torch.from_numpy(resized.image.transpose(2, 0, 1).copy()),
+            "image_orig": torch.from_numpy(rgb.transpose(2, 0, 1).copy()),
             "height": height,
             "width": width,
         }
         with torch.inference_mode():
             instances = self.model([inputs])[0]["instances"].to("cpu")
         instances = instances[instances.scores >= threshold]
+        if overlap < 1:
+            instances = instances[nms(instances.pred_boxes.tensor, instances.scores, overlap)]
         return Detections(
             boxes=instances.pred_boxes.tensor.float().numpy(),
             scores=instances.scores.float().numpy(),
@@ -163,7 +172,7 @@ def to_rgb(image: str | Path | Image.Image | np.ndarray, channel_order: str = "B
     if isinstance(image, (str, Path)):
         return read_image(image, "RGB")
     if isinstance(image, Image.Image):
-        return np.asarray(image.convert("RGB"))
+        return np.array(image.convert("RGB"))
     if channel_order not in ("RGB", "BGR"):
         raise InputError(f"expected channel_order RGB or BGR, got {channel_order!r}")
     if image.ndim != 3 or image.shape[2] != 3 or image.dtype != np.uint8 or image.size == 0:

@@ -7,6 +7,7 @@ tools/demo.py --input photo.jpg --vocabulary "red kite, wheel" --output output/d
 from __future__ import annotations
 
 import argparse
+from functools import partial
 from pathlib import Path
 
 from rich.progress import track
@@ -33,15 +34,24 @@ def parse_arguments() -> argparse.Namespace:
     parser.add_argument("--weights", default=WEIGHTS, metavar="W", help=f"its checkpoint (default: {WEIGHTS})")
     parser.add_argument("--teacher", metavar="T", help="whose text space it is (default: the config's)")
     parser.add_argument("--threshold", type=float, default=0.3, metavar="t", help="lowest score (default: 0.3)")
+    parser.add_argument(
+        "--overlap",
+        type=float,
+        default=0.6,
+        metavar="IOU",
+        help="of boxes of different names that overlap more, the best alone is kept; 1 keeps all (default: 0.6)",
+    )
     parser.add_argument("--device", default="auto", help="cpu, cuda, cuda:1, ... (default: a GPU where there is one)")
+    parser.add_argument("overrides", nargs="*", metavar="key=value", help="overrides of the config")
     return parser.parse_args()
 
 
 @command
 def main() -> None:
     arguments = parse_arguments()
-    if not 0 <= arguments.threshold <= 1:
-        raise InputError(f"expected --threshold between 0 and 1, got {arguments.threshold}")
+    for option in ("threshold", "overlap"):
+        if not 0 <= getattr(arguments, option) <= 1:
+            raise InputError(f"expected --{option} between 0 and 1, got {getattr(arguments, option)}")
     images = find_images(arguments.input)
     embedded = arguments.vocabulary.endswith(".safetensors")
     vocabulary = (load_embeddings if embedded else parse_vocabulary)(arguments.vocabulary)
@@ -50,12 +60,13 @@ def main() -> None:
     predictor = OpenVocabPredictor.from_config(
         arguments.config_file,
         arguments.weights,
-        overrides=[f"teacher.name={arguments.teacher}"] if arguments.teacher else [],
+        overrides=[*arguments.overrides, *([f"teacher.name={arguments.teacher}"] if arguments.teacher else [])],
         device=arguments.device,
     )
     predictor.set_vocabulary(vocabulary)
     shown = track(images, "detecting", disable=len(images) == 1)
-    results = write_results(predictor, shown, Path(arguments.output), arguments.threshold)
+    detect = partial(predictor, threshold=arguments.threshold, overlap=arguments.overlap)
+    results = write_results(detect, shown, Path(arguments.output))
     for path, found in results:
         best = ", ".join(f"{d['label']} {d['score']:.2f}" for d in list(found)[:5]) or "nothing"
         print(f"{path}: {len(found)} detections; best: {best}")

@@ -9,6 +9,8 @@ from __future__ import annotations
 import argparse
 
 from detectron2.engine import default_argument_parser, default_setup, launch
+from detectron2.utils import comm
+from detectron2.utils.logger import setup_logger
 
 from ovdet.engine import do_test, do_train, load_config, load_detector, prepare_dataset
 from ovdet.errors import InputError, command
@@ -29,6 +31,7 @@ def run(arguments: argparse.Namespace) -> None:
     """One process's work."""
     config = load_config(arguments.config_file, arguments.opts or ())
     default_setup(config, arguments)
+    setup_logger(config.train.output_dir, distributed_rank=comm.get_rank(), name="ovdet")
     if not arguments.eval_only:
         do_train(config, resume=arguments.resume)
         return

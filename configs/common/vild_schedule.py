@@ -31,4 +31,4 @@ def step_schedule(max_iter: int) -> dict:
 
 
 lr_multiplier = step_schedule(180000)
-train = L(TrainOptions)(device="auto", max_iter=180000, amp=True, eval_period=20000)
+train = L(TrainOptions)(device="auto", seed=0, max_iter=180000, amp=True, eval_period=20000)

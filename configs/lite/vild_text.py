@@ -37,5 +37,5 @@ optimizer.update(lr=3e-4, weight_decay=0.05)
 lr_multiplier = L(WarmupParamScheduler)(
     scheduler=L(CosineParamScheduler)(start_value=1.0, end_value=0.01), warmup_length=0.05, warmup_factor=0.01
 )
-train = L(TrainOptions)(output_dir="output/lite/vild_text", device="auto", max_iter=2200)
+train = L(TrainOptions)(output_dir="output/lite/vild_text", device="auto", seed=0, max_iter=2200)
 train.update(clip_gradient_norm=10.0, checkpoint_period=200)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import runpy
 import subprocess
 import sys
@@ -9,6 +10,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 import pytest
+from detectron2.utils.logger import setup_logger
 
 ROOT = Path(__file__).parents[2]
 QUICK = "configs/quick/vild.py"
@@ -57,6 +59,14 @@ def run_tool(monkeypatch, capsys):
         except SystemExit as stop:
             code = stop.code if isinstance(stop.code, int) else 1
         captured = capsys.readouterr()
+        forget_log_handlers()
         return code, captured.out, captured.err
 
     return run_tool
+
+
+def forget_log_handlers() -> None:
+    """A run's handlers write to streams that pytest closes; the next run sets up its own."""
+    setup_logger.cache_clear()
+    for name in ("detectron2", "fvcore", "ovdet"):
+        logging.getLogger(name).handlers.clear()

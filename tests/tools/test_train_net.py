@@ -49,7 +49,7 @@ def test_resume_goes_on(trained, run_tool, tmp_path):
     )  # fmt: skip
     assert code == 0, (out + err)[-2000:]
     rows = [json.loads(line) for line in (tmp_path / "run/metrics.json").read_text().splitlines()]
-    assert max(row["iteration"] for row in rows) == 5
+    assert {4, 5} <= {row["iteration"] for row in rows}
     assert torch.load(tmp_path / "run/model_final.pth", weights_only=True)["iteration"] == 5
 
 
@@ -60,7 +60,7 @@ def test_training_novel_classes_is_refused(trained, run_tool, tmp_path):
     )  # fmt: skip
     assert code == 2
     last = err.strip().splitlines()[-1]
-    assert last.startswith("error: ") and "novel" in last and "red square" in last
+    assert last.startswith("error: ") and "novel" in last and "blue circle" in last
 
 
 @pytest.mark.parametrize(
