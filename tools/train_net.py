@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import argparse
 
+import torch
 from detectron2.engine import default_argument_parser, default_setup, launch
 from detectron2.utils import comm
 from detectron2.utils.logger import setup_logger
@@ -45,6 +46,8 @@ def main() -> None:
     arguments = parse_arguments()
     if not arguments.config_file:
         raise InputError("expected --config-file FILE, such as configs/quick/vild.py, got none")
+    if arguments.num_gpus > max(torch.cuda.device_count(), 1):
+        raise InputError(f"expected --num-gpus of at most {torch.cuda.device_count()}, got {arguments.num_gpus}")
     launch(
         run,
         arguments.num_gpus,

@@ -2,6 +2,7 @@
 
 from ovdet.engine.config import load_config
 from ovdet.engine.evaluate import do_test
+from ovdet.engine.extract import extract_regions
 from ovdet.engine.options import TrainOptions, choose_device
 from ovdet.engine.train import do_train, load_detector, prepare_dataset, training_classes
 
@@ -10,6 +11,7 @@ __all__ = [
     "choose_device",
     "do_test",
     "do_train",
+    "extract_regions",
     "load_config",
     "load_detector",
     "prepare_dataset",

@@ -73,6 +73,7 @@ def test_training_novel_classes_is_refused(trained, run_tool, tmp_path):
         (["--config-file", "configs/lite/vild_text.py", "dataset.root=/nowhere"], "/nowhere"),
         (["--config-file", QUICK, "--eval-only", "train.init_checkpoint=/nowhere.pth"], "/nowhere.pth does not exist"),
         (["--config-file", QUICK, "--eval-only"], "expected weights"),
+        (["--config-file", QUICK, "--num-gpus=64"], "--num-gpus"),
     ],
 )
 def test_bad_input_is_one_line_and_exit_code_2(trained, run_tool, tmp_path, arguments, message):
