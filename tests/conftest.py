@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import json
+import subprocess
+import sys
 from pathlib import Path
+from typing import NamedTuple
 
 import pytest
 import torch
@@ -11,6 +14,10 @@ import torch
 from ovdet.teachers import Teacher, load_teacher
 
 torch.set_num_threads(1)  # the tensors are small; more threads only get in each other's way
+
+
+ROOT = Path(__file__).resolve().parents[1]
+QUICK = "configs/quick/vild.py"
 
 
 @pytest.fixture(scope="session")
@@ -39,3 +46,32 @@ def tiny_clip(tmp_path_factory: pytest.TempPathFactory) -> str:
     file.write_text(json.dumps({"embed_dim": 24, "vision_cfg": vision, "text_cfg": text}))
     open_clip.add_model_config(file)
     return file.stem
+
+
+class Trained(NamedTuple):
+    """What the quick training left."""
+
+    output: Path  # its folder
+    overrides: tuple[str, ...]  # that make the config fit it
+    log: str
+
+
+@pytest.fixture(scope="session")
+def trained(tmp_path_factory) -> Trained:
+    """The quick config on a smaller drawn data set, four steps, by the real command in a process of its own."""
+    folder = tmp_path_factory.mktemp("quick")
+    overrides = (
+        f"dataset.root={folder}/data",
+        "dataset.prepare.num_train=16",
+        "dataset.prepare.num_val=4",
+        f"train.output_dir={folder}/run",
+        "train.max_iter=4",
+        "train.checkpoint_period=2",
+        "dataloader.train.num_workers=0",
+        "dataloader.test.num_workers=0",
+        "dataloader.train.total_batch_size=2",
+    )
+    command = [sys.executable, "tools/train_net.py", "--config-file", QUICK, *overrides]
+    run = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
+    assert run.returncode == 0, run.stdout[-3000:] + run.stderr[-3000:]
+    return Trained(folder / "run", overrides, run.stdout + run.stderr)

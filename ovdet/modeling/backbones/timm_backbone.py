@@ -53,9 +53,11 @@ class TimmBackbone(Backbone):
         }
 
     def _load(self, name: str, weights: Mapping[str, Tensor]) -> None:
-        missing = self.body.load_state_dict(weights, strict=False).missing_keys
-        if missing:
-            raise InputError(f"expected weights of timm's {name}, got some without {missing[0]} (+{len(missing) - 1})")
+        own = self.body.state_dict()
+        odd = [key for key, value in own.items() if key not in weights or weights[key].shape != value.shape]
+        if odd:
+            raise InputError(f"expected weights of timm's {name}, got none that fit {odd[0]} (+{len(odd) - 1} more)")
+        self.body.load_state_dict({key: weights[key] for key in own})
 
     def _freeze(self, stages: int) -> None:
         """The stem is what comes before timm's `blocks` / `layerN` / `stages_N`."""
