@@ -7,5 +7,5 @@ Hardware: two CPU cores or one GPU. Expected: not yet run over the whole schedul
 from ..common.methods import online_regions, vild_ensemble
 from .vild_text import dataloader, dataset, lr_multiplier, model, name_embedder, optimizer, teacher, train
 
-model = online_regions(vild_ensemble(model), max_regions=8)
+model = online_regions(vild_ensemble(model, weight=0.2), max_regions=8)
 train.output_dir = "output/lite/vild_ensemble"

@@ -13,6 +13,6 @@ from ..common.methods import stored_regions, vild
 from .vild_text import dataloader, dataset, lr_multiplier, model, name_embedder, optimizer, teacher, train
 
 dataset.region_store = "output/lite/regions.safetensors"
-model = stored_regions(vild(model))
+model = stored_regions(vild(model, weight=0.2))
 dataloader.train.mapper.update(region_store=L(RegionStore)(path="${dataset.region_store}"), max_regions=32)
 train.output_dir = "output/lite/vild_stored"

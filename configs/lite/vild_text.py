@@ -33,7 +33,7 @@ dataloader.train.total_batch_size = 8
 dataloader.train.num_workers = dataloader.test.num_workers = 2
 
 optimizer = get_config("common/optim.py").AdamW
-optimizer.update(lr=3e-4, weight_decay=0.05)
+optimizer.update(lr=8e-4, weight_decay=0.05)
 lr_multiplier = L(WarmupParamScheduler)(
     scheduler=L(CosineParamScheduler)(start_value=1.0, end_value=0.01), warmup_length=0.05, warmup_factor=0.01
 )

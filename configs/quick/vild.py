@@ -1,7 +1,7 @@
 """ViLD (arXiv:2104.13921) in a minute: drawn shapes, names such as "red circle", combinations held out as novel.
 
 tools/train_net.py --config-file configs/quick/vild.py
-Hardware: two CPU cores. Expected: see README.md ("In a minute").
+Hardware: two CPU cores. Expected: AP50 base / novel / all 99.9 / 79.4 / 95.6.
 """
 
 from detectron2.config import LazyCall as L
@@ -16,6 +16,7 @@ dataset.update(name="quick", root="output/quick/data", split="${.root}/ov_split.
 dataset.prepare = L(build_synthetic)(root="${dataset.root}", num_train=240, num_val=40)
 for _loader in (dataloader.train, dataloader.test):
     _loader.mapper.augmentations[-1] = L(T.ResizeShortestEdge)(short_edge_length=192, max_size=256)
-model = online_regions(vild(model), max_regions=2)
+model = online_regions(vild(model, weight=0.1), max_regions=2)
+model.backbone.bottom_up.freeze_stages = 4
 dataloader.train.total_batch_size = 4
-train.update(output_dir="output/quick/vild", max_iter=150, checkpoint_period=50)
+train.update(output_dir="output/quick/vild", max_iter=200, checkpoint_period=50)
