@@ -6,8 +6,8 @@ RUN := $(VENV)/bin/python
 QUICK := output/quick
 
 # `make demo IMAGE=photo.jpg VOCABULARY="red kite, wheel"` asks for other names on another photo
-IMAGE ?= $(QUICK)/data/images/000272.jpg
-VOCABULARY ?= green triangle, purple cross, red circle, orange circle, blue triangle, yellow star, red square, blue cross
+IMAGE ?= $(QUICK)/data/images/000265.jpg
+VOCABULARY ?= red square, red circle, green cross, blue star, yellow triangle
 
 .PHONY: help .venv demo test test-slow lint clean
 

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import io
 import json
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Sequence
+from itertools import chain, count
 from pathlib import Path
 
 import numpy as np
 from PIL import Image
+from rich.progress import track
 
 from ovdet.errors import InputError
 from ovdet.files import write_whole
@@ -36,11 +38,11 @@ def find_images(path: str) -> list[Path]:
 
 
 def write_results(
-    detect: Callable[..., Detections], images: Iterable[Path], folder: Path
+    detect: Callable[..., Detections], images: Sequence[Path], folder: Path
 ) -> list[tuple[Path, Detections]]:
     """Detect on each photo; write a picture each as it is done, and detections.json at the end.
 
-    A photo that cannot be read does not stop the others.
+    A photo that cannot be read does not stop the others. More than one photo shows a progress bar.
 
     Args:
         detect: an OpenVocabPredictor, its thresholds bound.
@@ -56,7 +58,8 @@ def write_results(
     results: list[tuple[Path, Detections]] = []
     rows: list[dict] = []
     failures: list[InputError] = []
-    for image in images:
+    inputs = {image.resolve() for image in images}  # a picture never takes the place of a photo
+    for image in track(images, "detecting", disable=len(images) == 1):
         try:
             photo = to_rgb(image)
             found = detect(photo, channel_order="RGB")
@@ -64,7 +67,7 @@ def write_results(
             failures.append(error)
             continue
         picture = draw_detections(photo, found.boxes, found.labels, found.scores, found.masks)
-        path = _picture_path(folder, image, taken=[path for path, _ in results])
+        path = _picture_path(folder, image, taken={*inputs, *(path.resolve() for path, _ in results)})
         write_whole(path, _png(picture))
         results.append((path, found))
         height, width = found.size
@@ -77,10 +80,10 @@ def write_results(
     return results
 
 
-def _picture_path(folder: Path, image: Path, taken: list[Path]) -> Path:
-    """photo.jpg -> photo.png; photo.jpg.png where a photo.bmp beside it has that name already."""
-    path = folder / f"{image.stem}.png"
-    return folder / f"{image.name}.png" if path in taken or path.resolve() == image.resolve() else path
+def _picture_path(folder: Path, image: Path, taken: set[Path]) -> Path:
+    """photo.jpg -> photo.png; photo.jpg.png, photo.jpg.2.png, ... where that is another photo or picture already."""
+    names = chain([image.stem, image.name], (f"{image.name}.{number}" for number in count(2)))
+    return next(path for name in names if (path := folder / f"{name}.png").resolve() not in taken)
 
 
 def _png(picture: np.ndarray) -> bytes:

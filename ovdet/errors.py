@@ -15,21 +15,32 @@ class InputError(ValueError):
     """The user's input does not fit. The message is one line: what was expected, and what came."""
 
 
-def command(main: Callable[[], None]) -> Callable[[], None]:
+def command(main: Callable[..., None]) -> Callable[..., None]:
     """Run a command line's `main`; an InputError becomes one line on stderr and exit code 2.
 
-    Freed memory is kept for reuse (see memory.py), and two warnings that libraries address to each other are left out.
+    Freed memory is kept for reuse (see memory.py), and what libraries log to each other is left out.
     """
 
     @functools.wraps(main)
-    def run() -> None:
+    def run(*arguments: object) -> None:
         reuse_freed_memory()
         warnings.filterwarnings("ignore", message="torch.meshgrid: in an upcoming release")  # detectron2's anchors
         logging.getLogger("torch.fx._symbolic_trace").setLevel(logging.ERROR)  # detectron2's question for tracing
+        logging.getLogger("detectron2.engine.train_loop").addFilter(_is_no_input_error)
         try:
-            main()
+            main(*arguments)
         except InputError as error:
-            print(f"error: {error}", file=sys.stderr)
+            print(f"error: {_one_line(error)}", file=sys.stderr)
             sys.exit(2)
 
     return run
+
+
+def _one_line(error: InputError) -> str:
+    """The message; of one that a data loader's worker wrapped into its traceback, the last line."""
+    return str(error).strip().splitlines()[-1].removeprefix(f"{InputError.__module__}.{InputError.__name__}: ")
+
+
+def _is_no_input_error(record: logging.LogRecord) -> bool:
+    """The training loop logs a traceback of whatever stops it; of a user's mistake one line is enough."""
+    return not (record.exc_info and isinstance(record.exc_info[1], InputError))

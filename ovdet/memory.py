@@ -11,8 +11,8 @@ _M_TRIM_THRESHOLD, _M_MMAP_MAX = -1, -4  # glibc's malloc.h
 def reuse_freed_memory() -> bool:
     """Tell glibc to hand freed memory back to the program instead of to the system.
 
-    By default each large temporary is mapped and faulted in anew; on the teacher's crops that was more than half of
-    the time (docs/benchmarks.md). The cost is a resident size that stays at its peak.
+    By default each large temporary is mapped and faulted in anew, which costs more than the arithmetic on it. The price
+    is a resident size that stays at its peak.
 
     Returns:
         Whether it took effect; elsewhere than on glibc it does nothing.

@@ -21,7 +21,7 @@ from PIL import Image
 from torch import nn
 from torchvision.ops import nms
 
-from ovdet.data import read_image
+from ovdet.data.images import read_image, rgb_array
 from ovdet.engine import load_config, load_detector
 from ovdet.errors import InputError
 from ovdet.text import NameEmbedder, TextEmbeddings, Vocabulary
@@ -81,14 +81,20 @@ class OpenVocabPredictor:
 
     @classmethod
     def from_config(
-        cls, config_file: str, weights: str = "", *, overrides: Sequence[str] = (), device: str = "auto"
+        cls, config_file: str, weights: str = "", *, overrides: Sequence[str] = (), device: str | None = None
     ) -> OpenVocabPredictor:
         """Build from a config (or the config.yaml of a run) and a checkpoint.
+
+        Args:
+            config_file: see `load_config`.
+            weights: "" takes the last checkpoint of the config's output folder.
+            overrides: `key=value` for the config.
+            device: None leaves it to the config, which by default takes a GPU where there is one.
 
         Raises:
             InputError: config or checkpoint are not there or do not fit each other.
         """
-        config = load_config(config_file, [*overrides, f"train.device={device}"])
+        config = load_config(config_file, [*overrides, *([f"train.device={device}"] if device else [])])
         model, embed_names, header = load_detector(config, weights)
         resize = T.AugmentationList(list(instantiate(config.dataloader.test.mapper.augmentations)))
         return cls(model, embed_names, resize=resize, training_classes=header.get("training_classes", ()))
@@ -111,7 +117,7 @@ class OpenVocabPredictor:
             self.embed_names.check(vocabulary)
             names, embeddings = vocabulary.names, vocabulary.matrix
         else:
-            vocabulary = vocabulary if isinstance(vocabulary, Vocabulary) else Vocabulary(tuple(vocabulary))
+            vocabulary = vocabulary if isinstance(vocabulary, Vocabulary) else Vocabulary(vocabulary)
             names, embeddings = vocabulary.names, self.embed_names(vocabulary)
         known = [name.casefold() in self.training_classes for name in names]
         self.model.set_vocabulary(names, embeddings, known if self.training_classes else None)
@@ -129,7 +135,7 @@ class OpenVocabPredictor:
         Args:
             image: a file, a PIL image, or (H, W, 3) uint8.
             threshold: leave out detections that score below it.
-            overlap: of boxes of different names with an IoU above it, keep the best alone; 1 keeps all.
+            overlap: of boxes with an IoU above it, whatever their names, keep the best alone; 1 keeps all.
             channel_order: of an array: "BGR" as OpenCV reads it, or "RGB".
 
         Raises:
@@ -141,7 +147,8 @@ class OpenVocabPredictor:
         height, width = rgb.shape[:2]
         if max(height, width) > MAX_ASPECT * min(height, width):
             raise InputError(f"expected a photo with sides of at most {MAX_ASPECT} to 1, got {width} x {height} pixels")
-        resized = T.AugInput(np.ascontiguousarray(rgb[:, :, ::-1]))
+        is_bgr = self.model.input_format == "BGR"
+        resized = T.AugInput(np.ascontiguousarray(rgb[:, :, ::-1] if is_bgr else rgb))
         self.resize(resized)
         inputs = {
             "image": torch.from_numpy(resized.image.transpose(2, 0, 1).copy()),
@@ -172,7 +179,10 @@ def to_rgb(image: str | Path | Image.Image | np.ndarray, channel_order: str = "B
     if isinstance(image, (str, Path)):
         return read_image(image, "RGB")
     if isinstance(image, Image.Image):
-        return np.array(image.convert("RGB"))
+        try:
+            return rgb_array(image)
+        except ValueError as error:
+            raise InputError(f"expected a PIL image of 8 or 16 bits, got mode {image.mode}: {error}") from error
     if channel_order not in ("RGB", "BGR"):
         raise InputError(f"expected channel_order RGB or BGR, got {channel_order!r}")
     if image.ndim != 3 or image.shape[2] != 3 or image.dtype != np.uint8 or image.size == 0:

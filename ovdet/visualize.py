@@ -37,7 +37,7 @@ def draw_detections(
     names = sorted(set(labels))
     palette = colormap(rgb=True, maximum=1)
     colours = [palette[names.index(label) * 7 % len(palette)] for label in labels]
-    captions = [f"{label} {score:.2f}" for label, score in zip(labels, scores, strict=True)]
+    captions = [f"{label} {score:.2f}".replace("$", r"\$") for label, score in zip(labels, scores, strict=True)]
     painter = Visualizer(image, scale=scale)
     if len(boxes):
         painter.overlay_instances(boxes=boxes, labels=captions, masks=masks, assigned_colors=colours, alpha=0.4)

@@ -92,3 +92,16 @@ def test_arrays_that_are_no_photos(predictor, image):
     predictor.set_vocabulary(["cat"])
     with pytest.raises(InputError, match=r"\(H, W, 3\) of uint8"):
         predictor(image)
+
+
+def test_pil_images_are_converted_like_files(predictor, tmp_path):
+    predictor.set_vocabulary(["cat"])
+    grey = np.random.default_rng(0).integers(0, 65535, (40, 50), dtype=np.uint16)
+    image = Image.fromarray(grey)
+    image.save(tmp_path / "grey16.png")
+    assert same(predictor(image), predictor(tmp_path / "grey16.png"))
+
+
+def test_one_string_is_no_list_of_names(predictor):
+    with pytest.raises(InputError, match="list"):
+        predictor.set_vocabulary("cat")

@@ -10,8 +10,6 @@ import argparse
 from functools import partial
 from pathlib import Path
 
-from rich.progress import track
-
 from ovdet.demo import find_images, write_results
 from ovdet.errors import InputError, command
 from ovdet.predictor import OpenVocabPredictor
@@ -30,8 +28,8 @@ def parse_arguments() -> argparse.Namespace:
         help="names, or a file of them: .txt, .json, or .safetensors by embed_vocabulary.py",
     )
     parser.add_argument("--output", required=True, metavar="DIR", help="pictures and detections.json go here")
-    parser.add_argument("--config-file", default=CONFIG, metavar="F", help=f"of the detector (default: {CONFIG})")
-    parser.add_argument("--weights", default=WEIGHTS, metavar="W", help=f"its checkpoint (default: {WEIGHTS})")
+    parser.add_argument("--config-file", metavar="F", help=f"of the detector (default: {CONFIG} and its weights)")
+    parser.add_argument("--weights", metavar="W", help="its checkpoint (default: the last one of the config's run)")
     parser.add_argument("--teacher", metavar="T", help="whose text space it is (default: the config's)")
     parser.add_argument("--threshold", type=float, default=0.3, metavar="t", help="lowest score (default: 0.3)")
     parser.add_argument(
@@ -41,7 +39,7 @@ def parse_arguments() -> argparse.Namespace:
         metavar="IOU",
         help="of boxes of different names that overlap more, the best alone is kept; 1 keeps all (default: 0.6)",
     )
-    parser.add_argument("--device", default="auto", help="cpu, cuda, cuda:1, ... (default: a GPU where there is one)")
+    parser.add_argument("--device", metavar="D", help="cpu, cuda, cuda:1, ... (default: a GPU where there is one)")
     parser.add_argument("overrides", nargs="*", metavar="key=value", help="overrides of the config")
     return parser.parse_args()
 
@@ -55,18 +53,19 @@ def main() -> None:
     images = find_images(arguments.input)
     embedded = arguments.vocabulary.endswith(".safetensors")
     vocabulary = (load_embeddings if embedded else parse_vocabulary)(arguments.vocabulary)
-    if arguments.weights == WEIGHTS and not Path(WEIGHTS).is_file():
+    if arguments.weights and not arguments.config_file:
+        raise InputError("expected --config-file with --weights: what detector they are of")
+    if not arguments.config_file and not Path(WEIGHTS).is_file():
         raise InputError("expected --config-file and --weights of a trained detector (`make demo` trains a small one)")
     predictor = OpenVocabPredictor.from_config(
-        arguments.config_file,
-        arguments.weights,
+        arguments.config_file or CONFIG,
+        arguments.weights or ("" if arguments.config_file else WEIGHTS),
         overrides=[*arguments.overrides, *([f"teacher.name={arguments.teacher}"] if arguments.teacher else [])],
         device=arguments.device,
     )
     predictor.set_vocabulary(vocabulary)
-    shown = track(images, "detecting", disable=len(images) == 1)
     detect = partial(predictor, threshold=arguments.threshold, overlap=arguments.overlap)
-    results = write_results(detect, shown, Path(arguments.output))
+    results = write_results(detect, images, Path(arguments.output))
     for path, found in results:
         best = ", ".join(f"{d['label']} {d['score']:.2f}" for d in list(found)[:5]) or "nothing"
         print(f"{path}: {len(found)} detections; best: {best}")

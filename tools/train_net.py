@@ -7,13 +7,15 @@ tools/train_net.py --config-file configs/lite/vild.py --eval-only dataset.root=P
 from __future__ import annotations
 
 import argparse
+import sys
 
 import torch
 from detectron2.engine import default_argument_parser, default_setup, launch
 from detectron2.utils import comm
 from detectron2.utils.logger import setup_logger
+from torch.multiprocessing import ProcessExitedException
 
-from ovdet.engine import do_test, do_train, load_config, load_detector, prepare_dataset
+from ovdet.engine import do_test, do_train, load_config, load_detector, prepare_dataset, prepare_output
 from ovdet.errors import InputError, command
 
 
@@ -28,34 +30,42 @@ def parse_arguments() -> argparse.Namespace:
     return parser.parse_args()
 
 
+@command
 def run(arguments: argparse.Namespace) -> None:
     """One process's work."""
     config = load_config(arguments.config_file, arguments.opts or ())
+    prepare_output(config)
     default_setup(config, arguments)
     setup_logger(config.train.output_dir, distributed_rank=comm.get_rank(), name="ovdet")
     if not arguments.eval_only:
         do_train(config, resume=arguments.resume)
         return
     prepare_dataset(config)
-    model, embed_names, _ = load_detector(config)
+    named = any(option.startswith("train.init_checkpoint=") for option in arguments.opts)
+    model, embed_names, _ = load_detector(config, config.train.init_checkpoint if named else "")
     do_test(config, model, embed_names)
+
+
+def check_machines(arguments: argparse.Namespace) -> None:
+    """What launch would answer with a traceback, or wait for."""
+    gpus = max(torch.cuda.device_count(), 1)
+    if not arguments.config_file:
+        raise InputError("expected --config-file FILE, such as configs/quick/vild.py, got none")
+    if arguments.num_gpus > gpus:
+        raise InputError(f"expected --num-gpus of at most {gpus} here, got {arguments.num_gpus}")
+    if arguments.num_machines > 1 and "127.0.0.1" in arguments.dist_url:
+        raise InputError(f"expected --dist-url tcp://HOST:PORT of machine 0 for {arguments.num_machines} machines")
 
 
 @command
 def main() -> None:
     arguments = parse_arguments()
-    if not arguments.config_file:
-        raise InputError("expected --config-file FILE, such as configs/quick/vild.py, got none")
-    if arguments.num_gpus > max(torch.cuda.device_count(), 1):
-        raise InputError(f"expected --num-gpus of at most {torch.cuda.device_count()}, got {arguments.num_gpus}")
-    launch(
-        run,
-        arguments.num_gpus,
-        num_machines=arguments.num_machines,
-        machine_rank=arguments.machine_rank,
-        dist_url=arguments.dist_url,
-        args=(arguments,),
-    )
+    check_machines(arguments)
+    machines = dict(num_machines=arguments.num_machines, machine_rank=arguments.machine_rank)
+    try:
+        launch(run, arguments.num_gpus, **machines, dist_url=arguments.dist_url, args=(arguments,))
+    except ProcessExitedException as error:  # the process has said why
+        sys.exit(error.exit_code)
 
 
 if __name__ == "__main__":

@@ -16,7 +16,7 @@ train_augmentations = [
 test_augmentations = [L(T.ResizeShortestEdge)(short_edge_length=1024, max_size=1024)]
 optimizer = get_config("common/optim.py").SGD
 optimizer.update(lr=0.32, momentum=0.9, weight_decay=4e-5)
-optimizer.params.weight_decay_norm = None
+optimizer.params.update(weight_decay_norm=0.0, weight_decay_bias=0.0)
 
 
 def step_schedule(max_iter: int) -> dict:

@@ -1,7 +1,8 @@
 """ViLD-text (arXiv:2104.13921) on OV-LVIS v1, 866 base and 337 novel (rare) classes, ResNet-50-FPN, 180k steps of 256.
 
-tools/train_net.py --config-file configs/ov_lvis/vild_text.py --num-gpus 8 --num-machines 4 dataset.root=PATH
-Hardware: 32 GPUs. Expected: mask APr / APc / APf / AP 10.1 / 23.9 / 32.5 / 24.9 in the paper. Here: not yet run.
+tools/train_net.py --config-file configs/ov_lvis/vild_text.py --num-gpus 8 dataset.root=PATH
+Hardware: 32 GPUs; each of 4 machines adds --num-machines 4 --machine-rank R --dist-url tcp://HOST:PORT.
+Expected: mask APr / APc / APf / AP 10.1 / 23.9 / 32.5 / 24.9 in the paper. Here: not yet run.
 PATH holds lvis_v1_{train,val}.json, train2017/ and val2017/.
 """
 

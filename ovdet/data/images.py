@@ -69,6 +69,15 @@ def _read_with_pil(path: Path) -> np.ndarray:
     with Image.open(path) as image:
         image.load()
         image = _upright(image)
+    return rgb_array(image)
+
+
+def rgb_array(image: Image.Image) -> np.ndarray:
+    """Any mode of PIL's -> (H, W, 3) uint8 RGB, converted as `read_image` does.
+
+    Raises:
+        ValueError: a mode without a known range of values.
+    """
     if image.mode == "F":
         raise ValueError("its pixels are floating-point numbers without a known range")
     if image.mode.startswith("I"):  # "I;16" and its byte orders; "I" in older versions of PIL

@@ -4,7 +4,7 @@ from ovdet.engine.config import load_config
 from ovdet.engine.evaluate import do_test
 from ovdet.engine.extract import extract_regions
 from ovdet.engine.options import TrainOptions, choose_device
-from ovdet.engine.train import do_train, load_detector, prepare_dataset, training_classes
+from ovdet.engine.train import do_train, load_detector, prepare_dataset, prepare_output, training_classes
 
 __all__ = [
     "TrainOptions",
@@ -15,5 +15,6 @@ __all__ = [
     "load_config",
     "load_detector",
     "prepare_dataset",
+    "prepare_output",
     "training_classes",
 ]

@@ -11,9 +11,10 @@ from typing import Any
 from detectron2.config import LazyConfig
 from detectron2.config.instantiate import locate
 from omegaconf import DictConfig, OmegaConf
-from omegaconf.errors import OmegaConfBaseException
 
 from ovdet.errors import InputError
+
+PARTS = ("model", "teacher", "name_embedder", "dataset", "dataloader", "optimizer", "lr_multiplier", "train")
 
 
 def load_config(path: str, overrides: Sequence[str] = ()) -> DictConfig:
@@ -32,8 +33,12 @@ def load_config(path: str, overrides: Sequence[str] = ()) -> DictConfig:
         raise InputError(f"expected a config file (.py, or a run's .yaml), got {path}")
     try:
         config = LazyConfig.load(path)
-    except (SyntaxError, ImportError, OmegaConfBaseException, AttributeError) as error:
-        raise InputError(f"expected a readable config, {path} fails with {type(error).__name__}: {error}") from error
+    except Exception as error:  # a config is a program, it can fail in any way
+        message = " ".join(str(error).split())
+        raise InputError(f"expected a readable config, {path} fails with {type(error).__name__}: {message}") from error
+    missing = [part for part in PARTS if part not in config]
+    if missing:
+        raise InputError(f"expected {', '.join(PARTS)} in a config, {path} has no {', '.join(missing)}")
     for override in overrides:
         _check_override(config, override)
     try:
@@ -67,4 +72,6 @@ def _arguments_of(node: DictConfig) -> set[str]:
         return set()
     target = locate(target) if isinstance(target, str) else target
     calls = [base.__init__ for base in target.__mro__[:-1]] if inspect.isclass(target) else [target]
-    return {name for call in calls for name in inspect.signature(call).parameters} - {"self"}
+    parameters = (parameter for call in calls for parameter in inspect.signature(call).parameters.values())
+    gathering = (inspect.Parameter.VAR_POSITIONAL, inspect.Parameter.VAR_KEYWORD)
+    return {parameter.name for parameter in parameters if parameter.kind not in gathering} - {"self"}

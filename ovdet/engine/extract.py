@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from torchvision.ops import nms
 
 from ovdet.data import write_region_store
-from ovdet.engine.train import load_detector, prepare_dataset, text_space, training_classes
+from ovdet.engine.train import load_detector, prepare_dataset, text_space
 from ovdet.errors import InputError
 from ovdet.teachers import RegionEmbedder, load_teacher
 
@@ -59,7 +59,8 @@ def extract_regions(config: DictConfig, output: str | Path, *, weights: str, max
         raise InputError(f"expected at least 1 region a photo, got {max_regions}")
     prepare_dataset(config)
     model, embed_names, header = load_detector(config, weights)
-    dataset_name = instantiate(config.dataloader.train.dataset.names)
+    if "training_classes" not in header:
+        raise InputError(f"expected weights that say which classes they were trained on, {weights} do not")
     embed_crops = RegionEmbedder(load_teacher(config.teacher.name, model.device))
     mapper = instantiate({**config.dataloader.test.mapper, "keep_original": True})
     dicts = instantiate(config.dataloader.train.dataset)
@@ -79,9 +80,9 @@ def extract_regions(config: DictConfig, output: str | Path, *, weights: str, max
         entries(),
         {
             **text_space(config, embed_names),
-            "dataset": dataset_name,
+            "dataset": config.dataset.name,
             "proposal_source": f"ground truth and RPN of {weights}",
-            "training_classes": header.get("training_classes", training_classes(dataset_name)),
+            "training_classes": header["training_classes"],
         },
     )
     return len(dicts)

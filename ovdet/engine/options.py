@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 
 import torch
 
 from ovdet.errors import InputError
+from ovdet.teachers.base import parse_device
 
 
 @dataclass
@@ -15,7 +16,7 @@ class TrainOptions:
 
     Attributes:
         output_dir: checkpoints, logs, metrics and the resolved config go here.
-        init_checkpoint: weights to begin with (.pth, .safetensors, or a detectron2 .pkl / URL); "" for none.
+        init_checkpoint: weights to begin with: .pth, .safetensors, or a backbone's .pkl or URL of detectron2; "" none.
         max_iter: training steps.
         device: "auto" takes a GPU where there is one; else any torch device.
         amp: mixed precision; bfloat16 on CPUs and where the GPU has it, else float16 with loss scaling.
@@ -40,11 +41,14 @@ class TrainOptions:
     log_period: int = 20
 
     def __post_init__(self) -> None:
-        if self.max_iter < 1 or self.checkpoint_period < 1 or self.log_period < 1:
-            raise InputError(
-                "expected train.max_iter, train.checkpoint_period and train.log_period of at least 1, "
-                f"got {self.max_iter}, {self.checkpoint_period}, {self.log_period}"
-            )
+        for field in fields(self):
+            kind = type(field.default)
+            value = getattr(self, field.name)
+            if type(value) is not kind and not (kind is float and type(value) is int):
+                raise InputError(f"expected train.{field.name} to be {_KINDS[kind]}, got {value!r}")
+        for name in ("max_iter", "checkpoint_period", "log_period", "max_checkpoints"):
+            if getattr(self, name) < 1:
+                raise InputError(f"expected train.{name} of at least 1, got {getattr(self, name)}")
 
     def torch_device(self) -> torch.device:
         """The device of this run.
@@ -55,18 +59,13 @@ class TrainOptions:
         return choose_device(self.device)
 
 
+_KINDS = {str: "text", int: "a whole number", bool: "true or false", float: "a number"}
+
+
 def choose_device(name: str = "auto") -> torch.device:
     """ "auto" -> a GPU where there is one, else the CPU; anything else as torch reads it.
 
     Raises:
-        InputError: not a device, or a GPU is asked for where torch sees none.
+        InputError: not a device, or a GPU is asked for that is not there.
     """
-    if name == "auto":
-        name = "cuda" if torch.cuda.is_available() else "cpu"
-    try:
-        device = torch.device(name)
-    except RuntimeError:
-        raise InputError(f"expected a torch device such as cpu or cuda:0, got {name!r}") from None
-    if device.type == "cuda" and not torch.cuda.is_available():
-        raise InputError(f"expected device cpu (torch sees no GPU here), got {name!r}")
-    return device
+    return parse_device(("cuda" if torch.cuda.is_available() else "cpu") if name == "auto" else name)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import os
 from collections.abc import Mapping
 from typing import Any
 
@@ -39,6 +40,19 @@ def build_options(config: DictConfig) -> TrainOptions:
         raise InputError(f"expected the options of TrainOptions under `train`, got {error}") from error
 
 
+def prepare_output(config: DictConfig) -> None:
+    """Check the options and make the output folder.
+
+    Raises:
+        InputError: as of build_options, or the folder cannot be made.
+    """
+    options = build_options(config)
+    try:
+        os.makedirs(options.output_dir, exist_ok=True)
+    except OSError as error:
+        raise InputError(f"expected a folder to write to, got {options.output_dir}: {error.strerror}") from error
+
+
 def prepare_dataset(config: DictConfig) -> None:
     """Run the config's own preparation (the synthetic data set draws itself)."""
     if "prepare" in config.dataset:
@@ -50,11 +64,6 @@ def training_classes(dataset_name: str) -> list[str]:
     return list(MetadataCatalog.get(dataset_name).thing_classes)
 
 
-def build_detector(config: DictConfig, device: torch.device) -> tuple[nn.Module, NameEmbedder]:
-    """The model on its device, and what embeds names for it."""
-    return instantiate(config.model).to(device), instantiate(config.name_embedder)
-
-
 def text_space(config: DictConfig, embed_names: NameEmbedder) -> dict[str, Any]:
     """What a checkpoint's header says of the space that its regions live in."""
     return {
@@ -64,11 +73,16 @@ def text_space(config: DictConfig, embed_names: NameEmbedder) -> dict[str, Any]:
     }
 
 
-def build_train_loader(config: DictConfig) -> Any:
+def build_train_loader(config: DictConfig, space: Mapping[str, Any]) -> Any:
     """The training loader, behind the leak check.
 
+    Args:
+        config: as for do_train.
+        space: see text_space; stored regions must be of it.
+
     Raises:
-        InputError: annotations, names or stored regions of novel classes would reach training.
+        InputError: annotations, names or stored regions of novel classes would reach training, the store is of another
+            space, or the batch cannot be shared out among the GPUs.
     """
     node = config.dataloader.train
     dataset_name = instantiate(node.dataset.names)
@@ -78,7 +92,11 @@ def build_train_loader(config: DictConfig) -> Any:
     options = {key: instantiate(node[key]) for key in node if key not in ("_target_", "dataset")}
     store = options["mapper"].region_store
     if store is not None:
-        store.check(teacher=config.teacher.name, width=config.teacher.width, novel_classes=metadata.novel_classes)
+        known = {key: value for key, value in space.items() if value}
+        store.check(**known, novel_classes=metadata.novel_classes)
+    batch, processes = options["total_batch_size"], comm.get_world_size()
+    if batch < 1 or batch % processes:
+        raise InputError(f"expected dataloader.train.total_batch_size a multiple of {processes}, got {batch}")
     target = node._target_
     logger.info("training on %d photos, %d base classes", len(dicts), len(metadata.thing_classes))
     return (locate(target) if isinstance(target, str) else target)(dataset=dicts, **options)
@@ -91,7 +109,7 @@ def build_trainer(
     device = options.torch_device()
     if not options.amp:
         return SimpleTrainer(model, loader, optimizer)
-    if device.type == "cpu" or torch.cuda.is_bf16_supported():
+    if device.type == "cpu" or torch.cuda.is_bf16_supported(including_emulation=False):
         return SimpleTrainer(Autocast(model, device.type, torch.bfloat16), loader, optimizer)
     return AMPTrainer(model, loader, optimizer)
 
@@ -108,15 +126,17 @@ def do_train(config: DictConfig, *, resume: bool = False) -> Mapping[str, Any]:
     """
     options = build_options(config)
     prepare_dataset(config)
-    loader = build_train_loader(config)
-    model, embed_names = build_detector(config, options.torch_device())
+    embed_names = instantiate(config.name_embedder)
+    space = text_space(config, embed_names)
+    loader = build_train_loader(config, space)
+    model = instantiate(config.model).to(options.torch_device())
     names = training_classes(instantiate(config.dataloader.train.dataset.names))
     set_names(model, names, embed_names, names)
 
     config.optimizer.params.model = model
     optimizer = instantiate(config.optimizer)
     trainer = build_trainer(options, create_ddp_model(model, broadcast_buffers=False), loader, optimizer)
-    header = {**text_space(config, embed_names), "training_classes": names}
+    header = {**space, "training_classes": names}
     checkpointer = SafeCheckpointer(model, options.output_dir, header=header, trainer=trainer)
     results: dict[str, Any] = {}
 
@@ -153,7 +173,7 @@ def load_detector(config: DictConfig, weights: str = "") -> tuple[nn.Module, Nam
 
     Args:
         config: as for do_train.
-        weights: a checkpoint; "" takes `config.train.init_checkpoint`, else the output folder's last one.
+        weights: a checkpoint; "" takes the output folder's last one, else `config.train.init_checkpoint`.
 
     Returns:
         The model, what embeds names for it, and the checkpoint's header.
@@ -162,13 +182,19 @@ def load_detector(config: DictConfig, weights: str = "") -> tuple[nn.Module, Nam
         InputError: there is no checkpoint, or it does not fit.
     """
     options = build_options(config)
-    weights = (
-        weights or options.init_checkpoint or SafeCheckpointer(nn.Identity(), options.output_dir).get_checkpoint_file()
-    )
+    last = SafeCheckpointer(nn.Identity(), options.output_dir).get_checkpoint_file()
+    weights = weights or last or options.init_checkpoint
     if not weights:
         raise InputError(
             f"expected weights: train.init_checkpoint=FILE, or a checkpoint of a training run in {options.output_dir}"
         )
-    model, embed_names = build_detector(config, options.torch_device())
+    model = instantiate(config.model).to(options.torch_device())
+    embed_names = instantiate(config.name_embedder)
     header = SafeCheckpointer(model, header=text_space(config, embed_names)).load_weights(weights)
+    expected, came = getattr(model, "training_classes", None), header.get("training_classes")
+    if expected is not None and came is not None and list(expected) != list(came):
+        raise InputError(
+            f"expected a classifier of the training set's {len(expected)} classes in their order, "
+            f"got one of {len(came)} others in {weights}"
+        )
     return model.eval(), embed_names, header

@@ -10,7 +10,10 @@ from collections.abc import Callable, Sequence
 import torch
 from detectron2.modeling import GeneralizedRCNN
 from detectron2.structures import ImageList, Instances
+from detectron2.utils.events import get_event_storage
 from torch import Tensor
+
+from ovdet.errors import InputError
 
 
 class OpenVocabRCNN(GeneralizedRCNN):
@@ -23,6 +26,11 @@ class OpenVocabRCNN(GeneralizedRCNN):
             parts: what GeneralizedRCNN takes.
         """
         super().__init__(**parts)
+        if (region_source is None) != (self.roi_heads.distillation is None):
+            raise InputError(
+                "expected a region_source with a distillation loss and none without, got "
+                f"region_source {region_source} and distillation {self.roi_heads.distillation}"
+            )
         self.backbone.to(memory_format=torch.channels_last)
         self.region_source = region_source
         self.class_names: tuple[str, ...] = ()
@@ -59,6 +67,8 @@ class OpenVocabRCNN(GeneralizedRCNN):
         if self.region_source is not None:
             photos = [self._to_rgb(x["image"]) for x in batched_inputs]  # augmented, as the network sees them
             regions = self.region_source(batched_inputs, photos, proposals)
+        if self.vis_period > 0 and get_event_storage().iter % self.vis_period == 0:
+            self.visualize_training(batched_inputs, proposals)
         _, roi_losses = self.roi_heads(images, features, proposals, targets, regions=regions)
         return {**losses, **roi_losses}
 
@@ -101,6 +111,11 @@ class ClosedSetRCNN(GeneralizedRCNN):
         """
         super().__init__(**parts)
         self.training_classes = tuple(training_classes)
+        if len(self.training_classes) != self.roi_heads.num_classes:
+            raise InputError(
+                f"expected a classifier of {len(self.training_classes)} classes as the training set has, "
+                f"got one of {self.roi_heads.num_classes}: set dataset.num_base"
+            )
         self.set_vocabulary(self.training_classes)
 
     def set_vocabulary(
@@ -120,9 +135,9 @@ class ClosedSetRCNN(GeneralizedRCNN):
             )
         return super().forward(batched_inputs)
 
-    def inference(self, batched_inputs: list[dict], *args, **options) -> list[dict]:
+    def inference(self, batched_inputs: list[dict]) -> list[dict]:
         """As detectron2's; `pred_classes` index the present vocabulary."""
-        outputs = super().inference(batched_inputs, *args, **options)
+        outputs = super().inference(batched_inputs)
         for output in outputs:
             instances = output["instances"]
             classes = self.output_index.to(instances.pred_classes.device)[instances.pred_classes]

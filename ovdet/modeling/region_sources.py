@@ -14,6 +14,7 @@ import torch
 from detectron2.structures import Boxes, Instances
 from torch import Tensor
 
+from ovdet.errors import InputError
 from ovdet.modeling.postprocess import select_regions
 
 CropEmbedder = Callable[[Tensor, Tensor], Tensor]  # RGB image (3, H, W) in [0, 255], boxes (R, 4) -> (R, D), unit norm
@@ -24,7 +25,7 @@ class StoredRegions:
 
     def __call__(self, batched_inputs: list[dict], photos: list[Tensor], proposals: list[Instances]) -> list[Instances]:
         if not all("regions" in inputs for inputs in batched_inputs):
-            raise ValueError("expected the mapper to give 'regions' for each photo, got none: give it a region_store")
+            raise InputError("expected the mapper to give 'regions' for each photo, got none: give it a region_store")
         return [inputs["regions"].to(photo.device) for inputs, photo in zip(batched_inputs, photos, strict=True)]
 
 

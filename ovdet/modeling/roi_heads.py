@@ -22,6 +22,7 @@ from detectron2.modeling.roi_heads import StandardROIHeads
 from detectron2.structures import ImageList, Instances
 from torch import Tensor, nn
 
+from ovdet.errors import InputError
 from ovdet.modeling.postprocess import detect, select_regions
 from ovdet.modeling.region_sources import CropEmbedder
 from ovdet.modeling.text_classifier import RegionProjection, cosine_logits
@@ -66,6 +67,10 @@ class OpenVocabROIHeads(StandardROIHeads):
             crop_nms_threshold: class-agnostic IoU among these.
             standard: what StandardROIHeads takes, but for num_classes.
         """
+        if standard.get("train_on_pred_boxes") or standard.get("keypoint_in_features"):
+            raise InputError(
+                "expected heads for boxes and masks, got train_on_pred_boxes or keypoints, which have none"
+            )
         super().__init__(num_classes=1, **standard)
         self.score_fusion = score_fusion
         self.distillation = distillation
@@ -74,7 +79,7 @@ class OpenVocabROIHeads(StandardROIHeads):
         self.image_temperature = image_temperature
         self.max_crops = max_crops
         self.crop_nms_threshold = crop_nms_threshold
-        self.is_base: Tensor | None = None
+        self.register_buffer("is_base", None, persistent=False)
 
     def set_vocabulary(self, class_embeddings: Tensor, is_base: Tensor | None = None) -> None:
         """Take (K, D) class embeddings and, where base and novel are told apart, (K,) booleans."""

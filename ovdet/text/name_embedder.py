@@ -87,7 +87,7 @@ class NameEmbedder:
         Raises:
             InputError: a name that is no name, or that the file lacks.
         """
-        vocabulary = names if isinstance(names, Vocabulary) else Vocabulary(tuple(names))
+        vocabulary = names if isinstance(names, Vocabulary) else Vocabulary(names)
         keys = [(name, *vocabulary.synonyms.get(name, ())) for name in vocabulary.names]
         unknown = [key for key in keys if key not in self._known]
         if unknown and self._file is not None:

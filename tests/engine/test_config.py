@@ -51,6 +51,21 @@ def test_files_that_are_no_configs(tmp_path):
     assert "\n" not in str(error.value)
 
 
+@pytest.mark.parametrize(
+    ("name", "text", "message"),
+    [
+        ("a.py", "model = undefined", "NameError"),
+        ("a.yaml", "a: [", "fails with"),
+        ("b.py", "model = dict(a=1)", "train"),
+    ],
+)
+def test_configs_that_fail_or_lack_parts(tmp_path, name, text, message):
+    (tmp_path / name).write_text(text)
+    with pytest.raises(InputError, match=message) as error:
+        load_config(str(tmp_path / name))
+    assert "\n" not in str(error.value)
+
+
 def test_options_refuse_what_makes_no_sense():
     with pytest.raises(InputError, match="max_iter"):
         TrainOptions(max_iter=0)

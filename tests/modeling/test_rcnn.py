@@ -13,6 +13,7 @@ from detectron2.modeling.roi_heads import MaskRCNNConvUpsampleHead
 from detectron2.structures import BitMasks, Boxes, Instances
 from detectron2.utils.events import EventStorage
 
+from ovdet.errors import InputError
 from ovdet.modeling import OnlineRegions, StoredRegions
 
 
@@ -52,6 +53,10 @@ def with_crops(model, embed_crops=mean_colour):
     return model
 
 
+def with_online_if_distilled(model):
+    return with_online(model) if model.roi_heads.get("distillation") is not None else model
+
+
 BASE_LOSSES = {"loss_rpn_cls", "loss_rpn_loc", "loss_cls", "loss_box_reg"}
 
 
@@ -88,7 +93,7 @@ def test_stored_and_online_regions_give_one_loss(methods, build, make_inputs, ma
     stored = copy.deepcopy(inputs)
     stored[0]["regions"] = Instances((64, 96))
     stored[0]["regions"].proposal_boxes = Boxes(boxes)
-    stored[0]["regions"].teacher_embeddings = mean_colour(inputs[0]["image"].flip(0), boxes)
+    stored[0]["regions"].teacher_embeddings = mean_colour(inputs[0]["image"], boxes)
 
     def use(source):
         def change(node):
@@ -129,14 +134,14 @@ def test_a_missing_store_is_named(methods, build, make_inputs, make_unit_rows):
 
     model = build(change)
     model.set_vocabulary(("a", "b"), make_unit_rows(2))
-    with pytest.raises(ValueError, match="region_store"):
+    with pytest.raises(InputError, match="region_store"):
         step(model, make_inputs(1))
 
 
 @pytest.mark.parametrize("method", ["vild", "vild_image", "vild_ensemble", "vild_text_teacher", "rcnn_style"])
 @pytest.mark.parametrize("number", [1, 65])
 def test_detections_at_any_vocabulary(methods, build, make_inputs, make_unit_rows, method, number):
-    model = build(lambda node: with_crops(getattr(methods, method)(node)))
+    model = build(lambda node: with_online_if_distilled(with_crops(getattr(methods, method)(node))))
     model.roi_heads.box_predictor.test_score_thresh = 0.0
     model.set_vocabulary([str(i) for i in range(number)], make_unit_rows(number), [i % 2 == 0 for i in range(number)])
     outputs = model.eval()(make_inputs())
@@ -181,6 +186,10 @@ def test_class_agnostic_masks(build, make_inputs, make_unit_rows):
     for photo in inputs:
         photo["instances"].gt_masks = BitMasks(torch.ones(2, 64, 96, dtype=torch.bool))
     assert "loss_mask" in step(model, inputs)
+    empty = make_inputs(boxes=0)
+    for photo in empty:
+        photo["instances"].gt_masks = BitMasks(torch.zeros(0, 64, 96, dtype=torch.bool))
+    assert step(model, empty)["loss_mask"] == 0
     model.roi_heads.box_predictor.test_score_thresh = 0.0
     model.set_vocabulary([str(i) for i in range(20)], make_unit_rows(20))
     for output in model.eval()(make_inputs()):
@@ -226,3 +235,20 @@ def test_closed_set_reports_its_classes_in_another_vocabulary(methods, build, ma
     assert set(classes.tolist()) == {1}
     with pytest.raises(ValueError, match="2 classes"):
         step(model, make_inputs())
+
+
+def test_parts_that_do_not_fit_each_other_are_refused(methods, build):
+    with pytest.raises(InputError, match="region_source"):
+        build(lambda node: with_online(copy.deepcopy(node)))
+    with pytest.raises(InputError, match="region_source"):
+        build(lambda node: methods.vild(node) if node.pop("region_source") else node)
+
+
+def test_a_classifier_of_another_size_than_the_training_set(methods, build):
+    def change(node):
+        node = closed(methods, ("cat", "dog"))(node)
+        node.training_classes = ["cat", "dog", "cow"]
+        return node
+
+    with pytest.raises(InputError, match="3 classes"):
+        build(change)

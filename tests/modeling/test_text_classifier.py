@@ -106,3 +106,10 @@ def test_projection_is_unit_norm_and_float32_under_autocast():
         embeddings = projection(torch.randn(3, 8))
     assert embeddings.dtype == torch.float32
     assert torch.allclose(embeddings.norm(dim=1), torch.ones(3), atol=1e-5)
+
+
+def test_logits_are_float32_under_autocast(make_unit_rows):
+    regions, classes = make_unit_rows(4), make_unit_rows(3, seed=1)
+    with torch.autocast("cpu", torch.bfloat16):
+        logits = cosine_logits(regions, classes, 0.01)
+    assert torch.equal(logits, cosine_logits(regions, classes, 0.01))

@@ -66,6 +66,18 @@ def test_a_folder_with_a_broken_photo_does_the_others(demo, photo, tmp_path):
     assert len(list((tmp_path / "out").glob("*.png"))) == 3
 
 
+def test_pictures_never_take_the_place_of_photos(demo, photo, tmp_path):
+    folder = tmp_path / "out"
+    folder.mkdir()
+    Image.open(photo).convert("RGB").save(folder / "a.jpg")
+    Image.open(photo).convert("RGB").save(folder / "a.png")
+    before = (folder / "a.png").read_bytes()
+    code, err, rows = demo(folder)
+    assert code == 0, err
+    assert len(rows) == 2 and (folder / "a.png").read_bytes() == before
+    assert len(list(folder.glob("*.png"))) == 3
+
+
 @pytest.mark.parametrize("kind", ["grey", "1x1", "cmyk", "16bit", "exif", "palette"])
 def test_unusual_photos_give_the_right_result(demo, tmp_path, kind):
     noise = np.random.default_rng(0).integers(0, 255, (60, 80), dtype=np.uint8)
@@ -93,7 +105,7 @@ def test_unusual_photos_give_the_right_result(demo, tmp_path, kind):
     check(rows[0], *size, {"red square", "wheel"})
 
 
-@pytest.mark.parametrize("vocabulary", ["кошка, 猫, château", "one name only", "Red Square"])
+@pytest.mark.parametrize("vocabulary", ["кошка, 猫, château", "one name only", "Red Square", "$5$ bill $x_$"])
 def test_names_of_any_script(demo, photo, vocabulary):
     code, err, rows = demo(photo, vocabulary)
     assert code == 0, err

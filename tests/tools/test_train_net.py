@@ -73,17 +73,42 @@ def test_training_novel_classes_is_refused(trained, run_tool, tmp_path):
         (["--config-file", "configs/lite/vild_text.py", "dataset.root=/nowhere"], "/nowhere"),
         (["--config-file", QUICK, "--eval-only", "train.init_checkpoint=/nowhere.pth"], "/nowhere.pth does not exist"),
         (["--config-file", QUICK, "--eval-only"], "expected weights"),
-        (["--config-file", QUICK, "--num-gpus=64"], "--num-gpus"),
+        (["--config-file", QUICK, "--num-gpus=64"], "expected --num-gpus"),
+        (["--config-file", QUICK, "--num-machines=2"], "expected --dist-url"),
+        (["--config-file", QUICK, "train.amp=maybe"], "train.amp"),
+        (["--config-file", QUICK, "dataloader.train.total_batch_size=0"], "total_batch_size"),
     ],
 )
 def test_bad_input_is_one_line_and_exit_code_2(trained, run_tool, tmp_path, arguments, message):
     if arguments:
-        arguments = [*arguments[:2], *(arguments[2:3] if "--eval-only" in arguments else []),
-                     f"train.output_dir={tmp_path}/run", *(trained.overrides[:3] if QUICK in arguments else ()),
-                     *(a for a in arguments[2:] if a != "--eval-only")]  # fmt: skip
+        flags = [a for a in arguments[2:] if a.startswith("--")]
+        drawn = trained.overrides[:3] if QUICK in arguments else ()
+        rest = [a for a in arguments[2:] if not a.startswith("--")]
+        arguments = [*arguments[:2], *flags, f"train.output_dir={tmp_path}/run", *drawn, *rest]
     code, _, err = run_tool("train_net.py", *arguments)
     assert code == 2
     last = err.strip().splitlines()[-1]
     assert last.startswith("error: ") and message in last
     assert "Traceback" not in err
     assert not list(tmp_path.rglob("*.pth"))
+
+
+@pytest.mark.parametrize("workers", [0, 1])
+def test_a_broken_photo_is_one_line(trained, run_tool, tmp_path, workers):
+    shutil.copytree(trained.output.parent / "data", tmp_path / "data")
+    for photo in (tmp_path / "data/images").iterdir():
+        photo.write_bytes(photo.read_bytes()[:300])
+    overrides = [o for o in trained.overrides if not o.startswith(("train.output_dir", "dataset.root"))]
+    code, _, err = run_tool(
+        "train_net.py", "--config-file", QUICK, *overrides, f"train.output_dir={tmp_path}/run",
+        f"dataset.root={tmp_path}/data", f"dataset.name=broken{workers}", f"dataloader.train.num_workers={workers}",
+    )  # fmt: skip
+    last = err.strip().splitlines()[-1]
+    assert code == 2 and "Traceback" not in err
+    assert last.startswith("error: ") and "data/images/" in last
+
+
+def test_a_folder_that_cannot_be_written_to(trained, run_tool, tmp_path):
+    (tmp_path / "file").write_text("")
+    code, _, err = run_tool("train_net.py", "--config-file", QUICK, f"train.output_dir={tmp_path}/file/run")
+    assert code == 2 and "folder to write to" in err.strip().splitlines()[-1]

@@ -19,7 +19,9 @@ dataloader = dict(
                 name="${dataset.name}_train", json_file="${dataset.train}", subsets=["base"], is_train=True, **_split
             ),
         ),
-        mapper=L(OpenVocabMapper)(is_train=True, augmentations=[], region_store=None, max_regions=300),
+        mapper=L(OpenVocabMapper)(
+            is_train=True, augmentations=[], image_format="${model.input_format}", region_store=None, max_regions=300
+        ),
         total_batch_size=16,
         num_workers=4,
     ),
@@ -30,7 +32,9 @@ dataloader = dict(
             ),
             filter_empty=False,
         ),
-        mapper=L(OpenVocabMapper)(is_train=False, augmentations=[], keep_original=False),
+        mapper=L(OpenVocabMapper)(
+            is_train=False, augmentations=[], image_format="${model.input_format}", keep_original=False
+        ),
         num_workers=4,
     ),
     evaluator=L(OpenVocabEvaluator)(dataset_name="${..test.dataset.names}", output_dir="${train.output_dir}"),

@@ -62,8 +62,8 @@ model = L(OpenVocabRCNN)(
         score_fusion=L(TextScores)(),
         image_temperature=0.03,
     ),
-    # EfficientNet-Lite's (x / 255 - 0.498) / 0.502, in BGR order
+    # EfficientNet-Lite's (x / 255 - 0.498) / 0.502; its weights want RGB
     pixel_mean=[126.99, 126.99, 126.99],
     pixel_std=[128.01, 128.01, 128.01],
-    input_format="BGR",
+    input_format="RGB",
 )

@@ -1,4 +1,9 @@
-"""ViLD-text on ResNet-50-FPN with masks, as the ViLD release has it (tensorflow/tpu, vild_config.py)."""
+"""ViLD-text on ResNet-50-FPN with masks, after the ViLD release (tensorflow/tpu, vild_config.py, vild_resnet.yaml).
+
+Where detectron2's own parts differ from the release they stay as they are: no batch norm in the RPN's head and after
+the fully connected layers, the RPN's box loss is smooth L1 over all sampled anchors, the score threshold is 1e-4, and
+novel columns are left out of training instead of multiplied by 0.
+"""
 
 from detectron2.config import LazyCall as L
 from detectron2.layers import ShapeSpec
@@ -12,6 +17,8 @@ model._target_ = OpenVocabRCNN
 # from scratch: synchronised batch norm everywhere, nothing frozen
 model.backbone.norm = model.backbone.bottom_up.stem.norm = model.backbone.bottom_up.stages.norm = "SyncBN"
 model.backbone.bottom_up.freeze_at = 0
+model.backbone.bottom_up.stages.stride_in_1x1 = False
+model.pixel_std = [57.375, 57.12, 58.395]
 model.proposal_generator.head.conv_dims = [-1, -1]
 model.proposal_generator.smooth_l1_beta = 1 / 9
 model.proposal_generator.pre_nms_topk = (2000, 1000)

@@ -37,6 +37,7 @@ class TimmBackbone(Backbone):
             InputError: timm knows no such model, or the weights lack some of its entries.
         """
         super().__init__()
+        self.name = name
         if not timm.is_model(name):
             near = ", ".join(timm.list_models(f"*{name.split('_')[-1]}*")[:5]) or "see timm.list_models()"
             raise InputError(f"expected the name of a timm model, got {name!r}; near ones: {near}")
@@ -69,6 +70,10 @@ class TimmBackbone(Backbone):
                 groups.append([child])
             else:
                 groups[0].append(child)
+        if stages and len(groups) == 1:
+            raise InputError(
+                f"expected freeze_stages 0 for {self.name}, whose stages have names unknown here, got {stages}"
+            )
         for group in groups[:stages]:
             for module in group:
                 module.requires_grad_(False)

@@ -1,0 +1,81 @@
+"""Gradient clipping against torch's own, mixed precision, the choice of trainer, names put back after evaluation."""
+
+import copy
+
+import pytest
+import torch
+from detectron2.data import MetadataCatalog
+from detectron2.engine import SimpleTrainer
+from detectron2.utils.events import EventStorage
+from torch import nn
+
+from ovdet.engine import TrainOptions
+from ovdet.engine.evaluate import vocabulary_of
+from ovdet.engine.hooks import Autocast, GradientClipping
+from ovdet.engine.train import build_trainer
+from ovdet.errors import InputError
+
+
+class Toy(nn.Module):
+    """A detector to the trainer: a batch in, a dict of losses out."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.linear = nn.Linear(4, 4)
+
+    def forward(self, batch):
+        return {"loss_toy": self.linear(batch).float().square().sum()}
+
+
+def test_clipping_equals_torchs():
+    torch.manual_seed(0)
+    model, batch = Toy(), torch.randn(8, 4)
+    reference = copy.deepcopy(model)
+    reference(batch)["loss_toy"].backward()
+    nn.utils.clip_grad_norm_(reference.parameters(), 0.5)
+    trainer = SimpleTrainer(model, [batch], torch.optim.SGD(model.parameters(), lr=0.0))
+    trainer.register_hooks([GradientClipping(0.5)])
+    with EventStorage(0) as trainer.storage:
+        trainer.run_step()
+    for ours, theirs in zip(model.parameters(), reference.parameters(), strict=True):
+        assert torch.allclose(ours.grad, theirs.grad)
+
+
+def test_mixed_precision_trains_on_a_cpu():
+    model = Toy()
+    options = TrainOptions(amp=True, device="cpu")
+    trainer = build_trainer(options, model, [torch.randn(2, 4)], torch.optim.SGD(model.parameters(), lr=0.1))
+    assert isinstance(trainer.model, Autocast)
+    before = model.linear.weight.clone()
+    with EventStorage(0) as trainer.storage:
+        trainer.run_step()
+    assert model.linear.weight.dtype == torch.float32 and not torch.equal(model.linear.weight, before)
+    plain = build_trainer(TrainOptions(device="cpu"), model, [0], torch.optim.SGD(model.parameters(), lr=0.1))
+    assert plain.model is model
+
+
+class Named:
+    """Keeps what set_vocabulary was given."""
+
+    class_names: tuple = ("a", "b")
+
+    def set_vocabulary(self, names, embeddings, is_base):
+        self.class_names, self.is_base = tuple(names), is_base
+
+
+def test_names_are_put_back_even_after_an_error():
+    MetadataCatalog.get("hooks_test").set(thing_classes=["b", "c"], base_classes=["b"])
+    model = Named()
+    with pytest.raises(RuntimeError), vocabulary_of(model, "hooks_test", lambda names: None):
+        assert model.class_names == ("b", "c") and model.is_base == [True, False]
+        raise RuntimeError
+    assert model.class_names == ("a", "b")
+
+
+@pytest.mark.parametrize(
+    ("option", "value"),
+    [("amp", "maybe"), ("max_iter", 1.5), ("clip_gradient_norm", "abc"), ("output_dir", None), ("seed", "x")],
+)
+def test_options_of_another_kind_are_refused(option, value):
+    with pytest.raises(InputError, match=f"train.{option}"):
+        TrainOptions(**{option: value})
