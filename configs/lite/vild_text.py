@@ -19,7 +19,7 @@ from ..common.teacher import name_embedder, teacher
 
 dataset = dict(
     name="lite",
-    root="datasets/coco_pool",
+    root="datasets/lite",
     images="${.root}/images",
     train="${.root}/instances_train.json",
     val="${.root}/instances_val.json",
@@ -31,7 +31,6 @@ dataloader.train.mapper.augmentations.append(L(T.ResizeShortestEdge)(short_edge_
 dataloader.test.mapper.augmentations.append(L(T.ResizeShortestEdge)(short_edge_length=320, max_size=427))
 dataloader.train.total_batch_size = 8
 dataloader.train.num_workers = dataloader.test.num_workers = 2
-
 optimizer = get_config("common/optim.py").AdamW
 optimizer.update(lr=8e-4, weight_decay=0.05)
 lr_multiplier = L(WarmupParamScheduler)(
