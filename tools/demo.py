@@ -41,7 +41,7 @@ def parse_arguments() -> argparse.Namespace:
     )
     parser.add_argument("--device", metavar="D", help="cpu, cuda, cuda:1, ... (default: a GPU where there is one)")
     parser.add_argument("overrides", nargs="*", metavar="key=value", help="overrides of the config")
-    return parser.parse_args()
+    return parser.parse_intermixed_args()
 
 
 @command

@@ -19,7 +19,7 @@ def parse_arguments() -> argparse.Namespace:
     parser.add_argument("--output", required=True, metavar="STORE", help="the file to write (.safetensors)")
     parser.add_argument("--max-regions", type=int, default=300, metavar="M", help="per photo (default: 300)")
     parser.add_argument("overrides", nargs="*", metavar="key=value", help="overrides of the config")
-    return parser.parse_args()
+    return parser.parse_intermixed_args()
 
 
 @command

@@ -24,16 +24,16 @@ def parse_arguments() -> argparse.Namespace:
     for action in parser._actions:
         if action.dest == "opts":
             action.help = "overrides of the config, as key=value: train.max_iter=100 dataset.root=PATH"
-            action.metavar = "key=value"
+            action.metavar, action.nargs, action.default = "key=value", "*", []
         if action.dest == "resume":
             action.help = "go on from the last checkpoint in train.output_dir"
-    return parser.parse_args()
+    return parser.parse_intermixed_args()
 
 
 @command
 def run(arguments: argparse.Namespace) -> None:
     """One process's work."""
-    config = load_config(arguments.config_file, arguments.opts or ())
+    config = load_config(arguments.config_file, arguments.opts)
     prepare_output(config)
     default_setup(config, arguments)
     setup_logger(config.train.output_dir, distributed_rank=comm.get_rank(), name="ovdet")

@@ -84,8 +84,10 @@ class OpenVocabRCNN(GeneralizedRCNN):
         images = self.preprocess_image(batched_inputs)
         features = self.backbone(images.tensor)
         proposals, _ = self.proposal_generator(images, features, None)
-        photos = [x["image_orig"].to(self.device) if "image_orig" in x else self._to_rgb(x["image"])
-                  for x in batched_inputs]  # fmt: skip
+        photos = None
+        if self.roi_heads.crop_embedder is not None:
+            photos = [x["image_orig"] if "image_orig" in x else self._to_rgb(x["image"]) for x in batched_inputs]
+            photos = [photo.to(self.device) for photo in photos]
         detections, _ = self.roi_heads(images, features, proposals, None, photos=photos)
         if not do_postprocess:
             return detections

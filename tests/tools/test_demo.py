@@ -6,6 +6,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from ovdet.text import Vocabulary, convert_matrix, embed_vocabulary
+
 QUICK = "configs/quick/vild.py"
 
 
@@ -175,3 +177,19 @@ def test_bad_weights_teacher_threshold_and_output(demo, photo, trained, tmp_path
 def test_weights_of_another_width(demo, photo, trained):
     code, err, _ = demo(photo, "cat", "--config-file", "configs/ov_coco/vild_text.py", "--teacher", "open_clip:x")
     assert code == 2 and "error: " in err.strip().splitlines()[-1]
+
+
+def test_a_file_of_embeddings_as_vocabulary(demo, photo, tmp_path, conse_teacher):
+    embed_vocabulary(Vocabulary(("red square", "wheel")), conse_teacher).save(tmp_path / "own.safetensors")
+    code, err, rows = demo(photo, tmp_path / "own.safetensors")
+    assert code == 0, err
+    check(rows[0], 120, 90, {"red square", "wheel"})
+
+
+def test_a_vocabulary_file_of_another_teacher(demo, photo, tmp_path):
+    clip = convert_matrix(np.eye(512)[:2], ["cat", "dog"], "open_clip:ViT-B-32/openai", ["a {}"])
+    clip.save(tmp_path / "clip.safetensors")
+    code, err, rows = demo(photo, tmp_path / "clip.safetensors")
+    last = err.strip().splitlines()[-1]
+    assert code == 2 and rows is None
+    assert "'conse'" in last and "'open_clip:ViT-B-32/openai'" in last

@@ -29,8 +29,8 @@ def test_checkpoint_says_what_it_was_trained_with_and_carries_no_vocabulary(trai
 def test_eval_only_prints_base_novel_all(trained, run_tool, tmp_path):
     weights = trained.output / "model_final.pth"
     code, out, err = run_tool(
-        "train_net.py", "--config-file", QUICK, "--eval-only", *trained.overrides,
-        f"train.init_checkpoint={weights}", f"train.output_dir={tmp_path}",
+        "train_net.py", "--config-file", QUICK, *trained.overrides,
+        f"train.init_checkpoint={weights}", f"train.output_dir={tmp_path}", "--eval-only",
     )  # fmt: skip
     text = out + err
     assert code == 0, text[-2000:]
