@@ -30,7 +30,7 @@ $(STAMP): setup.py .constraints.txt tools/install_detectron2.py
 	@touch $@
 
 demo: $(QUICK)/vild/model_final.pth ## train the quick model for a minute or two, then draw what it finds
-	$(RUN) tools/demo.py --input "$(IMAGE)" --vocabulary "$(VOCABULARY)" --output output/demo
+	$(RUN) tools/demo.py --input "$(IMAGE)" --vocabulary "$(VOCABULARY)" --threshold 0.4 --output output/demo
 
 $(QUICK)/vild/model_final.pth: | $(STAMP)
 	$(RUN) tools/train_net.py --config-file configs/quick/vild.py
