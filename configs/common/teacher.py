@@ -1,4 +1,4 @@
-"""The embedded teacher, and what turns class names into its text embeddings."""
+"""The embedded teacher, and what turns class names into the text embeddings of whichever teacher a config names."""
 
 from detectron2.config import LazyCall as L
 
