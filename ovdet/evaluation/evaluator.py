@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import logging
-import os
 from collections import OrderedDict
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
@@ -20,6 +19,7 @@ from tabulate import tabulate
 
 from ovdet.errors import InputError
 from ovdet.evaluation.coco_ap import METRICS, average_precision, load_ground_truth, summarise_subsets
+from ovdet.files import write_whole
 
 logger = logging.getLogger(__name__)
 
@@ -156,15 +156,8 @@ class OpenVocabEvaluator(DatasetEvaluator):
 
     def _write(self, name: str, content: Any) -> None:
         """Write json into the output folder, whole or not at all."""
-        if self.output_dir is None:
-            return
-        self.output_dir.mkdir(parents=True, exist_ok=True)
-        temporary = self.output_dir / f".{name}.{os.getpid()}.tmp"
-        try:
-            temporary.write_text(json.dumps(content))
-            os.replace(temporary, self.output_dir / name)
-        finally:
-            temporary.unlink(missing_ok=True)
+        if self.output_dir is not None:
+            write_whole(self.output_dir / name, json.dumps(content).encode())
 
 
 def _flatten(summary: Mapping[str, Mapping[str, float]]) -> dict[str, float]:

@@ -114,11 +114,7 @@ def test_stored_and_online_regions_give_one_loss(methods, build, make_inputs, ma
 
 
 def test_an_empty_store_entry_trains(methods, build, make_inputs, make_unit_rows):
-    def change(node):
-        node.region_source = L(StoredRegions)()
-        return methods.vild(node)
-
-    model = build(change)
+    model = build(lambda node: methods.stored_regions(methods.vild(node)))
     model.set_vocabulary(("a", "b"), make_unit_rows(2))
     inputs = make_inputs(1)
     inputs[0]["regions"] = Instances((64, 96))
@@ -128,11 +124,7 @@ def test_an_empty_store_entry_trains(methods, build, make_inputs, make_unit_rows
 
 
 def test_a_missing_store_is_named(methods, build, make_inputs, make_unit_rows):
-    def change(node):
-        node.region_source = L(StoredRegions)()
-        return methods.vild(node)
-
-    model = build(change)
+    model = build(lambda node: methods.stored_regions(methods.vild(node)))
     model.set_vocabulary(("a", "b"), make_unit_rows(2))
     with pytest.raises(InputError, match="region_store"):
         step(model, make_inputs(1))
