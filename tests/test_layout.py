@@ -24,7 +24,9 @@ ALLOWED = {
     "engine": {"teachers", "text", "modeling", "data", "evaluation", "losses"},
     "predictor": {"teachers", "text", "modeling", "data", "engine"},
     "visualize": set(),
-    "demo": {"predictor", "visualize"},
+    "export": {"teachers", "text", "modeling", "data", "engine", "predictor"},
+    "demo": {"predictor", "visualize", "export"},
+    "benchmark": {"teachers", "text", "modeling", "data", "evaluation", "engine", "losses", "predictor", "export"},
 }
 WITHOUT_DETECTRON2 = (*LEAVES, "imagenet_lite", "losses", "teachers", "text")
 FILES_WITHOUT_DETECTRON2 = ("data/region_store.py", "data/images.py", "data/synthetic.py")

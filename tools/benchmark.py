@@ -1,0 +1,42 @@
+"""How fast ovdet is, beside a peer and beside the limit, all in one run.
+
+tools/benchmark.py evaluation --output output/benchmark.json
+"""
+
+from __future__ import annotations
+
+import argparse
+import importlib
+
+from ovdet.benchmark.timing import print_rows, write_rows
+from ovdet.errors import InputError, command
+
+CASES: dict[str, str] = {
+    # each a module of ovdet.benchmark with add_arguments(parser) and run(arguments) -> list[Row]
+}
+
+
+def parse_arguments() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    cases = parser.add_subparsers(dest="case", required=True, metavar="CASE")
+    for name, summary in CASES.items():
+        case = cases.add_parser(name, help=summary, description=summary)
+        case.add_argument("--rounds", type=int, default=5, metavar="N", help="how often each is timed (default: 5)")
+        case.add_argument("--output", metavar="F.json", help="write the rows there too")
+        importlib.import_module(f"ovdet.benchmark.{name}").add_arguments(case)
+    return parser.parse_args()
+
+
+@command
+def main() -> None:
+    arguments = parse_arguments()
+    if arguments.rounds < 1:
+        raise InputError(f"expected --rounds of at least 1, got {arguments.rounds}")
+    rows = importlib.import_module(f"ovdet.benchmark.{arguments.case}").run(arguments)
+    print_rows(rows)
+    if arguments.output:
+        write_rows(rows, arguments.output)
+
+
+if __name__ == "__main__":
+    main()
