@@ -5,6 +5,8 @@ from pathlib import Path
 from setuptools import find_packages, setup
 
 VERSION = "0.1.0"
+RAY = ["ray[data]>=2.40,<3"]  # extraction on more than one machine
+EXPORT = ["onnx>=1.17", "onnxruntime>=1.20", "onnxscript>=0.5"]
 
 setup(
     name="ovdet",
@@ -24,6 +26,7 @@ setup(
         "Pillow>=10",
         "omegaconf>=2.3,<2.4",
         "pycocotools>=2.0.7",
+        "hotcoco>=1.3,<2",
         "timm>=1.0.9,<2",
         "open_clip_torch>=2.24,<4",
         "safetensors>=0.4",
@@ -50,7 +53,11 @@ setup(
         "shapely>=2",  # fvcore's crop of polygon masks
     ],
     extras_require={
+        "ray": RAY,
+        "export": EXPORT,
         "dev": [
+            *RAY,
+            *EXPORT,
             "pytest>=8.3",
             "pytest-timeout>=2.3",
             "ruff==0.17.6",

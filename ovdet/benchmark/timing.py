@@ -31,7 +31,7 @@ class Row:
         ours_s: this package.
         peer: what it is compared with; "" for nothing.
         peer_s: the peer's time; None without a peer.
-        limit_s: of the work that nobody can leave out (a bare forward, a bare matrix product); None where there is none.
+        limit_s: of the work that nobody can leave out (a bare forward, a bare matrix product); None without one.
         device: where it ran.
         spread: (slowest - fastest) / median of ours over the rounds.
     """
