@@ -15,6 +15,7 @@ _PUBLIC = {
     "load_coco_subsets": "ovdet.data.coco_subsets",
     "load_split": "ovdet.data.coco_subsets",
     "read_image": "ovdet.data.images",
+    "register_builtin": "ovdet.data.builtin",
     "register_coco_subsets": "ovdet.data.coco_subsets",
     "write_region_store": "ovdet.data.region_store",
 }

@@ -224,8 +224,9 @@ def register_coco_subsets(
     *,
     is_train: bool = False,
     filter_empty: bool = True,
+    evaluator_type: str = EVALUATOR_TYPE,
 ) -> str:
-    """Register a dataset in detectron2's catalogs; the arguments are those of `load_coco_subsets`.
+    """Register a dataset in detectron2's catalogs; all but the last of the arguments are those of `load_coco_subsets`.
 
     The json is read now, so that a mistake shows at once. Metadata: `thing_classes`,
     `thing_dataset_id_to_contiguous_id`, `base_classes`, `novel_classes`, `json_file`, `image_root`, `evaluator_type`.
@@ -254,7 +255,7 @@ def register_coco_subsets(
         novel_classes=loaded.novel_classes,
         json_file=source.json_file,
         image_root=source.image_root,
-        evaluator_type=EVALUATOR_TYPE,
+        evaluator_type=evaluator_type,
     )
     DatasetCatalog.register(name, _once_then_again(loaded.dicts, source))
     return name
