@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import os
 import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
+from typing import BinaryIO
 
 from ovdet.errors import InputError
 
@@ -15,19 +18,33 @@ def write_whole(path: str | Path, content: bytes) -> None:
     Raises:
         InputError: the place cannot be written to.
     """
+    with writing_whole(path) as stream:
+        stream.write(content)
+
+
+@contextmanager
+def writing_whole(path: str | Path) -> Iterator[BinaryIO]:
+    """As `write_whole`, for content that comes piece by piece: the file is there once the `with` block is through.
+
+    A block that fails leaves nothing, and an older file as it was.
+
+    Raises:
+        InputError: the place cannot be written to.
+    """
     path = Path(path)
     part = ""
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         handle, part = tempfile.mkstemp(prefix=f".{path.name[:100]}.", suffix=".part", dir=path.parent)
         with os.fdopen(handle, "wb") as stream:
-            stream.write(content)
+            yield stream
         os.chmod(part, 0o666 & ~_umask())  # mkstemp's own is 0600
         os.replace(part, path)
     except OSError as error:
+        raise InputError(f"expected a place to write to, got {path}: {error.strerror or error}") from error
+    finally:
         if part:
             Path(part).unlink(missing_ok=True)
-        raise InputError(f"expected a place to write to, got {path}: {error.strerror or error}") from error
 
 
 def _umask() -> int:

@@ -7,7 +7,7 @@ import os
 import pytest
 
 from ovdet.errors import InputError
-from ovdet.files import write_whole
+from ovdet.files import write_whole, writing_whole
 
 
 def test_a_file_is_written_with_its_folders_and_usual_rights(tmp_path):
@@ -38,3 +38,17 @@ def test_a_place_that_is_none(tmp_path):
     (tmp_path / "file").write_text("")
     with pytest.raises(InputError, match="expected a place to write to"):
         write_whole(tmp_path / "file" / "below", b"")
+
+
+def test_pieces_and_a_block_that_fails(tmp_path):
+    path = tmp_path / "file.bin"
+    with writing_whole(path) as stream:
+        stream.write(b"ab")
+        stream.write(b"c")
+        assert not path.exists()
+    assert path.read_bytes() == b"abc"
+    with pytest.raises(ZeroDivisionError), writing_whole(path) as stream:
+        stream.write(b"d")
+        raise ZeroDivisionError
+    assert path.read_bytes() == b"abc"
+    assert os.listdir(tmp_path) == ["file.bin"]
