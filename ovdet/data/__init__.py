@@ -12,11 +12,13 @@ _PUBLIC = {
     "RegionStore": "ovdet.data.region_store",
     "build_synthetic": "ovdet.data.synthetic",
     "check_no_leak": "ovdet.data.coco_subsets",
+    "frequency_weights": "ovdet.data.sampling",
     "load_coco_subsets": "ovdet.data.coco_subsets",
     "load_split": "ovdet.data.coco_subsets",
     "read_image": "ovdet.data.images",
     "register_builtin": "ovdet.data.builtin",
     "register_coco_subsets": "ovdet.data.coco_subsets",
+    "repeat_factor_sampler": "ovdet.data.sampling",
     "write_region_store": "ovdet.data.region_store",
 }
 __all__ = sorted(_PUBLIC)

@@ -25,6 +25,7 @@ from ovdet.data.coco_json import (
     read_json,
     usable_segmentation,
 )
+from ovdet.data.sampling import count_photos
 from ovdet.errors import InputError
 
 logger = logging.getLogger(__name__)
@@ -229,7 +230,8 @@ def register_coco_subsets(
     """Register a dataset in detectron2's catalogs; all but the last of the arguments are those of `load_coco_subsets`.
 
     The json is read now, so that a mistake shows at once. Metadata: `thing_classes`,
-    `thing_dataset_id_to_contiguous_id`, `base_classes`, `novel_classes`, `json_file`, `image_root`, `evaluator_type`.
+    `thing_dataset_id_to_contiguous_id`, `base_classes`, `novel_classes`, `json_file`, `image_root`,
+    `class_image_count`, `evaluator_type`.
     Registering again with the same arguments does nothing.
 
     Returns:
@@ -255,6 +257,7 @@ def register_coco_subsets(
         novel_classes=loaded.novel_classes,
         json_file=source.json_file,
         image_root=source.image_root,
+        class_image_count=count_photos(loaded.dicts, len(loaded.thing_classes)),
         evaluator_type=evaluator_type,
     )
     DatasetCatalog.register(name, _once_then_again(loaded.dicts, source))

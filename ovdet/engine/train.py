@@ -90,6 +90,8 @@ def build_train_loader(config: DictConfig, space: Mapping[str, Any]) -> Any:
     dicts = instantiate(node.dataset)
     check_no_leak(dicts, metadata, metadata.thing_classes)
     options = {key: instantiate(node[key]) for key in node if key not in ("_target_", "dataset")}
+    if options.get("sampler") is not None:
+        options["sampler"] = options["sampler"](dicts)
     store = options["mapper"].region_store
     if store is not None:
         known = {key: value for key, value in space.items() if value}

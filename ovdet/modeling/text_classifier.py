@@ -6,6 +6,8 @@ Shape letters: R regions over all images, F region features, D embedding width, 
 
 from __future__ import annotations
 
+import math
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -79,10 +81,34 @@ class TextClassifier(nn.Module):
             )
         if not torch.isfinite(class_embeddings).all():
             raise ValueError("expected finite class embeddings, got NaN or infinity")
-        self.class_embeddings = F.normalize(class_embeddings.detach().to(self.background.device).float(), dim=1)
+        self.class_embeddings = F.normalize(class_embeddings.detach().to(self.class_embeddings.device).float(), dim=1)
 
     def forward(self, region_embeddings: Tensor) -> Tensor:
         """(R, D), unit norm -> (R, K + 1) logits; background last."""
         background = F.normalize(self.background, dim=0)[None]
         embeddings = torch.cat([self.class_embeddings, background])  # (K + 1, D)
         return cosine_logits(region_embeddings, embeddings, self.temperature)
+
+
+class SigmoidTextClassifier(TextClassifier):
+    """Cosine classifier for sigmoid scores: no background, but one learned bias for all names.
+
+    The bias begins where a region has the probability `prior` for any name, so that the many negatives do not drown
+    the first steps (arXiv:1708.02002, section 3.3; one number for all classes as in Detic, where K may change).
+    """
+
+    def __init__(self, width: int, *, temperature: float = 0.02, prior: float = 0.01) -> None:
+        """
+        Args:
+            width: D of the teacher's space.
+            temperature: divides the cosines; 0.02 in Detic.
+            prior: score of a name on a region of cosine 0 at the first step, within (0, 1).
+        """
+        super().__init__(width, temperature=temperature)
+        del self.background
+        self.bias = nn.Parameter(torch.tensor(math.log(prior / (1 - prior))))
+
+    def forward(self, region_embeddings: Tensor) -> Tensor:
+        """(R, D), unit norm -> (R, K + 1) logits; the last column, which sigmoid scores do not read, is 0."""
+        logits = cosine_logits(region_embeddings, self.class_embeddings, self.temperature) + self.bias  # (R, K)
+        return F.pad(logits, (0, 1))

@@ -8,7 +8,7 @@ from detectron2.modeling.roi_heads import FastRCNNOutputLayers
 from detectron2.structures import Boxes, Instances
 from detectron2.utils.events import EventStorage
 
-from ovdet.modeling import OpenVocabBoxPredictor
+from ovdet.modeling import FederatedBoxPredictor, OpenVocabBoxPredictor
 
 OPTIONS = dict(test_score_thresh=0.05, test_nms_thresh=0.5, test_topk_per_image=10)
 
@@ -73,3 +73,91 @@ def test_gradient_reaches_the_features(pair, make_unit_rows):
     with EventStorage(0):
         sum(pair[0].losses(pair[0](features), make_proposals()).values()).backward()
     assert features.grad.abs().sum() > 0
+
+
+WEIGHTS = torch.tensor([4.0, 9.0, 1.0, 25.0, 16.0])
+
+
+def make_federated_pair(make_unit_rows, loss_classes: int, novel: int = 0):
+    """Ours, and detectron2's federated predictor with the same linear maps and `novel` more columns of weight 0."""
+    torch.manual_seed(0)
+    transform = Box2BoxTransform((10.0, 10.0, 5.0, 5.0))
+    ours = FederatedBoxPredictor(
+        ShapeSpec(channels=16), width=16, temperature=0.1, prior=0.1, box2box_transform=transform,
+        class_weights=lambda: WEIGHTS, loss_classes=loss_classes, **OPTIONS,
+    )  # fmt: skip
+    ours.set_vocabulary(make_unit_rows(5))
+    theirs = FastRCNNOutputLayers(
+        ShapeSpec(channels=16), box2box_transform=transform, num_classes=5 + novel, cls_agnostic_bbox_reg=True,
+        use_sigmoid_ce=True, use_fed_loss=True, fed_loss_num_classes=loss_classes,
+        get_fed_loss_cls_weights=lambda: torch.cat([WEIGHTS, torch.zeros(novel)]), **OPTIONS,
+    )  # fmt: skip
+    ours.projection.linear.weight.data = torch.eye(16)
+    torch.nn.init.normal_(ours.bbox_pred.weight, std=0.1)
+    theirs.bbox_pred.load_state_dict(ours.bbox_pred.state_dict())
+    columns = torch.cat([make_unit_rows(5), make_unit_rows(novel + 1, seed=9)]) / 0.1
+    theirs.cls_score.weight.data, theirs.cls_score.bias.data[:-1] = columns, ours.classifier.bias.data
+    return ours, theirs
+
+
+def losses_and_gradient(predictor, features, proposals):
+    features = features.clone().requires_grad_()
+    torch.manual_seed(5)  # the draw of absent classes
+    with EventStorage(0):
+        losses = predictor.losses(predictor(torch.nn.functional.normalize(features, dim=1)), proposals)
+    sum(losses.values()).backward()
+    return losses, features.grad
+
+
+@pytest.mark.parametrize("loss_classes", [1, 4, 5])
+def test_federated_loss_equals_detectron2s(make_unit_rows, loss_classes):
+    features, proposals = make_unit_rows(6, seed=2), make_proposals()
+    ours, theirs = make_federated_pair(make_unit_rows, loss_classes)
+    came, gradient = losses_and_gradient(ours, features, proposals)
+    expected, their_gradient = losses_and_gradient(theirs, features, proposals)
+    for key in came:
+        assert torch.allclose(came[key], expected[key], atol=1e-5), key
+    assert torch.allclose(gradient, their_gradient, atol=1e-4) and gradient.abs().sum() > 0
+    assert torch.allclose(ours.classifier.bias.grad, theirs.cls_score.bias.grad.sum(), atol=1e-5)
+
+
+def test_without_novel_columns_the_loss_is_that_of_novel_columns_of_weight_0(make_unit_rows):
+    """Detic's variant: all columns stay, those of novel classes are never drawn."""
+    features, proposals = make_unit_rows(6, seed=2), make_proposals()
+    ours, theirs = make_federated_pair(make_unit_rows, loss_classes=5, novel=3)
+    proposals[0].gt_classes = torch.tensor([0, 1, 2, 3, 4, 5])  # all base classes count, whatever is drawn
+    came, _ = losses_and_gradient(ours, features, proposals)
+    proposals[0].gt_classes[-1] = 8  # the background among 5 + 3
+    expected, _ = losses_and_gradient(theirs, features, proposals)
+    assert torch.allclose(came["loss_cls"], expected["loss_cls"], atol=1e-5)
+
+
+def test_federated_detections_equal_detectron2s(make_unit_rows):
+    features, proposals = make_unit_rows(6, seed=2), make_proposals()
+    (ours,), (theirs,) = (
+        predictor.inference(predictor(features), proposals)[0] for predictor in make_federated_pair(make_unit_rows, 4)
+    )
+    assert len(ours) == len(theirs) > 0 and torch.equal(ours.pred_classes, theirs.pred_classes)
+    assert torch.allclose(ours.scores, theirs.scores, atol=1e-5)
+
+
+def test_federated_without_regions(make_unit_rows):
+    predictor, _ = make_federated_pair(make_unit_rows, 4)
+    with EventStorage(0):
+        losses = predictor.losses(predictor(torch.zeros(0, 16)), make_proposals(0))
+    assert all(loss.item() == 0 for loss in losses.values())
+    sum(losses.values()).backward()
+    assert all(parameter.grad is not None for parameter in predictor.parameters())
+
+
+def test_weights_are_asked_for_in_training_alone_and_must_fit(make_unit_rows):
+    asked = []
+    predictor = FederatedBoxPredictor(
+        ShapeSpec(channels=16), width=16, box2box_transform=Box2BoxTransform((1.0, 1.0, 1.0, 1.0)),
+        class_weights=lambda: asked.append(1) or WEIGHTS, **OPTIONS,
+    )  # fmt: skip
+    predictor.set_vocabulary(make_unit_rows(4))
+    predictor.inference(predictor(make_unit_rows(6, seed=2)), make_proposals())
+    assert not asked and not [key for key in predictor.state_dict() if "fed_loss" in key]
+    with EventStorage(0), pytest.raises(ValueError, match="got 5 for 4 classes"):
+        predictor.losses(predictor(make_unit_rows(2, seed=2)), make_proposals(2))

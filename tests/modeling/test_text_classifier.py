@@ -5,7 +5,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from ovdet.modeling import TextClassifier
+from ovdet.modeling import SigmoidTextClassifier, TextClassifier
 from ovdet.modeling.text_classifier import RegionProjection, cosine_logits
 
 
@@ -113,3 +113,27 @@ def test_logits_are_float32_under_autocast(make_unit_rows):
     with torch.autocast("cpu", torch.bfloat16):
         logits = cosine_logits(regions, classes, 0.01)
     assert torch.equal(logits, cosine_logits(regions, classes, 0.01))
+
+
+def test_sigmoid_scores_begin_at_the_prior_and_have_no_background(make_unit_rows):
+    torch.manual_seed(0)
+    classifier = SigmoidTextClassifier(16, temperature=0.5, prior=0.02)
+    classifier.set_vocabulary(make_unit_rows(3))
+    region = F.normalize(torch.linalg.qr(make_unit_rows(3).t(), mode="complete").Q[:, -1:].t(), dim=1)  # cosines 0
+    logits = classifier(region)
+    assert logits.shape == (1, 4) and logits[0, 3] == 0
+    assert torch.allclose(logits[:, :3].sigmoid(), torch.full((1, 3), 0.02), atol=1e-5)
+    assert set(dict(classifier.named_parameters())) == {"bias"}
+    regions = make_unit_rows(5, seed=2)
+    expected = F.linear(regions, make_unit_rows(3) / 0.5, classifier.bias.expand(3))
+    assert torch.allclose(classifier(regions)[:, :3], expected, atol=1e-5)
+    assert classifier(torch.zeros(0, 16)).shape == (0, 4)
+
+
+def test_leaving_novel_columns_out_is_what_vilds_zeros_come_to():
+    """ViLD trains 1203 columns, the 337 rare ones' logits multiplied by 0; at CLIP's cosines they weigh nothing."""
+    torch.manual_seed(0)
+    logits = (0.15 + 0.15 * torch.rand(8, 866, dtype=torch.float64)) / 0.01
+    labels = torch.randint(0, 866, (8,))
+    with_zeros = torch.cat([logits, logits.new_zeros(8, 337)], dim=1)
+    assert torch.allclose(F.cross_entropy(with_zeros, labels), F.cross_entropy(logits, labels), rtol=0, atol=1e-9)
