@@ -14,7 +14,7 @@ _PUBLIC = {
     "check_no_leak": "ovdet.data.coco_subsets",
     "frequency_weights": "ovdet.data.sampling",
     "load_coco_subsets": "ovdet.data.coco_subsets",
-    "load_split": "ovdet.data.coco_subsets",
+    "load_split": "ovdet.data.split",
     "read_image": "ovdet.data.images",
     "register_builtin": "ovdet.data.builtin",
     "register_coco_subsets": "ovdet.data.coco_subsets",

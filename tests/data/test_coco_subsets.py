@@ -13,7 +13,8 @@ from detectron2.data.datasets import load_coco_json
 from omegaconf import ListConfig
 from PIL import Image
 
-from ovdet.data.coco_subsets import check_no_leak, load_coco_subsets, load_split, register_coco_subsets
+from ovdet.data.coco_subsets import check_no_leak, load_coco_subsets, register_coco_subsets
+from ovdet.data.split import load_split
 from ovdet.errors import InputError
 
 SPLIT = {"base2": ["cat", "dog"], "novel1": ["cow"], "excluded": ["hot dog"], "source": "a test"}

@@ -10,8 +10,8 @@ import numpy as np
 import pycocotools.mask as mask_util
 import pytest
 
-from ovdet.data.coco_subsets import load_split
 from ovdet.data.images import read_image
+from ovdet.data.split import load_split
 from ovdet.data.synthetic import (
     BASE,
     CLASS_NAMES,
