@@ -1,9 +1,11 @@
-"""Regions cut out of an image and embedded by a teacher; all on the image's device, many regions at a time.
+"""Regions cut out of photos and embedded by a teacher; all on the teacher's device, many regions at a time.
 
-A crop is what Pillow's `image.crop(box).resize(size, BICUBIC)` gives. That resize is separable, so it is two matrix
-products per region, crop = W_y window W_x^T, with a weight matrix per axis. Regions of like size are cut together.
+A crop is what Pillow's `image.crop(box).resize(size, BICUBIC)` gives. On CPUs torch's own resize of bytes does that,
+one region after the other. Elsewhere, and for photos of floats, regions of like size are cut together: the resize is
+separable, so it is two matrix products per region, crop = W_y window W_x^T, with a weight matrix per axis.
 
-Shape letters: R regions, S scales, H x W image, n x m window (a part of the image that holds the crop), h x w crop.
+Shape letters: N photos, R regions (of one photo, or over all and scales), S scales, D embedding width, H x W photo,
+n x m window (a part of a photo that holds the crop), h x w crop.
 """
 
 from __future__ import annotations
@@ -19,7 +21,7 @@ from ovdet.teachers.base import Teacher, plain_inference
 
 _SMALLEST_WINDOW = 32  # pixels; below that the matrix products do not get cheaper
 _MOST_AT_ONCE = 64  # crops in one matrix product, to bound the memory
-_CPU_BATCH, _DEVICE_BATCH = 8, 64  # crops in one forward pass; on CPUs its maps then stay near the cache
+_CPU_BATCH, _DEVICE_BATCH = 8, 256  # crops in one forward pass; on CPUs its maps then stay near the cache
 
 
 def crop_regions(image: Tensor, boxes: Tensor, size: tuple[int, int], scale: float = 1.0) -> Tensor:
@@ -44,7 +46,8 @@ def crop_regions(image: Tensor, boxes: Tensor, size: tuple[int, int], scale: flo
     """
     _check(image, boxes, (scale,))
     with plain_inference(image.device):
-        crops = _cut(image, _pixel_edges(boxes, scale, image.shape[1:]), size)
+        edges = _pixel_edges(boxes, scale, image.shape[1:])
+        crops = _cut(image[None], F.pad(edges, (1, 0)), size) / 255
     return crops.clone()  # out of inference mode
 
 
@@ -60,37 +63,54 @@ def embed_regions(
     scales: Sequence[float] = (1.0, 1.5),
     batch_size: int | None = None,
 ) -> Tensor:
+    """`embed_region_batch` for one photo: (3, H, W) RGB in [0, 255], boxes (R, 4) XYXY -> (R, D)."""
+    return embed_region_batch(teacher, [image], [boxes], scales, batch_size)[0]
+
+
+def embed_region_batch(
+    teacher: Teacher,
+    photos: Sequence[Tensor],
+    boxes: Sequence[Tensor],
+    scales: Sequence[float] = (1.0, 1.5),
+    batch_size: int | None = None,
+) -> list[Tensor]:
     """Embed regions as ViLD's targets are: the unit embeddings of the crops at each scale, added and normalised.
+
+    The regions of all photos share the teacher's forward passes.
 
     Args:
         teacher: on whose device this runs.
-        image: (3, H, W) RGB in [0, 255], uint8 or float.
-        boxes: (R, 4) XYXY in pixels of that image.
+        photos: N of (3, H, W) RGB in [0, 255], uint8 or float, of any sizes.
+        boxes: for each photo (R, 4) XYXY in its pixels; R may be 0.
         scales: of the boxes about their centres.
         batch_size: crops in one forward pass; None: what suits the device.
 
     Returns:
-        (R, D) float32, unit norm, on the teacher's device.
+        For each photo (R, D) float32, unit norm, on the teacher's device.
 
     Raises:
-        InputError: as of `crop_regions`.
+        InputError: as of `crop_regions`, or not as many photos as boxes.
     """
-    _check(image, boxes, scales)
-    if len(boxes) == 0:
-        return torch.zeros(0, teacher.width, device=teacher.device)
+    if len(photos) != len(boxes):
+        raise InputError(f"expected boxes for each of {len(photos)} photos, got boxes for {len(boxes)}")
+    for photo, of_photo in zip(photos, boxes, strict=True):
+        _check(photo, of_photo, scales)
+    counts = [len(of_photo) for of_photo in boxes]
+    if not sum(counts):
+        return [torch.zeros(0, teacher.width, device=teacher.device) for _ in photos]
     step = batch_size or (_CPU_BATCH if teacher.device.type == "cpu" else _DEVICE_BATCH)
     with plain_inference(teacher.device):
-        image = image.to(teacher.device)
-        edges = torch.cat([_pixel_edges(boxes, scale, image.shape[1:]) for scale in scales])  # (S * R, 4)
-        order = _windows(edges, image.shape[1:])[1].argsort(stable=True)  # like sizes into one batch
+        canvas = _stack([photo.to(teacher.device) for photo in photos])
+        edges = torch.cat([_canvas_edges(boxes, scale, photos) for scale in scales])  # (S * R, 5)
+        order = _order_by_window(edges, canvas)  # like sizes into one batch
         parts = []
-        for batch in order.split(step):
-            crops = _cut(image, edges[batch], teacher.input_size)
+        for batch in edges[order].split(step):
+            crops = _cut(canvas, batch, teacher.input_size) / 255
             parts.append(teacher.encode_image(normalise_crops(crops, teacher.mean, teacher.std)))
         embeddings = torch.cat(parts)[order.argsort().to(teacher.device)]  # (S * R, D), the caller's order again
-        summed = embeddings.view(len(scales), len(boxes), -1).sum(0)
+        summed = embeddings.view(len(scales), sum(counts), -1).sum(0)
         result = F.normalize(summed, dim=-1)
-    return result.clone()
+    return list(result.clone().split(counts))
 
 
 class RegionEmbedder:
@@ -103,6 +123,10 @@ class RegionEmbedder:
     def __call__(self, image: Tensor, boxes: Tensor) -> Tensor:
         """RGB image (3, H, W) in [0, 255], boxes (R, 4) XYXY -> (R, D) float32, unit norm."""
         return embed_regions(self.teacher, image, boxes, self.scales)
+
+    def embed_batch(self, photos: Sequence[Tensor], boxes: Sequence[Tensor]) -> list[Tensor]:
+        """RGB photos (3, H, W) in [0, 255] of any sizes, boxes (R, 4) XYXY of each -> (R, D) of each, unit norm."""
+        return embed_region_batch(self.teacher, photos, boxes, self.scales)
 
     def to(self, device: str | torch.device) -> RegionEmbedder:
         self.teacher.to(device)
@@ -153,40 +177,73 @@ def _pixel_edges(boxes: Tensor, scale: float, image_size: Sequence[int]) -> Tens
     return torch.cat([low, high], dim=1).long()
 
 
-def _windows(edges: Tensor, image_size: Sequence[int]) -> tuple[Tensor, Tensor]:
-    """(R, 4) edges -> the distinct window sizes (height, width) there are, and (R,) which of them each region takes.
-
-    Window sides are powers of two, so that there are few of them, or the image's.
-    """
-    extent = (edges[:, 2:] - edges[:, :2]).flip(1).double()  # (R, 2) height, width
-    window = extent.clamp(min=_SMALLEST_WINDOW).log2().ceil().exp2().long().minimum(torch.tensor(tuple(image_size)))
-    return torch.unique(window, dim=0, return_inverse=True)
+def _canvas_edges(boxes: Sequence[Tensor], scale: float, photos: Sequence[Tensor]) -> Tensor:
+    """`_pixel_edges` of all photos, behind the number of the photo -> (R, 5) int64 on the CPU."""
+    parts = [_pixel_edges(of_photo, scale, photo.shape[1:]) for photo, of_photo in zip(photos, boxes, strict=True)]
+    return torch.cat([F.pad(edges, (1, 0), value=number) for number, edges in enumerate(parts)])
 
 
-def _cut(image: Tensor, edges: Tensor, size: tuple[int, int]) -> Tensor:
-    """(3, H, W) image, (R, 4) edges on the CPU -> (R, 3, *size) in [0, 1]."""
-    crops = torch.empty(len(edges), 3, *size, device=image.device)
-    sizes, kinds = _windows(edges, image.shape[1:])
-    for kind, window in enumerate(sizes.tolist()):
-        for group in (kinds == kind).nonzero()[:, 0].split(_MOST_AT_ONCE):
-            crops[group.to(image.device)] = _resample(image, edges[group], window, size)
+def _stack(photos: Sequence[Tensor]) -> Tensor:
+    """N of (3, H, W), each of its own size -> (N, 3, H, W) of the largest, zeros to the right and below."""
+    if len(photos) == 1:
+        return photos[0][None]
+    size = [max(photo.shape[axis] for photo in photos) for axis in (1, 2)]
+    is_bytes = all(photo.dtype == torch.uint8 for photo in photos)
+    canvas = photos[0].new_zeros(len(photos), 3, *size, dtype=torch.uint8 if is_bytes else torch.float32)
+    for place, photo in zip(canvas, photos, strict=True):
+        place[:, : photo.shape[1], : photo.shape[2]] = photo
+    return canvas
+
+
+def _cut(canvas: Tensor, edges: Tensor, size: tuple[int, int]) -> Tensor:
+    """(N, 3, H, W) photos, (R, 5) edges on the CPU -> (R, 3, *size) uint8, channels last in memory."""
+    crops = torch.empty(
+        len(edges), 3, *size, dtype=torch.uint8, device=canvas.device, memory_format=torch.channels_last
+    )
+    if canvas.device.type == "cpu" and canvas.dtype == torch.uint8:
+        for crop, (number, left, top, right, bottom) in zip(crops, edges.tolist(), strict=True):
+            window = canvas[number, None, :, top:bottom, left:right]
+            crop.copy_(F.interpolate(window, size, mode="bicubic", antialias=True)[0])
+        return crops
+    windows = _windows(edges, canvas)
+    for window in windows.unique(dim=0):
+        for group in (windows == window).all(1).nonzero()[:, 0].split(_MOST_AT_ONCE):
+            levels = _resample(canvas, edges[group], window.tolist(), size)
+            crops[group.to(canvas.device)] = levels.to(torch.uint8)
     return crops
 
 
-def _resample(image: Tensor, edges: Tensor, window: Sequence[int], size: tuple[int, int]) -> Tensor:
-    """Regions that fit into a window (n, m) -> (R, 3, *size) in [0, 1], rows first and then columns."""
+def _windows(edges: Tensor, canvas: Tensor) -> Tensor:
+    """(R, 5) edges -> (R, 2) height and width of the window that each is cut with.
+
+    The sides are powers of two, so that there are few kinds of them, or the canvas's.
+    """
+    extent = (edges[:, 3:] - edges[:, 1:3]).flip(1).double()  # (R, 2) height, width
+    window = extent.clamp(min=_SMALLEST_WINDOW).log2().ceil().exp2().long()
+    return window.minimum(torch.tensor(canvas.shape[2:]))
+
+
+def _order_by_window(edges: Tensor, canvas: Tensor) -> Tensor:
+    """The order (R,) in which regions with windows of one size are neighbours."""
+    height, width = _windows(edges, canvas).unbind(1)
+    return (height * canvas.shape[3] + width).argsort(stable=True)
+
+
+def _resample(canvas: Tensor, edges: Tensor, window: Sequence[int], size: tuple[int, int]) -> Tensor:
+    """Regions that fit into a window (n, m) -> (R, 3, *size) grey levels, rows first and then columns."""
     n, m = window
-    left = edges[:, 0].clamp(max=image.shape[2] - m)
-    top = edges[:, 1].clamp(max=image.shape[1] - n)
-    edges, left, top = edges.to(image.device), left.to(image.device), top.to(image.device)
-    # a view of all windows there are, (H - n + 1, W - m + 1, n, 3, m), of which R are copied
-    windows = image.unfold(1, n, 1).unfold(2, m, 1).permute(1, 2, 3, 0, 4)[top, left]
-    rows = _bicubic_weights(edges[:, 0] - left, edges[:, 2] - left, m, size[1])  # (R, w, m)
-    columns = _bicubic_weights(edges[:, 1] - top, edges[:, 3] - top, n, size[0])  # (R, h, n)
-    partial = torch.bmm(windows.reshape(len(edges), n * 3, m).float(), rows.transpose(1, 2))  # (R, n * 3, w)
-    partial = partial.clamp_(0, 255).round_().view(len(edges), n, 3 * size[1])
-    crops = torch.bmm(columns, partial).clamp_(0, 255).round_().div_(255)  # (R, h, 3 * w)
-    return crops.view(len(edges), size[0], 3, size[1]).transpose(1, 2)
+    left = edges[:, 1].clamp(max=canvas.shape[3] - m)
+    top = edges[:, 2].clamp(max=canvas.shape[2] - n)
+    number, *edges = edges.to(canvas.device).unbind(1)
+    left, top = left.to(canvas.device), top.to(canvas.device)
+    # a view of all windows there are, (N, H - n + 1, W - m + 1, n, 3, m), of which R are copied
+    windows = canvas.unfold(2, n, 1).unfold(3, m, 1).permute(0, 2, 3, 4, 1, 5)[number, top, left]
+    rows = _bicubic_weights(edges[0] - left, edges[2] - left, m, size[1])  # (R, w, m)
+    columns = _bicubic_weights(edges[1] - top, edges[3] - top, n, size[0])  # (R, h, n)
+    partial = torch.bmm(windows.reshape(len(left), n * 3, m).float(), rows.transpose(1, 2))  # (R, n * 3, w)
+    partial = partial.clamp_(0, 255).round_().view(len(left), n, 3 * size[1])
+    crops = torch.bmm(columns, partial).clamp_(0, 255).round_()  # (R, h, 3 * w)
+    return crops.view(len(left), size[0], 3, size[1]).transpose(1, 2)
 
 
 def _bicubic_weights(first: Tensor, last: Tensor, window: int, size: int) -> Tensor:

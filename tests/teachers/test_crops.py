@@ -53,10 +53,11 @@ def pillow_crops(photo: Image.Image, boxes: torch.Tensor, size: tuple[int, int],
     return torch.stack(crops).float()
 
 
+@pytest.mark.parametrize("dtype", [torch.uint8, torch.float32])  # cut one after the other, and together
 @pytest.mark.parametrize("size", [SIZE, (224, 224)])
-def test_crops_equal_pillow(photo, size):
+def test_crops_equal_pillow(photo, size, dtype):
     boxes = boxes_of_all_kinds(photo)
-    crops = crop_regions(to_tensor(photo), boxes, size) * 255
+    crops = crop_regions(to_tensor(photo).to(dtype), boxes, size) * 255
     assert crops.shape == (len(boxes), 3, *size) and crops.dtype == torch.float32
     difference = (crops - pillow_crops(photo, boxes, size, two_steps=True)).abs()
     assert difference.max() < 2.5 and (difference > 0.5).float().mean() < 0.01  # a level, where a sum is near a half
@@ -66,14 +67,15 @@ def test_crops_equal_pillow(photo, size):
 
 def test_float_images_and_other_memory_layouts_give_the_same(photo):
     image, boxes = to_tensor(photo), boxes_of_all_kinds(photo)[:10]
-    expected = crop_regions(image, boxes, SIZE)
-    for other in (image.float(), image.double(), image.contiguous(), image.flip(0).flip(0)):
-        torch.testing.assert_close(crop_regions(other, boxes.double(), SIZE), expected)
-    assert not expected.is_inference()
+    for first, *others in ((image, image.contiguous(), image.flip(0).flip(0)), (image.float(), image.double())):
+        expected = crop_regions(first, boxes, SIZE)
+        assert not expected.is_inference()
+        for other in others:
+            torch.testing.assert_close(crop_regions(other, boxes.double(), SIZE), expected)
 
 
 def test_autocast_of_the_caller_changes_nothing(photo):
-    image, boxes = to_tensor(photo), boxes_of_all_kinds(photo)[:5]
+    image, boxes = to_tensor(photo).float(), boxes_of_all_kinds(photo)[:5]
     with torch.autocast("cpu", torch.bfloat16):
         crops = crop_regions(image, boxes, SIZE)
     assert torch.equal(crops, crop_regions(image, boxes, SIZE))
@@ -92,10 +94,12 @@ def test_grey_levels_stay_in_range():
     crops = crop_regions(image, torch.tensor([[5.0, 5.0, 25.0, 25.0]]), (64, 64))
     assert crops.min() == 0 and crops.max() == 1
     for level in (0, 1, 255):
-        crops = crop_regions(torch.full((3, 9, 7), level, dtype=torch.uint8), torch.tensor([[0.0, 0, 7, 9]]), (32, 32))
-        torch.testing.assert_close(crops, torch.full_like(crops, level / 255), rtol=0, atol=1e-6)
+        for dtype in (torch.uint8, torch.float32):
+            crops = crop_regions(torch.full((3, 9, 7), level, dtype=dtype), torch.tensor([[0.0, 0, 7, 9]]), (32, 32))
+            torch.testing.assert_close(crops, torch.full_like(crops, level / 255), rtol=0, atol=1e-6)
 
 
+@pytest.mark.parametrize("dtype", [torch.uint8, torch.float32])
 @pytest.mark.parametrize(
     "box",
     [
@@ -107,9 +111,9 @@ def test_grey_levels_stay_in_range():
         [3, 3, 3.2, 3.2],
     ],
 )
-def test_any_box_leaves_a_pixel(box):
+def test_any_box_leaves_a_pixel(box, dtype):
     image = torch.randint(0, 256, (3, 12, 10), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
-    crops = crop_regions(image, torch.tensor([box], dtype=torch.float32), (8, 8))
+    crops = crop_regions(image.to(dtype), torch.tensor([box], dtype=torch.float32), (8, 8))
     left, top, right, bottom = pillow_box([max(min(edge, 1e6), -1e6) for edge in box], Image.new("RGB", (10, 12)))
     expected = Image.fromarray(image.permute(1, 2, 0).numpy()).crop((left, top, right, bottom)).resize((8, 8), 3)
     torch.testing.assert_close(crops[0] * 255, to_tensor(expected).float(), rtol=0, atol=2.5)
@@ -173,6 +177,29 @@ def test_regions_are_the_normalised_sum_over_scales(photo):
     assert embed_regions(teacher, image, boxes[:0]).shape == (0, 3)
     with pytest.raises(InputError, match="expected one positive scale or more"):
         embed_regions(teacher, image, boxes, scales=())
+
+
+@pytest.mark.parametrize("dtype", [torch.uint8, torch.float32])
+def test_photos_together_are_as_each_by_itself(photo, conse_teacher, dtype):
+    embedder = RegionEmbedder(conse_teacher)
+    photos = [to_tensor(photo), to_tensor(photo)[:, :150, :90], to_tensor(photo)[:, 100:101, :], to_tensor(photo)]
+    photos = [one.to(dtype) for one in photos]
+    boxes = [boxes_of_all_kinds(photo)[first:last] for first, last in ((0, 3), (30, 33), (40, 41), (0, 0))]
+    together = embedder.embed_batch(photos, boxes)
+    assert [tuple(part.shape) for part in together] == [(3, 384), (3, 384), (1, 384), (0, 384)]
+    for part, one, of_one in zip(together, photos, boxes, strict=True):
+        torch.testing.assert_close(part, embedder(one, of_one), rtol=0, atol=1e-3)
+
+
+def test_photos_without_regions_and_none_at_all(photo):
+    embedder = RegionEmbedder(MeanColour())
+    assert embedder.embed_batch([], []) == []
+    parts = embedder.embed_batch([to_tensor(photo)] * 2, [torch.zeros(0, 4)] * 2)
+    assert [part.shape for part in parts] == [(0, 3), (0, 3)]
+    with pytest.raises(InputError, match="expected boxes for each of 1 photos, got boxes for 2"):
+        embedder.embed_batch([to_tensor(photo)], [torch.zeros(0, 4)] * 2)
+    with pytest.raises(InputError, match="expected finite boxes, got .* at index 0"):
+        embedder.embed_batch([to_tensor(photo)] * 2, [torch.ones(1, 4), torch.full((1, 4), float("nan"))])
 
 
 def test_region_embedder_is_the_function_and_tells_of_its_teacher(photo):
