@@ -4,9 +4,12 @@ import re
 from pathlib import Path
 
 import pytest
+import torch
 from detectron2.config import LazyConfig, instantiate
 
-from ovdet.engine import TrainOptions
+from ovdet.data.builtin import BUILTIN
+from ovdet.engine import TrainOptions, load_config
+from ovdet.modeling import FederatedBoxPredictor
 
 ROOT = Path(__file__).parents[1]
 CONFIGS = sorted(f for f in (ROOT / "configs").rglob("*.py") if "common" not in f.parts)
@@ -48,7 +51,9 @@ def test_instantiates(file, tmp_path):
     assert config.dataset.num_base in (24, 48, 866)
     if "training_classes" in config.model:  # comes from the registered data set, which is not here
         config.model.training_classes = [f"class {i}" for i in range(config.dataset.num_base)]
-    model = instantiate(config.model)
+    # of the large models shapes are enough, their weights take a second to draw
+    with torch.device("cpu" if file.parent.name in ("lite", "quick") else "meta"):
+        model = instantiate(config.model)
     config.optimizer.params.model = model
     instantiate(config.optimizer)
     for loader in (config.dataloader.train, config.dataloader.test):
@@ -58,6 +63,32 @@ def test_instantiates(file, tmp_path):
         instantiate(loader.mapper)
     expected_classes = {"closed_set": "ClosedSetRCNN"}.get(file.stem, "OpenVocabRCNN")
     assert type(model).__name__ == expected_classes
+
+
+def test_federated_configs_differ_in_the_loss_alone():
+    for stem in ("vild_text", "vild", "vild_ensemble"):
+        plain, federated = (
+            LazyConfig.load(str(ROOT / f"configs/ov_lvis/{stem}{end}.py")) for end in ("", "_federated")
+        )
+        assert federated.model.roi_heads.box_predictor._target_ is FederatedBoxPredictor
+        assert federated.model.roi_heads.box_predictor.class_weights.dataset_name == "ov_lvis_v1_train"
+        for config in (plain, federated):
+            del config.model.roi_heads.box_predictor, config.train.output_dir
+        assert plain == federated
+
+
+def test_photos_are_repeated_in_ov_lvis_alone():
+    for family, sampled in (("ov_lvis", True), ("ov_coco", False)):
+        config = LazyConfig.load(str(ROOT / "configs" / family / "vild_text.py"))
+        assert ("sampler" in config.dataloader.train) == sampled
+
+
+@pytest.mark.parametrize("file", sorted((ROOT / "configs/transfer").glob("*.py")), ids=names)
+def test_transfer_has_one_exponent(file):
+    config = load_config(str(file), ["model.roi_heads.score_fusion.open_exponent=0.4"])
+    fusion = instantiate(config.model.roi_heads.score_fusion)
+    assert fusion.base_exponent == fusion.novel_exponent == fusion.open_exponent == 0.4
+    assert config.dataloader.test.dataset.names.name in BUILTIN
 
 
 @pytest.mark.parametrize("file", CONFIGS, ids=names)

@@ -6,18 +6,9 @@ from detectron2.config import LazyCall as L
 from detectron2.modeling.roi_heads import FastRCNNOutputLayers, StandardROIHeads
 from omegaconf import DictConfig
 
-from ovdet.data import frequency_weights
 from ovdet.engine import choose_device, training_classes
 from ovdet.losses import L1Distillation
-from ovdet.modeling import (
-    ClosedSetRCNN,
-    FederatedBoxPredictor,
-    GeometricScores,
-    ImageBranch,
-    ImageScores,
-    OnlineRegions,
-    StoredRegions,
-)
+from ovdet.modeling import ClosedSetRCNN, GeometricScores, ImageBranch, ImageScores, OnlineRegions, StoredRegions
 from ovdet.teachers import RegionEmbedder, load_teacher
 
 _OPEN_ONLY = ("score_fusion", "image_temperature", "distillation", "image_branch", "crop_embedder", "max_crops")
@@ -60,23 +51,6 @@ def vild_ensemble(model: DictConfig, weight: float = 0.5) -> DictConfig:
     heads.image_branch = L(ImageBranch)(box_head=box_head, in_features=box_head.fc_dims[-1], width="${teacher.width}")
     heads.score_fusion = L(GeometricScores)(base_exponent=2 / 3, novel_exponent=1 / 3)
     return vild(model, weight)
-
-
-def federated(model: DictConfig) -> DictConfig:
-    """Sigmoid scores and LVIS's federated loss instead of softmax, with Detic's numbers; goes with any method."""
-    predictor = model.roi_heads.box_predictor
-    predictor._target_ = FederatedBoxPredictor
-    predictor.class_weights = L(frequency_weights)(dataset_name="${dataloader.train.dataset.names.name}", power=0.5)
-    predictor.update(loss_classes=50, temperature=0.02, prior=0.01)
-    return model
-
-
-def one_exponent(model: DictConfig, exponent: float = 0.6) -> DictConfig:
-    """Fused scores for a vocabulary without base classes: one exponent of the text side (0.6 in DetPro's transfer)."""
-    fusion = model.roi_heads.score_fusion
-    fusion.open_exponent = exponent
-    fusion.base_exponent = fusion.novel_exponent = "${.open_exponent}"
-    return model
 
 
 def vild_text_teacher(model: DictConfig, max_crops: int = 1000) -> DictConfig:

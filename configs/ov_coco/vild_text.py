@@ -3,28 +3,28 @@
 tools/train_net.py --config-file configs/ov_coco/vild_text.py --num-gpus 8 dataset.root=PATH
 Hardware: 32 GPUs; each of 4 machines adds --num-machines 4 --machine-rank R --dist-url tcp://HOST:PORT.
 Expected: box AP50 novel / base / all 5.9 / 61.8 / 47.2 in the paper. Here: not yet run.
-PATH holds annotations/instances_{train,val}2017.json, train2017/ and val2017/.
+PATH (default: $DETECTRON2_DATASETS) holds coco/, prepared by datasets/prepare_ov_coco.py.
 """
 
 import os
+
+from detectron2.config import LazyCall as L
+
+from ovdet.data import register_builtin
 
 from ..common.clip_teacher import name_embedder, teacher
 from ..common.data.coco_subsets import dataloader
 from ..common.models.r50_fpn import model
 from ..common.vild_schedule import optimizer, step_schedule, test_augmentations, train, train_augmentations
 
-_metadata = os.path.join(os.path.dirname(__file__), "../../datasets/metadata")
 dataset = dict(
     name="ov_coco_2017",
-    root=os.path.join(os.environ.get("DETECTRON2_DATASETS", "datasets"), "coco"),
-    train="${.root}/annotations/instances_train2017.json",
-    val="${.root}/annotations/instances_val2017.json",
-    split=os.path.abspath(f"{_metadata}/ov_coco.json"),
-    region_store="${.root}/ovdet/regions_train2017.safetensors",
+    root=os.environ.get("DETECTRON2_DATASETS", "datasets"),
+    region_store="${.root}/coco/ovdet/regions_train2017.safetensors",
     num_base=48,
 )
-dataloader.train.dataset.names.image_root = "${dataset.root}/train2017"
-dataloader.test.dataset.names.image_root = "${dataset.root}/val2017"
+dataloader.train.dataset.names = L(register_builtin)(name="ov_coco_2017_train", root="${dataset.root}")
+dataloader.test.dataset.names = L(register_builtin)(name="ov_coco_2017_val", root="${dataset.root}")
 dataloader.train.mapper.update(augmentations=train_augmentations, use_masks=True)
 dataloader.test.mapper.augmentations = test_augmentations
 dataloader.train.total_batch_size = 256

@@ -3,27 +3,31 @@
 tools/train_net.py --config-file configs/ov_lvis/vild_text.py --num-gpus 8 dataset.root=PATH
 Hardware: 32 GPUs; each of 4 machines adds --num-machines 4 --machine-rank R --dist-url tcp://HOST:PORT.
 Expected: mask APr / APc / APf / AP 10.1 / 23.9 / 32.5 / 24.9 in the paper. Here: not yet run.
-PATH holds lvis_v1_{train,val}.json, train2017/ and val2017/.
+PATH (default: $DETECTRON2_DATASETS) holds lvis/ and coco/, prepared by datasets/prepare_ov_lvis.py.
+Photos of uncommon classes come more often (threshold 1e-3), as in DetPro and Detic; ViLD's released recipe has nothing
+of the kind: dataloader.train.sampler=null leaves it out. Training is 866-way, evaluation 1203-way.
 """
 
 import os
+
+from detectron2.config import LazyCall as L
+
+from ovdet.data import register_builtin, repeat_factor_sampler
 
 from ..common.clip_teacher import name_embedder, teacher
 from ..common.data.coco_subsets import dataloader
 from ..common.models.r50_fpn import model
 from ..common.vild_schedule import lr_multiplier, optimizer, test_augmentations, train, train_augmentations
 
-_metadata = os.path.join(os.path.dirname(__file__), "../../datasets/metadata")
 dataset = dict(
     name="ov_lvis_v1",
-    root=os.path.join(os.environ.get("DETECTRON2_DATASETS", "datasets"), "lvis"),
-    images="${.root}",  # LVIS names its photos by the end of coco_url: train2017/..., val2017/...
-    train="${.root}/lvis_v1_train.json",
-    val="${.root}/lvis_v1_val.json",
-    split=os.path.abspath(f"{_metadata}/ov_lvis_v1.json"),
-    region_store="${.root}/ovdet/regions_lvis_v1_train.safetensors",
+    root=os.environ.get("DETECTRON2_DATASETS", "datasets"),
+    region_store="${.root}/lvis/ovdet/regions_lvis_v1_train.safetensors",
     num_base=866,
 )
+dataloader.train.dataset.names = L(register_builtin)(name="ov_lvis_v1_train", root="${dataset.root}")
+dataloader.test.dataset.names = L(register_builtin)(name="ov_lvis_v1_val", root="${dataset.root}")
+dataloader.train.sampler = L(repeat_factor_sampler)(threshold=1e-3)
 dataloader.train.mapper.update(augmentations=train_augmentations, use_masks=True)
 dataloader.test.mapper.augmentations = test_augmentations
 dataloader.evaluator.update(iou_types=("bbox", "segm"), max_detections=300)

@@ -39,7 +39,7 @@ class CocoSubsets(NamedTuple):
     dicts: list[dict[str, Any]]  # detectron2's format; category_id indexes thing_classes; boxes XYWH in original pixels
     thing_classes: list[str]  # classes of the asked subsets in the order of the json's category ids
     dataset_id_to_contiguous_id: dict[int, int]  # json category id -> index into thing_classes
-    base_classes: list[str]  # all base classes of the split, asked for or not, in the same order
+    base_classes: list[str]  # all base classes of the split, asked for or not, in the same order; [] without a split
     novel_classes: list[str]
 
 
@@ -60,8 +60,8 @@ def load_coco_subsets(
     Args:
         json_file: COCO-format annotations. The photo's name is `file_name`, or as in LVIS the end of `coco_url`.
         image_root: the folder that `file_name` is relative to.
-        split: a split json (see `load_split`); None makes every class a base class. Classes of the json that the split
-            does not name are ignored.
+        split: a split json (see `load_split`); classes of the json that it does not name are ignored. None counts every
+            class as asked for by "base", and tells no subsets apart: `base_classes` is then empty.
         subsets: which of "base", "novel", "ignored" to keep.
         is_train: leave crowd annotations out (kept with iscrowd = 1 otherwise).
         filter_empty: drop images without a kept annotation. This is the OV-COCO protocol (OVR-CNN) for training
@@ -90,7 +90,7 @@ def load_coco_subsets(
         dicts,
         [coco.names[category_id] for category_id in category_ids],
         to_contiguous,
-        names_by_subset["base"],
+        [] if split is None else names_by_subset["base"],
         names_by_subset["novel"],
     )
 

@@ -37,6 +37,8 @@ dataloader = dict(
         ),
         num_workers=4,
     ),
-    evaluator=L(OpenVocabEvaluator)(dataset_name="${..test.dataset.names}", output_dir="${train.output_dir}"),
+    evaluator=L(OpenVocabEvaluator)(
+        dataset_name="${..test.dataset.names}", output_dir="${train.output_dir}/evaluation"
+    ),
 )
 dataloader["train"]["mapper"]["augmentations"] = [L(T.RandomFlip)(horizontal=True)]

@@ -1,0 +1,16 @@
+"""LVIS's federated loss on sigmoid scores, with Detic's numbers (arXiv:2201.02605); goes with any method."""
+
+from detectron2.config import LazyCall as L
+from omegaconf import DictConfig
+
+from ovdet.data import frequency_weights
+from ovdet.modeling import FederatedBoxPredictor
+
+
+def federated(model: DictConfig) -> DictConfig:
+    """Sigmoid scores instead of softmax; a step counts 50 classes: those it shows, others by their frequency."""
+    predictor = model.roi_heads.box_predictor
+    predictor._target_ = FederatedBoxPredictor
+    predictor.class_weights = L(frequency_weights)(dataset_name="${dataloader.train.dataset.names.name}", power=0.5)
+    predictor.update(loss_classes=50, temperature=0.02, prior=0.01)
+    return model

@@ -1,0 +1,19 @@
+"""Transfer to VOC 2007 test (arXiv:2104.13921): ViLD-ensemble as trained on OV-LVIS, names swapped.
+
+tools/train_net.py --config-file configs/transfer/voc.py --eval-only dataset.root=PATH train.init_checkpoint=W
+Hardware: 1 GPU. Expected: box AP50 / AP75 72.2 / 56.7 in the paper (ViLD). Here: not yet run.
+W are the weights of configs/ov_lvis/vild_ensemble.py; PATH holds VOC2007/ (datasets/prepare_voc.py).
+"""
+
+from ovdet.evaluation import OpenVocabEvaluator
+
+from ..ov_lvis.vild_ensemble import dataloader, dataset, lr_multiplier, model, name_embedder, optimizer, teacher, train
+
+dataloader.test.dataset.names.name = "voc_2007_test"
+dataloader.evaluator.update(_target_=OpenVocabEvaluator, iou_types=("bbox",))
+# no class is base here: one exponent of the text side for all, DetPro's
+model.roi_heads.score_fusion.update(
+    open_exponent=0.6, base_exponent="${.open_exponent}", novel_exponent="${.open_exponent}"
+)
+model.roi_heads.mask_in_features = None  # boxes alone are scored
+train.update(init_checkpoint="output/ov_lvis/vild_ensemble/model_final.pth", output_dir="output/transfer/voc")
