@@ -11,7 +11,7 @@ QUICK = "configs/quick/vild.py"
 
 def test_training_leaves_checkpoint_config_and_results(trained):
     files = {file.name for file in trained.output.iterdir()}
-    assert {"model_final.pth", "config.yaml", "results.json", "metrics.json", "coco_instances_results.json"} <= files
+    assert {"model_final.pth", "config.yaml", "results.json", "metrics.json", "evaluation"} <= files
     assert not [name for name in files if name.endswith(".part")]
     assert "loss_distill" in (trained.output / "metrics.json").read_text()
     results = json.loads((trained.output / "results.json").read_text())
