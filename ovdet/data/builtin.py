@@ -6,7 +6,6 @@ Importing this module makes every name known to detectron2's DatasetCatalog; the
 
 from __future__ import annotations
 
-import os
 from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -14,6 +13,7 @@ from typing import Any, NamedTuple
 from detectron2.data import DatasetCatalog, MetadataCatalog
 
 from ovdet.data.coco_subsets import EVALUATOR_TYPE, register_coco_subsets
+from ovdet.data.root import datasets_root
 from ovdet.errors import InputError
 
 LVIS_EVALUATOR_TYPE = "ovdet_lvis"
@@ -24,7 +24,7 @@ class Builtin(NamedTuple):
 
     json_file: str
     images: str
-    command: str  # what writes json_file and split
+    remedy: str  # where json_file and split come from
     split: str | None = None
     subsets: tuple[str, ...] = ("base",)
     is_train: bool = False
@@ -32,34 +32,41 @@ class Builtin(NamedTuple):
     evaluator_type: str = EVALUATOR_TYPE
 
 
-_COCO = partial(Builtin, command="prepare_ov_coco.py", split="coco/annotations/ov_coco_2017_split.json",
-                filter_empty=True)  # fmt: skip
-_LVIS = partial(Builtin, images="coco", command="prepare_ov_lvis.py", split="lvis/ov_lvis_v1_split.json",
-                evaluator_type=LVIS_EVALUATOR_TYPE)  # fmt: skip
+_COCO = partial(
+    Builtin,
+    remedy="run python datasets/prepare_ov_coco.py",
+    split="coco/annotations/ov_coco_2017_split.json",
+    filter_empty=True,
+)
+_LVIS = partial(
+    Builtin,
+    images="coco",  # LVIS's photos are COCO's: the folder of train2017 and val2017
+    remedy="run python datasets/prepare_ov_lvis.py",
+    split="lvis/ov_lvis_v1_split.json",
+    evaluator_type=LVIS_EVALUATOR_TYPE,
+)
 BASE_AND_NOVEL = ("base", "novel")
 BUILTIN = {
     "ov_coco_2017_train": _COCO("coco/annotations/ov_coco_2017_train.json", "coco/train2017", is_train=True),
     "ov_coco_2017_val": _COCO("coco/annotations/ov_coco_2017_val.json", "coco/val2017", subsets=BASE_AND_NOVEL),
-    # LVIS's photos are COCO's: `images` is the folder of train2017 and val2017
     "ov_lvis_v1_train": _LVIS("lvis/ov_lvis_v1_train.json", is_train=True, filter_empty=True),
     "ov_lvis_v1_val": _LVIS("lvis/ov_lvis_v1_val.json", subsets=BASE_AND_NOVEL),
     # transfer: the whole vocabulary is new, so that base and novel are not told apart
-    "voc_2007_test": Builtin("VOC2007/voc_2007_test.json", "VOC2007/JPEGImages", "prepare_voc.py"),
+    "voc_2007_test": Builtin("VOC2007/voc_2007_test.json", "VOC2007/JPEGImages", "run python datasets/prepare_voc.py"),
     "coco80_2017_val": Builtin(
-        "coco/annotations/instances_val2017.json", "coco/val2017", "prepare_ov_coco.py, which checks it"
+        "coco/annotations/instances_val2017.json", "coco/val2017", "it is one of COCO's own annotation files"
     ),
     "objects365_v1_val": Builtin(
-        "objects365_v1/annotations/objects365_v1_val.json", "objects365_v1/val", "prepare_objects365.py --version 1"
+        "objects365_v1/annotations/objects365_v1_val.json",
+        "objects365_v1/val",
+        "run python datasets/prepare_objects365.py --version 1",
     ),
     "objects365_v2_val": Builtin(
-        "objects365_v2/annotations/objects365_v2_val.json", "objects365_v2/val", "prepare_objects365.py --version 2"
+        "objects365_v2/annotations/objects365_v2_val.json",
+        "objects365_v2/val",
+        "run python datasets/prepare_objects365.py --version 2",
     ),
 }
-
-
-def datasets_root(root: str | Path | None = None) -> Path:
-    """The folder of all data sets: `root`, else $DETECTRON2_DATASETS, else "datasets"."""
-    return Path(root or os.environ.get("DETECTRON2_DATASETS") or "datasets")
 
 
 def register_builtin(name: str, root: str | Path | None = None) -> str:
@@ -107,8 +114,8 @@ def _check_files(entry: Builtin, files: list[Path]) -> None:
     missing = [str(file) for file in files if not file.is_file()]
     if missing:
         raise InputError(
-            f"expected {' and '.join(missing)}, not there: set DETECTRON2_DATASETS, or run "
-            f"python datasets/{entry.command} (see datasets/README.md)"
+            f"expected {' and '.join(missing)}, not there: {entry.remedy}, or set DETECTRON2_DATASETS "
+            "(see datasets/README.md)"
         )
 
 

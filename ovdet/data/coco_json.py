@@ -1,7 +1,8 @@
-"""Reading a COCO-format json and saying in one line what is wrong with it."""
+"""Reading a COCO-format json and saying in one line what is wrong with it; writing one."""
 
 from __future__ import annotations
 
+import itertools
 import json
 import math
 from collections import Counter
@@ -10,8 +11,14 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import pycocotools.mask as mask_util
+from rich.console import Console
+from rich.progress import Progress
 
 from ovdet.errors import InputError
+from ovdet.files import writing_whole
+
+LARGE = 50_000_000  # characters; parsing takes a second or two
+PIECE = 2000  # entries of a list that are written at once
 
 
 class CocoJson(NamedTuple):
@@ -23,31 +30,90 @@ class CocoJson(NamedTuple):
     names: dict[int, str]  # class name by category id, in the order of the ids
 
 
-def read_json(path: str | Path, what: str) -> Any:
+def read_json(path: str | Path, what: str, *, progress: bool = False) -> Any:
     """Parse a json file.
 
     Args:
         path: the file.
         what: what the file should be, for the message ("a split json").
+        progress: show a bar where the file is so large that parsing takes seconds.
 
     Raises:
         InputError: the file is missing or not json.
     """
     try:
-        return json.loads(Path(path).read_text(encoding="utf-8"))
+        text = Path(path).read_text(encoding="utf-8")
+        return _parse_with_bar(text, Path(path).name) if progress and len(text) > LARGE else json.loads(text)
     except OSError as error:
         raise InputError(f"expected {what}, {path} cannot be read: {error.strerror or error}") from error
     except (ValueError, RecursionError) as error:
         raise InputError(f"expected {what}, {path} is not json: {error}") from error
 
 
-def read_coco_json(path: str | Path) -> CocoJson:
+def _parse_with_bar(text: str, name: str) -> Any:
+    """json.loads, counting objects: the parser itself says nothing until it is through."""
+    every = 4096
+    numbers = itertools.count(1)
+    with Progress(console=Console(stderr=True), transient=True) as bar:
+        task = bar.add_task(f"reading {name}", total=text.count("{"))
+
+        def count(entry: dict[str, Any]) -> dict[str, Any]:
+            if next(numbers) % every == 0:
+                bar.advance(task, every)
+            return entry
+
+        return json.loads(text, object_hook=count)
+
+
+def read_coco_json(path: str | Path, *, progress: bool = False) -> CocoJson:
     """Read and check a COCO-format json.
+
+    Args:
+        path: the file.
+        progress: see read_json.
 
     Raises:
         InputError: it is no json, a part is missing or repeated, or an annotation names what is not there.
     """
-    content = read_json(path, "a COCO-format json")
+    return check_coco(read_json(path, "a COCO-format json", progress=progress), path)
+
+
+def write_json(path: str | Path, content: Mapping[str, Any]) -> None:
+    """Write a json object whole, the entries of its lists piece by piece: with a bar where that takes seconds.
+
+    Raises:
+        InputError: the place cannot be written to.
+    """
+    total = sum(len(value) for value in content.values() if isinstance(value, list))
+    with writing_whole(path) as stream, Progress(console=Console(stderr=True), transient=True) as bar:
+        task = bar.add_task(f"writing {Path(path).name}", total=total, visible=total > 100_000)
+        for position, (key, value) in enumerate(content.items()):
+            stream.write(f"{',' if position else '{'}{json.dumps(key)}:".encode())
+            if not isinstance(value, list):
+                stream.write(_compact(value))
+                continue
+            stream.write(b"[")
+            for start in range(0, len(value), PIECE):
+                stream.write((b",\n" if start else b"") + _compact(value[start : start + PIECE])[1:-1])
+                bar.advance(task, PIECE)
+            stream.write(b"]")
+        stream.write(b"}\n")
+
+
+def _compact(value: Any) -> bytes:
+    return json.dumps(value, separators=(",", ":")).encode()
+
+
+def check_coco(content: Any, path: str | Path) -> CocoJson:
+    """Check what a COCO-format json holds; images without `file_name` get the end of their `coco_url` (LVIS).
+
+    Args:
+        content: the parsed json; images and annotations of the result are its own.
+        path: where it was read, for the messages.
+
+    Raises:
+        InputError: as of read_coco_json.
+    """
     if not isinstance(content, dict):
         raise InputError(f"expected a COCO-format json, {path} holds a {type(content).__name__}")
     for key in ("images", "annotations", "categories"):

@@ -15,6 +15,7 @@ from typing import Any, NamedTuple
 
 from detectron2.data import DatasetCatalog, MetadataCatalog
 from detectron2.structures import BoxMode
+from detectron2.utils import comm
 
 from ovdet.data.coco_json import (
     CocoJson,
@@ -73,7 +74,7 @@ def load_coco_subsets(
         InputError: the json is not COCO's format, the split does not fit it, or photos are missing.
     """
     _check_subsets(subsets)
-    coco = read_coco_json(json_file)
+    coco = read_coco_json(json_file, progress=comm.is_main_process())
     names_by_subset = _assign_subsets(coco, split)
     wanted = {name for subset in subsets for name in names_by_subset[subset]}
     category_ids = [category_id for category_id, name in coco.names.items() if name in wanted]

@@ -1,0 +1,36 @@
+"""The annotation files of OV-LVIS (866 base, 337 novel classes) from LVIS's own, for ov_lvis_v1_{train,val}.
+
+datasets/prepare_ov_lvis.py
+datasets/prepare_ov_lvis.py --annotations DIR --output DIR
+"""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+
+from ovdet.data.prepare.counts import format_counts
+from ovdet.data.prepare.ov_lvis import prepare_ov_lvis
+from ovdet.data.root import datasets_root
+from ovdet.errors import command
+
+
+def parse_arguments() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--root", metavar="DIR", help="of all data sets (default: $DETECTRON2_DATASETS, else datasets)")
+    parser.add_argument("--annotations", type=Path, metavar="DIR", help="lvis_v1_{train,val}.json (default: ROOT/lvis)")
+    parser.add_argument("--output", type=Path, metavar="DIR", help="ov_lvis_v1_*.json (default: ROOT/lvis)")
+    return parser.parse_args()
+
+
+@command
+def main() -> None:
+    arguments = parse_arguments()
+    default = datasets_root(arguments.root) / "lvis"
+    output = arguments.output or default
+    report = prepare_ov_lvis(arguments.annotations or default, output)
+    print(f"{format_counts(report)}\n\nov_lvis_v1_*.json are in {output}")
+
+
+if __name__ == "__main__":
+    main()

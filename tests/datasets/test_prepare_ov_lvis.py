@@ -1,0 +1,108 @@
+"""OV-LVIS from files in LVIS's format: training without the annotations of rare classes, evaluation with everything."""
+
+from __future__ import annotations
+
+import json
+import re
+
+import pytest
+
+from ovdet.data.prepare import ov_lvis
+from ovdet.data.split import load_split
+
+CATEGORIES = [
+    {"id": i, "name": name, "frequency": frequency, "synonyms": [name], "image_count": 3, "def": "", "synset": ""}
+    for i, name, frequency in ((1, "aerosol_can", "c"), (2, "bat_(animal)", "r"), (3, "cat", "f"))
+]
+_CLASSES = {"base classes": 2, "novel classes": 1}
+COUNTS = {"val": {"photos": 3, **_CLASSES}, "train": {"photos": 3, **_CLASSES}}
+
+
+def make_content():
+    """Photo 1 shows a can and a bat, photo 2 a bat alone, photo 3 a cat."""
+    images = [
+        {
+            "id": i, "height": 48, "width": 64, "coco_url": f"http://images.cocodataset.org/val2017/{i:012}.jpg",
+            "neg_category_ids": [3], "not_exhaustive_category_ids": [1],
+        }
+        for i in (1, 2, 3)
+    ]  # fmt: skip
+    annotations = [
+        {"id": number, "image_id": i, "category_id": c, "bbox": [1, 2, 3, 4], "area": 12, "segmentation": []}
+        for number, (i, c) in enumerate(((1, 1), (1, 2), (2, 2), (3, 3)), start=1)
+    ]
+    return {"info": {}, "licenses": [], "images": images, "annotations": annotations, "categories": CATEGORIES}
+
+
+@pytest.fixture
+def official(write, tmp_path, monkeypatch):
+    monkeypatch.setattr(ov_lvis, "COUNTS", COUNTS)
+    for part in ("train", "val"):
+        write(f"lvis/lvis_v1_{part}.json", make_content())
+    return tmp_path
+
+
+def test_rare_annotations_leave_training_alone(official, run_script):
+    code, out, _ = run_script("prepare_ov_lvis.py", "--root", official)
+    assert code == 0 and "novel classes" in out and "annotations kept" in out
+    train, val = (json.loads((official / f"lvis/ov_lvis_v1_{part}.json").read_text()) for part in ("train", "val"))
+    assert [a["id"] for a in train["annotations"]] == [1, 4]
+    assert val["annotations"] == make_content()["annotations"]
+    for content in (train, val):
+        assert content["categories"] == CATEGORIES
+        for image, original in zip(content["images"], make_content()["images"], strict=True):
+            assert image == {**original, "file_name": f"val2017/{image['id']:012}.jpg"}
+    split = load_split(official / "lvis/ov_lvis_v1_split.json")
+    assert split == {"base": ["aerosol_can", "cat"], "novel": ["bat_(animal)"], "ignored": []}
+
+
+def test_the_environment_names_the_folder(official, run_script, monkeypatch):
+    monkeypatch.setenv("DETECTRON2_DATASETS", str(official))
+    assert run_script("prepare_ov_lvis.py", "--output", official / "elsewhere")[0] == 0
+    assert len(list((official / "elsewhere").iterdir())) == 3
+
+
+def edit(content, path, value):
+    *parents, last = path
+    place = content
+    for key in parents:
+        place = place[key]
+    place[last] = value
+    return content
+
+
+@pytest.mark.parametrize(
+    ("part", "path", "value", "message"),
+    [
+        ("val", ("categories", 1, "frequency"), None, "frequency f, c or r of each category.*bat"),
+        ("val", ("categories", 1, "frequency"), "f", "3 base classes|2 base classes"),
+        ("train", ("images",), make_content()["images"][:2], "image_ids"),
+        ("val", ("annotations", 0, "category_id"), 7, "category_ids.*7"),
+        ("train", ("categories",), [], "categories"),
+    ],
+)
+def test_what_is_wrong_with_the_files(official, write, run_script, refused, part, path, value, message):
+    write(f"lvis/lvis_v1_{part}.json", edit(json.loads(json.dumps(make_content())), path, value))
+    line = refused(run_script("prepare_ov_lvis.py", "--root", official))
+    assert re.search(message, line) and f"lvis_v1_{part}.json" in line
+    assert not (official / f"lvis/ov_lvis_v1_{part}.json").exists()
+    assert not (official / "lvis/ov_lvis_v1_split.json").exists()
+
+
+def test_other_counts_and_missing_files(official, run_script, refused, monkeypatch):
+    monkeypatch.setattr(ov_lvis, "COUNTS", {**COUNTS, "train": {"photos": 100170, **_CLASSES}})
+    assert "100170 photos (got 3)" in refused(run_script("prepare_ov_lvis.py", "--root", official))
+    (official / "lvis/lvis_v1_val.json").unlink()
+    assert "lvisdataset.org" in refused(run_script("prepare_ov_lvis.py", "--root", official))
+
+
+def test_frequencies_differ_between_the_files(official, write, run_script, refused):
+    swapped = make_content()
+    swapped["categories"] = [{**c, "frequency": f} for c, f in zip(CATEGORIES, "rcf", strict=True)]
+    write("lvis/lvis_v1_train.json", swapped)
+    assert "same frequencies" in refused(run_script("prepare_ov_lvis.py", "--root", official))
+
+
+def test_the_known_counts_are_the_protocols():
+    classes = {"base classes": 866, "novel classes": 337}
+    assert ov_lvis.COUNTS == {"train": {"photos": 100170, **classes}, "val": {"photos": 19809, **classes}}
