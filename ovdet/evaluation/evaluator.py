@@ -7,33 +7,49 @@ import logging
 from collections import OrderedDict
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
-import numpy as np
 from detectron2.data import MetadataCatalog
 from detectron2.evaluation import DatasetEvaluator
 from detectron2.evaluation.coco_evaluation import instances_to_coco_json
 from detectron2.utils import comm
-from pycocotools.coco import COCO
-from tabulate import tabulate
+from rich.progress import track
 
 from ovdet.errors import InputError
-from ovdet.evaluation.coco_ap import METRICS, average_precision, load_ground_truth, summarise_subsets
+from ovdet.evaluation.average_precision import CocoAP, LvisAP, PerClass
+from ovdet.evaluation.ground_truth import GroundTruth, load_ground_truth
+from ovdet.evaluation.plots import draw_per_class, draw_precision_recall
+from ovdet.evaluation.report import (
+    Summary,
+    class_csv,
+    describe_classes,
+    flatten,
+    summarise_subsets,
+    summary_table,
+    without_nan,
+)
+from ovdet.evaluation.spool import Part, Spool, SpooledDetections
 from ovdet.files import write_whole
 
 logger = logging.getLogger(__name__)
 
-RESULTS_FILE = "coco_instances_results.json"
-PER_CLASS_FILE = "per_class_ap.json"
+METRICS_FILE = "metrics.json"
+DETECTIONS_FILE = "detections.json"
+PER_CLASS_FILE = "per_class.csv"
+FREQUENCIES = {"rare": "r", "common": "c", "frequent": "f"}  # the name of the subset, LVIS's letter
+IMAGES_AT_ONCE = 200  # whose detections are in memory together
 
 
 class OpenVocabEvaluator(DatasetEvaluator):
-    """AP, AP50 and AP75 of a registered dataset for base, novel and all classes.
+    """COCO's AP of a registered dataset for base, novel and all classes; VOC's AP50 and AP75 (see `CocoAP`).
 
-    The setting is the generalised one: every image is searched for all K classes of the dataset's `thing_classes`, base
-    and novel together. Ground truth of other classes (the 15 unused ones of OV-COCO) is neither asked for nor counted.
+    Every image is searched for all K classes of the dataset's `thing_classes` at once. With base and novel classes
+    among them this is the generalised setting, with the novel ones alone (the dataset registered with that subset only)
+    the constrained one. Ground truth of other classes (the 15 unused ones of OV-COCO) is neither asked for nor counted.
     An image that was not run counts as one without detections; a warning says how many there are.
     """
+
+    scorer: ClassVar[type[CocoAP]] = CocoAP
 
     def __init__(
         self,
@@ -47,16 +63,17 @@ class OpenVocabEvaluator(DatasetEvaluator):
 
         Args:
             dataset_name: registered, with the metadata of `register_coco_subsets`.
-            output_dir: where to write the detections (COCO results: original class ids, XYWH) and each class's AP; None
-                writes nothing.
+            output_dir: where to write metrics.json, detections.json (COCO results: original class ids, XYWH in pixels
+                of the original image), per_class.csv, precision_recall.png and per_class.png. While the images are run
+                it holds the detections of each process; the machines of one run share it. None writes nothing.
             iou_types: "bbox", "segm" or both.
-            max_detections: per image and class, best first; COCO's protocol has 100.
+            max_detections: that count, best first: per image and class as COCO's protocol has it.
 
         Raises:
             InputError: unknown iou_types, or metadata that lacks a part.
         """
-        if not iou_types or set(iou_types) - {"bbox", "segm"}:
-            raise InputError(f"expected iou_types out of bbox and segm, got {tuple(iou_types)}")
+        if not iou_types or isinstance(iou_types, str) or set(iou_types) - {"bbox", "segm"}:
+            raise InputError(f"expected iou_types out of bbox and segm, got {iou_types!r}")
         metadata = MetadataCatalog.get(dataset_name)
         needed = ("json_file", "thing_classes", "thing_dataset_id_to_contiguous_id")
         missing = [key for key in needed if metadata.get(key) is None]
@@ -69,22 +86,38 @@ class OpenVocabEvaluator(DatasetEvaluator):
         self.names: list[str] = list(metadata.thing_classes)
         by_index = {index: category_id for category_id, index in metadata.thing_dataset_id_to_contiguous_id.items()}
         self.category_ids = [by_index[index] for index in range(len(self.names))]
-        self.subsets = {"base": metadata.get("base_classes", []), "novel": metadata.get("novel_classes", [])}
+        novel = list(metadata.get("novel_classes", []))  # without any, base is no subset worth a figure of its own
+        self.subsets = {"base": list(metadata.get("base_classes", [])) if novel else [], "novel": novel}
         self._json_file: str = metadata.json_file
-        self.reset()
+        self._truth: GroundTruth | None = None  # on the main process
+        self._spool: Spool | None = None
+
+    @property
+    def setting(self) -> tuple[str, str]:
+        """("generalised" or "constrained", in words)."""
+        asked = {subset for subset, of_subset in self.subsets.items() if set(of_subset) & set(self.names)}
+        if self.subsets["novel"] and len(asked) == 1:
+            return "constrained", f"{asked.pop()} names only"
+        return "generalised", "all names compete"
 
     def reset(self) -> None:
-        """Forget all detections."""
-        self._detections: dict[Any, list[dict[str, Any]]] = {}  # by image id; classes are indices until evaluate()
+        """Forget all detections; refuse what could not be evaluated or written before the images are run."""
+        self._forget()
+        self._spool = Spool(self.output_dir)
+        if comm.is_main_process():
+            self._truth = self._truth or load_ground_truth(self._json_file)
+            self._begin(None)
 
     def process(self, inputs: Sequence[Mapping[str, Any]], outputs: Sequence[Mapping[str, Any]]) -> None:
-        """Keep the detections of a batch.
+        """Keep the detections of a batch, on disk.
 
         Args:
             inputs: dicts with "image_id".
             outputs: dicts with "instances": `pred_boxes` (XYXY in pixels of the original image), `scores`,
                 `pred_classes` (indices into thing_classes) and perhaps `pred_masks`.
         """
+        if self._spool is None:
+            self.reset()
         for image, output in zip(inputs, outputs, strict=True):
             instances = output["instances"].to("cpu")
             classes = instances.pred_classes
@@ -93,92 +126,196 @@ class OpenVocabEvaluator(DatasetEvaluator):
                     f"expected classes 0 to {len(self.names) - 1} as {self.dataset_name!r} has {len(self.names)}, "
                     f"got {int(classes.min())} to {int(classes.max())}: set the model's vocabulary to the dataset's"
                 )
-            self._detections[image["image_id"]] = instances_to_coco_json(instances, image["image_id"])
+            if "segm" in self.iou_types and not instances.has("pred_masks"):
+                raise InputError("expected a model with masks to evaluate segm, its outputs have no pred_masks")
+            found = instances_to_coco_json(instances, image["image_id"])
+            for detection in found:
+                detection["category_id"] = self.category_ids[detection["category_id"]]
+            self._spool.put(image["image_id"], found)
 
     def evaluate(self, image_ids: Iterable[Any] | None = None) -> OrderedDict[str, dict[str, float]]:
-        """Gather from all ranks, evaluate, log a table.
+        """Score the detections of all processes, log a table, write the files, forget the detections.
 
         Args:
             image_ids: evaluate on these images only; None for all.
 
         Returns:
-            On the main process {"bbox": {"AP", "AP50", "AP75" (over all classes), "AP-base", "AP50-base", "AP75-base",
-            "AP-novel", ..., "AP-all", ...}, "segm": ...} in percent, nan where there is no ground truth; else {}.
+            On the main process {"bbox": {"AP", "AP50", "AP75", "APs", "APm", "APl" (over all classes), "AP-base",
+            "AP50-base", "AP75-base", "AP-novel", ..., "AP-all", ...}, "segm": ...} in percent, nan where there is no
+            ground truth; else {}.
         """
-        comm.synchronize()
-        gathered = comm.gather(self._detections, dst=0)
-        if not comm.is_main_process():
-            return OrderedDict()
-        by_image = {image_id: found for part in gathered for image_id, found in part.items()}
-        detections = [
-            {**detection, "category_id": self.category_ids[detection["category_id"]]}
-            for _, found in sorted(by_image.items(), key=lambda item: str(item[0]))
-            for detection in found
-        ]
-        self._write(RESULTS_FILE, detections)
-        ground_truth = load_ground_truth(self._json_file)
-        if not ground_truth.dataset.get("annotations"):
-            logger.warning("%s: %s has no annotations, nothing to evaluate", self.dataset_name, self._json_file)
-            return OrderedDict()
-        image_ids = None if image_ids is None else list(image_ids)
-        self._warn(ground_truth, by_image, image_ids, len(detections))
+        if self._spool is None:
+            self.reset()
+        parts = comm.gather(self._spool.part(), dst=0)
         results: OrderedDict[str, dict[str, float]] = OrderedDict()
-        per_class_by_type = {}
-        for iou_type in self.iou_types:
-            per_class = average_precision(
-                ground_truth, detections, self.category_ids, iou_type, self.max_detections, image_ids
-            )
-            summary = summarise_subsets(per_class, self.names, self.subsets)
-            per_class_by_type[iou_type] = _by_name(per_class, self.names)
-            results[iou_type] = _flatten(summary)
-            logger.info(
-                "%s, %s, generalised (%d-way):\n%s", self.dataset_name, iou_type, len(self.names), _table(summary)
-            )
-        self._write(PER_CLASS_FILE, per_class_by_type)
+        if comm.is_main_process():
+            per_class = self._score(parts, None if image_ids is None else list(image_ids))
+            if per_class:
+                results = self._report(per_class)
+        comm.synchronize()  # a process that went on could end, and its file with it
+        self._forget()
         return results
 
-    def _warn(
-        self, ground_truth: COCO, by_image: Mapping[Any, Any], image_ids: list[Any] | None, num_detections: int
-    ) -> None:
-        """Say what would make the figures look worse than the model is."""
+    def _forget(self) -> None:
+        if self._spool is not None:
+            self._spool.close()
+            self._spool = None
+
+    def _begin(self, image_ids: list[Any] | None) -> dict[str, CocoAP]:
+        limits = {"max_detections": self.max_detections, "image_ids": image_ids}
+        return {
+            iou_type: self.scorer(self._truth, self.category_ids, iou_type, **limits) for iou_type in self.iou_types
+        }
+
+    def _score(self, parts: Sequence[Part], image_ids: list[Any] | None) -> dict[str, PerClass]:
+        """Write the detections as one file, then score them, a few images at a time -> by iou type."""
+        scorers = self._begin(image_ids)
+        with SpooledDetections(parts) as found:
+            if self.output_dir is not None:
+                found.write_results(self.output_dir / DETECTIONS_FILE)
+            if not self._truth.annotations:
+                logger.warning("%s: %s has no annotations, nothing to evaluate", self.dataset_name, self._json_file)
+                return {}
+            number = 0
+            for start in track(range(0, len(found.images), IMAGES_AT_ONCE), "scoring", transient=True):
+                detections = {image: found.read(image) for image in found.images[start : start + IMAGES_AT_ONCE]}
+                number += sum(map(len, detections.values()))
+                for scorer in scorers.values():
+                    scorer.add(detections)
+            self._warn(set(found.images), image_ids, number)
+        return {iou_type: scorer.result() for iou_type, scorer in scorers.items()}
+
+    def _warn(self, run: set[Any], image_ids: list[Any] | None, num_detections: int) -> None:
+        """Say what would make the figures look worse than the model is, or other than pycocotools' own."""
         wanted = set(self.category_ids)
-        annotated = {a["image_id"] for a in ground_truth.anns.values() if a["category_id"] in wanted}
+        annotated = {
+            image_id
+            for image_id, of_image in self._truth.annotations.items()
+            if any(annotation["category_id"] in wanted for annotation in of_image)
+        }
         counted = annotated if image_ids is None else annotated & set(image_ids)
-        missed = len(counted - set(by_image))
+        missed = len(counted - run)
         if missed:
             logger.warning("%d of %d images with ground truth were not run; they count as missed", missed, len(counted))
         if not num_detections:
-            logger.warning("the model detected nothing on %d images; AP is 0", len(by_image))
-        if 0 in ground_truth.anns:
-            logger.warning("an annotation has id 0; pycocotools takes it for undetected, number them from 1")
-        if any("neg_category_ids" in image for image in ground_truth.imgs.values()):
+            logger.warning("the model detected nothing on %d images; AP is 0", len(run))
+        if any(entry.get("id") == 0 for of_image in self._truth.annotations.values() for entry in of_image):
+            logger.warning("an annotation has id 0; pycocotools takes it for never found, here it is one like others")
+        if self._truth.is_federated and not self.scorer.federated:
             logger.warning("LVIS annotates only some classes per photo; this AP is not LVIS's federated one and lower")
 
-    def _write(self, name: str, content: Any) -> None:
-        """Write json into the output folder, whole or not at all."""
+    def _report(self, per_class: Mapping[str, PerClass]) -> OrderedDict[str, dict[str, float]]:
+        """Log the tables, write the files -> what `evaluate` returns."""
+        subsets = self._subsets()
+        setting, words = self.setting
+        summaries = {
+            iou_type: self._headline(summarise_subsets(found, self.names, subsets))
+            for iou_type, found in per_class.items()
+        }
+        title = setting if setting == "generalised" else f"{setting} ({words})"
+        for iou_type, summary in summaries.items():
+            logger.info(
+                "%s, %s, %s, %d-way:\n%s",
+                *(self.dataset_name, iou_type, title, len(self.names), summary_table(summary)),
+            )
         if self.output_dir is not None:
-            write_whole(self.output_dir / name, json.dumps(content).encode())
+            classes = {t: describe_classes(found, self.names, subsets) for t, found in per_class.items()}
+            self._write(summaries, classes)
+            self._draw(per_class, summaries, subsets)
+            logger.info("metrics, detections and plots are in %s", self.output_dir)
+        return OrderedDict((iou_type, flatten(summary)) for iou_type, summary in summaries.items())
+
+    def _subsets(self) -> dict[str, list[str]]:
+        return self.subsets
+
+    def _headline(self, summary: Summary) -> Summary:
+        """The summary with what the protocol names apart."""
+        return summary
+
+    def _write(self, summaries: Mapping[str, Summary], classes: Mapping[str, Mapping[str, Any]]) -> None:
+        """metrics.json, with the first iou type's figures on top and the other's beside, and per_class.csv."""
+        setting, words = self.setting
+        first, *others = ({**summary, "per_class": classes[iou_type]} for iou_type, summary in summaries.items())
+        content = {
+            "dataset": self.dataset_name,
+            "setting": setting,
+            "vocabulary": len(self.names),
+            "protocol": f"{self.scorer.protocol.format(self.max_detections)}; {words}",
+            "iou_type": self.iou_types[0],
+            **first,
+            **dict(zip(self.iou_types[1:], others, strict=True)),
+        }
+        text = json.dumps(without_nan(content), indent=1) + "\n"
+        write_whole(self.output_dir / METRICS_FILE, text.encode())
+        write_whole(self.output_dir / PER_CLASS_FILE, class_csv(classes).encode())
+
+    def _draw(
+        self, per_class: Mapping[str, PerClass], summaries: Mapping[str, Summary], subsets: Mapping[str, list[str]]
+    ) -> None:
+        """precision_recall.png and per_class.png; a second iou type's are named precision_recall_segm.png, ..."""
+        setting, _ = self.setting
+        for iou_type, found in per_class.items():
+            end = "" if iou_type == self.iou_types[0] else f"_{iou_type}"
+            title = f"{self.dataset_name}, {iou_type}, {setting}, {len(self.names)}-way"
+            curves = draw_precision_recall(found, self.names, subsets, title)
+            write_whole(self.output_dir / f"precision_recall{end}.png", curves)
+            write_whole(self.output_dir / f"per_class{end}.png", draw_per_class(found, self.names, subsets, title))
 
 
-def _flatten(summary: Mapping[str, Mapping[str, float]]) -> dict[str, float]:
-    """{"all": {"AP": 1.0}, "base": ...} -> {"AP": 1.0, "AP-all": 1.0, "AP-base": ...}."""
-    flat = {metric: summary["all"][metric] for metric in METRICS}
-    for subset, values in summary.items():
-        flat.update({f"{metric}-{subset}": values[metric] for metric in METRICS})
-    return flat
+class OpenVocabLVISEvaluator(OpenVocabEvaluator):
+    """LVIS's federated AP, with APr, APc and APf over its rare, common and frequent classes; novel ones are the rare.
+
+    The results have "APr", "APc", "APf" too, and metrics.json besides these the subsets "rare", "common", "frequent".
+    """
+
+    scorer = LvisAP
+
+    def __init__(
+        self,
+        dataset_name: str,
+        output_dir: str | Path | None = None,
+        iou_types: Sequence[str] = ("bbox", "segm"),
+        *,
+        max_detections: int = 300,
+    ) -> None:
+        """As `OpenVocabEvaluator`; `max_detections` are per image, over all classes."""
+        super().__init__(dataset_name, output_dir, iou_types, max_detections=max_detections)
+
+    def reset(self) -> None:
+        """As `OpenVocabEvaluator`.
+
+        Raises:
+            InputError: the json lacks what LVIS has and COCO has not.
+        """
+        super().reset()
+        if self._truth and not (self._truth.is_federated and self._truth.frequencies):
+            message = "expected an LVIS json with neg_category_ids of images and frequency of categories"
+            raise InputError(f"{message}, {self._json_file} has none")
+
+    def _subsets(self) -> dict[str, list[str]]:
+        letters = [self._truth.frequencies.get(category_id) for category_id in self.category_ids]
+        by_frequency = {
+            subset: [name for name, of_name in zip(self.names, letters, strict=True) if of_name == letter]
+            for subset, letter in FREQUENCIES.items()
+        }
+        return {**self.subsets, **by_frequency}
+
+    def _headline(self, summary: Summary) -> Summary:
+        by_frequency = {f"AP{letter}": summary[subset]["AP"] for subset, letter in FREQUENCIES.items()}
+        return {**summary, "all": {**summary["all"], **by_frequency}}
 
 
-def _by_name(per_class: Mapping[str, np.ndarray], names: Sequence[str]) -> dict[str, dict[str, float | None]]:
-    """{"cat": {"AP": 12.3, ...}}; None (json has no nan) for a class without ground truth."""
-    return {
-        name: {metric: None if np.isnan(values[k]) else float(values[k]) for metric, values in per_class.items()}
-        for k, name in enumerate(names)
-    }
+def build_evaluator(
+    dataset_name: str, output_dir: str | Path | None = None, iou_types: Sequence[str] = ("bbox",), **options: Any
+) -> OpenVocabEvaluator:
+    """The evaluator of the dataset's own protocol: LVIS's where its metadata's `evaluator_type` says so, else COCO's.
 
-
-def _table(summary: Mapping[str, Mapping[str, float]]) -> str:
-    rows = [
-        [subset, *(summary[subset][metric] for metric in METRICS), summary[subset]["classes"]]
-        for subset in ("base", "novel", "all")
-    ]
-    return tabulate(rows, headers=["", *METRICS, "classes"], floatfmt=".2f", tablefmt="simple")
+    Args:
+        dataset_name: registered.
+        output_dir: see `OpenVocabEvaluator`.
+        iou_types: see there.
+        options: `max_detections`, where it is not to be the protocol's.
+    """
+    is_lvis = MetadataCatalog.get(dataset_name).get("evaluator_type") in ("lvis", "ovdet_lvis")
+    evaluator = OpenVocabLVISEvaluator if is_lvis else OpenVocabEvaluator
+    return evaluator(dataset_name, output_dir, iou_types, **options)

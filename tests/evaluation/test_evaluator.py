@@ -2,25 +2,28 @@
 
 from __future__ import annotations
 
+import csv
 import json
 import logging
-import socket
+import subprocess
+import sys
+from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
-import torch.distributed as dist
-import torch.multiprocessing as mp
 from detectron2.data import MetadataCatalog
 from detectron2.evaluation import COCOEvaluator
 from detectron2.structures import Boxes, Instances
+from PIL import Image
 
 from ovdet.errors import InputError
-from ovdet.evaluation.evaluator import PER_CLASS_FILE, RESULTS_FILE, OpenVocabEvaluator
+from ovdet.evaluation.evaluator import OpenVocabEvaluator
 
 NAMES = ["cat", "dog", "cow", "unused"]
 IDS = [4, 7, 11, 13]
 SIZE = (60, 80)
+ROOT = Path(__file__).parents[2]
 
 
 def make_json(path):
@@ -111,8 +114,9 @@ def test_equal_to_detectron2(registered, iou_types):
     results = run(OpenVocabEvaluator(name, iou_types=iou_types), batches)
     assert list(results) == list(iou_types)
     for iou_type in iou_types:
+        for metric in ("AP", "AP50", "AP75", "APs", "APm", "APl"):
+            assert results[iou_type][metric] == pytest.approx(expected[iou_type][metric], abs=1e-9, nan_ok=True)
         for metric in ("AP", "AP50", "AP75"):
-            assert results[iou_type][metric] == pytest.approx(expected[iou_type][metric], abs=1e-9)
             assert results[iou_type][metric] == results[iou_type][f"{metric}-all"]
         base = np.mean([expected[iou_type][f"AP-{n}"] for n in ("cat", "dog", "unused")])
         assert results[iou_type]["AP-base"] == pytest.approx(base, abs=1e-9)
@@ -120,23 +124,85 @@ def test_equal_to_detectron2(registered, iou_types):
         assert 1 < results[iou_type]["AP50-novel"] < 99
 
 
+FILES = ["detections.json", "metrics.json", "per_class.csv", "per_class.png", "precision_recall.png"]
+
+
 def test_files_and_table(registered, tmp_path, caplog):
     register, content = registered
     with caplog.at_level(logging.INFO):
-        results = run(OpenVocabEvaluator(register(), tmp_path / "out"), make_outputs(content))
-    assert "generalised (3-way)" in caplog.text
+        results = run(OpenVocabEvaluator(register(), tmp_path / "out"), make_outputs(content))["bbox"]
+    assert "generalised, 3-way" in caplog.text
     rows = [line.split() for line in caplog.text.splitlines() if line.startswith(("base", "novel", "all"))]
     assert [row[0] for row in rows] == ["base", "novel", "all"] and [row[-1] for row in rows] == ["2", "1", "3"]
-    assert rows[1][2] == f"{results['bbox']['AP50-novel']:.2f}"
-    assert sorted(path.name for path in (tmp_path / "out").iterdir()) == sorted([RESULTS_FILE, PER_CLASS_FILE])
-    written = json.loads((tmp_path / "out" / RESULTS_FILE).read_text())
+    assert rows[1][2] == f"{results['AP50-novel']:.2f}"
+    assert sorted(path.name for path in (tmp_path / "out").iterdir()) == FILES
+    metrics = json.loads((tmp_path / "out" / "metrics.json").read_text())
+    assert (metrics["setting"], metrics["vocabulary"], metrics["iou_type"]) == ("generalised", 3, "bbox")
+    assert metrics["protocol"] == "COCO: at most 100 detections per image and class; all names compete"
+    for subset in ("base", "novel", "all"):
+        for metric in ("AP", "AP50", "AP75"):
+            assert metrics[subset][metric] == results[f"{metric}-{subset}"]
+    assert set(metrics["all"]) == {"AP", "AP50", "AP75", "APs", "APm", "APl", "classes"}
+    assert metrics["all"]["APl"] is None  # no photo is that large
+    cow = metrics["per_class"]["cow"]
+    assert cow["AP50"] == results["AP50-novel"] and cow["subset"] == "novel"
+    crowds = [a["iscrowd"] for a in content["annotations"] if a["category_id"] == 11]
+    assert cow["objects"] == crowds.count(0)
+    with (tmp_path / "out" / "per_class.csv").open() as stream:
+        lines = list(csv.DictReader(stream))
+    assert [(line["class"], line["subset"]) for line in lines] == [("cat", "base"), ("dog", "base"), ("cow", "novel")]
+    assert float(lines[2]["AP50"]) == pytest.approx(cow["AP50"], abs=1e-4)
+    for name in ("per_class.png", "precision_recall.png"):
+        assert Image.open(tmp_path / "out" / name).size[0] > 500
+
+
+def test_detections_are_cocos_results(registered, tmp_path, judges):
+    """Original class ids, XYWH of the original; pycocotools says of them what the evaluator says."""
+    register, content = registered
+    results = run(OpenVocabEvaluator(register(), tmp_path), make_outputs(content))["bbox"]
+    written = json.loads((tmp_path / "detections.json").read_text())
     assert {detection["category_id"] for detection in written} == set(IDS[:3])
     image, output = make_outputs(content)[0]
     first = next(detection for detection in written if detection["image_id"] == image["image_id"])
     x1, y1, x2, y2 = output["instances"].pred_boxes.tensor[0].tolist()
     np.testing.assert_allclose(first["bbox"], [x1, y1, x2 - x1, y2 - y1], rtol=1e-5)
-    per_class = json.loads((tmp_path / "out" / PER_CLASS_FILE).read_text())["bbox"]
-    assert per_class["cow"]["AP50"] == pytest.approx(results["bbox"]["AP50-novel"])
+    for ids, subset in ((IDS[:2], "base"), (IDS[2:3], "novel"), (IDS[:3], "all")):
+        expected = judges.headline(judges.run_pycocotools(content, written, category_ids=ids))
+        found = [results[f"{metric}-{subset}"] for metric in ("AP", "AP50", "AP75")]
+        np.testing.assert_allclose(found, expected[:3], rtol=0, atol=1e-9)
+
+
+def test_boxes_on_top_and_masks_beside(registered, tmp_path):
+    register, content = registered
+    evaluator = OpenVocabEvaluator(register(), tmp_path, ("bbox", "segm"))
+    results = run(evaluator, make_outputs(content, masks=True))
+    metrics = json.loads((tmp_path / "metrics.json").read_text())
+    assert metrics["iou_type"] == "bbox" and metrics["novel"]["AP"] == results["bbox"]["AP-novel"]
+    assert metrics["segm"]["novel"]["AP"] == results["segm"]["AP-novel"] != results["bbox"]["AP-novel"]
+    assert metrics["segm"]["per_class"]["cow"]["AP"] == results["segm"]["AP-novel"]
+    written = {path.name for path in tmp_path.iterdir()} - {"truth.json"}
+    assert written == {*FILES, "per_class_segm.png", "precision_recall_segm.png"}
+    assert (tmp_path / "per_class.csv").read_text().splitlines()[0].endswith("AP75,segm AP,segm AP50,segm AP75")
+
+
+def test_novel_names_only(registered, tmp_path, caplog):
+    register, content = registered
+    name = register()
+    MetadataCatalog.get(name).thing_classes.__init__(["cow"])
+    MetadataCatalog.get(name).thing_dataset_id_to_contiguous_id.clear()
+    MetadataCatalog.get(name).thing_dataset_id_to_contiguous_id[11] = 0
+    evaluator = OpenVocabEvaluator(name, tmp_path)
+    outputs = make_outputs(content)
+    for _, output in outputs:
+        output["instances"].pred_classes[:] = 0
+    with caplog.at_level(logging.INFO):
+        run(evaluator, outputs)
+    assert "constrained (novel names only), 1-way" in caplog.text
+    assert not any(line.startswith("base") for line in caplog.text.splitlines())
+    metrics = json.loads((tmp_path / "metrics.json").read_text())
+    assert (metrics["setting"], metrics["vocabulary"]) == ("constrained", 1)
+    assert metrics["protocol"].endswith("novel names only")
+    assert metrics["base"]["AP"] is None and metrics["novel"] == metrics["all"]
 
 
 def test_no_detections_and_no_novel_classes(registered, caplog):
@@ -145,7 +211,8 @@ def test_no_detections_and_no_novel_classes(registered, caplog):
     nothing = Instances(SIZE, pred_boxes=Boxes(torch.zeros(0, 4)), scores=torch.zeros(0))
     nothing.pred_classes = torch.zeros(0, dtype=torch.int64)
     results = run(evaluator, [({"image_id": 1}, {"instances": nothing})])["bbox"]
-    assert results["AP"] == results["AP50-base"] == 0.0 and np.isnan(results["AP-novel"])
+    assert results["AP"] == 0.0 and np.isnan(results["AP-novel"])
+    assert np.isnan(results["AP50-base"])  # without novel classes there is nothing to tell base apart from
     assert "detected nothing on 1 images" in caplog.text and "9 of 10 images" in caplog.text
     caplog.clear()
     evaluator.process([{"image_id": 1}], [{"instances": nothing}])
@@ -185,10 +252,29 @@ def test_what_is_refused(registered, tmp_path):
     evaluator.process([{"image_id": 77}], [output])
     with pytest.raises(InputError, match="77"):
         evaluator.evaluate()
+    with pytest.raises(InputError, match="masks to evaluate segm"):
+        OpenVocabEvaluator(register(3), iou_types=("segm",)).process([image], [output])
     with pytest.raises(InputError, match="json_file, thing_classes"):
         OpenVocabEvaluator("test_evaluator_never_registered")
-    with pytest.raises(InputError, match="iou_types"):
-        OpenVocabEvaluator(register(3), iou_types=("keypoints",))
+    for iou_types in (("keypoints",), "bbox", ()):
+        with pytest.raises(InputError, match="iou_types"):
+            OpenVocabEvaluator(register(3), iou_types=iou_types)
+
+
+def test_what_is_refused_before_the_images_are_run(registered, tmp_path):
+    register, content = registered
+    (tmp_path / "file").write_text("")
+    with pytest.raises(InputError, match="place to write to"):
+        OpenVocabEvaluator(register(), tmp_path / "file").reset()
+    for annotation in content["annotations"]:
+        del annotation["segmentation"]
+    (tmp_path / "truth.json").write_text(json.dumps(content))
+    with pytest.raises(InputError, match="segmentation in every annotation"):
+        OpenVocabEvaluator(register(), iou_types=("segm",)).reset()
+    (tmp_path / "truth.json").write_text("{")
+    with pytest.raises(InputError, match="is not json"):
+        OpenVocabEvaluator(register()).reset()
+    assert not list(tmp_path.glob("**/*.part"))
 
 
 def test_warning_of_annotation_zero_and_no_annotations(registered, tmp_path, caplog):
@@ -203,29 +289,19 @@ def test_warning_of_annotation_zero_and_no_annotations(registered, tmp_path, cap
     assert "no annotations" in caplog.text
 
 
-def evaluate_rank(rank, port, name, batches, folder):
-    torch.set_num_threads(1)
-    dist.init_process_group("gloo", init_method=f"tcp://127.0.0.1:{port}", world_size=2, rank=rank)
-    results = run(OpenVocabEvaluator(name), batches[rank::2])
-    (folder / f"{rank}.json").write_text(json.dumps(results))
-    dist.destroy_process_group()
-
-
-def test_two_ranks_equal_one(registered, tmp_path):
+def test_two_processes_equal_one(registered, tmp_path):
+    """Images parted between two processes, one image run by both."""
     register, content = registered
     name, batches = register(), make_outputs(content)
     expected = run(OpenVocabEvaluator(name), batches)
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
-    ranks = mp.start_processes(
-        evaluate_rank, (port, name, batches, tmp_path), nprocs=2, join=False, start_method="fork"
-    )
-    try:
-        finished = [ranks.join(timeout=30) for _ in range(2)]  # each call waits for one rank and raises what it raised
-        assert finished[-1]
-    finally:
-        for process in ranks.processes:
-            process.kill()
-    assert json.loads((tmp_path / "1.json").read_text()) == {}
-    assert json.loads((tmp_path / "0.json").read_text()) == expected
+    metadata = {key: value for key, value in MetadataCatalog.get(name).as_dict().items() if key != "name"}
+    outputs = [(image, output["instances"].get_fields()) for image, output in batches]
+    torch.save({"metadata": metadata, "size": SIZE, "outputs": outputs}, tmp_path / "outputs.pt")
+    # a fresh interpreter: once the engine's threads have run, a fork of this one would wait for them for ever
+    script = Path(__file__).with_name("two_processes.py")
+    subprocess.run([sys.executable, script, tmp_path], cwd=ROOT, check=True, timeout=120)
+    assert json.loads((tmp_path / "rank1.json").read_text()) == {}
+    assert (tmp_path / "rank0.json").read_text() == json.dumps(expected)  # as text, where nan equals nan
+    written = json.loads((tmp_path / "out" / "detections.json").read_text())
+    assert len(written) == sum(len(output["instances"]) for _, output in batches)
+    assert sorted(path.name for path in (tmp_path / "out").iterdir()) == FILES
