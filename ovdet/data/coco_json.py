@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import itertools
 import json
+import logging
 import math
+import os
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -16,6 +18,8 @@ from rich.progress import Progress
 
 from ovdet.errors import InputError
 from ovdet.files import writing_whole
+
+logger = logging.getLogger(__name__)
 
 LARGE = 50_000_000  # characters; parsing takes a second or two
 PIECE = 2000  # entries of a list that are written at once
@@ -181,6 +185,29 @@ def _check_unique(values: Sequence[Any], what: str, path: str | Path) -> None:
     repeated = [value for value, count in Counter(values).items() if count > 1]
     if repeated:
         raise InputError(f"expected each {what} once in {path}, repeated: {listed(repeated)}")
+
+
+def refuse_missing_photos(missing: Sequence[str], total: int, image_root: str | Path) -> None:
+    """Name all photos that are not there, one a line in the log; of a folder that is not there, the folder.
+
+    Args:
+        missing: their paths; none is fine.
+        total: how many photos there should be.
+        image_root: the folder of photos, for the message.
+
+    Raises:
+        InputError: some are missing: how many, and the first of them.
+    """
+    if not missing:
+        return
+    folders = Counter(os.path.dirname(file) for file in missing)
+    absent = [folder for folder in folders if folder and not os.path.isdir(folder)]
+    for folder in absent:
+        logger.error("missing folder with %d photos: %s", folders[folder], folder)
+    for file in missing:
+        if os.path.dirname(file) not in absent:
+            logger.error("missing photo: %s", file)
+    raise InputError(f"expected {total} photos in {image_root}, {len(missing)} are missing: {listed(missing)}")
 
 
 def is_degenerate(box: Sequence[float], image: Mapping[str, Any]) -> bool:

@@ -8,8 +8,8 @@ from __future__ import annotations
 
 import logging
 import os
-from collections import Counter, defaultdict
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections import defaultdict
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -21,8 +21,8 @@ from ovdet.data.coco_json import (
     CocoJson,
     is_degenerate,
     listed,
-    plain_name,
     read_coco_json,
+    refuse_missing_photos,
     usable_segmentation,
 )
 from ovdet.data.sampling import count_photos
@@ -164,7 +164,7 @@ def check_photos(files: Sequence[str], image_root: str | Path) -> None:
     """Look into each folder once; refuse a dataset whose photos are not all there.
 
     Raises:
-        InputError: the folder is missing, or how many photos are and the first of them.
+        InputError: the folder is missing, or photos are (see refuse_missing_photos).
     """
     if not os.path.isdir(image_root):
         raise InputError(f"expected a folder of photos, {image_root} does not exist or is not a folder")
@@ -176,8 +176,7 @@ def check_photos(files: Sequence[str], image_root: str | Path) -> None:
             present[folder] = {entry.name for entry in os.scandir(folder)} if os.path.isdir(folder) else set()
         if name not in present[folder]:
             missing.append(file)
-    if missing:
-        raise InputError(f"expected {len(files)} photos in {image_root}, {len(missing)} are missing: {listed(missing)}")
+    refuse_missing_photos(missing, len(files), image_root)
 
 
 def register_coco_subsets(
@@ -251,27 +250,3 @@ def _once_then_again(dicts: list[dict[str, Any]], source: _Source) -> Callable[[
         return pending.pop() if pending else source.load().dicts
 
     return get
-
-
-def check_no_leak(dicts: Iterable[Mapping[str, Any]], metadata: Any, training_vocabulary: Sequence[str]) -> None:
-    """Stop a training run that would see novel classes. Names are compared without case and underscores.
-
-    Args:
-        dicts: detectron2 dataset dicts of the training set, category_id indexing `metadata.thing_classes`.
-        metadata: with `thing_classes` and `novel_classes` (lists of names).
-        training_vocabulary: the names that the classifier is trained on.
-
-    Raises:
-        InputError: naming the novel classes with their numbers of annotations, or those in the vocabulary.
-    """
-    novel = {plain_name(name) for name in metadata.novel_classes}
-    counts: Counter[str] = Counter()
-    for record in dicts:
-        counts.update(metadata.thing_classes[annotation["category_id"]] for annotation in record.get("annotations", ()))
-    leaked = {name: count for name, count in counts.most_common() if plain_name(name) in novel}
-    if leaked:
-        described = ", ".join(f"{name} ({count})" for name, count in leaked.items())
-        raise InputError(f"expected no annotations of novel classes in training, got {described}")
-    named = [name for name in training_vocabulary if plain_name(name) in novel]
-    if named:
-        raise InputError(f"expected a training vocabulary without novel classes, it has {listed(named)}")

@@ -2,27 +2,30 @@
 
 from __future__ import annotations
 
+import json
 import logging
 import os
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
 import torch
 from detectron2.config import instantiate
 from detectron2.config.instantiate import locate
-from detectron2.data import MetadataCatalog
+from detectron2.data import DatasetCatalog, MetadataCatalog
 from detectron2.engine import AMPTrainer, SimpleTrainer, create_ddp_model, default_writers, hooks
 from detectron2.engine.train_loop import TrainerBase
 from detectron2.utils import comm
 from omegaconf import DictConfig
 from torch import nn
 
-from ovdet.data import check_no_leak
+from ovdet.data import check_no_leak, find_leaks
 from ovdet.engine.checkpoint import SafeCheckpointer
 from ovdet.engine.evaluate import do_test, set_names
 from ovdet.engine.hooks import Autocast, GradientClipping
 from ovdet.engine.options import TrainOptions
 from ovdet.errors import InputError
+from ovdet.files import write_whole
 from ovdet.text import NameEmbedder
 
 logger = logging.getLogger(__name__)
@@ -88,20 +91,47 @@ def build_train_loader(config: DictConfig, space: Mapping[str, Any]) -> Any:
     dataset_name = instantiate(node.dataset.names)
     metadata = MetadataCatalog.get(dataset_name)
     dicts = instantiate(node.dataset)
-    check_no_leak(dicts, metadata, metadata.thing_classes)
     options = {key: instantiate(node[key]) for key in node if key not in ("_target_", "dataset")}
     if options.get("sampler") is not None:
         options["sampler"] = options["sampler"](dicts)
     store = options["mapper"].region_store
+    report_leaks(config, dicts, metadata, None if store is None else store.header)
     if store is not None:
         known = {key: value for key, value in space.items() if value}
-        store.check(**known, novel_classes=metadata.novel_classes)
+        store.check(**known)
     batch, processes = options["total_batch_size"], comm.get_world_size()
     if batch < 1 or batch % processes:
         raise InputError(f"expected dataloader.train.total_batch_size a multiple of {processes}, got {batch}")
     target = node._target_
     logger.info("training on %d photos, %d base classes", len(dicts), len(metadata.thing_classes))
     return (locate(target) if isinstance(target, str) else target)(dataset=dicts, **options)
+
+
+def report_leaks(
+    config: DictConfig, dicts: list[dict[str, Any]], metadata: Any, proposals: Mapping[str, Any] | None
+) -> None:
+    """Log what the run will see, write it to leak_report.json in the output folder, stop where novel classes leak.
+
+    Args:
+        config: as for do_train; its test set is read to look for photos that are in both sets.
+        dicts: of the training set.
+        metadata: of the training set.
+        proposals: the header of the region store, if one is used.
+
+    Raises:
+        InputError: annotations, names or proposals of novel classes would reach training; or what is wrong with the
+            test set.
+    """
+    test_dicts = DatasetCatalog.get(instantiate(config.dataloader.test.dataset.names))
+    report = find_leaks(dicts, metadata, vocabulary=metadata.thing_classes, proposals=proposals, test_dicts=test_dicts)
+    if comm.is_main_process():
+        file = Path(config.train.output_dir) / "leak_report.json"
+        write_whole(file, (json.dumps(report.as_dict(), indent=1) + "\n").encode())
+        logger.info("what training sees (%s):\n%s", file, report.table())
+    if report.shared_photos:
+        logger.warning("%d of the %d test photos are in the training set too, named in leak_report.json",
+                       len(report.shared_photos), report.num_test_photos)  # fmt: skip
+    check_no_leak(report)
 
 
 def build_trainer(

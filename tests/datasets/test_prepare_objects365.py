@@ -98,12 +98,13 @@ def test_a_photo_is_found_by_its_name_and_the_folders_that_agree(tmp_path):
 def test_missing_photos_are_refused_or_left_out(official, run, refused):
     (official / "objects365_v2/val/patch8/objects365_v1_00420917.jpg").unlink()
     message = refused(run(2))
-    assert "2 photos" in message and "1 are missing" in message and "patch8/objects365_v1_00420917.jpg" in message
+    assert "2 photos" in message and "1 are missing: objects365_v1_00420917.jpg" in message
     assert run(2, "--skip-missing")[0] == 0
     content = read(official, 2)
     assert [image["id"] for image in content["images"]] == [420918]
     assert {a["image_id"] for a in content["annotations"]} == {420918}
-    assert "2 are missing" in refused(run(2, "--skip-missing", "--photos", official / "nowhere"))
+    assert "2 are missing" in refused(run(2, "--skip-missing", "--photos", official / "objects365_v1"))
+    assert "nowhere does not exist" in refused(run(2, "--skip-missing", "--photos", official / "nowhere"))
 
 
 @pytest.mark.parametrize(

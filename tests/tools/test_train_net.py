@@ -53,6 +53,15 @@ def test_resume_goes_on(trained, run_tool, tmp_path):
     assert torch.load(tmp_path / "run/model_final.pth", weights_only=True)["iteration"] == 5
 
 
+def test_training_reports_what_it_sees(trained):
+    report = json.loads((trained.output / "leak_report.json").read_text())
+    assert report["leaks"] is False and report["shared_photos"] == []
+    assert (report["num_photos"], report["num_test_photos"]) == (16, 4)
+    assert len(report["vocabulary"]["base"]) == 24 and "red circle" in report["vocabulary"]["base"]
+    assert sum(report["boxes"]["base"].values()) > 16 and report["boxes"]["novel"] == {}
+    assert "training vocabulary" in trained.log and "0 in both" in trained.log
+
+
 def test_training_novel_classes_is_refused(trained, run_tool, tmp_path):
     code, _, err = run_tool(
         "train_net.py", "--config-file", QUICK, *trained.overrides, f"train.output_dir={tmp_path}",
@@ -61,6 +70,19 @@ def test_training_novel_classes_is_refused(trained, run_tool, tmp_path):
     assert code == 2
     last = err.strip().splitlines()[-1]
     assert last.startswith("error: ") and "novel" in last and "blue circle" in last
+    report = json.loads((tmp_path / "leak_report.json").read_text())
+    assert report["leaks"] is True and report["boxes"]["novel"]["blue circle"] > 0
+
+
+def test_training_on_photos_of_the_test_set_is_said(trained, run_tool, tmp_path):
+    data = trained.output.parent / "data"
+    code, out, err = run_tool(
+        "train_net.py", "--config-file", QUICK, *trained.overrides, f"train.output_dir={tmp_path}", "train.max_iter=1",
+        "dataset.name=shared", f"dataset.train={data}/instances_val.json",
+    )  # fmt: skip
+    assert code == 0, (out + err)[-2000:]
+    shared = json.loads((tmp_path / "leak_report.json").read_text())["shared_photos"]
+    assert 0 < len(shared) <= 4 and f"{len(shared)} of the 4 test photos are in the training set too" in out + err
 
 
 @pytest.mark.parametrize(

@@ -13,7 +13,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path, PurePosixPath
 from typing import Any
 
-from ovdet.data.coco_json import check_coco, listed, read_json, write_json
+from ovdet.data.coco_json import check_coco, read_json, refuse_missing_photos, write_json
 from ovdet.data.prepare.class_names import ClassNames, load_class_names
 from ovdet.data.prepare.counts import Count, check_counts, check_inputs
 from ovdet.errors import InputError
@@ -58,10 +58,12 @@ def prepare_objects365(
     found = {"photos": len(content["images"]), "classes": len(content["categories"])}
     report = check_counts(annotations, found, counts)
     content["categories"] = correct_categories(content["categories"], load_class_names(names), annotations)
+    if not photos.is_dir():
+        raise InputError(f"expected a folder of photos, {photos} does not exist or is not a folder")
     places = find_photos([image["file_name"] for image in content["images"]], photos)
-    missing = [image["file_name"] for image, place in zip(content["images"], places, strict=True) if place is None]
-    if missing and (len(missing) == len(places) or not skip_missing):
-        raise InputError(f"expected {len(places)} photos in {photos}, {len(missing)} are missing: {listed(missing)}")
+    absent = [image["file_name"] for image, place in zip(content["images"], places, strict=True) if place is None]
+    if not skip_missing or len(absent) == len(places):
+        refuse_missing_photos([PurePosixPath(name).name for name in absent], len(places), photos)
     content = _with_places(content, places)
     check_coco(content, annotations)  # corrected names differ
     write_json(output, content)
