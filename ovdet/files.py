@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import tempfile
 from collections.abc import Iterator
@@ -38,13 +39,26 @@ def writing_whole(path: str | Path) -> Iterator[BinaryIO]:
         handle, part = tempfile.mkstemp(prefix=f".{path.name[:100]}.", suffix=".part", dir=path.parent)
         with os.fdopen(handle, "wb") as stream:
             yield stream
+            stream.flush()
+            os.fsync(stream.fileno())  # else the name may outlive a power cut, and the content not
         os.chmod(part, 0o666 & ~_umask())  # mkstemp's own is 0600
         os.replace(part, path)
+        _sync_folder(path.parent)
     except OSError as error:
         raise InputError(f"expected a place to write to, got {path}: {error.strerror or error}") from error
     finally:
         if part:
             Path(part).unlink(missing_ok=True)
+
+
+def _sync_folder(folder: Path) -> None:
+    """Make a renaming last, where folders can be synchronised (not on every file system)."""
+    with contextlib.suppress(OSError):
+        handle = os.open(folder, os.O_RDONLY)
+        try:
+            os.fsync(handle)
+        finally:
+            os.close(handle)
 
 
 def _umask() -> int:

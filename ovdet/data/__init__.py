@@ -20,7 +20,6 @@ _PUBLIC = {
     "register_builtin": "ovdet.data.builtin",
     "register_coco_subsets": "ovdet.data.coco_subsets",
     "repeat_factor_sampler": "ovdet.data.sampling",
-    "write_region_store": "ovdet.data.region_store",
 }
 __all__ = sorted(_PUBLIC)
 

@@ -74,7 +74,8 @@ class OpenVocabMapper:
             `teacher_embeddings` (M, D) float32; with keep_original "image_orig" (3, height, width) uint8 RGB.
 
         Raises:
-            InputError: the photo cannot be read, has another size than the json says, or its regions are not stored.
+            InputError: the photo cannot be read, has another size than the json or the store says, or its regions are not
+                stored.
         """
         dataset_dict = copy.deepcopy(dataset_dict)
         annotations = dataset_dict.pop("annotations", [])
@@ -91,7 +92,7 @@ class OpenVocabMapper:
             return dataset_dict
         dataset_dict["instances"] = self._make_instances(annotations, transforms, size, dataset_dict["file_name"])
         if self.region_store is not None:
-            dataset_dict["regions"] = self._make_regions(dataset_dict["image_id"], transforms, size)
+            dataset_dict["regions"] = self._make_regions(dataset_dict["image_id"], transforms, image.shape[:2], size)
         return dataset_dict
 
     def _make_instances(
@@ -110,8 +111,10 @@ class OpenVocabMapper:
         mask_format = "polygon" if all_polygons else "bitmask"
         return filter_empty_instances(annotations_to_instances(annotations, size, mask_format=mask_format))
 
-    def _make_regions(self, image_id: int | str, transforms: T.TransformList, size: tuple[int, int]) -> Instances:
-        boxes, embeddings, _ = self.region_store.regions(image_id)
+    def _make_regions(
+        self, image_id: int | str, transforms: T.TransformList, size_orig: tuple[int, int], size: tuple[int, int]
+    ) -> Instances:
+        boxes, embeddings, _ = self.region_store.regions(image_id, size_orig)
         boxes, kept = transform_regions(boxes, transforms, size)
         regions = Instances(size)
         regions.proposal_boxes = Boxes(boxes[: self.max_regions])

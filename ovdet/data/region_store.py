@@ -1,193 +1,102 @@
 """Regions of each photo with their teacher embeddings, computed once and read by image id.
 
-One safetensors file: `boxes` (S, 4) float32 XYXY in pixels of the original photo (EXIF applied), `embeddings` (S, D)
-float16, `scores` (S,) float32, `offsets` (N + 1,) int64; its metadata holds the image ids and a header that says which
-teacher made the embeddings and where the boxes come from, so that a store is never used with what it does not fit.
+See region_plan.py for the folder and region_shard.py for what lies in it.
 
-Shapes: N images, M regions of one image, S regions over all images, D embedding width.
+Shapes: M regions of one image, D embedding width.
 """
 
 from __future__ import annotations
 
-import json
-import os
 from collections.abc import Iterable, Mapping, Sequence
-from pathlib import Path
+from pathlib import Path, PurePath
 from typing import Any
 
-import numpy as np
-import torch
-from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
 from torch import Tensor
 
-from ovdet.data.coco_json import plain_name
+from ovdet.data.coco_json import listed, plain_name
+from ovdet.data.region_plan import RegionPlan, read_plan
+from ovdet.data.region_shard import PhotoRegions, Shard, missing_shards
 from ovdet.errors import InputError
-
-FORMAT = "ovdet-region-store-1"
-HEADER_KEYS = ("teacher", "fingerprint", "width", "dataset", "proposal_source", "training_classes")
-TENSORS = ("boxes", "embeddings", "scores", "offsets")
-
-
-def write_region_store(
-    path: str | Path, entries: Iterable[tuple[int | str, Tensor, Tensor, Tensor]], header: Mapping[str, Any]
-) -> None:
-    """Write a region store; the file appears whole or not at all. All entries are held in memory (float16) meanwhile.
-
-    Args:
-        path: the file to write.
-        entries: per image (image_id, boxes (M, 4) XYXY in pixels of the original photo, embeddings (M, D) unit norm,
-            scores (M,)); arrays or tensors; M = 0 is allowed. The order of the regions is kept, best first by custom.
-        header: `teacher` and `fingerprint` (as of the Teacher), `width` (D), `dataset` (name or json),
-            `proposal_source` (what made the boxes), `training_classes` (class names whose boxes that source was
-            trained on, [] for none); further JSON values are kept.
-
-    Raises:
-        InputError: a key is missing, or an entry has a wrong shape, a value that is not finite, or a repeated image id.
-    """
-    header = _checked_header(header)
-    image_ids: list[int | str] = []
-    seen: set[int | str] = set()
-    columns: tuple[list[Tensor], ...] = ([], [], [])
-    for image_id, *arrays in entries:
-        if image_id in seen:
-            raise InputError(f"expected each image once, image id {image_id!r} comes twice")
-        for column, tensor in zip(columns, _checked_entry(image_id, arrays, header["width"]), strict=True):
-            column.append(tensor)
-        image_ids.append(image_id)
-        seen.add(image_id)
-    counts = [len(boxes) for boxes in columns[0]]
-    tensors = {
-        "boxes": torch.cat([torch.zeros(0, 4), *columns[0]]),
-        "embeddings": torch.cat([torch.zeros(0, header["width"], dtype=torch.float16), *columns[1]]),
-        "scores": torch.cat([torch.zeros(0), *columns[2]]),
-        "offsets": torch.from_numpy(np.concatenate([[0], np.cumsum(counts)]).astype(np.int64)),
-    }
-    metadata = {"format": FORMAT, "header": json.dumps(header), "image_ids": json.dumps(image_ids)}
-    _save_whole(tensors, Path(path), metadata)
-
-
-def _save_whole(tensors: dict[str, Tensor], path: Path, metadata: dict[str, str]) -> None:
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        save_file(tensors, temporary, metadata=metadata)
-        os.replace(temporary, path)
-    except (OSError, SafetensorError) as error:
-        raise InputError(f"expected to write the region store {path}: {error}") from error
-    finally:
-        temporary.unlink(missing_ok=True)
-
-
-def _checked_header(header: Mapping[str, Any]) -> dict[str, Any]:
-    missing = [key for key in HEADER_KEYS if key not in header]
-    if missing:
-        raise InputError(f"expected {', '.join(HEADER_KEYS)} in a region store's header, missing: {', '.join(missing)}")
-    header = {**header, "training_classes": list(header["training_classes"])}
-    if not isinstance(header["width"], int) or header["width"] < 1:
-        raise InputError(f"expected the header's width to be a positive integer, got {header['width']!r}")
-    return header
-
-
-def _checked_entry(image_id: Any, arrays: Sequence[Any], width: int) -> tuple[Tensor, Tensor, Tensor]:
-    """The entry's (M, 4) float32 boxes, (M, D) float16 embeddings and (M,) float32 scores on the CPU."""
-    if isinstance(image_id, bool) or not isinstance(image_id, (int, str)):
-        raise InputError(f"expected an image id that is an integer or a string, got {image_id!r}")
-    boxes, embeddings, scores = (torch.as_tensor(array).detach().cpu() for array in arrays)
-    boxes = boxes.reshape(-1, 4) if boxes.numel() == 0 else boxes
-    embeddings = embeddings.reshape(0, width) if embeddings.numel() == 0 else embeddings
-    expected = f"({len(boxes)}, 4), ({len(boxes)}, {width}) and ({len(boxes)},)"
-    came = f"{tuple(boxes.shape)}, {tuple(embeddings.shape)} and {tuple(scores.shape)}"
-    if came != expected:
-        raise InputError(f"expected boxes, embeddings, scores of shapes {expected} for image {image_id!r}, got {came}")
-    tensors = (boxes.float().contiguous(), embeddings.half().contiguous(), scores.float().contiguous())
-    if not all(torch.isfinite(tensor).all() for tensor in tensors):
-        raise InputError(f"expected finite boxes, embeddings and scores, those of image {image_id!r} are not")
-    return tensors
 
 
 class RegionStore:
-    """Reads a region store lazily: opening costs the ids and offsets, `regions` reads the rows of one image.
+    """Reads a complete region store, in any order and from any number of processes.
 
-    The file is memory-mapped once per process, so that a store may be handed to DataLoader workers.
+    Opening costs the plan; shards are memory-mapped when they are first needed, and a store may be handed to DataLoader
+    workers.
     """
 
     def __init__(self, path: str | Path) -> None:
-        """Open `path` and check it.
+        """Open the store in folder `path`.
 
         Raises:
-            InputError: the file is missing, truncated, or not a region store.
+            InputError: there is none, it is damaged, or not complete yet.
         """
         self.path = Path(path)
-        self._file: Any = None
-        self._pid = -1
-        if not self.path.is_file():
-            raise InputError(f"expected a region store, {self.path} does not exist or is not a file")
-        try:
-            self._read_index()
-        except (SafetensorError, OSError, ValueError, KeyError, TypeError) as error:
-            if isinstance(error, InputError):
-                raise
-            raise InputError(f"expected a region store, {self.path} is broken or of another kind: {error}") from error
-
-    def _read_index(self) -> None:
-        file = self._open()
-        metadata = file.metadata() or {}
-        if metadata.get("format") != FORMAT:
-            raise InputError(f"expected a region store ({FORMAT}), {self.path} says {metadata.get('format')!r}")
-        missing = sorted(set(TENSORS) - set(file.keys()))
+        self.plan = read_plan(self.path)
+        missing = missing_shards(self.path, self.plan)
         if missing:
-            raise InputError(f"expected a region store, {self.path} lacks {', '.join(missing)}")
-        self.header: dict[str, Any] = _checked_header(json.loads(metadata["header"]))
-        image_ids = json.loads(metadata["image_ids"])
-        self._index = {image_id: row for row, image_id in enumerate(image_ids)}
-        self._offsets: np.ndarray = file.get_tensor("offsets").numpy()
-        total = int(self._offsets[-1]) if self._offsets.size else 0
-        shapes = {name: tuple(file.get_slice(name).get_shape()) for name in TENSORS}
-        expected = {
-            "boxes": (total, 4),
-            "embeddings": (total, self.header["width"]),
-            "scores": (total,),
-            "offsets": (len(image_ids) + 1,),
-        }
-        ordered = self._offsets.size > 0 and self._offsets[0] == 0 and bool(np.all(np.diff(self._offsets) >= 0))
-        if shapes != expected or not ordered or len(self._index) != len(image_ids):
-            raise InputError(f"expected a region store with shapes {expected}, {self.path} has {shapes}")
+            raise InputError(
+                f"expected a complete region store, {self.path} lacks {len(missing)} of {self.plan.num_shards} shards; "
+                f"finish it with: {self.plan.command or 'tools/extract_regions.py ... --resume'}"
+            )
+        self._rows = {photo.image_id: row for row, photo in enumerate(self.plan.photos)}
+        self._shards: dict[int, Shard] = {}
 
-    def _open(self) -> Any:
-        if self._file is None or self._pid != os.getpid():
-            self._file = safe_open(str(self.path), framework="pt")
-            self._pid = os.getpid()
-        return self._file
+    @property
+    def header(self) -> dict[str, Any]:
+        """What the embeddings are of, in short."""
+        return {
+            **{key: getattr(self.plan, key) for key in ("teacher", "fingerprint", "width", "max_regions")},
+            "dataset": self.plan.dataset["name"],
+            "proposal_source": self.plan.proposals["source"],
+            "training_classes": list(self.plan.proposals["training_classes"]),
+        }
 
     def __getstate__(self) -> dict[str, Any]:
-        return {**self.__dict__, "_file": None, "_pid": -1}
+        return {**self.__dict__, "_shards": {}}
 
     def __len__(self) -> int:
-        return len(self._index)
+        return len(self._rows)
 
     def __contains__(self, image_id: object) -> bool:
-        return image_id in self._index
+        return image_id in self._rows
 
-    def regions(self, image_id: int | str) -> tuple[Tensor, Tensor, Tensor]:
+    def photo(self, image_id: int | str) -> PhotoRegions:
+        """All that is stored of one image; embeddings come as float32.
+
+        Raises:
+            InputError: the image is not in the store, or its shard is damaged.
+        """
+        if image_id not in self._rows:
+            raise InputError(f"expected regions of image {image_id!r}, {self.path} holds {len(self)} images without it")
+        number, position = divmod(self._rows[image_id], self.plan.photos_per_shard)
+        if number not in self._shards:
+            self._shards[number] = Shard(self.path, self.plan, number)
+        return self._shards[number].photo(position)
+
+    def regions(self, image_id: int | str, size: tuple[int, int] | None = None) -> tuple[Tensor, Tensor, Tensor]:
         """The stored regions of one image.
 
+        Args:
+            image_id: as in the data set's json.
+            size: (height, width) of the photo that the boxes are wanted for; None: not compared.
+
         Returns:
-            boxes (M, 4) float32 XYXY in pixels of the original photo, embeddings (M, D) float32 (stored as float16),
+            boxes (M, 4) float32 XYXY in pixels of the upright photo, embeddings (M, D) float32 (stored as float16),
             scores (M,) float32.
 
         Raises:
-            InputError: the image is not in the store.
+            InputError: the image is not in the store, could not be read when the store was made, or had another size.
         """
-        if image_id not in self._index:
-            raise InputError(f"expected regions of image {image_id!r}, {self.path} holds {len(self)} images without it")
-        row = self._index[image_id]
-        start, stop = int(self._offsets[row]), int(self._offsets[row + 1])
-        if start == stop:
-            return torch.zeros(0, 4), torch.zeros(0, self.header["width"]), torch.zeros(0)
-        file = self._open()
-        boxes, embeddings, scores = (file.get_slice(name)[start:stop] for name in ("boxes", "embeddings", "scores"))
-        return boxes, embeddings.float(), scores
+        entry = self.photo(image_id)
+        if entry.fault:
+            raise InputError(f"expected regions of image {image_id!r}, {self.path} has none: {entry.fault}")
+        if size is not None and tuple(size) != entry.size:
+            raise InputError(
+                f"expected image {image_id!r} of (height, width) {entry.size} as in {self.path}, got {tuple(size)}"
+            )
+        return entry.boxes, entry.embeddings, entry.scores
 
     def check(
         self,
@@ -196,6 +105,7 @@ class RegionStore:
         fingerprint: str | None = None,
         width: int | None = None,
         novel_classes: Iterable[str] = (),
+        photos: Sequence[Mapping[str, Any]] = (),
     ) -> None:
         """Refuse a store that does not fit; what is not given is not checked.
 
@@ -204,6 +114,8 @@ class RegionStore:
             fingerprint: that teacher's fingerprint.
             width: the embedding width D in use.
             novel_classes: class names that nothing in training may know, so neither may the source of the boxes.
+            photos: the training set's, as detectron2's dataset dicts. Each must be in the store under its image id, with
+                the same file name and size.
 
         Raises:
             InputError: naming what was expected and what the store holds.
@@ -220,3 +132,46 @@ class RegionStore:
                 f"expected region proposals that know no novel class, the source of {self.path} "
                 f"({self.header['proposal_source']}) was trained on: {', '.join(leaked)}"
             )
+        for record in photos:
+            self._check_photo(record)
+        self._check_faults({record["image_id"] for record in photos})
+
+    def _check_photo(self, record: Mapping[str, Any]) -> None:
+        made_of = f"{self.path}, made of {self.header['dataset']},"
+        if record["image_id"] not in self:
+            raise InputError(f"expected a region store of the training set, {made_of} lacks image {record['image_id']!r}")
+        photo = self.plan.photos[self._rows[record["image_id"]]]
+        came = (PurePath(photo.file_name).name, photo.height, photo.width)
+        expected = (PurePath(record["file_name"]).name, record.get("height", came[1]), record.get("width", came[2]))
+        if expected != came:
+            raise InputError(
+                f"expected a region store of the training set, whose image {record['image_id']!r} is "
+                f"{_describe(*expected)}; in {made_of} it is {_describe(*came)}"
+            )
+
+    def _check_faults(self, image_ids: set[int | str]) -> None:
+        faults = [
+            f"{photo.image_id!r} ({fault})" for photo, fault in faulty_photos(self.path, self.plan)
+            if photo.image_id in image_ids
+        ]  # fmt: skip
+        if faults:
+            raise InputError(f"expected regions of all photos, {self.path} could not be made of {listed(faults)}")
+
+
+def _describe(file_name: str, height: int, width: int) -> str:
+    return f"{file_name} of {width} x {height} pixels"
+
+
+def faulty_photos(folder: Path, plan: RegionPlan) -> list[tuple[Any, str]]:
+    """The photos that could not be read, with the reason each, of the shards that are there.
+
+    Raises:
+        InputError: a shard is damaged.
+    """
+    missing = set(missing_shards(folder, plan))
+    return [
+        (plan.photos[plan.of_shard(number)][position], fault)
+        for number in range(plan.num_shards)
+        if number not in missing
+        for position, fault in Shard(folder, plan, number).faults.items()
+    ]
