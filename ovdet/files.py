@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import hashlib
 import os
 import tempfile
 from collections.abc import Iterator
@@ -49,6 +50,22 @@ def writing_whole(path: str | Path) -> Iterator[BinaryIO]:
     finally:
         if part:
             Path(part).unlink(missing_ok=True)
+
+
+def file_sha256(path: str | Path) -> str:
+    """64 hex digits of a file's content.
+
+    Raises:
+        InputError: the file cannot be read.
+    """
+    total = hashlib.sha256()
+    try:
+        with open(path, "rb") as stream:
+            while piece := stream.read(1 << 20):
+                total.update(piece)
+    except OSError as error:
+        raise InputError(f"expected a readable file, got {path}: {error.strerror or error}") from error
+    return total.hexdigest()
 
 
 def _sync_folder(folder: Path) -> None:

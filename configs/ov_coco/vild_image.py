@@ -3,7 +3,7 @@
 tools/train_net.py --config-file configs/ov_coco/vild_image.py --num-gpus 8 dataset.root=PATH
 Hardware: 32 GPUs; each of 4 machines adds --num-machines 4 --machine-rank R --dist-url tcp://HOST:PORT.
 Expected: box AP50 novel / base / all 24.1 / 34.2 / 31.6 in the paper. Here: not yet run.
-The teacher's regions come from a store: dataset.region_store=FILE.
+The teacher's regions come from a store: dataset.region_store=STORE.
 """
 
 from detectron2.config import LazyCall as L

@@ -20,7 +20,7 @@ from ..common.vild_schedule import optimizer, step_schedule, test_augmentations,
 dataset = dict(
     name="ov_coco_2017",
     root=os.environ.get("DETECTRON2_DATASETS", "datasets"),
-    region_store="${.root}/coco/ovdet/regions_train2017.safetensors",
+    region_store="${.root}/coco/ovdet/regions_train2017",
     num_base=48,
 )
 dataloader.train.dataset.names = L(register_builtin)(name="ov_coco_2017_train", root="${dataset.root}")

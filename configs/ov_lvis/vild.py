@@ -3,7 +3,7 @@
 tools/train_net.py --config-file configs/ov_lvis/vild.py --num-gpus 8 dataset.root=PATH
 Hardware: 32 GPUs; each of 4 machines adds --num-machines 4 --machine-rank R --dist-url tcp://HOST:PORT.
 Expected: mask APr / APc / APf / AP 16.1 / 20.0 / 28.3 / 22.5 in the paper. Here: not yet run.
-The teacher's regions come from a store: dataset.region_store=FILE.
+The teacher's regions come from a store: dataset.region_store=STORE.
 """
 
 from detectron2.config import LazyCall as L

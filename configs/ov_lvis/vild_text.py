@@ -22,7 +22,7 @@ from ..common.vild_schedule import lr_multiplier, optimizer, test_augmentations,
 dataset = dict(
     name="ov_lvis_v1",
     root=os.environ.get("DETECTRON2_DATASETS", "datasets"),
-    region_store="${.root}/lvis/ovdet/regions_lvis_v1_train.safetensors",
+    region_store="${.root}/lvis/ovdet/regions_lvis_v1_train",
     num_base=866,
 )
 dataloader.train.dataset.names = L(register_builtin)(name="ov_lvis_v1_train", root="${dataset.root}")

@@ -1,8 +1,8 @@
 """What a region store is to hold, written before the first region is computed.
 
-A store is a folder: `plan.json` and one shard for each run of photos. What a shard holds follows from the plan alone, so
-that any process may compute any shard, in any order, and an interrupted extraction goes on with the shards that are
-not there yet.
+A store is a folder: `plan.json` and one shard for each run of photos. What a shard holds follows from the plan alone,
+so that any process may compute any shard, in any order, and an interrupted extraction goes on with the shards that
+are not there yet.
 """
 
 from __future__ import annotations

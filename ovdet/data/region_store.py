@@ -114,8 +114,8 @@ class RegionStore:
             fingerprint: that teacher's fingerprint.
             width: the embedding width D in use.
             novel_classes: class names that nothing in training may know, so neither may the source of the boxes.
-            photos: the training set's, as detectron2's dataset dicts. Each must be in the store under its image id, with
-                the same file name and size.
+            photos: the training set's, as detectron2's dataset dicts. Each must be in the store under its image id,
+                with the same file name and size.
 
         Raises:
             InputError: naming what was expected and what the store holds.
@@ -139,7 +139,9 @@ class RegionStore:
     def _check_photo(self, record: Mapping[str, Any]) -> None:
         made_of = f"{self.path}, made of {self.header['dataset']},"
         if record["image_id"] not in self:
-            raise InputError(f"expected a region store of the training set, {made_of} lacks image {record['image_id']!r}")
+            raise InputError(
+                f"expected a region store of the training set, {made_of} lacks image {record['image_id']!r}"
+            )
         photo = self.plan.photos[self._rows[record["image_id"]]]
         came = (PurePath(photo.file_name).name, photo.height, photo.width)
         expected = (PurePath(record["file_name"]).name, record.get("height", came[1]), record.get("width", came[2]))

@@ -3,10 +3,12 @@
 from ovdet.engine.config import load_config
 from ovdet.engine.evaluate import do_test
 from ovdet.engine.extract import extract_regions
+from ovdet.engine.extract_plan import ExtractOptions
 from ovdet.engine.options import TrainOptions, choose_device
 from ovdet.engine.train import do_train, load_detector, prepare_dataset, prepare_output, training_classes
 
 __all__ = [
+    "ExtractOptions",
     "TrainOptions",
     "choose_device",
     "do_test",

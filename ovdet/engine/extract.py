@@ -1,88 +1,143 @@
-"""A region store for a training set: proposals of a detector, base ground truth, what the teacher says of them.
-
-Shape letters: M regions of one photo, D embedding width.
-"""
+"""A region store for a data set: made by one process or several, interrupted and resumed, never half-written."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import os
+from collections import deque
+from collections.abc import Callable, Iterable
 from pathlib import Path
+from typing import Any, NamedTuple
 
 import torch
-from detectron2.config import instantiate
+from detectron2.engine import launch
+from detectron2.utils import comm
 from omegaconf import DictConfig
-from rich.progress import track
-from torch import Tensor, nn
-from torchvision.ops import nms
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, ProgressColumn, Task, TextColumn, TimeRemainingColumn
+from rich.text import Text
 
-from ovdet.data import write_region_store
-from ovdet.engine.train import load_detector, prepare_dataset, text_space
-from ovdet.errors import InputError
-from ovdet.teachers import RegionEmbedder, load_teacher
+from ovdet.data.region_plan import PLAN, Photo, check_same_plan, read_plan, write_plan
+from ovdet.data.region_shard import missing_shards
+from ovdet.data.region_store import faulty_photos
+from ovdet.engine.extract_plan import ExtractJob, ExtractOptions, PhotoJob, plan_extraction
+from ovdet.engine.extract_shards import build_extractor
+from ovdet.errors import InputError, command
 
-
-def propose(model: nn.Module, inputs: dict) -> tuple[Tensor, Tensor]:
-    """Proposals of a detector's RPN for one photo.
-
-    Args:
-        model: with `preprocess_image`, `backbone` and `proposal_generator`, in evaluation mode.
-        inputs: as OpenVocabMapper gives them, with `image_orig`.
-
-    Returns:
-        Boxes (M, 4) XYXY in pixels of the original photo, objectness (M,) in [0, 1], best first.
-    """
-    with torch.inference_mode():
-        images = model.preprocess_image([inputs])
-        proposals, _ = model.proposal_generator(images, model.backbone(images.tensor), None)
-    height, width = images.image_sizes[0]
-    scale = [inputs["image_orig"].shape[2] / width, inputs["image_orig"].shape[1] / height]
-    boxes = proposals[0].proposal_boxes.tensor.clone()
-    return boxes * boxes.new_tensor(scale).repeat(2), proposals[0].objectness_logits.sigmoid().clone()
+Shards = list[tuple[int, list[PhotoJob]]]  # numbers, each with its photos
 
 
-def extract_regions(config: DictConfig, output: str | Path, *, weights: str, max_regions: int = 300) -> int:
-    """Write the store for `config.dataloader.train`, with the teacher of `config.teacher`.
+class Extracted(NamedTuple):
+    """What a finished extraction leaves."""
+
+    teacher: str
+    num_photos: int
+    faults: list[tuple[Photo, str]]  # photos that could not be read, and why
+
+
+def extract_regions(config: DictConfig, options: ExtractOptions, run: Callable[..., None] | None = None) -> Extracted:
+    """Make a region store, or finish one that was begun.
 
     Args:
         config: as for do_train.
-        output: the file to write.
-        weights: of the detector that proposes; trained on base classes only, which the store's header names.
-        max_regions: per photo, ground truth included.
-
-    Returns:
-        The number of photos.
+        options: see there.
+        run: who does the work, called with (config, job, folder, shards, processes); None: processes of this machine.
+            ovdet.engine.extract_ray has another.
 
     Raises:
-        InputError: weights, teacher or data set are not there or do not fit, or the output cannot be written.
+        InputError: as of plan_extraction; a store is there already and not to be resumed, or was begun with other
+            settings; it cannot be written to.
     """
-    if max_regions < 1:
-        raise InputError(f"expected at least 1 region a photo, got {max_regions}")
-    prepare_dataset(config)
-    model, embed_names, header = load_detector(config, weights)
-    if "training_classes" not in header:
-        raise InputError(f"expected weights that say which classes they were trained on, {weights} do not")
-    embed_crops = RegionEmbedder(load_teacher(config.teacher.name, model.device))
-    mapper = instantiate({**config.dataloader.test.mapper, "keep_original": True})
-    dicts = instantiate(config.dataloader.train.dataset)
+    job = plan_extraction(config, options)
+    folder = Path(options.output).absolute()
+    _begin(folder, job, resume=options.resume)
+    shards = [(number, job.photos[job.plan.of_shard(number)]) for number in missing_shards(folder, job.plan)]
+    if shards:
+        (run or run_here)(config, job, folder, shards, min(options.processes, len(shards)))
+    missing = missing_shards(folder, job.plan)
+    if missing:
+        raise InputError(f"expected {job.plan.num_shards} shards in {folder}, {len(missing)} are missing: --resume")
+    for part in folder.glob(".*.part"):  # of runs that were killed while they wrote
+        part.unlink(missing_ok=True)
+    return Extracted(job.plan.teacher, len(job.photos), faulty_photos(folder, job.plan))
 
-    def entries() -> Iterator[tuple[int | str, Tensor, Tensor, Tensor]]:
-        for record in track(dicts, "embedding regions"):
-            inputs = mapper(record)
-            boxes, scores = propose(model, inputs)
-            known = boxes.new_tensor([a["bbox"] for a in record["annotations"]]).reshape(-1, 4)  # XYWH
-            known[:, 2:] += known[:, :2]
-            boxes, scores = torch.cat([known, boxes]), torch.cat([scores.new_ones(len(known)), scores])
-            keep = nms(boxes, scores, 0.7)[:max_regions]
-            yield record["image_id"], boxes[keep], embed_crops(inputs["image_orig"], boxes[keep]), scores[keep]
 
-    write_region_store(
-        output,
-        entries(),
-        {
-            **text_space(config, embed_names),
-            "dataset": config.dataset.name,
-            "proposal_source": f"ground truth and RPN of {weights}",
-            "training_classes": header["training_classes"],
-        },
-    )
-    return len(dicts)
+def _begin(folder: Path, job: ExtractJob, *, resume: bool) -> None:
+    if (folder / PLAN).exists():
+        found = read_plan(folder)
+        if not resume:
+            missing = len(missing_shards(folder, found))
+            raise InputError(
+                f"expected a new folder, {folder} holds a region store with {missing} of {found.num_shards} shards to "
+                "come: add --resume to go on, or choose another"
+            )
+        check_same_plan(found, job.plan, folder)
+        return
+    if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
+        raise InputError(f"expected a new or empty folder for a region store, got {folder}")
+    write_plan(folder, job.plan)
+
+
+def run_here(config: DictConfig, job: ExtractJob, folder: Path, shards: Shards, processes: int) -> None:
+    """This process, or several of this machine, each with its part of the shards and a GPU of its own where there are
+    any.
+
+    Raises:
+        InputError: more processes than GPUs, or the store cannot be written to.
+        torch.multiprocessing.ProcessExitedException: one of several processes has failed, and said why.
+    """
+    gpus = torch.cuda.device_count()
+    if gpus and processes > gpus:
+        raise InputError(f"expected --num-gpus of at most {gpus} here, got {processes}")
+    arguments = (config, job, folder, shards)
+    if processes == 1:
+        _extract_share(*arguments)
+    else:
+        launch(_extract_share_apart, processes, dist_url="auto", args=arguments)
+
+
+@command
+def _extract_share_apart(*arguments: Any) -> None:
+    """In a process of its own."""
+    if not torch.cuda.is_available():
+        torch.set_num_threads(max(1, (os.cpu_count() or 1) // comm.get_world_size()))
+    _extract_share(*arguments)
+    comm.synchronize()
+
+
+def _extract_share(config: DictConfig, job: ExtractJob, folder: Path, shards: Shards) -> None:
+    rank, processes = comm.get_rank(), comm.get_world_size()
+    extractor = build_extractor(config, job.plan, job.weights)
+    steps = extractor.write_shards(folder, shards[rank::processes])
+    if not comm.is_main_process():
+        deque(steps, maxlen=0)
+        return
+    sizes = {number: len(jobs) for number, jobs in shards}
+    others = {number for other in range(1, processes) for number, _ in shards[other::processes]}
+
+    def done_by_others() -> int:
+        return sum(sizes[number] for number in others.difference(missing_shards(folder, job.plan))) if others else 0
+
+    show_progress(steps, sum(sizes.values()), done_by_others)
+
+
+def show_progress(steps: Iterable[int], total: int, done_by_others: Callable[[], int] = int) -> None:
+    """Draw a bar with rate and time left while `steps` are taken.
+
+    Args:
+        steps: numbers of photos done, one after the other.
+        total: photos of this run.
+        done_by_others: how many photos other processes have done by now.
+    """
+    columns = (TextColumn("embedding regions"), BarColumn(), MofNCompleteColumn(), _Rate(), TimeRemainingColumn())
+    with Progress(*columns) as progress:
+        task = progress.add_task("", total=total)
+        mine = 0
+        for photos in steps:
+            mine += photos
+            progress.update(task, completed=mine + done_by_others())
+
+
+class _Rate(ProgressColumn):
+    """Photos a second."""
+
+    def render(self, task: Task) -> Text:
+        return Text("" if task.speed is None else f"{task.speed:.2f} photos/s")

@@ -98,7 +98,7 @@ def build_train_loader(config: DictConfig, space: Mapping[str, Any]) -> Any:
     report_leaks(config, dicts, metadata, None if store is None else store.header)
     if store is not None:
         known = {key: value for key, value in space.items() if value}
-        store.check(**known)
+        store.check(**known, photos=dicts)
     batch, processes = options["total_batch_size"], comm.get_world_size()
     if batch < 1 or batch % processes:
         raise InputError(f"expected dataloader.train.total_batch_size a multiple of {processes}, got {batch}")
@@ -200,18 +200,15 @@ def do_train(config: DictConfig, *, resume: bool = False) -> Mapping[str, Any]:
     return results
 
 
-def load_detector(config: DictConfig, weights: str = "") -> tuple[nn.Module, NameEmbedder, dict[str, Any]]:
-    """A trained detector, ready for a vocabulary, in evaluation mode.
+def find_weights(config: DictConfig, weights: str = "") -> str:
+    """The checkpoint to use.
 
     Args:
         config: as for do_train.
         weights: a checkpoint; "" takes the output folder's last one, else `config.train.init_checkpoint`.
 
-    Returns:
-        The model, what embeds names for it, and the checkpoint's header.
-
     Raises:
-        InputError: there is no checkpoint, or it does not fit.
+        InputError: there is none.
     """
     options = build_options(config)
     last = SafeCheckpointer(nn.Identity(), options.output_dir).get_checkpoint_file()
@@ -220,7 +217,24 @@ def load_detector(config: DictConfig, weights: str = "") -> tuple[nn.Module, Nam
         raise InputError(
             f"expected weights: train.init_checkpoint=FILE, or a checkpoint of a training run in {options.output_dir}"
         )
-    model = instantiate(config.model).to(options.torch_device())
+    return weights
+
+
+def load_detector(config: DictConfig, weights: str = "") -> tuple[nn.Module, NameEmbedder, dict[str, Any]]:
+    """A trained detector, ready for a vocabulary, in evaluation mode.
+
+    Args:
+        config: as for do_train.
+        weights: see find_weights.
+
+    Returns:
+        The model, what embeds names for it, and the checkpoint's header.
+
+    Raises:
+        InputError: there is no checkpoint, or it does not fit.
+    """
+    weights = find_weights(config, weights)
+    model = instantiate(config.model).to(build_options(config).torch_device())
     embed_names = instantiate(config.name_embedder)
     header = SafeCheckpointer(model, header=text_space(config, embed_names)).load_weights(weights)
     expected, came = getattr(model, "training_classes", None), header.get("training_classes")
