@@ -3,7 +3,7 @@
 tools/train_net.py --config-file configs/ov_lvis/vild_federated.py --num-gpus 8 dataset.root=PATH
 Hardware: 32 GPUs; each of 4 machines adds --num-machines 4 --machine-rank R --dist-url tcp://HOST:PORT.
 Expected: no figure in the paper. Here: not yet run.
-The teacher's regions come from a store: dataset.region_store=FILE.
+The teacher's regions come from a store: dataset.region_store=STORE.
 """
 
 from ..common.federated import federated

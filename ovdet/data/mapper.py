@@ -74,7 +74,7 @@ class OpenVocabMapper:
             `teacher_embeddings` (M, D) float32; with keep_original "image_orig" (3, height, width) uint8 RGB.
 
         Raises:
-            InputError: the photo cannot be read, has not the size that json and store say, or its regions are not stored.
+            InputError: the photo cannot be read, is not of the size that json and store say, or has no stored regions.
         """
         dataset_dict = copy.deepcopy(dataset_dict)
         annotations = dataset_dict.pop("annotations", [])

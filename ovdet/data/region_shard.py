@@ -3,6 +3,7 @@
 `boxes` (S, 4) float32 XYXY in pixels of the upright photo, `embeddings` (S, D) float16, `scores` (S,) float32,
 `offsets` (N + 1,) int64, `sizes` (N, 2) int32 (height, width) and `hashes` (N, 32) uint8, the sha256 of each photo's
 file. The metadata ties the file to its plan, says which photos could not be read, and has a checksum of the tensors.
+Equal contents make equal files.
 
 Shapes: N photos of the shard, M regions of one photo, S regions of the shard, D embedding width.
 """
@@ -25,6 +26,7 @@ from ovdet.errors import InputError
 from ovdet.files import write_whole
 
 ROWS = ("boxes", "embeddings", "scores")
+HEADER = "ovdet"  # one entry of the metadata: of several, safetensors writes any first
 TENSORS = (*ROWS, "offsets", "sizes", "hashes")
 
 
@@ -78,9 +80,8 @@ def write_shard(folder: str | Path, plan: RegionPlan, number: int, entries: Sequ
         "hashes": torch.tensor([list(entry.sha256) for entry in entries], dtype=torch.uint8),
     }
     faults = {position: entry.fault for position, entry in enumerate(entries) if entry.fault}
-    metadata = {"format": FORMAT, "plan": plan.digest, "shard": str(number), "faults": json.dumps(faults),
-                "checksum": _checksum(tensors)}  # fmt: skip
-    write_whole(shard_path(folder, number), save(tensors, metadata=metadata))
+    header = {**_ties(plan, number), "faults": faults, "checksum": _checksum(tensors)}
+    write_whole(shard_path(folder, number), save(tensors, metadata={HEADER: json.dumps(header)}))
 
 
 def _checked(entry: PhotoRegions, image_id: int | str, width: int) -> tuple[Tensor, Tensor, Tensor]:
@@ -104,6 +105,11 @@ def _checksum(tensors: Mapping[str, Tensor]) -> str:
     return total.hexdigest()
 
 
+def _ties(plan: RegionPlan, number: int) -> dict[str, Any]:
+    """What a shard's header says of where it belongs."""
+    return {"format": FORMAT, "plan": plan.digest, "shard": number}
+
+
 class Shard:
     """A shard's file, memory-mapped: opening costs its offsets, each photo's rows are read when asked for."""
 
@@ -125,13 +131,12 @@ class Shard:
             ) from error
 
     def _read_index(self, plan: RegionPlan) -> None:
-        metadata = self._file.metadata() or {}
-        ties = {"format": FORMAT, "plan": plan.digest, "shard": str(self._number)}
-        for key, expected in ties.items():
-            if metadata.get(key) != expected:
-                raise InputError(f"expected {key} {expected!r}, got {metadata.get(key)!r}")
-        self._recorded = metadata["checksum"]
-        self.faults: dict[int, str] = {int(key): value for key, value in json.loads(metadata["faults"]).items()}
+        header = json.loads((self._file.metadata() or {}).get(HEADER, "{}"))
+        for key, expected in _ties(plan, self._number).items():
+            if header.get(key) != expected:
+                raise InputError(f"expected {key} {expected!r}, got {header.get(key)!r}")
+        self._recorded = header["checksum"]
+        self.faults: dict[int, str] = {int(key): value for key, value in header["faults"].items()}
         self._offsets: list[int] = self._file.get_tensor("offsets").tolist()
         num_photos, total = len(plan.photos[plan.of_shard(self._number)]), self._offsets[-1]
         expected = {"boxes": (total, 4), "embeddings": (total, plan.width), "scores": (total,),

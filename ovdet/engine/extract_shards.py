@@ -210,10 +210,15 @@ def build_extractor(config: DictConfig, plan: RegionPlan, weights: str = "") -> 
     """The plan's teacher and, with weights, the config's detector, on the config's device.
 
     Raises:
-        InputError: they cannot be loaded.
+        InputError: they cannot be loaded, or the teacher here is not quite the plan's.
     """
     device = choose_device(config.train.device)
-    embedder = RegionEmbedder(load_teacher(plan.teacher, device), tuple(plan.crops["scales"]))
+    teacher = load_teacher(plan.teacher, device)
+    if teacher.fingerprint != plan.fingerprint:
+        raise InputError(
+            f"expected {plan.teacher} with fingerprint {plan.fingerprint}, it has {teacher.fingerprint} on this machine"
+        )
+    embedder = RegionEmbedder(teacher, tuple(plan.crops["scales"]))
     if not weights:
         return RegionExtractor(plan, embedder, OpenVocabMapper(is_train=False, augmentations=[], keep_original=True))
     model, _, _ = load_detector(config, weights)

@@ -14,7 +14,6 @@ from detectron2.structures import BitMasks, BoxMode, PolygonMasks
 from PIL import Image
 
 from ovdet.data.mapper import OpenVocabMapper, transform_regions
-from ovdet.data.region_store import RegionStore, write_region_store
 from ovdet.errors import InputError
 
 HEIGHT, WIDTH, D = 90, 120, 4
@@ -45,12 +44,15 @@ def record(tmp_path):
     }
 
 
-def make_store(tmp_path, boxes, image_id=5):
-    embeddings = torch.eye(len(boxes), D) if len(boxes) <= D else torch.randn(len(boxes), D)
-    header = {"teacher": "t", "fingerprint": "f", "width": D, "dataset": "d", "proposal_source": "p"}
-    entry = (image_id, boxes, embeddings, torch.arange(len(boxes), 0, -1.0))
-    write_region_store(tmp_path / "store", [entry], {**header, "training_classes": []})
-    return RegionStore(tmp_path / "store")
+@pytest.fixture
+def make_store(write_store):
+    """A store of one photo with these boxes, whose embeddings tell them apart."""
+
+    def make(boxes):
+        embeddings = torch.eye(len(boxes), D) if len(boxes) <= D else torch.randn(len(boxes), D)
+        return write_store([(5, boxes, embeddings, torch.arange(len(boxes), 0, -1.0))], width=D)
+
+    return make
 
 
 AUGMENTATIONS = [
@@ -60,9 +62,9 @@ AUGMENTATIONS = [
 ]
 
 
-def test_regions_go_where_their_objects_go(record, tmp_path):
+def test_regions_go_where_their_objects_go(record, make_store):
     """A region with the box of an object keeps having that object's box, whatever the augmentations do."""
-    mapper = OpenVocabMapper(is_train=True, augmentations=AUGMENTATIONS, region_store=make_store(tmp_path, BOXES))
+    mapper = OpenVocabMapper(is_train=True, augmentations=AUGMENTATIONS, region_store=make_store(BOXES))
     number_kept = []
     for seed in range(25):
         np.random.seed(seed)
@@ -91,8 +93,8 @@ def test_what_a_crop_leaves_of_regions():
         assert moved.shape == (0, 4) and moved.dtype == torch.float32 and not kept.any()
 
 
-def test_at_most_so_many_regions(record, tmp_path):
-    store = make_store(tmp_path, np.tile(BOXES, (10, 1)))
+def test_at_most_so_many_regions(record, make_store):
+    store = make_store(np.tile(BOXES, (10, 1)))
     mapper = OpenVocabMapper(is_train=True, augmentations=[], region_store=store, max_regions=7)
     regions = mapper(record)["regions"]
     assert len(regions) == 7
@@ -100,13 +102,20 @@ def test_at_most_so_many_regions(record, tmp_path):
     torch.testing.assert_close(regions.proposal_boxes.tensor, store.regions(5)[0][:7], rtol=0, atol=0)
 
 
-def test_a_photo_without_regions(record, tmp_path):
-    store = make_store(tmp_path, BOXES[:0])
+def test_a_photo_without_regions(record, make_store):
+    store = make_store(BOXES[:0])
     regions = OpenVocabMapper(is_train=True, augmentations=AUGMENTATIONS, region_store=store)(record)["regions"]
     assert regions.proposal_boxes.tensor.shape == (0, 4) and regions.teacher_embeddings.shape == (0, D)
     mapper = OpenVocabMapper(is_train=True, augmentations=[], region_store=store)
     with pytest.raises(InputError, match="image 6"):
         mapper({**record, "image_id": 6})
+
+
+def test_a_photo_of_another_size_than_its_stored_regions(record, make_store):
+    mapper = OpenVocabMapper(is_train=True, augmentations=[], region_store=make_store(BOXES))
+    Image.new("RGB", (2 * WIDTH, 2 * HEIGHT)).save(record["file_name"])
+    with pytest.raises(InputError, match=r"\(90, 120\).*\(180, 240\)"):
+        mapper({**record, "height": 2 * HEIGHT, "width": 2 * WIDTH})
 
 
 @pytest.mark.parametrize("augmentations", [AUGMENTATIONS[:2], AUGMENTATIONS], ids=["whole", "cropped"])
@@ -132,8 +141,8 @@ def test_equal_to_detectron2_without_regions(record, augmentations):
     assert record == before
 
 
-def test_evaluation_and_the_original(record, tmp_path):
-    store = make_store(tmp_path, BOXES)
+def test_evaluation_and_the_original(record, make_store):
+    store = make_store(BOXES)
     augmentations = [T.ResizeShortestEdge(45)]
     mapper = OpenVocabMapper(
         is_train=False, augmentations=augmentations, region_store=store, keep_original=True, use_masks=True

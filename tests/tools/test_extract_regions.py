@@ -1,5 +1,9 @@
 """A store is written by one command and trains by another; it is refused where it does not fit."""
 
+import json
+import os
+import shutil
+
 import pytest
 import torch
 
@@ -10,43 +14,200 @@ QUICK = "configs/quick/vild.py"
 
 
 @pytest.fixture
-def store(trained, run_tool, tmp_path):
-    path = tmp_path / "regions.safetensors"
-    code, out, err = run_tool(
-        "extract_regions.py", "--config-file", QUICK, "--weights", trained.output / "model_final.pth",
-        "--output", path, "--max-regions", 3, *trained.overrides,
-    )  # fmt: skip
+def extract(trained, run_tool, tiny_teacher):
+    """Run the command on the quick detector's data with a tiny teacher; of options given twice the last counts."""
+
+    def extract(*arguments):
+        return run_tool(
+            "extract_regions.py", "--config-file", QUICK, "--weights", trained.output / "model_final.pth",
+            "--max-regions", 3, "--photos-per-shard", 6, "--teacher", tiny_teacher, *arguments, *trained.overrides,
+        )  # fmt: skip
+
+    return extract
+
+
+@pytest.fixture
+def data(trained, tmp_path):
+    """A copy of the drawn data that a test may damage, as arguments."""
+    shutil.copytree(trained.output.parent / "data", tmp_path / "data")
+    folder = tmp_path / "data"
+    train = next(file for file in folder.glob("*train*.json"))
+    return ("--annotations", train, "--images", folder / "images", "--split", folder / "ov_split.json")
+
+
+@pytest.fixture
+def store(extract, tmp_path):
+    code, out, err = extract("--output", tmp_path / "regions")
     assert code == 0, err
-    assert "conse" in out
-    return path
+    assert "regions of 16 photos" in out
+    return tmp_path / "regions"
 
 
-def test_store_holds_what_the_teacher_says(trained, store, conse_teacher):
-    regions = RegionStore(store)
+def contents(folder):
+    return {path.name: path.read_bytes() for path in folder.iterdir() if path.name != "plan.json"}
+
+
+def last_line(text):
+    return text.strip().splitlines()[-1]
+
+
+@pytest.fixture
+def conse_store(extract, tmp_path):
+    """With the config's own teacher."""
+    code, out, err = extract("--output", tmp_path / "regions", "--teacher", "conse", "--max-regions", 2)
+    assert code == 0, err
+    assert "regions of 16 photos by teacher conse" in out
+    return tmp_path / "regions"
+
+
+def test_store_holds_what_the_teacher_says_and_trains(trained, conse_store, conse_teacher, run_tool, tmp_path):
+    regions = RegionStore(conse_store)
+    assert len(regions) == 16 and len(contents(conse_store)) == 3
     assert regions.header["teacher"] == "conse" and len(regions.header["training_classes"]) == 24
     assert "red square" not in regions.header["training_classes"]
-    photo = sorted((trained.output.parent / "data/images").iterdir())[0]
-    boxes, embeddings, scores = regions.regions(1)
-    assert 1 <= len(boxes) <= 3 and scores.max() == 1  # ground truth is among them
+    photo = regions.plan.path_of(regions.plan.photos[0])
+    assert photo.parent == trained.output.parent / "data/images"
+    boxes, embeddings, scores = regions.regions(regions.plan.photos[0].image_id)
+    assert 1 <= len(boxes) <= 2 and scores.max() == 1  # ground truth is among them
     image = torch.from_numpy(read_image(photo).transpose(2, 0, 1).copy())
-    assert torch.allclose(embed_regions(conse_teacher, image, boxes), embeddings.float(), atol=2e-3)
-
-
-def test_training_from_the_store(trained, store, run_tool, tmp_path):
+    assert torch.allclose(embed_regions(conse_teacher, image, boxes), embeddings, atol=1e-3)
     overrides = [o for o in trained.overrides if not o.startswith("train.output_dir")]
-    common = ("--config-file", "configs/quick/vild_stored.py", *overrides, f"dataset.region_store={store}")
+    common = ("--config-file", "configs/quick/vild_stored.py", *overrides, f"dataset.region_store={conse_store}")
     code, out, err = run_tool("train_net.py", *common, f"train.output_dir={tmp_path}/run", "train.max_iter=2")
     assert code == 0, (out + err)[-2000:]
     assert "loss_distill" in (tmp_path / "run/metrics.json").read_text()
     code, _, err = run_tool("train_net.py", *common, f"train.output_dir={tmp_path}/b", "teacher.name=conse:lite0")
-    last = err.strip().splitlines()[-1]
-    assert code == 2 and "conse:lite0" in last and "'conse'" in last
+    assert code == 2 and "conse:lite0" in last_line(err) and "'conse'" in last_line(err)
+    next(conse_store.glob("shard-*1.safetensors")).unlink()
+    code, _, err = run_tool("train_net.py", *common, f"train.output_dir={tmp_path}/c")
+    assert code == 2 and "lacks 1 of 3 shards" in last_line(err) and last_line(err).endswith("--resume")
 
 
-@pytest.mark.parametrize(("option", "value"), [("--weights", "/nowhere.pth"), ("--max-regions", "0")])
-def test_bad_input(trained, run_tool, tmp_path, option, value):
-    arguments = {"--weights": trained.output / "model_final.pth", "--output": tmp_path / "s.safetensors", option: value}
-    flat = [part for pair in arguments.items() for part in pair]
-    code, _, err = run_tool("extract_regions.py", "--config-file", QUICK, *flat, *trained.overrides)
-    assert code == 2 and err.strip().splitlines()[-1].startswith("error: ")
-    assert not (tmp_path / "s.safetensors").exists()
+def test_resume_computes_what_is_missing_and_nothing_else(extract, store, data):
+    before = contents(store)
+    code, _, err = extract("--output", store)
+    assert code == 2 and "--resume" in last_line(err)
+    (store / "shard-00001.safetensors").unlink()
+    (store / ".shard-00001.safetensors.abc.part").write_bytes(b"of a killed run")
+    kept = {path.name: path.stat().st_ino for path in store.glob("shard-*")}
+    code, _, err = extract("--output", store, "--resume")
+    assert code == 0, err
+    assert contents(store) == before
+    assert kept.items() <= {path.name: path.stat().st_ino for path in store.iterdir()}.items()
+    for other, words in ((("--max-regions", 2), ("max_regions 3", "max_regions 2")), (data, ("dataset.name",))):
+        code, _, err = extract("--output", store, "--resume", *other)
+        assert code == 2 and all(word in last_line(err) for word in words), err
+    assert contents(store) == before
+
+
+@pytest.mark.slow
+def test_several_processes_make_the_same_store(extract, conse_store, tmp_path):
+    code, out, err = extract(
+        "--output", tmp_path / "two", "--teacher", "conse", "--max-regions", 2, "--num-gpus", 2
+    )  # fmt: skip
+    assert code == 0, out + err
+    one, two = RegionStore(conse_store), RegionStore(tmp_path / "two")
+    for photo in one.plan.photos:
+        ours, theirs = one.regions(photo.image_id), two.regions(photo.image_id)
+        assert torch.equal(ours[0], theirs[0]) and torch.equal(ours[2], theirs[2])
+        torch.testing.assert_close(ours[1], theirs[1], rtol=0, atol=1e-3)
+
+
+def test_photos_that_cannot_be_read_are_listed(extract, data, tmp_path):
+    photos = sorted((tmp_path / "data/images").iterdir())
+    photos[0].write_bytes(photos[0].read_bytes()[:300])
+    code, out, err = extract("--output", tmp_path / "regions", *data, "--proposals", "ground-truth")
+    assert code == 0 and "15 photos" in out
+    assert photos[0].name in err and "left out" in err
+    store = RegionStore(tmp_path / "regions")
+    assert "ground truth" in store.header["proposal_source"]
+
+
+def test_proposals_from_a_file(extract, data, tmp_path):
+    images = json.loads(data[1].read_text())["images"]
+    boxes = [[10, 10, 30, 40], [11, 10, 30, 40], [60, 20, 50, 50]]
+    proposals = [
+        {"image_id": image["id"], "bbox": box, "score": score}
+        for image in images[:5]
+        for box, score in zip(boxes, (0.5, 0.9, 0.7), strict=True)
+    ]
+    file = tmp_path / "proposals.json"
+    file.write_text(json.dumps(proposals))
+    arguments = ("--output", tmp_path / "regions", *data, "--proposals", "file", "--proposal-file", file)
+    code, _, err = extract(*arguments)
+    assert code == 2 and "--proposal-classes" in last_line(err)
+    code, _, err = extract(*arguments, "--proposal-classes", "red circle, Red_Square")
+    assert code == 2 and "Red_Square" in last_line(err)
+    code, _, err = extract(*arguments, "--proposal-classes", "red circle")
+    assert code == 0, err
+    store = RegionStore(tmp_path / "regions")
+    assert store.header["training_classes"] == ["red circle"]
+    kept, _, scores = store.regions(images[0]["id"])
+    assert kept.tolist() == [[11, 10, 41, 50], [60, 20, 110, 70]]  # NMS leaves the better of two
+    assert scores.tolist() == pytest.approx([0.9, 0.7])
+    assert len(store.regions(images[5]["id"])[0]) == 0
+    for content, word in (
+        ('{"training_classes": [], "proposals": [{"image_id": 1}]}', "entry 0"),
+        ('{"training_classes": [], "proposals": [{"image_id": 1, "bbox": [1, 2, 3, NaN], "score": 1}]}', "finite"),
+        ('{"proposals": []}', "--proposal-classes"),
+        ('{"training_classes": [], "proposals": {}}', "list of proposals"),
+        ('{"training_classes": [], "proposals": [{"image_id": "x", "bbox": [1, 2, 3, 4], "score": 1}]}', "image ids"),
+        ("no json", "not json"),
+    ):
+        file.write_text(content)
+        code, _, err = extract(*arguments, "--output", tmp_path / "bad")
+        assert code == 2 and word in last_line(err), err
+    assert not (tmp_path / "bad").exists()
+
+
+def test_a_full_disk_and_a_folder_that_cannot_be_written_to(extract, data, tmp_path, monkeypatch):
+    store = tmp_path / "regions"
+    arguments = ("--output", store, *data, "--proposals", "ground-truth")
+    replace, written = os.replace, []
+
+    def full(source, target):
+        written.append(str(target))
+        if len(written) > 2:  # the plan and one shard fit
+            raise OSError(28, "No space left on device")
+        replace(source, target)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "replace", full)
+        code, _, err = extract(*arguments)
+    assert code == 2 and "No space left on device" in last_line(err) and "Traceback" not in err
+    assert sorted(path.name for path in store.iterdir()) == ["plan.json", "shard-00000.safetensors"]
+    code, _, err = extract(*arguments, "--resume")
+    assert code == 0 and len(RegionStore(store)) == 16, err
+    (tmp_path / "file").write_text("")
+    code, _, err = extract("--output", tmp_path / "file/below", *data, "--proposals", "ground-truth")
+    assert code == 2 and "expected a place to write to" in last_line(err)
+    code, _, err = extract("--output", tmp_path / "data", *data)
+    assert code == 2 and "new or empty folder" in last_line(err)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (("--weights", "/nowhere.pth"), "/nowhere.pth does not exist"),
+        (("--max-regions", "0"), "max_regions of at least 1"),
+        (("--photos-per-shard", "0"), "photos_per_shard of at least 1"),
+        (("--num-gpus", "0"), "processes of at least 1"),
+        (("--dataset", "nothing"), "registered data set, got 'nothing'"),
+        (("--annotations", "a.json"), "--images"),
+        (("--images", "a"), "--annotations"),
+        (("--proposals", "file"), "--proposal-file"),
+        (("--teacher", "nobody"), "'nobody'"),
+    ],
+)
+def test_bad_input_is_one_line_and_exit_code_2(extract, tmp_path, arguments, message):
+    code, _, err = extract("--output", tmp_path / "regions", *arguments)
+    assert code == 2 and last_line(err).startswith("error: ") and message in last_line(err)
+    assert not (tmp_path / "regions").exists()
+
+
+def test_weights_that_know_novel_classes_are_refused(trained, extract, tmp_path):
+    content = torch.load(trained.output / "model_final.pth", weights_only=True)
+    content["ovdet"]["training_classes"].append("Red_Square")
+    torch.save(content, tmp_path / "leaky.pth")
+    code, _, err = extract("--output", tmp_path / "regions", "--weights", tmp_path / "leaky.pth")
+    assert code == 2 and "Red_Square" in last_line(err) and "novel" in last_line(err)
