@@ -7,13 +7,13 @@ Shapes: M regions of one image, D embedding width.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path, PurePath
 from typing import Any
 
 from torch import Tensor
 
-from ovdet.data.coco_json import listed, plain_name
+from ovdet.data.coco_json import listed
 from ovdet.data.region_plan import RegionPlan, read_plan
 from ovdet.data.region_shard import PhotoRegions, Shard, missing_shards
 from ovdet.errors import InputError
@@ -104,7 +104,6 @@ class RegionStore:
         teacher: str | None = None,
         fingerprint: str | None = None,
         width: int | None = None,
-        novel_classes: Iterable[str] = (),
         photos: Sequence[Mapping[str, Any]] = (),
     ) -> None:
         """Refuse a store that does not fit; what is not given is not checked.
@@ -113,7 +112,6 @@ class RegionStore:
             teacher: the name of the teacher in use.
             fingerprint: that teacher's fingerprint.
             width: the embedding width D in use.
-            novel_classes: class names that nothing in training may know, so neither may the source of the boxes.
             photos: the training set's, as detectron2's dataset dicts. Each must be in the store under its image id,
                 with the same file name and size.
 
@@ -125,13 +123,6 @@ class RegionStore:
                 raise InputError(
                     f"expected a region store with {key} {expected!r}, {self.path} was made with {self.header[key]!r}"
                 )
-        known = {plain_name(name) for name in self.header["training_classes"]}
-        leaked = [name for name in novel_classes if plain_name(name) in known]
-        if leaked:
-            raise InputError(
-                f"expected region proposals that know no novel class, the source of {self.path} "
-                f"({self.header['proposal_source']}) was trained on: {', '.join(leaked)}"
-            )
         for record in photos:
             self._check_photo(record)
         self._check_faults({record["image_id"] for record in photos})

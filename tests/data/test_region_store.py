@@ -87,14 +87,13 @@ def test_what_does_not_fit_is_refused_with_both_values(store):
 
     store.check()
     store.check(
-        teacher="conse", fingerprint="0123456789abcdef", width=WIDTH, novel_classes=["dog"],
+        teacher="conse", fingerprint="0123456789abcdef", width=WIDTH,
         photos=[record(7), record("a string")],
     )  # fmt: skip
     for wrong, values in (
         ({"teacher": "open_clip:RN50/openai"}, ("open_clip:RN50/openai", "conse")),
         ({"fingerprint": "ffff"}, ("ffff", "0123456789abcdef")),
         ({"width": 512}, ("512", "6")),
-        ({"novel_classes": ["dog", "Hot dog"]}, ("Hot dog", "an RPN")),
         ({"photos": [record(7), record(8)]}, ("image 8", "made of photos")),
         ({"photos": [record(7, file_name="dog.jpg")]}, ("dog.jpg", "7.jpg")),
         ({"photos": [record(7, width=121)]}, ("121 x 90", "120 x 90")),
