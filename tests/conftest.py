@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import logging
+import runpy
 import subprocess
 import sys
 from pathlib import Path
@@ -10,6 +12,7 @@ from typing import NamedTuple
 
 import pytest
 import torch
+from detectron2.utils.logger import setup_logger
 from safetensors.torch import save_file
 
 from ovdet.teachers import Teacher, load_teacher
@@ -87,3 +90,30 @@ def trained(tmp_path_factory) -> Trained:
     run = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
     assert run.returncode == 0, run.stdout[-3000:] + run.stderr[-3000:]
     return Trained(folder / "run", overrides, run.stdout + run.stderr)
+
+
+@pytest.fixture
+def run_tool(monkeypatch, capsys):
+    """Run a tool in this process (no start-up cost) -> exit code, stdout, stderr."""
+
+    def run_tool(name: str, *arguments: object) -> tuple[int, str, str]:
+        monkeypatch.chdir(ROOT)
+        monkeypatch.setattr(sys, "argv", [f"tools/{name}", *map(str, arguments)])
+        capsys.readouterr()
+        code = 0
+        try:
+            runpy.run_path(f"tools/{name}", run_name="__main__")
+        except SystemExit as stop:
+            code = stop.code if isinstance(stop.code, int) else 1
+        captured = capsys.readouterr()
+        forget_log_handlers()
+        return code, captured.out, captured.err
+
+    return run_tool
+
+
+def forget_log_handlers() -> None:
+    """A run's handlers write to streams that pytest closes; the next run sets up its own."""
+    setup_logger.cache_clear()
+    for name in ("detectron2", "fvcore", "ovdet"):
+        logging.getLogger(name).handlers.clear()
