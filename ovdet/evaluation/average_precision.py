@@ -23,6 +23,7 @@ from ovdet.errors import InputError
 from ovdet.evaluation.ground_truth import GroundTruth, check_known
 
 METRICS = ("AP", "AP50", "AP75", "APs", "APm", "APl")
+LARGEST = 1e5**2  # where both protocols' range "all" of areas ends
 
 
 @dataclass(frozen=True)
@@ -140,21 +141,20 @@ class CocoAP:
             if class_number is None:
                 continue
             box = annotation["bbox"]
-            area = annotation.get("area", box[2] * box[3])
-            flags = self._flags(annotation, area)
-            if flags is None:
+            area, iscrowd = self._weigh(annotation, annotation.get("area", box[2] * box[3]))
+            if area is None:
                 continue
             self._number += 1
-            self._objects[class_number - 1] += not any(flags.values())
+            self._objects[class_number - 1] += not iscrowd and area <= LARGEST
             entry = {"id": self._number, "image_id": self._image_number[image_id], "category_id": class_number}
-            entry.update(bbox=box, area=area, **flags)
+            entry.update(bbox=box, area=area, iscrowd=iscrowd)
             if self._iou_type == "segm":
                 entry["segmentation"] = annotation["segmentation"]
             yield entry
 
-    def _flags(self, annotation: Mapping[str, Any], area: float) -> dict[str, int] | None:
-        """What keeps an object from counting; None leaves it out altogether."""
-        return {"iscrowd": int(annotation.get("iscrowd", 0))}
+    def _weigh(self, annotation: Mapping[str, Any], area: float) -> tuple[float | None, int]:
+        """(area, iscrowd) by which an object counts; an area of None leaves it out."""
+        return area, int(annotation.get("iscrowd", 0))
 
     def _boxes(self, detections: Mapping[Any, Sequence[Mapping[str, Any]]], image_ids: Sequence[Any]) -> np.ndarray:
         """(N, 7): image, x, y, width, height, score, class."""
@@ -214,7 +214,8 @@ class LvisAP(CocoAP):
 
     A detection counts where its class has an object on the photo or is in the photo's `neg_category_ids`; one that
     finds nothing does not count against classes in `not_exhaustive_category_ids`. Objects and detections without area
-    are left out. The limit is per image, over all classes that were given.
+    are left out, objects marked `ignore` neither found nor missed. The limit is per image, over all classes that were
+    given.
     """
 
     protocol = "LVIS, federated: at most {} detections per image"
@@ -227,8 +228,10 @@ class LvisAP(CocoAP):
         }
         return {**super()._image(image, number), **lists}
 
-    def _flags(self, annotation: Mapping[str, Any], area: float) -> dict[str, int] | None:
-        return {"ignore": int(annotation.get("ignore", 0))} if area > 0 else None
+    def _weigh(self, annotation: Mapping[str, Any], area: float) -> tuple[float | None, int]:
+        if area <= 0:
+            return None, 0
+        return (2 * LARGEST if annotation.get("ignore") else area), 0  # beyond all ranges: neither found nor missed
 
     def _select(self, found: Sequence[Mapping[str, Any]]) -> Sequence[Mapping[str, Any]]:
         best = sorted(found, key=lambda detection: -detection["score"])[: self._max_detections]

@@ -72,6 +72,7 @@ def index_ground_truth(content: Mapping[str, Any], source: str = "the ground tru
     for key in ("images", "annotations", "categories"):
         if not isinstance(content, Mapping) or not isinstance(content.get(key), list):
             raise InputError(f"expected a COCO-format json with a list of {key}, {source} has none")
+    _check_entries(content, source)
     images, categories = _by_id(content["images"], "image", source), _by_id(content["categories"], "category", source)
     annotations: dict[Any, list[Mapping[str, Any]]] = defaultdict(list)
     for annotation in content["annotations"]:
@@ -85,6 +86,19 @@ def index_ground_truth(content: Mapping[str, Any], source: str = "the ground tru
         {category_id: category["name"] for category_id, category in categories.items()},
         {category_id: entry["frequency"] for category_id, entry in categories.items() if "frequency" in entry},
     )
+
+
+def _check_entries(content: Mapping[str, Any], source: str) -> None:
+    def fits(entry: Any, *keys: str) -> bool:
+        return isinstance(entry, Mapping) and all(key in entry for key in keys)
+
+    if not all(fits(image, "id") for image in content["images"]):
+        raise InputError(f"expected images with an id in {source}, one has none")
+    if not all(fits(category, "id", "name") for category in content["categories"]):
+        raise InputError(f"expected categories with an id and a name in {source}, one has none")
+    for entry in content["annotations"]:
+        if not fits(entry, "image_id", "category_id", "bbox") or len(entry["bbox"]) != 4:
+            raise InputError(f"expected annotations with image_id, category_id and bbox in {source}, one has none")
 
 
 def check_known(values: Iterable[Any], known: Mapping[Any, Any], expected: str) -> None:

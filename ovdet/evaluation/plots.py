@@ -43,26 +43,36 @@ def draw_precision_recall(
     axes.set_title(title, fontsize=10)
     recall = np.linspace(0, 1, len(per_class.curves))
     counted = ~np.isnan(per_class.curves[0])  # (K,)
-    faint = float(np.clip(12 / max(counted.sum(), 1), 0.03, 0.35))
+    faint = float(np.clip(20 / max(counted.sum(), 1), 0.04, 0.4))
     for k in np.flatnonzero(counted):
-        axes.plot(recall, per_class.curves[:, k], color=_colour(names[k], subsets), linewidth=0.7, alpha=faint)
-    for subset, summary in summarise_subsets(per_class, names, subsets).items():
-        chosen = counted & np.array([subset == "all" or name in subsets[subset] for name in names], dtype=bool)
+        axes.plot(recall, per_class.curves[:, k], color=_colour(names[k], subsets), linewidth=0.8, alpha=faint)
+    summaries = summarise_subsets(per_class, names, subsets)
+    for subset, members in {**_distinct(subsets), "all": names}.items():
+        chosen = counted & np.isin(names, list(members))
         if not chosen.any():
             continue
-        label = f"{subset} ({summary['classes']} classes): AP50 {summary['AP50']:.1f}"
+        label = f"{subset} ({chosen.sum()} classes): AP50 {summaries[subset]['AP50']:.1f}"
         style = {"color": ALL, "linestyle": "--"} if subset == "all" else {"color": COLOURS.get(subset, OTHER)}
         axes.plot(recall, per_class.curves[:, chosen].mean(axis=1), linewidth=2.5, label=label, **style)
     axes.grid(alpha=0.25)
     if counted.any():
+        axes.plot([], [], color=OTHER, linewidth=0.8, label="thin: one class each")
         axes.legend(loc="upper right", framealpha=0.9)
     return _png(figure)
+
+
+def _distinct(subsets: Mapping[str, Sequence[str]]) -> dict[str, Sequence[str]]:
+    """Without those that have the same classes as an earlier one (LVIS's rare classes are the novel ones)."""
+    by_members = {frozenset(members): subset for subset, members in reversed(subsets.items())}
+    return {subset: members for subset, members in subsets.items() if by_members[frozenset(members)] == subset}
 
 
 def draw_per_class(
     per_class: PerClass, names: Sequence[str], subsets: Mapping[str, Sequence[str]], title: str
 ) -> bytes:
     """A bar for each class with objects, best first: AP50 light, AP dark; of very many the best and the worst.
+
+    Behind the name stands the number of objects.
 
     Args:
         per_class: of K classes.
@@ -76,12 +86,14 @@ def draw_per_class(
     scores = per_class.figures["AP50"]
     counted = np.flatnonzero(~np.isnan(scores))
     order = counted[np.lexsort((-per_class.objects[counted], -scores[counted]))]  # of equal ones the frequent first
-    if len(order) <= MOST_BARS:
-        shown, note = order, f"{len(order)} classes with objects"
-    else:
+    at_zero = int((scores[order] == 0).sum())
+    note = f"{len(order)} classes with objects" + (f", {at_zero} of them at 0" if at_zero else "")
+    shown = order
+    if len(order) > MOST_BARS:
         half = MOST_BARS // 2
-        shown = np.concatenate([order[:half], order[-half:]])
-        note = f"the best and the worst {half} of {len(order)} classes with objects"
+        worst = counted[np.lexsort((-per_class.objects[counted], scores[counted]))][:half]
+        shown = np.concatenate([order[:half], order[np.isin(order, worst)]])
+        note = f"the best and the worst {half} of {note}"
     figure = Figure(figsize=(9, 1.6 + 0.19 * max(len(shown), 1)), layout="constrained")
     axes = figure.add_subplot(xlabel="AP50 (light) and AP (dark), percent")
     axes.set_title(f"{title}\n{note}", fontsize=10)
@@ -100,10 +112,12 @@ def _draw_bars(
     axes.barh(places, per_class.figures["AP"][shown], color=colours, height=0.45)
     for place, k in zip(places, shown, strict=True):
         value = per_class.figures["AP50"][k]
-        axes.text(value + 0.6, place, f"{value:.1f}", va="center", fontsize=7, color=ALL)
-    axes.set_yticks(places, [f"{_short(names[k])} ({per_class.objects[k]})" for k in shown], fontsize=7)
+        axes.text(value, place, f" {value:.1f}", va="center", fontsize=7, color=ALL)
+    labels = axes.set_yticks(places, [f"{_short(names[k])} ({per_class.objects[k]})" for k in shown], fontsize=7)
+    for label, colour in zip(labels, colours, strict=True):  # a bar of length 0 has no colour to be seen
+        label.label1.set_color(colour)
     axes.set_ylim(len(shown) - 0.4, -0.6)
-    axes.set_xlim(0, 105)
+    axes.set_xlim(0, 1.07 * max(float(per_class.figures["AP50"][shown].max(initial=0)), 5))
     axes.grid(axis="x", alpha=0.25)
     found = dict.fromkeys(subset_of(names[k], subsets) for k in shown)
     handles = [Patch(color=COLOURS.get(subset, OTHER), label=subset) for subset in subsets if subset in found]
