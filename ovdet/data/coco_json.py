@@ -22,6 +22,7 @@ from ovdet.files import writing_whole
 logger = logging.getLogger(__name__)
 
 LARGE = 50_000_000  # characters; parsing takes a second or two
+MANY = 100_000  # entries; writing takes a second or two
 PIECE = 2000  # entries of a list that are written at once
 
 
@@ -89,8 +90,9 @@ def write_json(path: str | Path, content: Mapping[str, Any]) -> None:
         InputError: the place cannot be written to.
     """
     total = sum(len(value) for value in content.values() if isinstance(value, list))
-    with writing_whole(path) as stream, Progress(console=Console(stderr=True), transient=True) as bar:
-        task = bar.add_task(f"writing {Path(path).name}", total=total, visible=total > 100_000)
+    progress = Progress(console=Console(stderr=True), transient=True, disable=total < MANY)
+    with writing_whole(path) as stream, progress as bar:
+        task = bar.add_task(f"writing {Path(path).name}", total=total)
         for position, (key, value) in enumerate(content.items()):
             stream.write(f"{',' if position else '{'}{json.dumps(key)}:".encode())
             if not isinstance(value, list):
