@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import importlib
 import json
+import re
+from pathlib import Path
 
 import pytest
 from detectron2.data import DatasetCatalog, MetadataCatalog
@@ -114,3 +116,14 @@ def test_another_root_is_refused(root, tmp_path_factory):
     other.symlink_to(root)
     with pytest.raises(InputError, match="already registered"):
         register_builtin("voc_2007_test", other)
+
+
+def test_the_readme_names_them_all():
+    folder = Path(__file__).parents[2] / "datasets"
+    readme = (folder / "README.md").read_text()
+    for name, entry in builtin.BUILTIN.items():
+        assert f"`{name}`" in readme
+        script = re.search(r"datasets/(\w+\.py)", entry.remedy)
+        assert script is None or (script[1] in readme and (folder / script[1]).is_file())
+    for count in (118287, 107761, 5000, 4836, 100170, 19809, 4952, 14976, 2944, 30000, 80000):
+        assert f"{count:,}" in readme

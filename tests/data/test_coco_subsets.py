@@ -270,6 +270,7 @@ def test_subsets_of_metadata_files():
     assert set(things) == {name for names in coco.values() for name in names}
     lvis = load_split(folder / "ov_lvis_v1.json")
     assert lvis["novel"] == [category["name"] for category in LVIS_CATEGORIES if category["frequency"] == "r"]
+    assert set(lvis["base"]) == {category["name"] for category in LVIS_CATEGORIES if category["frequency"] != "r"}
 
 
 def test_real_photos(shared_data):

@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
+import importlib
 import json
 import runpy
 import sys
 from pathlib import Path
 
 import pytest
+from detectron2.data import DatasetCatalog, MetadataCatalog
+from detectron2.data.catalog import Metadata
+
+from ovdet.data import builtin
 
 ROOT = Path(__file__).parents[2]
 
@@ -41,6 +46,23 @@ def write(tmp_path):
         return path
 
     return write
+
+
+@pytest.fixture
+def registered():
+    """Register a prepared data set by name, its photos drawn empty -> dataset dicts and metadata."""
+    importlib.reload(builtin)
+
+    def registered(name: str, root: Path) -> tuple[list[dict], Metadata]:
+        entry = builtin.BUILTIN[name]
+        for image in json.loads((root / entry.json_file).read_text())["images"]:
+            photo = root / entry.images / image["file_name"]
+            photo.parent.mkdir(parents=True, exist_ok=True)
+            photo.touch()
+        return DatasetCatalog.get(builtin.register_builtin(name, root)), MetadataCatalog.get(name)
+
+    yield registered
+    importlib.reload(builtin)
 
 
 @pytest.fixture

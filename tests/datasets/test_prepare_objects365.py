@@ -78,6 +78,13 @@ def test_names_and_photos_of_v1(official, run):
     assert "pineapple" in names and "pine apple" not in names and "hami melon" in names and names[0] == "person"
 
 
+@pytest.mark.parametrize("version", [1, 2])
+def test_registered_as_prepared(official, run, registered, version):
+    assert run(version)[0] == 0
+    dicts, metadata = registered(f"objects365_v{version}_val", official)
+    assert len(dicts) == 2 and len(metadata.thing_classes) == 365 and "Bakset" not in metadata.thing_classes
+
+
 def test_corrections_are_detics(shared_data):
     with (shared_data / "clip_text_embeddings/Objects365_names_fix.csv").open(newline="") as file:
         rows = list(csv.reader(file))

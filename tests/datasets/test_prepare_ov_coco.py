@@ -100,6 +100,17 @@ def test_base_for_training_base_and_novel_for_evaluation(official, run):
     assert not [file for file in folder.iterdir() if file.suffix == ".part"]
 
 
+def test_registered_as_prepared(official, run, registered):
+    assert run()[0] == 0
+    dicts, metadata = registered("ov_coco_2017_train", official)
+    assert [record["image_id"] for record in dicts] == [1, 3]  # crowds and boxes without area are not trained on
+    assert metadata.thing_classes == ["person", "cat"] and metadata.novel_classes == ["dog"]
+    dicts, metadata = registered("ov_coco_2017_val", official)
+    assert [record["image_id"] for record in dicts] == [1, 2, 3, 4, 5]
+    assert metadata.thing_classes == ["person", "cat", "dog"]
+    assert metadata.thing_dataset_id_to_contiguous_id == {1: 0, 17: 1, 18: 2}
+
+
 def test_captions_of_the_same_photos(official, run):
     assert run()[0] == 0
     files = written(official / "coco/annotations")

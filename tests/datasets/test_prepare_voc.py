@@ -66,6 +66,12 @@ def test_equal_to_detectron2s_reader(folder, run_script):
     assert [name.replace(" ", "") for name in names] == list(CLASS_NAMES) and "potted plant" in names
 
 
+def test_registered_as_prepared(folder, run_script, registered):
+    assert run_script("prepare_voc.py", "--root", folder.parent)[0] == 0
+    dicts, metadata = registered("voc_2007_test", folder.parent)
+    assert len(dicts) == 2 and len(metadata.thing_classes) == 20 and metadata.novel_classes == []
+
+
 def test_difficult_objects_are_neither_missed_nor_false(folder, run_script):
     assert run_script("prepare_voc.py", "--root", folder.parent)[0] == 0
     person, dog = 15, 12

@@ -2,22 +2,26 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from ovdet.data.coco_json import check_coco, read_json, write_json
+from ovdet.data.coco_json import check_coco, listed, read_json, write_json
 from ovdet.data.prepare.counts import Count, check_counts, check_inputs
+from ovdet.data.split import load_split
 from ovdet.errors import InputError
 
 SOURCE = "https://www.lvisdataset.org/dataset"
 SUBSET_OF_FREQUENCY = {"f": "base", "c": "base", "r": "novel"}
-_CLASSES = {"base classes": 866, "novel classes": 337}
-COUNTS = {"val": {"photos": 19_809, **_CLASSES}, "train": {"photos": 100_170, **_CLASSES}}
+COUNTS = {
+    "split": {"base classes": 866, "novel classes": 337},
+    "val": {"photos": 19_809},
+    "train": {"photos": 100_170},
+}
 
 
 def prepare_ov_lvis(
-    annotations: Path, output: Path, *, counts: Mapping[str, Mapping[str, int]] | None = None
+    annotations: Path, split: Path, output: Path, *, counts: Mapping[str, Mapping[str, int]] | None = None
 ) -> list[Count]:
     """Write ov_lvis_v1_{train,val,split}.json.
 
@@ -26,6 +30,7 @@ def prepare_ov_lvis(
 
     Args:
         annotations: the folder of lvis_v1_{train,val}.json.
+        split: the split json, which the categories' frequencies must agree with.
         output: the folder to write to.
         counts: the known counts; None for COUNTS.
 
@@ -33,56 +38,56 @@ def prepare_ov_lvis(
         The report.
 
     Raises:
-        InputError: a file is missing or not LVIS's, counts differ, or the place cannot be written to.
+        InputError: a file is missing or not LVIS's, counts or split differ, or the place cannot be written to.
     """
     counts = COUNTS if counts is None else counts
     check_inputs([annotations / f"lvis_v1_{part}.json" for part in ("train", "val")], SOURCE)
-    report, splits = [], []
+    named = load_split(split)
+    report = check_counts(split, {f"{subset} classes": len(named[subset]) for subset in ("base", "novel")},
+                          counts["split"])  # fmt: skip
     for part in ("val", "train"):  # the short file first: what is wrong shows soon
         path = annotations / f"lvis_v1_{part}.json"
         content = read_json(path, "LVIS's annotations", progress=True)
         check_coco(content, path)
-        split = split_by_frequency(content["categories"], path)
-        kept = content if part == "val" else drop_classes(content, split["novel"])
+        check_frequencies(content["categories"], named, path)
+        kept = content if part == "val" else drop_classes(content, named["novel"])
         found = {
             "photos": len(kept["images"]),
-            "base classes": len(split["base"]),
-            "novel classes": len(split["novel"]),
             "annotations": len(content["annotations"]),
             "annotations kept": len(kept["annotations"]),
         }
         report += check_counts(path, found, counts[part])
-        splits.append(split)
-        if splits[0] != split:
-            raise InputError(
-                f"expected the same frequencies in lvis_v1_train.json and lvis_v1_val.json of {annotations}"
-            )
         write_json(output / f"ov_lvis_v1_{part}.json", kept)
-    source = "LVIS v1, frequency of each category: frequent and common are base, rare is novel (arXiv:2104.13921)"
-    write_json(output / "ov_lvis_v1_split.json", {"source": source, **splits[0]})
+    write_json(output / "ov_lvis_v1_split.json", read_json(split, "a split json"))
     return report
 
 
-def split_by_frequency(categories: list[dict[str, Any]], path: str | Path) -> dict[str, list[str]]:
-    """Class names by subset, in the order of the categories.
+def check_frequencies(
+    categories: Sequence[Mapping[str, Any]], split: Mapping[str, Sequence[str]], path: str | Path
+) -> None:
+    """Compare a split with how LVIS groups its classes.
 
     Args:
         categories: of a json of LVIS, with `name` and `frequency` ("f", "c" or "r").
-        path: where they were read, for the message.
+        split: class names by subset; base ones are to be frequent or common, novel ones rare.
+        path: where the categories were read, for the message.
 
     Raises:
-        InputError: a category without frequency.
+        InputError: naming a class whose frequency is missing or of another subset.
     """
-    split: dict[str, list[str]] = {"base": [], "novel": []}
+    subset_of = {name: subset for subset, names in split.items() for name in names}
     for category in categories:
-        subset = SUBSET_OF_FREQUENCY.get(category.get("frequency"))
-        if subset is None:
+        name, frequency = category["name"], category.get("frequency")
+        if frequency not in SUBSET_OF_FREQUENCY:
+            raise InputError(f"expected frequency f, c or r of each category in {path}, got {frequency!r} of {name}")
+        expected, came = subset_of.get(name), SUBSET_OF_FREQUENCY[frequency]
+        if expected != came:
             raise InputError(
-                f"expected frequency f, c or r of each category in {path}, "
-                f"got {category.get('frequency')!r} of {category['name']}"
+                f"expected class {name} of {path} to be {expected or 'absent'}, its frequency makes it {came}"
             )
-        split[subset].append(category["name"])
-    return split
+    absent = sorted(set(subset_of) - {category["name"] for category in categories})
+    if absent:
+        raise InputError(f"expected the split's classes in {path}, it does not have: {listed(absent)}")
 
 
 def drop_classes(content: dict[str, Any], names: list[str]) -> dict[str, Any]:
