@@ -49,6 +49,9 @@ def prepare_objects365(
             written to.
     """
     check_inputs([annotations], SOURCE)
+    class_names = load_class_names(names)
+    if not photos.is_dir():
+        raise InputError(f"expected a folder of photos, {photos} does not exist or is not a folder")
     content = read_json(annotations, "Objects365's annotations", progress=True)
     if isinstance(content, dict) and isinstance(content.get("annotations"), list):
         content["annotations"] = [
@@ -57,9 +60,7 @@ def prepare_objects365(
     check_coco(content, annotations)
     found = {"photos": len(content["images"]), "classes": len(content["categories"])}
     report = check_counts(annotations, found, counts)
-    content["categories"] = correct_categories(content["categories"], load_class_names(names), annotations)
-    if not photos.is_dir():
-        raise InputError(f"expected a folder of photos, {photos} does not exist or is not a folder")
+    content["categories"] = correct_categories(content["categories"], class_names, annotations)
     places = find_photos([image["file_name"] for image in content["images"]], photos)
     absent = [image["file_name"] for image, place in zip(content["images"], places, strict=True) if place is None]
     if not skip_missing or len(absent) == len(places):
