@@ -105,10 +105,11 @@ class ConseTeacher:
     @cached_property
     @torch.inference_mode(False)
     def _classifier(self) -> nn.Module:
-        """Batch norms folded into the convolutions, channels side by side in memory: nearly twice as fast on CPUs.
+        """Batch norms and paddings folded into the convolutions, channels side by side in memory: more than twice as
+        fast on CPUs.
 
-        (bfloat16 would be a third faster on CPUs with AMX, but moves some embeddings to a cosine of 0.92; float16 is
-        not faster.)
+        In float32 everywhere: the ten likeliest classes of some crops change with less, bfloat16 moves their
+        embeddings to a cosine of 0.92, float16 to 0.99.
         """
         import timm
 
@@ -116,6 +117,7 @@ class ConseTeacher:
             model = timm.create_model(timm_name(self.variant), pretrained=False)
         model.load_state_dict(load_efficientnet_lite_weights(self.variant), assign=True)
         _fold_batch_norms(model.eval().requires_grad_(False))
+        _fold_paddings(model, self.input_size[0])
         return model.to(self.device, memory_format=torch.channels_last)
 
     @cached_property
@@ -202,3 +204,32 @@ def _fold_batch_norms(model: nn.Module) -> None:
             folded = fuse_conv_bn_eval(convolution, module)
             convolution.weight, convolution.bias = folded.weight, folded.bias
             model.set_submodule(name, module.act)
+
+
+def _fold_paddings(model: nn.Module, size: int) -> None:
+    """Let the convolutions of stride 2 pad by themselves, in place; timm copies their whole input into a padded one.
+
+    TensorFlow's padding has one pixel more at the end than at the beginning where its sum is odd. A kernel with a row
+    and a column of zeros in front, and a padding of that one pixel more on all sides, gives the same.
+
+    Args:
+        model: timm's EfficientNet of the tf_ kind, in whose order of layers each such convolution follows the last.
+        size: height and width of its input.
+    """
+    from timm.layers import Conv2dSame
+
+    for name, module in list(model.named_modules()):
+        if not isinstance(module, Conv2dSame):
+            continue
+        kernel, stride = module.kernel_size[0], module.stride[0]
+        outputs = -(-size // stride)
+        padding = max((outputs - 1) * stride + kernel - size, 0)
+        size, odd = outputs, padding % 2
+        plain = nn.Conv2d(
+            *(module.in_channels, module.out_channels, kernel + odd, stride, (padding + odd) // 2),
+            groups=module.groups,
+            device="meta",
+        )
+        weight = F.pad(module.weight, (odd, 0, odd, 0))
+        plain.weight, plain.bias = nn.Parameter(weight, requires_grad=False), module.bias
+        model.set_submodule(name, plain)
