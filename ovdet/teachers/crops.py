@@ -51,9 +51,20 @@ def crop_regions(image: Tensor, boxes: Tensor, size: tuple[int, int], scale: flo
     return crops.clone()  # out of inference mode
 
 
-def normalise_crops(crops: Tensor, mean: Sequence[float], std: Sequence[float]) -> Tensor:
-    """(R, 3, h, w) RGB in [0, 1] -> the same shape, minus `mean`, over `std`."""
-    return (crops - crops.new_tensor(mean).view(3, 1, 1)) / crops.new_tensor(std).view(3, 1, 1)
+def normalise_crops(crops: Tensor, mean: Sequence[float], std: Sequence[float], white: float = 1.0) -> Tensor:
+    """Colours as a teacher takes them.
+
+    Args:
+        crops: (R, 3, h, w) RGB in [0, white], any type.
+        mean: of RGB in [0, 1], to subtract.
+        std: of RGB in [0, 1], to divide by.
+        white: the largest value, 255 for grey levels.
+
+    Returns:
+        (R, 3, h, w) float32.
+    """
+    shift, spread = (torch.tensor(values, device=crops.device).view(3, 1, 1) for values in (mean, std))
+    return torch.addcmul(-shift / spread, crops.float(), 1 / (white * spread))
 
 
 def embed_regions(
@@ -105,8 +116,8 @@ def embed_region_batch(
         order = _order_by_window(edges, canvas)  # like sizes into one batch
         parts = []
         for batch in edges[order].split(step):
-            crops = _cut(canvas, batch, teacher.input_size) / 255
-            parts.append(teacher.encode_image(normalise_crops(crops, teacher.mean, teacher.std)))
+            levels = _cut(canvas, batch, teacher.input_size)
+            parts.append(teacher.encode_image(normalise_crops(levels, teacher.mean, teacher.std, white=255)))
         embeddings = torch.cat(parts)[order.argsort().to(teacher.device)]  # (S * R, D), the caller's order again
         summed = embeddings.view(len(scales), sum(counts), -1).sum(0)
         result = F.normalize(summed, dim=-1)

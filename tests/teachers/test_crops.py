@@ -9,6 +9,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 from PIL import Image
+from torchvision.transforms import functional as TF
 
 from ovdet.errors import InputError
 from ovdet.teachers import RegionEmbedder, Teacher, crop_regions, embed_regions, normalise_crops
@@ -147,6 +148,9 @@ def test_normalise_crops():
     crops = torch.rand(2, 3, 4, 4)
     normalised = normalise_crops(crops, (0.1, 0.2, 0.3), (0.5, 0.6, 0.7))
     torch.testing.assert_close(normalised[:, 2], (crops[:, 2] - 0.3) / 0.7)
+    levels = torch.randint(0, 256, (2, 3, 4, 4), dtype=torch.uint8)
+    expected = TF.normalize(levels / 255, (0.1, 0.2, 0.3), (0.5, 0.6, 0.7))
+    torch.testing.assert_close(normalise_crops(levels, (0.1, 0.2, 0.3), (0.5, 0.6, 0.7), white=255), expected)
 
 
 class MeanColour:
