@@ -9,15 +9,21 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Protocol, runtime_checkable
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from ovdet.errors import InputError
 
-CHOICES = '"conse", "conse:lite0", "open_clip:ARCH/TAG", "open_clip:ARCH@WEIGHTS_FILE" or "open_clip:ARCH/random"'
+CHOICES = (
+    '"conse", "conse:lite0", "open_clip:ARCH/TAG", "open_clip:ARCH@WEIGHTS_FILE", "open_clip:ARCH/random" or "hf:REPO"'
+)
+
+_HALF = {"cuda": torch.float16}  # bfloat16 has three bits less, and on CPUs it is slower than float32 without AMX
+_LOWEST_COSINE = 0.999
 
 
 @runtime_checkable
@@ -67,7 +73,9 @@ def load_teacher(name: str, device: str | torch.device = "cpu") -> Teacher:
             "conse": the embedded one, EfficientNet-Lite2 at 260 px (see conse.py); "conse:lite0": Lite0 at 224 px;
             "open_clip:ARCH/TAG": open_clip's architecture and pretrained tag, e.g. "open_clip:ViT-B-32/openai";
             "open_clip:ARCH@WEIGHTS_FILE": that architecture with weights from a file (.pt, .pth, .bin, .safetensors);
-            "open_clip:ARCH/random": untrained, for tests.
+            "open_clip:ARCH/random": untrained, for tests;
+            "hf:REPO": CLIP, ALIGN or SigLIP by transformers, by its id on the hub, e.g. "hf:kakaobrain/align-base", or
+            a local folder.
         device: where it computes.
 
     Raises:
@@ -82,6 +90,10 @@ def load_teacher(name: str, device: str | torch.device = "cpu") -> Teacher:
         from ovdet.teachers.open_clip import OpenClipTeacher
 
         return OpenClipTeacher(rest, device=device)
+    if kind == "hf":
+        from ovdet.teachers.huggingface import HuggingFaceTeacher
+
+        return HuggingFaceTeacher(rest, device=device)
     raise InputError(f"expected a teacher, {CHOICES}, got {name!r}")
 
 
@@ -108,10 +120,55 @@ def parse_device(device: str | torch.device) -> torch.device:
 
 
 @contextlib.contextmanager
-def plain_inference(device: torch.device) -> Iterator[None]:
-    """No gradients, and none of the caller's autocast: embeddings do not depend on who asks for them."""
-    with torch.inference_mode(), torch.autocast(device.type, enabled=False):
+def plain_inference(device: torch.device, half: torch.dtype | None = None) -> Iterator[None]:
+    """No gradients, and nothing of the caller's precision: embeddings do not depend on who asks for them.
+
+    Args:
+        device: where it computes.
+        half: compute in this type where autocast finds it safe; None for float32 throughout.
+    """
+    with torch.inference_mode(), torch.autocast(device.type, half, enabled=half is not None), _without_tf32():
         yield
+
+
+@contextlib.contextmanager
+def _without_tf32() -> Iterator[None]:
+    """cuDNN by itself rounds what float32 convolutions take to ten bits, as float16 would."""
+    cudnn = torch.backends.cudnn
+    place, name, exact = (
+        (cudnn.conv, "fp32_precision", "ieee") if hasattr(cudnn, "conv") else (cudnn, "allow_tf32", False)
+    )
+    before = getattr(place, name)
+    setattr(place, name, exact)
+    try:
+        yield
+    finally:
+        setattr(place, name, before)
+
+
+def choose_half(
+    encode: Callable[[Tensor], Tensor], input_size: tuple[int, int], device: torch.device
+) -> torch.dtype | None:
+    """float16 on GPUs, unless the network overflows in it or turns an embedding: a fingerprint stands for both.
+
+    Args:
+        encode: (R, 3, *input_size) float32 -> (R, D), not normalised.
+        input_size: (height, width) in pixels.
+        device: where it computes.
+
+    Returns:
+        None for float32: on other devices, and where the cosine of a test picture falls below 0.999.
+    """
+    half = _HALF.get(device.type)
+    if half is None:
+        return None
+    coarse = torch.randn(4, 3, 7, 7, generator=torch.Generator().manual_seed(0)).to(device)
+    with plain_inference(device):
+        pictures = F.interpolate(coarse, input_size, mode="bicubic")
+        exact = encode(pictures).float()
+    with plain_inference(device, half):
+        rounded = encode(pictures).float()
+    return half if bool((F.cosine_similarity(exact, rounded) >= _LOWEST_COSINE).all()) else None  # NaN is not above it
 
 
 def check_pixels(pixels: Tensor, input_size: tuple[int, int]) -> None:

@@ -18,7 +18,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ovdet.errors import InputError
-from ovdet.teachers.base import check_pixels, digest, parse_device, plain_inference
+from ovdet.teachers.base import check_pixels, choose_half, digest, parse_device, plain_inference
+from ovdet.teachers.hub import offline_where_unreachable, reason_of
 
 _SUFFIXES = (".pt", ".pth", ".bin", ".safetensors")
 _TEXT_BATCH = 256
@@ -41,7 +42,7 @@ class OpenClipTeacher:
         self.device = parse_device(device)
         self.name = f"open_clip:{architecture}@{file}" if file else f"open_clip:{architecture}/{tag}"
         self._architecture = architecture
-        with _quiet():
+        with _quiet(), offline_where_unreachable() if _asks_hub(architecture, tag) else contextlib.nullcontext():
             self._model = _create_model(architecture, tag, file).eval().requires_grad_(False).to(self.device)
             self._tokenizer = _create_tokenizer(architecture)
         self._read_model(is_trained=tag != "random")
@@ -81,14 +82,19 @@ class OpenClipTeacher:
         check_pixels(pixels, self.input_size)
         if len(pixels) == 0:
             return torch.zeros(0, self.width, device=self.device)
-        with plain_inference(self.device):
+        with plain_inference(self.device, self._half):
             embeddings = F.normalize(self._model.encode_image(pixels.to(self.device, torch.float32)).float(), dim=-1)
         return embeddings.clone()
 
     def to(self, device: str | torch.device) -> OpenClipTeacher:
         self.device = parse_device(device)
         self._model.to(self.device)
+        self.__dict__.pop("_half", None)
         return self
+
+    @cached_property
+    def _half(self) -> torch.dtype | None:
+        return choose_half(self._model.encode_image, self.input_size, self.device)
 
 
 def _parse_source(source: str) -> tuple[str, str, Path | None]:
@@ -133,6 +139,14 @@ def _check_file(file: Path) -> Path:
     return file
 
 
+def _asks_hub(architecture: str, tag: str) -> bool:
+    """Whether weights, a tokenizer or a text tower come from there."""
+    import open_clip
+
+    text = open_clip.get_model_config(architecture).get("text_cfg", {})
+    return tag not in ("", "random") or any(key in text for key in ("hf_tokenizer_name", "hf_model_name"))
+
+
 def _create_model(architecture: str, tag: str, file: Path | None) -> nn.Module:
     import open_clip
 
@@ -141,7 +155,7 @@ def _create_model(architecture: str, tag: str, file: Path | None) -> nn.Module:
     try:
         return open_clip.create_model(architecture, pretrained=str(file or tag), weights_only=True)
     except Exception as error:  # whatever the hub's client or a strange file raises
-        reason = (str(error).strip().splitlines() or [type(error).__name__])[0][:200]
+        reason = reason_of(error)
         if file:
             raise InputError(
                 f"expected the weights of {architecture} in {file}, which do not load: {reason}"
@@ -158,8 +172,7 @@ def _create_tokenizer(architecture: str):
     try:
         return open_clip.get_tokenizer(architecture)
     except Exception as error:  # some tokenizers come from a hub
-        reason = (str(error).strip().splitlines() or [type(error).__name__])[0][:200]
-        raise InputError(f"could not fetch the tokenizer of {architecture} ({reason})") from error
+        raise InputError(f"could not fetch the tokenizer of {architecture} ({reason_of(error)})") from error
 
 
 @contextlib.contextmanager

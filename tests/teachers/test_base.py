@@ -10,12 +10,15 @@ import torch
 
 from ovdet.errors import InputError
 from ovdet.teachers import Teacher, load_teacher
+from ovdet.teachers.base import choose_half, plain_inference
 
 
-@pytest.fixture(params=["conse", "open_clip"])
+@pytest.fixture(params=["conse", "open_clip", "clip", "align", "siglip"])
 def teacher(request, conse_teacher) -> Teacher:
     if request.param == "conse":
         return conse_teacher
+    if request.param != "open_clip":
+        return load_teacher(f"hf:{request.getfixturevalue('hugging_face_folder')(request.param)}")
     return load_teacher(f"open_clip:{request.getfixturevalue('tiny_clip')}/random")
 
 
@@ -34,6 +37,7 @@ def test_a_teacher_keeps_the_contract(teacher):
         torch.testing.assert_close(embeddings.norm(dim=1), torch.ones(count), rtol=0, atol=1e-5)
     assert len(teacher.fingerprint) == 16 and int(teacher.fingerprint, 16) >= 0
     assert len(teacher.mean) == len(teacher.std) == 3 and 0 < teacher.temperature < 1
+    assert load_teacher(teacher.name).fingerprint == teacher.fingerprint or teacher.name.endswith("/random")
     assert teacher.to("cpu") is teacher
 
 
@@ -65,6 +69,11 @@ def test_pixels_of_another_shape_are_refused(teacher, shape):
         ("open_clip:ViT-B-32", "expected a pretrained tag of ViT-B-32, .* got ''"),
         ("open_clip:ViT-B-32/openia", "got 'openia'; near ones: openai"),
         ("open_clip:ViT-B-32@/no/such/file.pt", "/no/such/file.pt, which is no file"),
+        ("hf:", 'expected hf: and the hub id or folder of a model, got "hf:"'),
+        (
+            "hf:/no/such/folder",
+            "expected hf: and the hub id or folder of a model in safetensors, got '/no/such/folder'",
+        ),
     ],
 )
 def test_names_of_no_teacher(name, message):
@@ -77,6 +86,50 @@ def test_names_of_no_teacher(name, message):
 def test_devices_that_are_not_here(device):
     with pytest.raises(InputError, match=f"got '{device}'"):
         load_teacher("conse", device)
+
+
+def test_convolutions_are_not_rounded_to_tf32_inside_and_are_as_before_outside():
+    before = torch.backends.cudnn.conv.fp32_precision
+    with plain_inference(torch.device("cpu")):
+        assert torch.backends.cudnn.conv.fp32_precision == "ieee"
+    assert torch.backends.cudnn.conv.fp32_precision == before
+    assert torch.backends.cudnn.allow_tf32 is True  # the older setting can still be read
+
+
+def test_half_precision_is_taken_where_the_embeddings_stay(monkeypatch):
+    """On the CPU, whose autocast rounds as a GPU's does."""
+    torch.manual_seed(0)
+    cpu, size = torch.device("cpu"), (16, 16)
+    network = torch.nn.Sequential(torch.nn.Conv2d(3, 8, 4, 4), torch.nn.Flatten(), torch.nn.Linear(128, 8))
+    types = []
+
+    def encode(pixels):
+        types.append(network[0](pixels).dtype)
+        return network(pixels)
+
+    assert choose_half(encode, size, cpu) is None and not types  # not tried on CPUs
+    monkeypatch.setattr("ovdet.teachers.base._HALF", {"cpu": torch.float16})
+    assert choose_half(encode, size, cpu) is torch.float16
+    assert types == [torch.float32, torch.float16]
+    network[2].weight.data *= 1e6  # beyond float16
+    assert choose_half(encode, size, cpu) is None
+    network[2].weight.data /= 1e6
+    assert choose_half(lambda pixels: network(pixels).round(decimals=3) * 1e3 % 7, size, cpu) is None  # a rough one
+
+
+@pytest.mark.parametrize("kind", ["open_clip", "hf"])
+def test_half_precision_reaches_the_network_and_is_chosen_again_on_another_device(
+    monkeypatch, tiny_clip, hugging_face_folder, kind
+):
+    name = f"open_clip:{tiny_clip}/random" if kind == "open_clip" else f"hf:{hugging_face_folder('clip')}"
+    teacher = load_teacher(name)
+    pixels = torch.randn(2, 3, 32, 32)
+    exact = teacher.encode_image(pixels)
+    monkeypatch.setattr("ovdet.teachers.base._HALF", {"cpu": torch.float16})
+    assert torch.equal(teacher.encode_image(pixels), exact)  # chosen already
+    rounded = teacher.to("cpu").encode_image(pixels)
+    assert rounded.dtype == torch.float32 and not torch.equal(rounded, exact)
+    assert torch.nn.functional.cosine_similarity(rounded, exact).min() > 0.999
 
 
 def test_importing_is_light():

@@ -1,0 +1,213 @@
+"""CLIP, ALIGN and SigLIP as transformers has them, by hub id or from a local folder.
+
+Weights are read from safetensors alone, and no code that comes with them is run.
+
+Shape letters: R images, T texts, L tokens of a text, D embedding width.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from ovdet.errors import InputError
+from ovdet.teachers.base import check_pixels, choose_half, digest, parse_device, plain_inference
+from ovdet.teachers.hub import offline_where_unreachable, reason_of
+
+_TEXT_BATCH = 256
+
+
+@dataclass(frozen=True)
+class _TextRule:
+    """How a family was trained to take texts.
+
+    Attributes:
+        inputs: of the tokenizer's results, those that the text encoder is given. SigLIP attends to padding too.
+        length: L at most; None: as many as the model has positions for.
+    """
+
+    inputs: tuple[str, ...] = ("input_ids", "attention_mask")
+    length: int | None = None
+
+
+_FAMILIES = {"clip": _TextRule(), "align": _TextRule(length=64), "siglip": _TextRule(inputs=("input_ids",))}
+# what changes embeddings without a trace in the shapes of the weights
+_SILENT_SETTINGS = ("hidden_act", "num_attention_heads", "layer_norm_eps")
+
+
+class HuggingFaceTeacher:
+    """See the module; follows the `Teacher` protocol."""
+
+    def __init__(self, source: str, *, device: str | torch.device = "cpu") -> None:
+        """
+        Args:
+            source: an id on the hub, such as "kakaobrain/align-base", or a folder that `save_pretrained` wrote.
+            device: where it computes.
+
+        Raises:
+            InputError: no such model, another kind of model, or its weights cannot be had.
+        """
+        self.device = parse_device(device)
+        self.name = f"hf:{source}"
+        model, self._tokenizer, image_processor = _load(source)
+        self._model = model.float().eval().requires_grad_(False).to(self.device)
+        self._rule = _FAMILIES[model.config.model_type]
+        self.mean, self.std, self.input_size = _pixel_rule(image_processor, source)
+        self.temperature = _temperature(model)
+        with plain_inference(self.device):
+            self.width: int = self._embed_texts(["a"]).shape[1]
+
+    @cached_property
+    def fingerprint(self) -> str:
+        config = self._model.config
+        silent = [
+            [getattr(part, key, None) for key in _SILENT_SETTINGS]
+            for part in (config.text_config, config.vision_config)
+        ]
+        tokens = self._tokenize(["a photo of two small cats"])["input_ids"].tolist()
+        form = [config.model_type, silent, tokens, self.input_size, self.mean, self.std]
+        parts = [json.dumps(form).encode()]
+        for key, value in sorted(self._model.state_dict().items()):
+            if value.is_floating_point():  # the rest are positions and counts
+                parts += [key.encode(), value.cpu().contiguous().reshape(-1).view(torch.uint8).numpy().tobytes()]
+        return digest(parts)
+
+    def encode_text(self, texts: Sequence[str]) -> Tensor:
+        """T texts -> (T, D) float32, unit norm."""
+        texts = list(texts)
+        parts = [torch.zeros(0, self.width, device=self.device)]
+        with plain_inference(self.device):
+            for start in range(0, len(texts), _TEXT_BATCH):
+                parts.append(F.normalize(self._embed_texts(texts[start : start + _TEXT_BATCH]), dim=-1))
+            embeddings = torch.cat(parts)
+        return embeddings.clone()
+
+    def encode_image(self, pixels: Tensor) -> Tensor:
+        """(R, 3, H, W), normalised -> (R, D) float32, unit norm."""
+        check_pixels(pixels, self.input_size)
+        if len(pixels) == 0:
+            return torch.zeros(0, self.width, device=self.device)
+        with plain_inference(self.device, self._half):
+            features = self._embed_images(pixels.to(self.device, torch.float32)).float()
+            embeddings = F.normalize(features, dim=-1)
+        return embeddings.clone()
+
+    def to(self, device: str | torch.device) -> HuggingFaceTeacher:
+        self.device = parse_device(device)
+        self._model.to(self.device)
+        self.__dict__.pop("_half", None)
+        return self
+
+    @cached_property
+    def _half(self) -> torch.dtype | None:
+        return choose_half(self._embed_images, self.input_size, self.device)
+
+    def _embed_images(self, pixels: Tensor) -> Tensor:
+        return _features(self._model.get_image_features(pixel_values=pixels))
+
+    def _embed_texts(self, texts: Sequence[str]) -> Tensor:
+        tokens = self._tokenize(texts)
+        return _features(
+            self._model.get_text_features(**{key: tokens[key].to(self.device) for key in self._rule.inputs})
+        )
+
+    def _tokenize(self, texts: Sequence[str]) -> dict[str, Tensor]:
+        """All texts are padded to the one length of the family: an embedding does not depend on its neighbours.
+
+        -> "input_ids" and others, each (T, L).
+        """
+        length = self._rule.length or self._model.config.text_config.max_position_embeddings
+        return self._tokenizer(
+            list(texts), padding="max_length", truncation=True, max_length=length, return_tensors="pt"
+        )
+
+
+def _features(output: Any) -> Tensor:
+    """Versions 5 and up of transformers wrap them."""
+    return getattr(output, "pooler_output", output)
+
+
+def _temperature(model: nn.Module) -> float:
+    """ALIGN keeps what divides the cosines, the others the logarithm of what multiplies them."""
+    return float(model.temperature) if hasattr(model, "temperature") else 1 / float(model.logit_scale.exp())
+
+
+def _load(source: str) -> tuple[nn.Module, Any, Any]:
+    """-> model, tokenizer, image processor.
+
+    Raises:
+        InputError: they cannot be had, or the model is of no family here.
+    """
+    from transformers import AutoConfig, AutoImageProcessor, AutoModel, AutoTokenizer
+
+    if not source:
+        raise InputError('expected hf: and the hub id or folder of a model, got "hf:"')
+    folder = Path(source).expanduser()
+    is_local = folder.is_dir()
+    place = {"pretrained_model_name_or_path": str(folder) if is_local else source, "local_files_only": is_local}
+    with _quiet(), contextlib.nullcontext() if is_local else offline_where_unreachable():
+        try:
+            family = AutoConfig.from_pretrained(**place, trust_remote_code=False).model_type
+            if family in _FAMILIES:
+                tokenizer = AutoTokenizer.from_pretrained(**place, trust_remote_code=False)
+                image_processor = AutoImageProcessor.from_pretrained(**place, trust_remote_code=False)
+                model = AutoModel.from_pretrained(**place, trust_remote_code=False, use_safetensors=True)
+        except Exception as error:  # whatever the hub's client or strange files raise
+            raise InputError(
+                f"expected hf: and the hub id or folder of a model in safetensors, got {source!r}: {reason_of(error)}"
+            ) from error
+    if family not in _FAMILIES:
+        raise InputError(f"expected hf: and a model of {', '.join(_FAMILIES)}, {source!r} is one of {family}")
+    return model, tokenizer, image_processor
+
+
+def _pixel_rule(image_processor: Any, source: str) -> tuple[tuple[float, ...], tuple[float, ...], tuple[int, int]]:
+    """What an image processor does to colours, found by giving it a black and a white image.
+
+    Its fields say it in too many ways (ALIGN's rescales by an offset, or not, and may normalise twice).
+
+    Returns:
+        mean and std of RGB in [0, 1], and (height, width) of what it makes, in pixels.
+
+    Raises:
+        InputError: it makes no images (SigLIP 2 with free sizes).
+    """
+    from PIL import Image
+
+    images = [Image.new("RGB", (64, 64), (level,) * 3) for level in (0, 255)]
+    pixels = image_processor(images=images, return_tensors="pt")["pixel_values"]
+    if pixels.dim() != 4:
+        raise InputError(f"expected a model of images of one size, {source!r} takes patches {tuple(pixels.shape[1:])}")
+    height, width = pixels.shape[2:]
+    black, white = pixels[:, :, height // 2, width // 2].double()
+    std = 1 / (white - black)
+    mean = tuple(round(value, 6) + 0.0 for value in (-black * std).tolist())
+    return mean, tuple(round(value, 6) for value in std.tolist()), (height, width)
+
+
+@contextlib.contextmanager
+def _quiet() -> Iterator[None]:
+    """Without the chatter of the libraries: what fails is said once, by the InputError."""
+    from huggingface_hub.utils import logging as hub_logging
+    from transformers.utils import logging
+
+    levels, shows_progress = (logging.get_verbosity(), hub_logging.get_verbosity()), logging.is_progress_bar_enabled()
+    logging.set_verbosity(logging.CRITICAL)
+    hub_logging.set_verbosity(hub_logging.CRITICAL)
+    logging.disable_progress_bar()
+    try:
+        yield
+    finally:
+        logging.set_verbosity(levels[0])
+        hub_logging.set_verbosity(levels[1])
+        if shows_progress:
+            logging.enable_progress_bar()
