@@ -15,7 +15,7 @@ from detectron2.utils import comm
 from detectron2.utils.logger import setup_logger
 from torch.multiprocessing import ProcessExitedException
 
-from ovdet.engine import do_test, do_train, load_config, load_detector, prepare_dataset, prepare_output
+from ovdet.engine import do_train, evaluate_config, load_config, prepare_output
 from ovdet.errors import InputError, command
 
 
@@ -35,15 +35,13 @@ def run(arguments: argparse.Namespace) -> None:
     """One process's work."""
     config = load_config(arguments.config_file, arguments.opts)
     prepare_output(config)
+    if arguments.eval_only:
+        named = any(option.startswith("train.init_checkpoint=") for option in arguments.opts)
+        evaluate_config(config, config.train.init_checkpoint if named else "")
+        return
     default_setup(config, arguments)
     setup_logger(config.train.output_dir, distributed_rank=comm.get_rank(), name="ovdet")
-    if not arguments.eval_only:
-        do_train(config, resume=arguments.resume)
-        return
-    prepare_dataset(config)
-    named = any(option.startswith("train.init_checkpoint=") for option in arguments.opts)
-    model, embed_names, _ = load_detector(config, config.train.init_checkpoint if named else "")
-    do_test(config, model, embed_names)
+    do_train(config, resume=arguments.resume)
 
 
 def check_machines(arguments: argparse.Namespace) -> None:

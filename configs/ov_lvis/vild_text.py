@@ -30,6 +30,6 @@ dataloader.test.dataset.names = L(register_builtin)(name="ov_lvis_v1_val", root=
 dataloader.train.sampler = L(repeat_factor_sampler)(threshold=1e-3)
 dataloader.train.mapper.update(augmentations=train_augmentations, use_masks=True)
 dataloader.test.mapper.augmentations = test_augmentations
-dataloader.evaluator.update(iou_types=("bbox", "segm"), max_detections=300)
+dataloader.evaluator.iou_types = ("bbox", "segm")  # federated, 300 detections, as the data set's protocol is
 dataloader.train.total_batch_size = 256
 train.output_dir = "output/ov_lvis/vild_text"

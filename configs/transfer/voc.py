@@ -5,12 +5,10 @@ Hardware: 1 GPU. Expected: box AP50 / AP75 72.2 / 56.7 in the paper (ViLD). Here
 W are the weights of configs/ov_lvis/vild_ensemble.py; PATH holds VOC2007/ (datasets/prepare_voc.py).
 """
 
-from ovdet.evaluation import OpenVocabEvaluator
-
 from ..ov_lvis.vild_ensemble import dataloader, dataset, lr_multiplier, model, name_embedder, optimizer, teacher, train
 
 dataloader.test.dataset.names.name = "voc_2007_test"
-dataloader.evaluator.update(_target_=OpenVocabEvaluator, iou_types=("bbox",))
+dataloader.evaluator.iou_types = ("bbox",)
 # no class is base here: one exponent of the text side for all, DetPro's
 model.roi_heads.score_fusion.update(
     open_exponent=0.6, base_exponent="${.open_exponent}", novel_exponent="${.open_exponent}"

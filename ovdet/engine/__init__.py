@@ -2,8 +2,10 @@
 
 from ovdet.engine.config import load_config
 from ovdet.engine.evaluate import do_test
+from ovdet.engine.evaluate_only import evaluate_config, evaluate_on
 from ovdet.engine.extract import extract_regions
 from ovdet.engine.extract_plan import ExtractOptions
+from ovdet.engine.models import find_model
 from ovdet.engine.options import TrainOptions, choose_device
 from ovdet.engine.train import do_train, load_detector, prepare_dataset, prepare_output, training_classes
 
@@ -13,7 +15,10 @@ __all__ = [
     "choose_device",
     "do_test",
     "do_train",
+    "evaluate_config",
+    "evaluate_on",
     "extract_regions",
+    "find_model",
     "load_config",
     "load_detector",
     "prepare_dataset",

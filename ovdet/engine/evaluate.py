@@ -2,26 +2,50 @@
 
 from __future__ import annotations
 
-import json
 import logging
-import math
+import tempfile
+import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from detectron2.config import instantiate
+import torch
+from detectron2.config import LazyConfig, instantiate
 from detectron2.data import MetadataCatalog
-from detectron2.evaluation import inference_on_dataset
+from detectron2.evaluation import DatasetEvaluator, inference_context
 from detectron2.utils import comm
+from detectron2.utils.logger import setup_logger
 from omegaconf import DictConfig
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, ProgressColumn, Task, TextColumn, TimeRemainingColumn
+from rich.text import Text
 from torch import Tensor, nn
+from torch.utils.data import DataLoader
 
+from ovdet.data.coco_json import plain_name
 from ovdet.files import write_whole
 
 EmbedNames = Callable[[Sequence[str]], Tensor]
 
 logger = logging.getLogger(__name__)
+
+
+def prepare_evaluation(config: DictConfig, folder: str | Path) -> None:
+    """Make the folder of an evaluation and write the resolved config there; logs go there and to the console.
+
+    A training run's own config.yaml and log.txt stay as they are.
+
+    Raises:
+        InputError: the folder cannot be written to.
+    """
+    folder = Path(folder)
+    if comm.is_main_process():
+        with tempfile.TemporaryDirectory() as scratch:
+            LazyConfig.save(config, f"{scratch}/config.yaml")
+            write_whole(folder / "config.yaml", Path(scratch, "config.yaml").read_bytes())
+    comm.synchronize()
+    for name in ("detectron2", "fvcore", "ovdet"):
+        setup_logger(str(folder), distributed_rank=comm.get_rank(), name=name)
 
 
 def set_names(model: nn.Module, names: Sequence[str], embed_names: EmbedNames, base: Sequence[str] | None) -> None:
@@ -31,46 +55,77 @@ def set_names(model: nn.Module, names: Sequence[str], embed_names: EmbedNames, b
         model: with `set_vocabulary(names, embeddings, is_base)`.
         names: K class names.
         embed_names: K names -> (K, D).
-        base: which names were trained on; None where base and novel are not told apart.
+        base: which names were trained on, but for case and underscores; none where base and novel are not told apart.
     """
-    is_base = None if base is None else [name in set(base) for name in names]
-    model.set_vocabulary(names, embed_names(names), is_base)
+    known = {plain_name(name) for name in base or ()}
+    model.set_vocabulary(names, embed_names(names), [plain_name(name) in known for name in names] if known else None)
 
 
 @contextmanager
-def vocabulary_of(model: nn.Module, dataset_name: str, embed_names: EmbedNames) -> Iterator[None]:
-    """The dataset's classes as the model's vocabulary, for the time of a `with` block."""
+def vocabulary_of(
+    model: nn.Module, dataset_name: str, embed_names: EmbedNames, training_classes: Sequence[str] = ()
+) -> Iterator[None]:
+    """The dataset's classes as the model's vocabulary, for the time of a `with` block.
+
+    Fused scores weigh those names as base that the dataset's split calls so; without a split, the `training_classes`.
+    """
     metadata = MetadataCatalog.get(dataset_name)
     before = model.class_names
-    set_names(model, metadata.thing_classes, embed_names, metadata.base_classes)
+    set_names(model, metadata.thing_classes, embed_names, metadata.base_classes or training_classes)
     try:
         yield
     finally:
-        if before:
-            set_names(model, before, embed_names, metadata.base_classes)
+        if before:  # what it is trained on
+            set_names(model, before, embed_names, before)
 
 
-def do_test(config: DictConfig, model: nn.Module, embed_names: EmbedNames) -> Mapping[str, Any]:
-    """Evaluate on `config.dataloader.test` with `config.dataloader.evaluator`.
+class _Rate(ProgressColumn):
+    """Photos per second."""
+
+    def render(self, task: Task) -> Text:
+        return Text("" if task.speed is None else f"{task.speed:.1f} photos/s")
+
+
+def run_detector(model: nn.Module, loader: DataLoader, evaluator: DatasetEvaluator) -> Mapping[str, Any]:
+    """Run a model over photos and hand what it finds to an evaluator, behind a bar with rate and time left.
+
+    Args:
+        model: as detectron2's; it is in evaluation mode meanwhile.
+        loader: of `build_detection_test_loader`; on several GPUs each process runs its share.
+        evaluator: as detectron2's.
 
     Returns:
-        The evaluator's results on the main process, {} elsewhere. They are written to results.json in the
-        evaluator's folder too.
+        The evaluator's results on the main process, {} elsewhere.
+    """
+    evaluator.reset()
+    columns = (TextColumn("detecting"), BarColumn(), MofNCompleteColumn(), _Rate(), TimeRemainingColumn())
+    total, start = len(loader.sampler), time.perf_counter()
+    with inference_context(model), torch.no_grad(), Progress(*columns, disable=not comm.is_main_process()) as progress:
+        task = progress.add_task("", total=total)
+        for inputs in loader:
+            evaluator.process(inputs, model(inputs))
+            progress.advance(task, len(inputs))
+    seconds = time.perf_counter() - start
+    logger.info("%d photos in %.1f s: %.2f photos/s", total, seconds, total / seconds)
+    return evaluator.evaluate() or {}
+
+
+def do_test(
+    config: DictConfig, model: nn.Module, embed_names: EmbedNames, training_classes: Sequence[str] = ()
+) -> Mapping[str, Any]:
+    """Evaluate on `config.dataloader.test` with `config.dataloader.evaluator`, which writes metrics and detections.
+
+    Args:
+        config: as for do_train.
+        model: with `set_vocabulary`.
+        embed_names: K names -> (K, D).
+        training_classes: that the model was trained on; see vocabulary_of.
+
+    Returns:
+        The evaluator's results on the main process, {} elsewhere.
     """
     dataset_name = instantiate(config.dataloader.test.dataset.names)
     loader = instantiate(config.dataloader.test)
     evaluator = instantiate(config.dataloader.evaluator)
-    with vocabulary_of(model, dataset_name, embed_names):
-        results = inference_on_dataset(model, loader, evaluator)
-    if comm.is_main_process():
-        folder = Path(config.train.output_dir)
-        write_whole(folder / "results.json", (json.dumps(_without_nan(results), indent=1) + "\n").encode())
-        logger.info("results are in %s", folder / "results.json")
-    return results
-
-
-def _without_nan(value: Any) -> Any:
-    """Figures without ground truth become null: NaN is not json."""
-    if isinstance(value, Mapping):
-        return {key: _without_nan(entry) for key, entry in value.items()}
-    return None if isinstance(value, float) and math.isnan(value) else value
+    with vocabulary_of(model, dataset_name, embed_names, training_classes):
+        return run_detector(model, loader, evaluator)

@@ -173,7 +173,7 @@ def do_train(config: DictConfig, *, resume: bool = False) -> Mapping[str, Any]:
     results: dict[str, Any] = {}
 
     def evaluate() -> Mapping[str, Any]:
-        results.update(do_test(config, model, embed_names))
+        results.update(do_test(config, model, embed_names, names))
         return results
 
     trainer.register_hooks(

@@ -306,7 +306,11 @@ class OpenVocabLVISEvaluator(OpenVocabEvaluator):
 
 
 def build_evaluator(
-    dataset_name: str, output_dir: str | Path | None = None, iou_types: Sequence[str] = ("bbox",), **options: Any
+    dataset_name: str,
+    output_dir: str | Path | None = None,
+    iou_types: Sequence[str] = ("bbox",),
+    *,
+    max_detections: int | None = None,
 ) -> OpenVocabEvaluator:
     """The evaluator of the dataset's own protocol: LVIS's where its metadata's `evaluator_type` says so, else COCO's.
 
@@ -314,8 +318,9 @@ def build_evaluator(
         dataset_name: registered.
         output_dir: see `OpenVocabEvaluator`.
         iou_types: see there.
-        options: `max_detections`, where it is not to be the protocol's.
+        max_detections: None for the protocol's: 100 per image and class, LVIS's 300 per image.
     """
     is_lvis = MetadataCatalog.get(dataset_name).get("evaluator_type") in ("lvis", "ovdet_lvis")
     evaluator = OpenVocabLVISEvaluator if is_lvis else OpenVocabEvaluator
-    return evaluator(dataset_name, output_dir, iou_types, **options)
+    limit = {} if max_detections is None else {"max_detections": max_detections}
+    return evaluator(dataset_name, output_dir, iou_types, **limit)

@@ -1,16 +1,14 @@
-"""Gradient clipping against torch's own, mixed precision, the choice of trainer, names put back after evaluation."""
+"""Gradient clipping against torch's own, mixed precision, the choice of trainer."""
 
 import copy
 
 import pytest
 import torch
-from detectron2.data import MetadataCatalog
 from detectron2.engine import SimpleTrainer
 from detectron2.utils.events import EventStorage
 from torch import nn
 
 from ovdet.engine import TrainOptions
-from ovdet.engine.evaluate import vocabulary_of
 from ovdet.engine.hooks import Autocast, GradientClipping
 from ovdet.engine.train import build_trainer
 from ovdet.errors import InputError
@@ -52,24 +50,6 @@ def test_mixed_precision_trains_on_a_cpu():
     assert model.linear.weight.dtype == torch.float32 and not torch.equal(model.linear.weight, before)
     plain = build_trainer(TrainOptions(device="cpu"), model, [0], torch.optim.SGD(model.parameters(), lr=0.1))
     assert plain.model is model
-
-
-class Named:
-    """Keeps what set_vocabulary was given."""
-
-    class_names: tuple = ("a", "b")
-
-    def set_vocabulary(self, names, embeddings, is_base):
-        self.class_names, self.is_base = tuple(names), is_base
-
-
-def test_names_are_put_back_even_after_an_error():
-    MetadataCatalog.get("hooks_test").set(thing_classes=["b", "c"], base_classes=["b"])
-    model = Named()
-    with pytest.raises(RuntimeError), vocabulary_of(model, "hooks_test", lambda names: None):
-        assert model.class_names == ("b", "c") and model.is_base == [True, False]
-        raise RuntimeError
-    assert model.class_names == ("a", "b")
 
 
 @pytest.mark.parametrize(

@@ -11,11 +11,11 @@ QUICK = "configs/quick/vild.py"
 
 def test_training_leaves_checkpoint_config_and_results(trained):
     files = {file.name for file in trained.output.iterdir()}
-    assert {"model_final.pth", "config.yaml", "results.json", "metrics.json", "evaluation"} <= files
+    assert {"model_final.pth", "config.yaml", "metrics.json", "evaluation"} <= files
     assert not [name for name in files if name.endswith(".part")]
     assert "loss_distill" in (trained.output / "metrics.json").read_text()
-    results = json.loads((trained.output / "results.json").read_text())
-    assert {"AP50-base", "AP50-novel", "AP50-all"} <= set(results["bbox"])
+    results = json.loads((trained.output / "evaluation/metrics.json").read_text())
+    assert {"AP", "AP50"} <= set(results["base"]) & set(results["novel"]) & set(results["all"])
 
 
 def test_checkpoint_says_what_it_was_trained_with_and_carries_no_vocabulary(trained):
@@ -36,8 +36,8 @@ def test_eval_only_prints_base_novel_all(trained, run_tool, tmp_path):
     assert code == 0, text[-2000:]
     for word in ("base", "novel", "all", "AP50"):
         assert word in text
-    before = json.loads((trained.output / "results.json").read_text())
-    assert json.loads((tmp_path / "results.json").read_text()) == before
+    for name in ("metrics.json", "detections.json"):
+        assert (tmp_path / "evaluation" / name).read_bytes() == (trained.output / "evaluation" / name).read_bytes()
 
 
 def test_resume_goes_on(trained, run_tool, tmp_path):

@@ -9,7 +9,7 @@ from detectron2.data import (
 from detectron2.data import transforms as T
 
 from ovdet.data import OpenVocabMapper, register_coco_subsets
-from ovdet.evaluation import OpenVocabEvaluator
+from ovdet.evaluation import build_evaluator
 
 _split = dict(split="${dataset.split}", image_root="${dataset.images}")
 dataloader = dict(
@@ -37,8 +37,6 @@ dataloader = dict(
         ),
         num_workers=4,
     ),
-    evaluator=L(OpenVocabEvaluator)(
-        dataset_name="${..test.dataset.names}", output_dir="${train.output_dir}/evaluation"
-    ),
+    evaluator=L(build_evaluator)(dataset_name="${..test.dataset.names}", output_dir="${train.output_dir}/evaluation"),
 )
 dataloader["train"]["mapper"]["augmentations"] = [L(T.RandomFlip)(horizontal=True)]

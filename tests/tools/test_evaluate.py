@@ -1,0 +1,205 @@
+"""Evaluation on data of one's own: the figures of train_net and of pycocotools, settings, files, bad input."""
+
+import contextlib
+import io
+import json
+import shutil
+
+import numpy as np
+import pytest
+from pycocotools.coco import COCO
+from pycocotools.cocoeval import COCOeval
+
+QUICK = "configs/quick/vild.py"
+FILES = {"metrics.json", "detections.json", "per_class.csv", "per_class.png", "precision_recall.png", "config.yaml"}
+ANY_SCORE = "model.roi_heads.box_predictor.test_score_thresh=0.0"  # four steps of training give low ones
+FIGURES = ("all", "base", "novel", "per_class")
+
+
+@pytest.fixture
+def data(trained):
+    return trained.output.parent / "data"
+
+
+@pytest.fixture
+def evaluate(trained, data, run_tool, tmp_path):
+    """Run the command, but for some options on the trained model's data -> exit code, last line of stderr, folder."""
+
+    def evaluate(*more, **options):
+        given = {"annotations": data / "instances_val.json", "images": data / "images", "model": trained.output}
+        given.update(output=tmp_path / "out", split=data / "ov_split.json", device="cpu")
+        given.update(options)
+        flags = [part for key, value in given.items() if value is not None for part in (f"--{key}", value)]
+        code, _, err = run_tool(
+            "evaluate.py", *more, *(str(flag).replace("--config_file", "--config-file") for flag in flags)
+        )
+        assert "Traceback" not in err, err[-3000:]
+        return code, (err.strip().splitlines() or [""])[-1], tmp_path / "out"
+
+    return evaluate
+
+
+def read(folder, name="metrics.json"):
+    return json.loads((folder / name).read_text())
+
+
+def judge(annotations, detections, category_ids):
+    """pycocotools' AP and AP50 in percent for some classes."""
+    with contextlib.redirect_stdout(io.StringIO()):
+        truth = COCO(str(annotations))
+        run = COCOeval(truth, truth.loadRes(detections), "bbox")
+        run.params.catIds = sorted(category_ids)
+        run.evaluate()
+        run.accumulate()
+        run.summarize()
+    return 100 * run.stats[:2]
+
+
+def test_figures_are_train_nets_and_pycocotools(trained, data, evaluate, run_tool, tmp_path):
+    code, last, folder = evaluate(ANY_SCORE)
+    assert code == 0, last
+    assert {file.name for file in folder.iterdir()} >= FILES
+    metrics, detections = read(folder), read(folder, "detections.json")
+    run = shutil.copytree(trained.output, tmp_path / "run")
+    before = {file.name: file.read_bytes() for file in run.iterdir() if file.is_file()}
+    code, _, err = run_tool(
+        "train_net.py", "--config-file", QUICK, "--eval-only", *trained.overrides, ANY_SCORE, f"train.output_dir={run}"
+    )
+    assert code == 0, err[-3000:]
+    assert {name: (run / name).read_bytes() for name in before} == before  # evaluation has a folder of its own
+    assert detections == read(run / "evaluation", "detections.json")
+    assert {key: metrics[key] for key in FIGURES} == {key: read(run / "evaluation")[key] for key in FIGURES}
+    assert metrics["all"]["AP50"] > 0
+    assert metrics["setting"] == "generalised" and metrics["vocabulary"] == 30
+    split, categories = read(data, "ov_split.json"), read(data, "instances_val.json")["categories"]
+    for subset, names in {
+        "all": split["base"] + split["novel"],
+        "base": split["base"],
+        "novel": split["novel"],
+    }.items():
+        ids = [category["id"] for category in categories if category["name"] in names]
+        expected = judge(data / "instances_val.json", [dict(found) for found in detections], ids)
+        assert np.allclose([metrics[subset]["AP"], metrics[subset]["AP50"]], expected, atol=1e-9, equal_nan=True)
+
+
+def test_constrained_asks_for_novel_names_alone(trained, data, evaluate):
+    """And a config with weights does as well as a run's folder."""
+    code, last, folder = evaluate(
+        ANY_SCORE, setting="constrained", model=None, config_file=QUICK, weights=trained.output / "model_final.pth"
+    )
+    assert code == 0, last
+    novel = set(read(data, "ov_split.json")["novel"])
+    categories = {category["id"]: category["name"] for category in read(data, "instances_val.json")["categories"]}
+    found = {categories[detection["category_id"]] for detection in read(folder, "detections.json")}
+    assert found and found <= novel
+    metrics = read(folder)
+    assert metrics["setting"] == "constrained" and metrics["vocabulary"] == len(novel) == len(metrics["per_class"])
+
+
+def test_own_data_without_a_split(data, evaluate, tmp_path):
+    """Ids that are text, classes of another order, a photo in a folder, one without objects: all photos, no subsets."""
+    content = read(data, "instances_val.json")
+    renamed = {image["id"]: f"photo {image['id']}" for image in content["images"]}
+    for image in content["images"]:
+        image.update(id=renamed[image["id"]], file_name=f"images/{image['file_name']}")
+    empty = content["images"][0]["id"]
+    content["annotations"] = [
+        {**a, "image_id": renamed[a["image_id"]], "category_id": 1000 - a["category_id"]}
+        for a in content["annotations"]
+        if renamed[a["image_id"]] != empty
+    ]
+    content["categories"] = [{**c, "id": 1000 - c["id"]} for c in content["categories"]]
+    (tmp_path / "own.json").write_text(json.dumps(content))
+    code, last, folder = evaluate(
+        ANY_SCORE, annotations=tmp_path / "own.json", images=data, split=None, **{"max-detections": 3}
+    )
+    assert code == 0, last
+    detections = read(folder, "detections.json")
+    counts = {image_id: sum(found["image_id"] == image_id for found in detections) for image_id in renamed.values()}
+    assert counts[empty] > 0 and max(counts.values()) <= 3
+    assert {found["category_id"] for found in detections} <= {category["id"] for category in content["categories"]}
+    metrics = read(folder)
+    assert metrics["base"]["AP"] is metrics["novel"]["AP"] is None and metrics["all"]["AP"] is not None
+
+
+def damage(content, part):
+    """A json that is wrong in one part."""
+    image, annotation = content["images"][0], content["annotations"][0]
+    changes = {
+        "category id": lambda: annotation.update(category_id=777),
+        "image id": lambda: content["images"].append(dict(image)),
+        "empty": lambda: content.update(annotations=[]),
+        "photos": lambda: [entry.update(file_name=f"gone{i}.png") for i, entry in enumerate(content["images"][:3])],
+    }
+    changes[part]()
+    return content
+
+
+@pytest.mark.parametrize("split", [True, False])
+@pytest.mark.parametrize(
+    ("part", "words"),
+    [
+        ("category id", ["category_id", "777"]),
+        ("image id", ["image id", "repeated"]),
+        ("empty", ["annotations", "none"]),
+        ("photos", ["gone0.png", "gone1.png", "gone2.png"]),
+    ],
+)
+def test_data_that_does_not_fit_is_refused_before_the_model_is_loaded(data, evaluate, tmp_path, part, words, split):
+    (tmp_path / "bad.json").write_text(json.dumps(damage(read(data, "instances_val.json"), part)))
+    code, last, folder = evaluate(
+        annotations=tmp_path / "bad.json", split=data / "ov_split.json" if split else None, model=None,
+        config_file=QUICK, weights="/nowhere.pth",
+    )  # fmt: skip
+    assert code == 2 and last.startswith("error: ") and all(word in last for word in words)
+    assert "nowhere" not in last and not folder.exists()
+
+
+def test_splits_that_do_not_fit(data, evaluate, tmp_path):
+    split = read(data, "ov_split.json")
+    (tmp_path / "unknown.json").write_text(json.dumps({**split, "base": [*split["base"], "unicorn"]}))
+    code, last, _ = evaluate(split=tmp_path / "unknown.json")
+    assert code == 2 and "unicorn" in last
+    (tmp_path / "base.json").write_text(json.dumps({"base": split["base"] + split["novel"]}))
+    code, last, _ = evaluate(split=tmp_path / "base.json", setting="constrained")
+    assert code == 2 and "novel" in last
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"model": None}, "one of the two"),
+        ({"config_file": QUICK}, "one of the two"),
+        ({"weights": "w.pth"}, "--config-file"),
+        ({"model": "/nowhere"}, "/nowhere"),
+        ({"model": None, "config_file": "/nowhere.py"}, "/nowhere.py does not exist"),
+        ({"model": None, "config_file": QUICK, "weights": "/nowhere.pth"}, "/nowhere.pth does not exist"),
+        ({"annotations": "/nowhere.json"}, "/nowhere.json"),
+        ({"images": "/nowhere"}, "/nowhere"),
+        ({"split": "/nowhere.json"}, "/nowhere.json"),
+        ({"split": None, "setting": "constrained"}, "split"),
+        ({"max-detections": 0}, "at least 1 detection"),
+        ({"device": "cuda:7"}, "cuda:7"),
+        ({"teacher": "conse:lite0"}, "conse:lite0"),
+    ],
+)
+def test_bad_options_are_one_line(evaluate, options, message):
+    code, last, folder = evaluate(**options)
+    assert code == 2 and last.startswith("error: ") and message in last
+    assert not (folder / "metrics.json").exists()
+
+
+def test_masks_of_a_detector_without(evaluate):
+    code, last, _ = evaluate("--masks")
+    assert code == 2 and "detector with masks" in last
+
+
+def test_an_output_that_cannot_be_written(evaluate, tmp_path):
+    (tmp_path / "file").write_text("")
+    code, last, _ = evaluate(output=tmp_path / "file/out", model=None, config_file=QUICK, weights="/nowhere.pth")
+    assert code == 2 and "place to write to" in last
+
+
+def test_a_misspelt_override(evaluate):
+    code, last, _ = evaluate("train.devise=cpu")
+    assert code == 2 and "train.devise" in last

@@ -1,0 +1,76 @@
+"""Zero-shot evaluation of a trained detector on any COCO-format data; class names come from its json.
+
+tools/evaluate.py --annotations instances_val.json --images photos --output output/evaluation --model output/lite/vild
+tools/evaluate.py --annotations instances_val.json --images photos --output output/evaluation --split split.json
+    --config-file configs/lite/vild.py --weights output/lite/vild/model_final.pth --setting constrained
+"""
+
+from __future__ import annotations
+
+import argparse
+
+from ovdet.engine import evaluate_on, find_model, load_config
+from ovdet.errors import InputError, command
+
+
+def parse_arguments() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--annotations", required=True, metavar="X.json", help="COCO format")
+    parser.add_argument("--images", required=True, metavar="DIR", help="the folder of its photos")
+    parser.add_argument("--output", required=True, metavar="DIR", help="metrics, detections, plots and log go here")
+    parser.add_argument(
+        "--split",
+        metavar="S.json",
+        help="which classes are base, novel or ignored: figures come by subset, photos without a base or novel object "
+        "are left out, as OV-COCO does (default: all classes, all photos)",
+    )
+    parser.add_argument(
+        "--setting",
+        choices=("generalised", "constrained"),
+        default="generalised",
+        help="ask for base and novel names at once, or for the novel ones alone (default: generalised)",
+    )
+    parser.add_argument("--model", metavar="FOLDER", help="of a training run: its config and last checkpoint")
+    parser.add_argument("--config-file", metavar="F", help="of the detector, instead of --model")
+    parser.add_argument("--weights", metavar="W", help="its checkpoint (default: the last one of the config's run)")
+    parser.add_argument("--teacher", metavar="T", help="whose text space it is (default: the config's)")
+    parser.add_argument(
+        "--lvis", action="store_true", help="federated figures; X.json is LVIS's (default: COCO's figures)"
+    )
+    parser.add_argument("--masks", action="store_true", help="score masks too (default: boxes alone)")
+    parser.add_argument(
+        "--max-detections", type=int, metavar="N", help="per photo (default: the config's and the protocol's)"
+    )
+    parser.add_argument("--device", metavar="D", help="cpu, cuda, cuda:1, ... (default: a GPU where there is one)")
+    parser.add_argument("overrides", nargs="*", metavar="key=value", help="overrides of the config")
+    return parser.parse_intermixed_args()
+
+
+@command
+def main() -> None:
+    arguments = parse_arguments()
+    if bool(arguments.model) == bool(arguments.config_file):
+        raise InputError("expected --model FOLDER, or --config-file F with --weights W: one of the two")
+    if arguments.model and arguments.weights:
+        raise InputError("expected --weights with --config-file, got it with --model, which has its own")
+    chosen = {"teacher.name": arguments.teacher, "train.device": arguments.device}
+    overrides = [*arguments.overrides, *(f"{key}={value}" for key, value in chosen.items() if value)]
+    config_file, weights = arguments.config_file, arguments.weights or ""
+    if arguments.model:
+        config_file, weights = find_model(arguments.model)
+    evaluate_on(
+        load_config(config_file, overrides),
+        arguments.annotations,
+        arguments.images,
+        arguments.output,
+        weights=weights,
+        split=arguments.split,
+        setting=arguments.setting,
+        iou_types=("bbox", "segm") if arguments.masks else ("bbox",),
+        max_detections=arguments.max_detections,
+        lvis=arguments.lvis,
+    )
+
+
+if __name__ == "__main__":
+    main()
