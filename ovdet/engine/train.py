@@ -80,7 +80,7 @@ def build_train_loader(config: DictConfig, space: Mapping[str, Any]) -> Any:
     """The training loader, behind the leak check.
 
     Args:
-        config: as for do_train.
+        config: as for do_train. A `sampler` is a function of the dataset dicts (see data/sampling.py).
         space: see text_space; stored regions must be of it.
 
     Raises:
