@@ -14,6 +14,7 @@ from ovdet.errors import InputError, command
 CASES: dict[str, str] = {
     # each a module of ovdet.benchmark with add_arguments(parser) and run(arguments) -> list[Row]
     "evaluation": "AP of each class from detections, beside pycocotools",
+    "teacher": "embeddings of regions, beside one crop at a time and the teacher alone",
 }
 
 

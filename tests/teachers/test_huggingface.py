@@ -128,6 +128,18 @@ def test_pickles_and_code_are_not_read(hugging_face_folder, tmp_path):
     assert not (tmp_path / "ran").exists()
 
 
+def test_a_detector_trains_with_one_and_nothing_else_changes(trained, run_tool, hugging_face_folder, tmp_path):
+    overrides = [o for o in trained.overrides if not o.startswith(("train.output_dir", "train.max_iter"))]
+    teacher = (f"teacher.name=hf:{hugging_face_folder('align')}", "teacher.width=24")
+    common = ("--config-file", "configs/quick/vild.py", *overrides, f"train.output_dir={tmp_path}", "train.max_iter=1")
+    code, out, err = run_tool("train_net.py", *common, *teacher)
+    assert code == 0, (out + err)[-2000:]
+    metrics = json.loads((tmp_path / "metrics.json").read_text().splitlines()[0])
+    assert metrics["loss_distill"] > 0
+    code, _, err = run_tool("train_net.py", *common, teacher[0])
+    assert code == 2 and "expected a teacher of width 384, got 'hf:" in err
+
+
 @pytest.fixture
 def no_hub(monkeypatch, tmp_path):
     """Every request is refused at once, and the cache is empty."""

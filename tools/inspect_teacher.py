@@ -1,0 +1,55 @@
+"""How well a teacher names the objects of a data set: choose one before training.
+
+tools/inspect_teacher.py conse --annotations instances_val.json --images images --split ov_coco_split.json
+"""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import json
+
+from ovdet.engine.options import choose_device
+from ovdet.engine.zero_shot import inspect_teacher, print_report
+from ovdet.errors import command
+from ovdet.files import writing_whole
+from ovdet.teachers import load_teacher
+
+
+def parse_arguments() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter, allow_abbrev=False
+    )
+    parser.add_argument("teacher", metavar="T", help="conse, open_clip:ARCH/TAG, hf:REPO, ... (see README)")
+    parser.add_argument(
+        "--annotations", required=True, metavar="X.json", help="a COCO-format json: its boxes are named"
+    )
+    parser.add_argument("--images", required=True, metavar="DIR", help="the folder of its photos")
+    parser.add_argument("--split", metavar="S.json", help="which classes are base and novel; without it all are base")
+    parser.add_argument("--templates", default="a", help="a, photo, vild, clip, or a template (default: a)")
+    parser.add_argument("--max-objects", type=int, metavar="N", help="draw as many objects (default: all)")
+    parser.add_argument("--device", default="auto", help="where the teacher computes (default: a GPU, else the CPU)")
+    parser.add_argument("--output", metavar="F.json", help="write the figures there too")
+    return parser.parse_args()
+
+
+@command
+def main() -> None:
+    arguments = parse_arguments()
+    teacher = load_teacher(arguments.teacher, choose_device(arguments.device))
+    with writing_whole(arguments.output) if arguments.output else contextlib.nullcontext() as stream:
+        report = inspect_teacher(
+            teacher,
+            arguments.annotations,
+            arguments.images,
+            split=arguments.split,
+            templates=arguments.templates,
+            max_objects=arguments.max_objects,
+        )
+        if stream:
+            stream.write((json.dumps(report.as_dict(), indent=1) + "\n").encode())
+    print_report(report)
+
+
+if __name__ == "__main__":
+    main()
