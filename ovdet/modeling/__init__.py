@@ -1,6 +1,7 @@
 """The detector. Depends on torch, detectron2 and ovdet.losses alone."""
 
 from ovdet.modeling.box_predictor import FederatedBoxPredictor, OpenVocabBoxPredictor
+from ovdet.modeling.postprocess import nms_over_classes, nms_per_class
 from ovdet.modeling.rcnn import ClosedSetRCNN, OpenVocabRCNN
 from ovdet.modeling.region_sources import OnlineRegions, StoredRegions
 from ovdet.modeling.roi_heads import ImageBranch, OpenVocabROIHeads
@@ -21,4 +22,6 @@ __all__ = [
     "StoredRegions",
     "TextClassifier",
     "TextScores",
+    "nms_over_classes",
+    "nms_per_class",
 ]

@@ -42,10 +42,15 @@ class OpenVocabBoxPredictor(FastRCNNOutputLayers):
         self.classifier.set_vocabulary(class_embeddings)
         self.num_classes = self.classifier.num_classes  # detectron2 reads the background's index from it
 
+    def embed(self, features: Tensor) -> tuple[Tensor, Tensor]:
+        """(R, F) -> embeddings (R, D), unit norm, box deltas (R, 4)."""
+        features = features.flatten(1)
+        return self.projection(features), self.bbox_pred(features)
+
     def forward(self, features: Tensor) -> tuple[Tensor, Tensor]:
         """(R, F) -> logits (R, K + 1), box deltas (R, 4)."""
-        features = features.flatten(1)
-        return self.classifier(self.projection(features)), self.bbox_pred(features)
+        embeddings, deltas = self.embed(features)
+        return self.classifier(embeddings), deltas
 
 
 class FederatedBoxPredictor(OpenVocabBoxPredictor):

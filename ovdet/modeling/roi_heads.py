@@ -15,7 +15,8 @@ K classes of the present vocabulary, C channels, P pooled side.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from functools import partial
+from typing import NamedTuple
 
 import torch
 from detectron2.modeling.roi_heads import StandardROIHeads
@@ -23,9 +24,38 @@ from detectron2.structures import ImageList, Instances
 from torch import Tensor, nn
 
 from ovdet.errors import InputError
-from ovdet.modeling.postprocess import detect, select_regions
+from ovdet.modeling.candidates import best_candidates
+from ovdet.modeling.class_scores import ClassScores
+from ovdet.modeling.postprocess import Suppress, nms_per_class, select_regions, settle
 from ovdet.modeling.region_sources import CropEmbedder
-from ovdet.modeling.text_classifier import RegionProjection, cosine_logits
+from ovdet.modeling.score_fusion import ScoreFusion
+from ovdet.modeling.sides import SoftmaxSide
+from ovdet.modeling.text_classifier import RegionProjection
+
+
+class Regions(NamedTuple):
+    """The regions of one image.
+
+    Attributes:
+        boxes: (R, 4) XYXY, pixels of the resized image.
+        text: (R, D), unit norm, for the text branch.
+        image: (R, D), unit norm, for the image side, where there is one.
+        objectness_logits: (R,).
+    """
+
+    boxes: Tensor
+    text: Tensor
+    image: Tensor
+    objectness_logits: Tensor
+
+    def take(self, index: Tensor) -> Regions:
+        """Some of them, by indices or a mask."""
+        return Regions(*(part[index] for part in self))
+
+    def finite(self) -> Regions:
+        """Without those of which a number is NaN or infinite: no detection comes of them."""
+        mask = torch.stack([torch.isfinite(part.view(len(part), -1)).all(1) for part in self]).all(0)
+        return self if mask.all() else self.take(mask)
 
 
 class ImageBranch(nn.Module):
@@ -47,13 +77,15 @@ class OpenVocabROIHeads(StandardROIHeads):
     def __init__(
         self,
         *,
-        score_fusion: Callable[..., Tensor],
+        score_fusion: ScoreFusion,
         distillation: nn.Module | None = None,
         image_branch: ImageBranch | None = None,
         crop_embedder: CropEmbedder | None = None,
         image_temperature: float = 0.01,
         max_crops: int = 1000,
         crop_nms_threshold: float = 0.9,
+        suppress: Suppress = nms_per_class,
+        max_dense_classes: int = 16384,
         **standard,
     ) -> None:
         """
@@ -65,6 +97,9 @@ class OpenVocabROIHeads(StandardROIHeads):
             image_temperature: divides the cosines of the image side before its softmax over the K names.
             max_crops: regions that are kept for a crop_embedder, per image.
             crop_nms_threshold: class-agnostic IoU among these.
+            suppress: nms_per_class, or nms_over_classes, which leaves one name to an object.
+            max_dense_classes: K up to which all scores are computed as one matrix; beyond it the vocabulary is gone
+                through in chunks.
             standard: what StandardROIHeads takes, but for num_classes.
         """
         if standard.get("train_on_pred_boxes") or standard.get("keypoint_in_features"):
@@ -79,6 +114,8 @@ class OpenVocabROIHeads(StandardROIHeads):
         self.image_temperature = image_temperature
         self.max_crops = max_crops
         self.crop_nms_threshold = crop_nms_threshold
+        self.suppress = suppress
+        self.max_dense_classes = max_dense_classes
         self.register_buffer("is_base", None, persistent=False)
 
     def set_vocabulary(self, class_embeddings: Tensor, is_base: Tensor | None = None) -> None:
@@ -139,54 +176,56 @@ class OpenVocabROIHeads(StandardROIHeads):
     def _detect(
         self, features: dict[str, Tensor], proposals: list[Instances], photos: list[Tensor] | None
     ) -> list[Instances]:
-        predictor = self.box_predictor
-        counts = [len(p) for p in proposals]
         pooled = self._pool(features, proposals)
-        box_features = self.box_head(pooled)
-        predictions = predictor(box_features)
-        boxes = predictor.predict_boxes(predictions, proposals)  # per image (Ri, 4)
-        text = [p[:, :-1] for p in predictor.predict_probs(predictions, proposals)]  # per image (Ri, K)
+        text, deltas = self.box_predictor.embed(self.box_head(pooled))  # (R, D), (R, 4)
+        image = self._distilled_embeddings(pooled, text)
+        boxes = self.box_predictor.predict_boxes((None, deltas), proposals)
+        counts = [len(p) for p in proposals]
         objectness = [p.objectness_logits for p in proposals]
-        image: list[Tensor | None] = [None] * len(proposals)
+        regions = map(Regions, boxes, text.split(counts), image.split(counts), objectness)
+        sizes = [p.image_size for p in proposals]
         if self.crop_embedder is not None:
-            keep = [
-                select_regions(b, o, self.crop_nms_threshold, self.max_crops)
-                for b, o in zip(boxes, objectness, strict=True)
-            ]
-            boxes, text, objectness = (
-                [x[k] for x, k in zip(xs, keep, strict=True)] for xs in (boxes, text, objectness)
-            )
-            image = [self._image_scores(e) for e in self._embed_crops(boxes, proposals, photos)]
-        elif self.score_fusion.needs_image:
-            image = list(self._image_scores(self._distilled_embeddings(pooled, box_features)).split(counts))
-        scores = [self.score_fusion(t, i, o, self.is_base) for t, i, o in zip(text, image, objectness, strict=True)]
-        return detect(
-            boxes,
-            scores,
-            [p.image_size for p in proposals],
+            regions = map(self._embed_crops, regions, sizes, photos)
+        return list(map(self._settle, regions, sizes))
+
+    def _distilled_embeddings(self, pooled: Tensor, text_embeddings: Tensor) -> Tensor:
+        """-> (R, D), from the branch that was distilled."""
+        if self.image_branch is None or not self.score_fusion.needs_image:
+            return text_embeddings
+        return self.image_branch(pooled)
+
+    def _embed_crops(self, regions: Regions, image_size: tuple[int, int], photo: Tensor) -> Regions:
+        """The best regions, with the teacher's embeddings of their crops, cut from the photo: it may be larger than the
+        network's input."""
+        keep = select_regions(regions.boxes, regions.objectness_logits, self.crop_nms_threshold, self.max_crops)
+        regions = regions.take(keep)
+        scale = regions.boxes.new_tensor([photo.shape[2] / image_size[1], photo.shape[1] / image_size[0]]).repeat(2)
+        return regions._replace(image=self.crop_embedder(photo, regions.boxes * scale).to(regions.boxes))
+
+    def _settle(self, regions: Regions, image_size: tuple[int, int]) -> Instances:
+        regions = regions.finite()
+        scores = self.class_scores(regions)
+        predictor = self.box_predictor
+        is_small = self.num_classes <= self.max_dense_classes
+        return settle(
+            partial(best_candidates, scores.matrix()) if is_small else scores.best_candidates,
+            regions.boxes,
+            image_size,
             score_threshold=predictor.test_score_thresh,
             nms_threshold=predictor.test_nms_thresh,
             max_detections=predictor.test_topk_per_image,
+            suppress=self.suppress,
         )
 
-    def _image_scores(self, image_embeddings: Tensor) -> Tensor:
-        """(R, D) -> (R, K): softmax over the names alone, no background."""
-        class_embeddings = self.box_predictor.classifier.class_embeddings
-        return cosine_logits(image_embeddings, class_embeddings, self.image_temperature).softmax(dim=1)
-
-    def _distilled_embeddings(self, pooled: Tensor, box_features: Tensor) -> Tensor:
-        """-> (R, D), from the branch that was distilled."""
-        if self.image_branch is None:
-            return self.box_predictor.projection(box_features)
-        return self.image_branch(pooled)
-
-    def _embed_crops(
-        self, boxes: list[Tensor], proposals: list[Instances], photos: list[Tensor] | None
-    ) -> list[Tensor]:
-        """Crops are cut from the photos, which may be larger than the network's input. -> per image (Ri, D)."""
-        embeddings = []
-        for box, instances, photo in zip(boxes, proposals, photos, strict=True):
-            height, width = instances.image_size
-            scale = box.new_tensor([photo.shape[2] / width, photo.shape[1] / height]).repeat(2)
-            embeddings.append(self.crop_embedder(photo, box * scale).to(box))
-        return embeddings
+    def class_scores(self, regions: Regions) -> ClassScores:
+        """What one image's regions score for the present vocabulary."""
+        classifier, fusion = self.box_predictor.classifier, self.score_fusion
+        return ClassScores(
+            classifier.class_embeddings,
+            text=classifier.side(regions.text) if fusion.needs_text else None,
+            # a softmax over the names alone: the teacher knows no background
+            image=SoftmaxSide(regions.image, self.image_temperature) if fusion.needs_image else None,
+            objectness_logits=regions.objectness_logits,
+            fusion=fusion,
+            is_base=self.is_base,
+        )

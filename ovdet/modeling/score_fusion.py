@@ -1,74 +1,114 @@
 """How the scores of a region become one number per class: text branch, image branch or teacher, objectness.
 
+Every score is `(text ** e * image ** (1 - e)) ** (1 - o) * objectness ** o`, with e per class, computed in logarithms.
+There the sum over the sides is linear, so that logits, log-probabilities and log-divisors can all be fused alike.
+
 Shape letters: R regions of one image, K classes of the present vocabulary.
 """
 
 from __future__ import annotations
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 
-def geometric_fusion(text: Tensor, image: Tensor, text_exponents: Tensor) -> Tensor:
-    """`text ** e * image ** (1 - e)`, e per class: 2/3 for base, 1/3 for novel classes (arXiv:2104.13921 eq. 5-6).
+def fuse_sides(text: Tensor | None, image: Tensor | None, text_exponent: float | Tensor) -> Tensor:
+    """`e * text + (1 - e) * image`: arXiv:2104.13921 eq. 5-6 in logarithms.
 
     Args:
-        text: (R, K), probabilities of the text branch.
-        image: (R, K), probabilities of the image branch or of the teacher.
-        text_exponents: (K,), within [0, 1].
+        text: (R, K) of the text branch, in logarithms; None where e is 1.
+        image: (R, K) of the image branch or of the teacher, in logarithms; None where e is 0.
+        text_exponent: e within [0, 1], one or (K,).
 
     Returns:
         (R, K).
     """
-    return text.pow(text_exponents) * image.pow(1 - text_exponents)
+    if image is None:
+        return text
+    if text is None:
+        return image
+    return torch.lerp(image, text, text_exponent)
 
 
-def objectness_fusion(scores: Tensor, objectness_logits: Tensor, exponent: float) -> Tensor:
-    """`scores ** (1 - e) * objectness ** e`; e = 1/2 is the geometric mean of the paper's crop baseline.
+def join_objectness(log_scores: Tensor, objectness_logits: Tensor, exponent: float) -> Tensor:
+    """`scores ** (1 - o) * objectness ** o`; o = 1/2 is the geometric mean of the paper's crop baseline.
 
     Args:
-        scores: (R, K), probabilities.
-        objectness_logits: (R,), as the RPN gives them.
-        exponent: e within [0, 1]; 0 leaves the scores as they are.
+        log_scores: (R, K) or any other shape.
+        objectness_logits: as the RPN gives them, in a shape that broadcasts to it.
+        exponent: o within [0, 1]; 0 leaves the scores as they are.
 
     Returns:
-        (R, K).
+        Scores, no longer in logarithms.
     """
     if exponent == 0:
-        return scores
-    return scores.pow(1 - exponent) * objectness_logits.sigmoid().pow(exponent)[:, None]
+        return log_scores.exp()
+    return torch.lerp(log_scores, F.logsigmoid(objectness_logits), exponent).exp()
 
 
-class TextScores:
+class ScoreFusion:
+    """A choice of sides and exponents."""
+
+    needs_text, needs_image = True, True
+
+    def __init__(self, *, objectness_exponent: float) -> None:
+        """
+        Args:
+            objectness_exponent: o.
+        """
+        self.objectness_exponent = objectness_exponent
+
+    def text_exponent(self, is_base: Tensor | None) -> float | Tensor:
+        """e, one or (K,)."""
+        raise NotImplementedError
+
+    def __call__(
+        self, text: Tensor | None, image: Tensor | None, objectness_logits: Tensor, is_base: Tensor | None = None
+    ) -> Tensor:
+        """Log-probabilities to scores.
+
+        Args:
+            text: (R, K), None where not needed.
+            image: (R, K), None where not needed.
+            objectness_logits: (R,).
+            is_base: (K,) booleans, or None where base and novel classes are not told apart.
+
+        Returns:
+            (R, K).
+        """
+        fused = fuse_sides(text, image, self.text_exponent(is_base))
+        return join_objectness(fused, objectness_logits[:, None], self.objectness_exponent)
+
+
+class TextScores(ScoreFusion):
     """The text branch alone: ViLD-text and ViLD."""
 
     needs_image = False
 
     def __init__(self, *, objectness_exponent: float = 0.0) -> None:
-        self.objectness_exponent = objectness_exponent
+        super().__init__(objectness_exponent=objectness_exponent)
 
-    def __call__(self, text: Tensor, image: Tensor | None, objectness_logits: Tensor, is_base: Tensor | None) -> Tensor:
-        """(R, K), unused, (R,), unused -> (R, K)."""
-        return objectness_fusion(text, objectness_logits, self.objectness_exponent)
+    def text_exponent(self, is_base: Tensor | None) -> float:
+        """1."""
+        return 1.0
 
 
-class ImageScores:
+class ImageScores(ScoreFusion):
     """The image side alone: ViLD-image, and the teacher on crops. It knows no background, so objectness joins in."""
 
-    needs_image = True
+    needs_text = False
 
     def __init__(self, *, objectness_exponent: float = 0.5) -> None:
-        self.objectness_exponent = objectness_exponent
+        super().__init__(objectness_exponent=objectness_exponent)
 
-    def __call__(self, text: Tensor, image: Tensor, objectness_logits: Tensor, is_base: Tensor | None) -> Tensor:
-        """unused, (R, K), (R,), unused -> (R, K)."""
-        return objectness_fusion(image, objectness_logits, self.objectness_exponent)
+    def text_exponent(self, is_base: Tensor | None) -> float:
+        """0."""
+        return 0.0
 
 
-class GeometricScores:
+class GeometricScores(ScoreFusion):
     """Text and image side, geometrically: ViLD-ensemble, and ViLD-text + teacher on crops."""
-
-    needs_image = True
 
     def __init__(
         self,
@@ -83,17 +123,15 @@ class GeometricScores:
             base_exponent: of the text branch, for base classes; the image side has the rest to 1.
             novel_exponent: of the text branch, for novel classes.
             open_exponent: of the text branch, where base and novel are not told apart (0.6 in DetPro's transfer).
-            objectness_exponent: see objectness_fusion; 0 in ViLD.
+            objectness_exponent: o; 0 in ViLD.
         """
+        super().__init__(objectness_exponent=objectness_exponent)
         self.base_exponent = base_exponent
         self.novel_exponent = novel_exponent
         self.open_exponent = open_exponent
-        self.objectness_exponent = objectness_exponent
 
-    def __call__(self, text: Tensor, image: Tensor, objectness_logits: Tensor, is_base: Tensor | None) -> Tensor:
-        """(R, K), (R, K), (R,), (K,) bool or None -> (R, K)."""
+    def text_exponent(self, is_base: Tensor | None) -> float | Tensor:
+        """(K,) by `is_base`; one where that is None."""
         if is_base is None:
-            exponents = text.new_full((text.shape[1],), self.open_exponent)
-        else:
-            exponents = torch.where(is_base, self.base_exponent, self.novel_exponent).to(text)
-        return objectness_fusion(geometric_fusion(text, image, exponents), objectness_logits, self.objectness_exponent)
+            return self.open_exponent
+        return torch.where(is_base, self.base_exponent, self.novel_exponent)

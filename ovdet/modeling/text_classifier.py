@@ -12,20 +12,11 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from ovdet.modeling.sides import SigmoidSide, SoftmaxSide, cosine_logits
 
-def cosine_logits(region_embeddings: Tensor, class_embeddings: Tensor, temperature: float) -> Tensor:
-    """Cosines over temperature.
-
-    Args:
-        region_embeddings: (R, D), unit norm.
-        class_embeddings: (K, D), unit norm.
-        temperature: divides; 0.01 in ViLD.
-
-    Returns:
-        (R, K) logits, float32 or wider, under autocast too: over a temperature of 0.01, bfloat16 is off by 0.2.
-    """
-    with torch.autocast(region_embeddings.device.type, enabled=False):
-        return region_embeddings @ class_embeddings.to(region_embeddings).t() / temperature
+_OWN_ENTRIES = 2**24  # of a matrix of which the classifier makes itself a float32 copy: 64 MiB
+_ROWS_AT_ONCE = 8192
+_NEAR_UNIT = 1e-4  # how far from 1 a norm may be, or as far as the matrix's own floating type rounds
 
 
 class RegionProjection(nn.Module):
@@ -72,6 +63,9 @@ class TextClassifier(nn.Module):
     def set_vocabulary(self, class_embeddings: Tensor) -> None:
         """Take (K, D) class embeddings, K >= 1; they are brought to unit norm and to this module's device.
 
+        A large matrix whose rows have unit norm already (a file's, mapped into memory) is used as it is: not copied,
+        and in its own floating type.
+
         Raises:
             ValueError: not a matrix of this width, or not finite.
         """
@@ -79,15 +73,26 @@ class TextClassifier(nn.Module):
             raise ValueError(
                 f"expected class embeddings of shape (K >= 1, {self.width}), got {tuple(class_embeddings.shape)}"
             )
-        if not torch.isfinite(class_embeddings).all():
+        class_embeddings = class_embeddings.detach().to(self.class_embeddings.device)
+        norms = torch.cat([rows.float().norm(dim=1) for rows in class_embeddings.split(_ROWS_AT_ONCE)])  # (K,)
+        if not torch.isfinite(norms).all():
             raise ValueError("expected finite class embeddings, got NaN or infinity")
-        self.class_embeddings = F.normalize(class_embeddings.detach().to(self.class_embeddings.device).float(), dim=1)
+        rounding = max(_NEAR_UNIT, torch.finfo(class_embeddings.dtype).eps)
+        if class_embeddings.numel() <= _OWN_ENTRIES or (norms - 1).abs().max() > rounding:
+            class_embeddings = F.normalize(class_embeddings.float(), dim=1)
+        self.class_embeddings = class_embeddings
 
     def forward(self, region_embeddings: Tensor) -> Tensor:
         """(R, D), unit norm -> (R, K + 1) logits; background last."""
         background = F.normalize(self.background, dim=0)[None]
         embeddings = torch.cat([self.class_embeddings, background])  # (K + 1, D)
         return cosine_logits(region_embeddings, embeddings, self.temperature)
+
+    def side(self, region_embeddings: Tensor) -> SoftmaxSide:
+        """(R, D), unit norm -> what they say of each class, for any part of the vocabulary."""
+        background = F.normalize(self.background, dim=0)[None]
+        logits = cosine_logits(region_embeddings, background, self.temperature).squeeze(1)  # (R,)
+        return SoftmaxSide(region_embeddings, self.temperature, background_logits=logits)
 
 
 class SigmoidTextClassifier(TextClassifier):
@@ -112,3 +117,7 @@ class SigmoidTextClassifier(TextClassifier):
         """(R, D), unit norm -> (R, K + 1) logits; the last column, which sigmoid scores do not read, is 0."""
         logits = cosine_logits(region_embeddings, self.class_embeddings, self.temperature) + self.bias  # (R, K)
         return F.pad(logits, (0, 1))
+
+    def side(self, region_embeddings: Tensor) -> SigmoidSide:
+        """(R, D), unit norm -> what they say of each class, for any part of the vocabulary."""
+        return SigmoidSide(region_embeddings, self.temperature, bias=self.bias)

@@ -1,11 +1,19 @@
-"""Detections against detectron2's own routine, and the choice of regions against torchvision's NMS."""
+"""Detections against detectron2's own routine, bit for bit; the choice of regions against torchvision's NMS."""
+
+from __future__ import annotations
+
+from functools import partial
 
 import pytest
 import torch
 from detectron2.modeling.roi_heads.fast_rcnn import fast_rcnn_inference
 from torchvision.ops import box_iou, nms
 
-from ovdet.modeling.postprocess import detect, select_regions
+from ovdet.modeling.candidates import best_candidates
+from ovdet.modeling.postprocess import detect, nms_over_classes, select_regions, settle
+
+SIZE = (100, 90)
+DEVICES = ["cpu", pytest.param("cuda", marks=pytest.mark.skipif(not torch.cuda.is_available(), reason="no GPU"))]
 
 
 def random_boxes(number: int, seed: int = 0) -> torch.Tensor:
@@ -14,14 +22,182 @@ def random_boxes(number: int, seed: int = 0) -> torch.Tensor:
     return torch.cat([corners, corners + 5 + torch.rand(number, 2, generator=generator) * 40], dim=1)
 
 
-@pytest.mark.parametrize("number", [0, 1, 50])
-def test_equals_detectron2_with_a_background_column(number):
-    boxes, scores = random_boxes(number), torch.rand(number, 4, generator=torch.Generator().manual_seed(1))
-    (ours,) = detect([boxes], [scores], [(100, 90)], score_threshold=0.3, nms_threshold=0.5, max_detections=20)
-    padded = torch.cat([scores, torch.full((number, 1), 0.9)], dim=1)
-    (theirs,), _ = fast_rcnn_inference([boxes.clone()], [padded], [(100, 90)], 0.3, 0.5, 20)
-    assert torch.equal(ours.pred_boxes.tensor, theirs.pred_boxes.tensor)
-    assert torch.equal(ours.scores, theirs.scores) and torch.equal(ours.pred_classes, theirs.pred_classes)
+def close_boxes(number: int, seed: int = 0) -> torch.Tensor:
+    """Around three places, so that most overlap with many."""
+    generator = torch.Generator().manual_seed(seed)
+    boxes = random_boxes(3, seed)[torch.randint(3, (number,), generator=generator)]
+    return boxes + torch.randn(number, 4, generator=generator)
+
+
+def boxes_on_a_grid(number: int, seed: int = 0) -> torch.Tensor:
+    """Small whole numbers: IoUs of exactly 1/2 are common."""
+    generator = torch.Generator().manual_seed(seed)
+    corners = torch.randint(0, 4, (number, 2), generator=generator)
+    return torch.cat([corners, corners + torch.randint(1, 4, (number, 2), generator=generator)], dim=1).float()
+
+
+def random_scores(regions: int, classes: int, seed: int = 0) -> torch.Tensor:
+    return torch.rand(regions, classes, generator=torch.Generator().manual_seed(seed + 1))
+
+
+def peaked_scores(regions: int, classes: int, seed: int = 0) -> torch.Tensor:
+    """A softmax as a classifier gives it."""
+    generator = torch.Generator().manual_seed(seed + 1)
+    return (4 * torch.randn(regions, classes, generator=generator)).softmax(dim=1)
+
+
+def coarse_scores(regions: int, classes: int, seed: int = 0) -> torch.Tensor:
+    """Many that are equal."""
+    return (random_scores(regions, classes, seed) * 8).round() / 8
+
+
+def detectron2s(boxes, scores, threshold, nms_threshold, number, size=SIZE):
+    with_background = torch.cat([scores, torch.full_like(scores[:, :1], 0.5)], dim=1)
+    return fast_rcnn_inference([boxes.clone()], [with_background], [size], threshold, nms_threshold, number)[0][0]
+
+
+def ours(boxes, scores, threshold, nms_threshold, number, size=SIZE, **options):
+    thresholds = dict(score_threshold=threshold, nms_threshold=nms_threshold, max_detections=number)
+    return detect([boxes], [scores], [size], **thresholds, **options)[0]
+
+
+def assert_same(found, expected):
+    assert found.image_size == expected.image_size and set(found.get_fields()) == set(expected.get_fields())
+    assert torch.equal(found.scores, expected.scores)
+    assert torch.equal(found.pred_classes, expected.pred_classes)
+    assert torch.equal(found.pred_boxes.tensor, expected.pred_boxes.tensor)
+
+
+@pytest.fixture
+def stable_sort(monkeypatch):
+    """torchvision's NMS of many candidates ends in a sort that leaves open what becomes of equal scores."""
+    sort = torch.Tensor.sort
+    monkeypatch.setattr(
+        torch.Tensor, "sort", lambda self, *args, **named: sort(self, *args, **named | {"stable": True})
+    )
+
+
+@pytest.mark.parametrize("device", DEVICES)
+@pytest.mark.parametrize("make_boxes", [random_boxes, close_boxes, boxes_on_a_grid])
+@pytest.mark.parametrize("make_scores", [random_scores, peaked_scores, coarse_scores])
+def test_equals_detectron2_on_random_cases(stable_sort, make_boxes, make_scores, device):
+    """25 of each kind, of which some have fewer candidates than torchvision's NMS changes its way at, and some more."""
+    for seed in range(25):
+        generator = torch.Generator().manual_seed(seed)
+        regions, classes, number = (int(torch.randint(1, most, (1,), generator=generator)) for most in (150, 40, 60))
+        boxes, scores = make_boxes(regions, seed).to(device), make_scores(regions, classes, seed).to(device)
+        for threshold, nms_threshold in ((0.0, 0.5), (0.3, 0.3), (1e-4, 0.7)):
+            arguments = (boxes, scores, threshold, nms_threshold, number)
+            assert_same(ours(*arguments), detectron2s(*arguments))
+
+
+def test_equals_detectron2_as_it_is_where_no_scores_are_equal():
+    for seed in range(20):
+        boxes, scores = close_boxes(120, seed), random_scores(120, 30, seed)
+        while len(scores.unique()) < scores.numel():
+            scores += torch.rand_like(scores) * 1e-3
+        for number in (1, 50, 100_000):
+            assert_same(ours(boxes, scores, 0.01, 0.5, number), detectron2s(boxes, scores, 0.01, 0.5, number))
+
+
+def test_equal_scores_change_nothing_but_the_order_among_them():
+    """Against detectron2 as it is; of those equal to the last one, which of them are left out is open, too."""
+    boxes, scores = close_boxes(200), coarse_scores(200, 30)
+    found, expected = ours(boxes, scores, 0.0, 0.5, 60), detectron2s(boxes, scores, 0.0, 0.5, 60)
+    assert torch.equal(found.scores, expected.scores)
+
+    def above_the_last(detections):
+        detections = detections[detections.scores > detections.scores[-1]]
+        rows = torch.cat([detections.pred_boxes.tensor, detections.pred_classes[:, None]], dim=1).tolist()
+        return sorted(rows)
+
+    assert above_the_last(found) == above_the_last(expected)
+
+
+NO_NUMBER = [float("nan"), float("inf"), -float("inf")]
+
+
+def with_value(tensor: torch.Tensor, row: int, value: float) -> torch.Tensor:
+    tensor[row, -1] = value
+    return tensor
+
+
+@pytest.mark.parametrize(
+    ("boxes", "scores"),
+    [
+        pytest.param(random_boxes(200), torch.full((200, 40), 0.5), id="equal scores"),
+        pytest.param(random_boxes(1).repeat(200, 1), random_scores(200, 40), id="equal boxes"),
+        pytest.param(random_boxes(1).repeat(200, 1), torch.full((200, 40), 0.5), id="equal boxes and scores"),
+        pytest.param(random_boxes(1).repeat(200, 1), random_scores(1, 40).repeat(200, 1), id="one class after another"),
+        pytest.param(random_boxes(200), torch.full((200, 40), 1e-5), id="none above the threshold"),
+        pytest.param(random_boxes(200), torch.full((200, 40), 0.01), id="all at the threshold"),
+        pytest.param(random_boxes(2000), random_scores(2000, 1), id="one class"),
+        pytest.param(close_boxes(2000), random_scores(2000, 1), id="one class, many rounds"),
+        pytest.param(random_boxes(1), random_scores(1, 2000), id="one region"),
+        pytest.param(random_boxes(0), random_scores(0, 7), id="no region"),
+        pytest.param(torch.zeros(200, 4), random_scores(200, 40), id="boxes without area"),
+        pytest.param(random_boxes(200) * 10, random_scores(200, 40), id="boxes beyond the image"),
+        pytest.param(random_boxes(200) * 1e-5, random_scores(200, 40), id="tiny boxes"),
+        pytest.param(random_boxes(200).flip(1), random_scores(200, 40), id="boxes inside out"),
+        pytest.param(random_boxes(200), random_scores(200, 40) * 3e38, id="scores whose sum overflows"),
+        *(pytest.param(with_value(random_boxes(200), 3, value), random_scores(200, 40), id=f"box {value}")
+          for value in NO_NUMBER),
+        *(pytest.param(random_boxes(200), with_value(random_scores(200, 40), 3, value), id=f"score {value}")
+          for value in NO_NUMBER),
+    ],
+)  # fmt: skip
+@pytest.mark.parametrize("number", [0, 30, -1])
+def test_equals_detectron2_on_awkward_cases(stable_sort, boxes, scores, number):
+    arguments = (boxes, scores, 0.01, 0.5, number)
+    assert_same(ours(*arguments), detectron2s(*arguments))
+
+
+@pytest.mark.parametrize("nms_threshold", [0.0, 1.0])
+def test_ends_of_the_overlap(nms_threshold):
+    arguments = (close_boxes(100), random_scores(100, 20), 0.01, nms_threshold, 80)
+    assert_same(ours(*arguments), detectron2s(*arguments))
+
+
+def test_boxes_of_each_class(stable_sort):
+    boxes = torch.cat([close_boxes(120, seed) for seed in range(15)], dim=1)  # (120, 4 * 15)
+    for scores in (random_scores(120, 15), peaked_scores(120, 15)):
+        assert_same(ours(boxes, scores, 0.01, 0.5, 30), detectron2s(boxes, scores, 0.01, 0.5, 30))
+
+
+def test_photos_of_a_batch_are_apart():
+    boxes, scores = [random_boxes(20), random_boxes(0), close_boxes(90)], [random_scores(n, 30) for n in (20, 0, 90)]
+    sizes = [SIZE, SIZE, (40, 200)]
+    found = detect(boxes, scores, sizes, score_threshold=0.1, nms_threshold=0.5, max_detections=40)
+    for detections, *arguments, size in zip(found, boxes, scores, sizes, strict=True):
+        assert_same(detections, detectron2s(*arguments, 0.1, 0.5, 40, size))
+
+
+@pytest.mark.parametrize("number", [10, 300])
+def test_over_classes_equals_nms_of_all_candidates(number):
+    boxes, scores = close_boxes(150), random_scores(150, 30)
+    found = ours(boxes, scores, 0.01, 0.5, number, (200, 200), suppress=nms_over_classes)
+    flat, places = scores.flatten().sort(descending=True)
+    clipped = boxes.clamp(0, 200)[places // 30]
+    keep = nms(clipped[flat > 0.01], flat[flat > 0.01], 0.5)[:number]
+    assert torch.equal(found.pred_boxes.tensor, clipped[keep]) and torch.equal(found.scores, flat[keep])
+    assert torch.equal(found.pred_classes, places[keep] % 30)
+
+
+def test_no_more_candidates_than_it_takes():
+    """Of 400 000, a few hundred are enough; where almost all overlap it takes more, as many as that needs."""
+    asked = []
+
+    def spy(scores, threshold, number):
+        asked.append(number)
+        return best_candidates(scores, threshold, number)
+
+    options = dict(score_threshold=0.0, nms_threshold=0.5, max_detections=100)
+    settle(partial(spy, random_scores(1000, 400)), random_boxes(1000), SIZE, **options)
+    assert max(asked) < 1500
+    asked.clear()
+    one_place, class_by_class = random_boxes(1).repeat(1000, 1), random_scores(1, 400).repeat(1000, 1)
+    assert len(settle(partial(spy, class_by_class), one_place, SIZE, **options)) == 100
+    assert 100_000 <= max(asked) < 300_000 and len(asked) < 10
 
 
 def test_regions_are_the_most_object_like_that_do_not_overlap():

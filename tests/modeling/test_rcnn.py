@@ -12,9 +12,10 @@ from detectron2.modeling.poolers import ROIPooler
 from detectron2.modeling.roi_heads import MaskRCNNConvUpsampleHead
 from detectron2.structures import BitMasks, Boxes, Instances
 from detectron2.utils.events import EventStorage
+from torchvision.ops import box_iou
 
 from ovdet.errors import InputError
-from ovdet.modeling import OnlineRegions, StoredRegions
+from ovdet.modeling import OnlineRegions, StoredRegions, nms_over_classes
 
 
 @pytest.fixture(scope="module")
@@ -143,6 +144,66 @@ def test_detections_at_any_vocabulary(methods, build, make_inputs, make_unit_row
         assert torch.equal(instances.scores, instances.scores.sort(descending=True).values)
         if len(instances):
             assert instances.pred_classes.max() < number
+
+
+def test_text_detections_equal_detectron2s_own_inference(build, make_inputs, make_unit_rows):
+    model = build().eval()
+    model.set_vocabulary([str(i) for i in range(40)], make_unit_rows(40))
+    heads, predictor = model.roi_heads, model.roi_heads.box_predictor
+    predictor.test_score_thresh = 1e-3
+    inputs = make_inputs()
+    with torch.no_grad():
+        images = model.preprocess_image(inputs)
+        features = model.backbone(images.tensor)
+        proposals, _ = model.proposal_generator(images, features, None)
+        pooled = heads.box_pooler([features[f] for f in heads.box_in_features], [p.proposal_boxes for p in proposals])
+        expected, _ = predictor.inference(predictor(heads.box_head(pooled)), proposals)
+        found = model.inference(inputs, do_postprocess=False)
+    for ours, theirs in zip(found, expected, strict=True):
+        assert len(ours) == len(theirs) == 20
+        assert torch.equal(ours.pred_classes, theirs.pred_classes)
+        assert torch.equal(ours.pred_boxes.tensor, theirs.pred_boxes.tensor)
+        torch.testing.assert_close(ours.scores, theirs.scores, rtol=1e-5, atol=0)
+
+
+@pytest.mark.parametrize("method", ["vild", "vild_image", "vild_ensemble", "vild_text_teacher", "rcnn_style"])
+def test_a_vocabulary_in_chunks_gives_the_same_detections(methods, build, make_inputs, make_unit_rows, method):
+    model = build(lambda node: with_online_if_distilled(with_crops(getattr(methods, method)(node)))).eval()
+    model.roi_heads.box_predictor.test_score_thresh = 1e-4
+    model.set_vocabulary([str(i) for i in range(1000)], make_unit_rows(1000), [i % 9 == 0 for i in range(1000)])
+    dense = model(make_inputs())
+    model.roi_heads.max_dense_classes = 999
+    for ours, theirs in zip(model(make_inputs()), dense, strict=True):
+        ours, theirs = ours["instances"], theirs["instances"]
+        assert len(ours) == len(theirs) > 0
+        assert torch.equal(ours.pred_classes, theirs.pred_classes)
+        assert torch.equal(ours.pred_boxes.tensor, theirs.pred_boxes.tensor)
+        torch.testing.assert_close(ours.scores, theirs.scores, rtol=1e-4, atol=0)
+
+
+def test_one_name_to_an_object(build, make_inputs, make_unit_rows):
+    def change(node):
+        node.roi_heads.suppress = nms_over_classes
+        return node
+
+    model = build(change).eval()
+    model.roi_heads.box_predictor.test_score_thresh = 0.0
+    model.set_vocabulary([str(i) for i in range(40)], make_unit_rows(40))
+    for output in model(make_inputs()):
+        boxes = output["instances"].pred_boxes.tensor
+        assert len(boxes) > 1 and (box_iou(boxes, boxes) - torch.eye(len(boxes))).max() <= 0.5
+
+
+def test_regions_that_are_not_finite_are_left_out(build, make_inputs, make_unit_rows):
+    model = build().eval()
+    model.roi_heads.box_predictor.test_score_thresh = 0.0
+    model.set_vocabulary(("a", "b"), make_unit_rows(2))
+    broken = model.roi_heads.box_predictor.projection.register_forward_hook(
+        lambda module, inputs, embeddings: embeddings.index_fill(0, torch.arange(5, len(embeddings)), float("nan"))
+    )
+    with broken:
+        first, second = (output["instances"] for output in model(make_inputs()))
+    assert 0 < len(first) <= 10 and len(second) == 0
 
 
 def test_crops_come_from_the_original_photo(methods, build, make_inputs, make_unit_rows):

@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from ovdet.modeling import GeometricScores, ImageScores, TextScores
-from ovdet.modeling.score_fusion import geometric_fusion, objectness_fusion
+from ovdet.modeling.score_fusion import fuse_sides, join_objectness
 
 
 @pytest.fixture
@@ -18,32 +18,34 @@ def test_geometric_equals_the_released_cube_root(probabilities):
     """ViLD's code: cube root of image * text * (text for base, image for novel)."""
     text, image, objectness, is_base = probabilities
     expected = (image * text * torch.where(is_base, text, image)).pow(1 / 3)
-    assert torch.allclose(GeometricScores()(text, image, objectness, is_base), expected, atol=1e-6)
+    assert torch.allclose(GeometricScores()(text.log(), image.log(), objectness, is_base), expected, atol=1e-6)
 
 
 def test_one_exponent_where_base_and_novel_are_not_told_apart(probabilities):
     text, image, objectness, _ = probabilities
     expected = text.pow(0.6) * image.pow(0.4)
-    assert torch.allclose(GeometricScores(open_exponent=0.6)(text, image, objectness, None), expected)
+    assert torch.allclose(GeometricScores(open_exponent=0.6)(text.log(), image.log(), objectness), expected)
 
 
 def test_single_sides(probabilities):
     text, image, objectness, is_base = probabilities
-    assert torch.equal(TextScores()(text, None, objectness, is_base), text)
+    assert torch.allclose(TextScores()(text.log(), None, objectness, is_base), text)
     expected = (image * objectness.sigmoid()[:, None]).sqrt()
-    assert torch.allclose(ImageScores()(text, image, objectness, is_base), expected)
-    assert ImageScores.needs_image and GeometricScores.needs_image and not TextScores.needs_image
+    assert torch.allclose(ImageScores()(None, image.log(), objectness, is_base), expected)
+    asks = [(fusion.needs_text, fusion.needs_image) for fusion in (TextScores, ImageScores, GeometricScores)]
+    assert asks == [(True, False), (False, True), (True, True)]
 
 
-def test_no_regions_and_no_negative_powers():
+def test_no_regions_and_nothing_impossible():
     empty = torch.zeros(0, 3)
-    assert geometric_fusion(empty, empty, torch.full((3,), 0.5)).shape == (0, 3)
-    zero = torch.zeros(2, 3)
-    assert torch.isfinite(objectness_fusion(zero, torch.full((2,), -1e4), 0.5)).all()
+    assert fuse_sides(empty, empty, torch.full((3,), 0.5)).shape == (0, 3)
+    assert GeometricScores()(empty, empty, torch.zeros(0)).shape == (0, 3)
+    scores = join_objectness(torch.full((2, 3), -1e4), torch.full((2, 1), -1e4), 0.5)
+    assert torch.equal(scores, torch.zeros(2, 3))
 
 
 def test_gradient(probabilities):
     text, image, objectness, _ = (x.double() for x in probabilities)
     exponents = torch.tensor([2 / 3, 1 / 3, 2 / 3, 1 / 3], dtype=torch.double)
-    text.requires_grad_(), image.requires_grad_()
-    assert torch.autograd.gradcheck(lambda t, i: geometric_fusion(t, i, exponents), (text, image))
+    inputs = tuple(x.requires_grad_() for x in (text.log(), image.log(), objectness[:, None]))
+    assert torch.autograd.gradcheck(lambda t, i, o: join_objectness(fuse_sides(t, i, exponents), o, 0.3), inputs)

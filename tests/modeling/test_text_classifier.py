@@ -5,7 +5,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from ovdet.modeling import SigmoidTextClassifier, TextClassifier
+from ovdet.modeling import SigmoidTextClassifier, TextClassifier, text_classifier
 from ovdet.modeling.text_classifier import RegionProjection, cosine_logits
 
 
@@ -137,3 +137,27 @@ def test_leaving_novel_columns_out_is_what_vilds_zeros_come_to():
     labels = torch.randint(0, 866, (8,))
     with_zeros = torch.cat([logits, logits.new_zeros(8, 337)], dim=1)
     assert torch.allclose(F.cross_entropy(with_zeros, labels), F.cross_entropy(logits, labels), rtol=0, atol=1e-9)
+
+
+def test_a_large_matrix_of_unit_rows_is_not_copied(make_unit_rows, monkeypatch):
+    monkeypatch.setattr(text_classifier, "_OWN_ENTRIES", 100)
+    classifier = TextClassifier(16)
+    for matrix in (make_unit_rows(50), make_unit_rows(50).half(), make_unit_rows(50).bfloat16()):
+        classifier.set_vocabulary(matrix)
+        assert classifier.class_embeddings.data_ptr() == matrix.data_ptr()
+        expected = classifier.side(make_unit_rows(3, seed=1)).logits(matrix.float())
+        assert torch.equal(classifier(make_unit_rows(3, seed=1))[:, :-1], expected)
+    classifier.set_vocabulary(2 * matrix)
+    assert torch.allclose(classifier.class_embeddings, F.normalize(matrix.float(), dim=1))
+
+
+def test_sides_and_logits_agree(make_unit_rows):
+    regions = make_unit_rows(4, seed=1)
+    for classifier in (TextClassifier(16), SigmoidTextClassifier(16)):
+        classifier.set_vocabulary(make_unit_rows(3))
+        logits, side = classifier(regions), classifier.side(regions)
+        if isinstance(classifier, SigmoidTextClassifier):
+            assert torch.allclose(side.logits(classifier.class_embeddings), F.logsigmoid(logits[:, :-1]))
+        else:
+            both = torch.cat([side.logits(classifier.class_embeddings), side.background_logits[:, None]], dim=1)
+            assert torch.allclose(both, logits, atol=1e-4)

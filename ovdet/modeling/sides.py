@@ -1,0 +1,127 @@
+"""What one embedding of a region says of each class: its side of the region's scores, in logarithms.
+
+A side gives logits for any part of the vocabulary, and what adds up their divisor over all parts: the log-probability
+of a class is its logit less the logarithm of the divisor.
+
+Shape letters: R regions of one image, D embedding width, B some of the classes of the vocabulary.
+"""
+
+from __future__ import annotations
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+
+def cosine_logits(region_embeddings: Tensor, class_embeddings: Tensor, temperature: float) -> Tensor:
+    """Cosines over temperature.
+
+    Args:
+        region_embeddings: (R, D), unit norm.
+        class_embeddings: (B, D), unit norm, of any floating type.
+        temperature: divides; 0.01 in ViLD.
+
+    Returns:
+        (R, B) logits, float32 or wider, under autocast too: over a temperature of 0.01, bfloat16 is off by 0.2.
+    """
+    with torch.autocast(region_embeddings.device.type, enabled=False):
+        return (region_embeddings / temperature) @ class_embeddings.to(region_embeddings).t()
+
+
+class SoftmaxSide:
+    """Probabilities by a softmax over all classes, and the background where there is one."""
+
+    def __init__(
+        self, region_embeddings: Tensor, temperature: float, *, background_logits: Tensor | None = None
+    ) -> None:
+        """
+        Args:
+            region_embeddings: (R, D), unit norm.
+            temperature: divides the cosines.
+            background_logits: (R,), of one more class in the softmax.
+        """
+        self.region_embeddings = region_embeddings
+        self.temperature = temperature
+        self.background_logits = background_logits
+
+    def logits(self, class_embeddings: Tensor) -> Tensor:
+        """(B, D) -> (R, B)."""
+        return cosine_logits(self.region_embeddings, class_embeddings, self.temperature)
+
+    def log_probabilities(self, class_embeddings: Tensor) -> Tensor:
+        """(K, D), all of the vocabulary -> (R, K)."""
+        logits = self.logits(class_embeddings)
+        divisor = logits.logsumexp(dim=1)
+        if self.background_logits is not None:
+            divisor = divisor.logaddexp(self.background_logits)
+        return logits.sub_(divisor[:, None])
+
+    def divisor(self) -> LogSumExp:
+        """A new sum, with the background in it."""
+        if self.background_logits is None:
+            return LogSumExp(self.region_embeddings.new_full((len(self.region_embeddings),), -torch.inf))
+        return LogSumExp(self.background_logits)
+
+
+class SigmoidSide:
+    """Probabilities by a sigmoid, each class for itself."""
+
+    def __init__(self, region_embeddings: Tensor, temperature: float, *, bias: Tensor) -> None:
+        """
+        Args:
+            region_embeddings: (R, D), unit norm.
+            temperature: divides the cosines.
+            bias: 0-dim, added to all of them.
+        """
+        self.region_embeddings = region_embeddings
+        self.temperature = temperature
+        self.bias = bias
+
+    def logits(self, class_embeddings: Tensor) -> Tensor:
+        """(B, D) -> (R, B), which are log-probabilities already."""
+        return F.logsigmoid(cosine_logits(self.region_embeddings, class_embeddings, self.temperature) + self.bias)
+
+    def log_probabilities(self, class_embeddings: Tensor) -> Tensor:
+        """(K, D), all of the vocabulary -> (R, K)."""
+        return self.logits(class_embeddings)
+
+    def divisor(self) -> Unity:
+        """1."""
+        return Unity(self.region_embeddings.new_zeros(len(self.region_embeddings)))
+
+
+class LogSumExp:
+    """log(sum(exp(.))) over the rows of a matrix that comes in parts."""
+
+    def __init__(self, start: Tensor) -> None:
+        """(R,), the value before the first part: -infinity for nothing."""
+        self._peak = start
+        self._total = (start > -torch.inf).to(start)  # in units of exp(peak)
+
+    def add_(self, logits: Tensor) -> None:
+        """(R, B), B >= 1; they are overwritten."""
+        peak = torch.maximum(self._peak, logits.amax(1))
+        self._total = self._total * (self._peak - peak).exp() + logits.sub_(peak[:, None]).exp_().sum(1)
+        self._peak = peak
+
+    def value(self) -> Tensor:
+        """(R,)."""
+        return self._peak + self._total.log()
+
+
+class Unity:
+    """The divisor of what needs none."""
+
+    def __init__(self, zeros: Tensor) -> None:
+        """(R,)."""
+        self._zeros = zeros
+
+    def add_(self, logits: Tensor) -> None:
+        """(R, B), unused."""
+
+    def value(self) -> Tensor:
+        """(R,), log(1)."""
+        return self._zeros
+
+
+Side = SoftmaxSide | SigmoidSide
