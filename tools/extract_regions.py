@@ -1,7 +1,8 @@
-"""Teacher embeddings of a data set's regions, once, for configs that read a region store.
+"""Teacher embeddings of a data set's regions, once, for configs that read a region store; and a check of such a store.
 
 tools/extract_regions.py --config-file configs/lite/vild_text.py --weights output/lite/vild_text/model_final.pth
     --output regions --max-regions 32 dataset.root=PATH
+tools/extract_regions.py verify regions --sample 32     (exit code 1 where something is wrong)
 """
 
 from __future__ import annotations
@@ -12,7 +13,8 @@ import sys
 
 from torch.multiprocessing import ProcessExitedException
 
-from ovdet.engine import ExtractOptions, extract_regions, load_config
+from ovdet.engine import ExtractOptions, extract_regions, load_config, verify_store
+from ovdet.engine.extract import ENGINES
 from ovdet.engine.extract_plan import PROPOSALS
 from ovdet.errors import command
 from ovdet.text import parse_vocabulary
@@ -30,40 +32,48 @@ def parse_arguments() -> argparse.Namespace:
     add("--proposals", default="rpn", choices=sorted(PROPOSALS), help="where boxes come from (default: rpn)")
     add("--weights", default="", metavar="W", help="of the detector whose RPN proposes (default: the config's last)")
     add("--proposal-file", default="", metavar="P.json", help="for file: a list of image_id, bbox (x, y, w, h), score")
-    add(
-        "--proposal-classes", metavar="C", help='for file: names its source was trained on, or a file of them; "": none'
-    )
-    add("--teacher", default="", metavar="T", help="see tools/embed_vocabulary.py (default: the config's)")
+    add("--proposal-classes", metavar="C", help='for file: names its source was trained on, or a file; "": none')
+    add("--teacher", default="", metavar="T", help="a name as load_teacher takes it (default: the config's)")
     add("--max-regions", type=int, default=300, metavar="M", help="per photo (default: 300)")
     add("--photos-per-shard", type=int, default=64, metavar="P", help="what a crash can cost (default: 64)")
     add("--resume", action="store_true", help="go on with a store that was begun")
     add("--num-gpus", type=int, default=1, metavar="N", help="processes, each with a GPU if there are any (default: 1)")
+    add("--engine", default="local", choices=sorted(ENGINES), help="ray: the cluster of $RAY_ADDRESS, else one here")
     add("overrides", nargs="*", metavar="key=value", help="overrides of the config")
     return parser.parse_intermixed_args()
 
 
-def read_options(arguments: argparse.Namespace) -> ExtractOptions:
-    given = vars(arguments).copy()
-    classes, processes = given.pop("proposal_classes"), given.pop("num_gpus")
-    for key in ("config_file", "overrides"):
-        given.pop(key)
-    if classes is not None:
-        classes = parse_vocabulary(classes).names if classes else ()
-    repeat = shlex.join(["python", *sys.argv, *([] if arguments.resume else ["--resume"])])
-    return ExtractOptions(**given, proposal_classes=classes, processes=processes, command=repeat)
+def extract(arguments: argparse.Namespace) -> int:
+    given = vars(arguments)
+    config = load_config(given.pop("config_file"), given.pop("overrides"))
+    engine, classes, processes = given.pop("engine"), given.pop("proposal_classes"), given.pop("num_gpus")
+    classes = parse_vocabulary(classes).names if classes else None if classes is None else ()
+    repeat = shlex.join(["python", *sys.argv] + ["--resume"] * (not arguments.resume))
+    options = ExtractOptions(**given, proposal_classes=classes, processes=processes, command=repeat)
+    try:
+        done = extract_regions(config, options, engine)
+    except ProcessExitedException as error:  # the process has said why
+        return error.exit_code
+    for photo, fault in done.faults:
+        print(f"left out {photo.image_id}: {fault}", file=sys.stderr)
+    print(f"{options.output}: regions of {done.num_photos - len(done.faults)} photos by teacher {done.teacher}")
+    return 0
+
+
+def verify(words: list[str]) -> int:
+    parser = argparse.ArgumentParser(prog="extract_regions.py verify", description="Check a region store.")
+    parser.add_argument("folder", metavar="STORE", help="the folder")
+    parser.add_argument("--sample", type=int, default=32, metavar="N", help="photos to embed anew (default: 32)")
+    parser.add_argument("--images", metavar="DIR", help="where the photos are now (default: where they were)")
+    parser.add_argument("--device", default="auto", help="for the teacher (default: a GPU if there is one)")
+    found = verify_store(**vars(parser.parse_args(words)))
+    print(found.summary, *found.faults, sep="\n")
+    return 1 if found.faults else 0
 
 
 @command
 def main() -> None:
-    arguments = parse_arguments()
-    options = read_options(arguments)
-    try:
-        done = extract_regions(load_config(arguments.config_file, arguments.overrides), options)
-    except ProcessExitedException as error:  # the process has said why
-        sys.exit(error.exit_code)
-    for photo, fault in done.faults:
-        print(f"left out {photo.image_id}: {fault}", file=sys.stderr)
-    print(f"{options.output}: regions of {done.num_photos - len(done.faults)} photos by teacher {done.teacher}")
+    sys.exit(verify(sys.argv[2:]) if sys.argv[1:2] == ["verify"] else extract(parse_arguments()))
 
 
 if __name__ == "__main__":

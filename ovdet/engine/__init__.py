@@ -5,6 +5,7 @@ from ovdet.engine.evaluate import do_test
 from ovdet.engine.evaluate_only import evaluate_config, evaluate_on
 from ovdet.engine.extract import extract_regions
 from ovdet.engine.extract_plan import ExtractOptions
+from ovdet.engine.extract_verify import verify_store
 from ovdet.engine.models import find_model
 from ovdet.engine.options import TrainOptions, choose_device
 from ovdet.engine.train import do_train, load_detector, prepare_dataset, prepare_output, training_classes
@@ -24,4 +25,5 @@ __all__ = [
     "prepare_dataset",
     "prepare_output",
     "training_classes",
+    "verify_store",
 ]

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 from collections import deque
-from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -12,17 +11,15 @@ import torch
 from detectron2.engine import launch
 from detectron2.utils import comm
 from omegaconf import DictConfig
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, ProgressColumn, Task, TextColumn, TimeRemainingColumn
-from rich.text import Text
 
 from ovdet.data.region_plan import PLAN, Photo, check_same_plan, read_plan, write_plan
 from ovdet.data.region_shard import missing_shards
 from ovdet.data.region_store import faulty_photos
-from ovdet.engine.extract_plan import ExtractJob, ExtractOptions, PhotoJob, plan_extraction
+from ovdet.engine.extract_plan import ExtractJob, ExtractOptions, Shards, plan_extraction
+from ovdet.engine.extract_ray import run_on_ray
 from ovdet.engine.extract_shards import build_extractor
+from ovdet.engine.progress import show_progress
 from ovdet.errors import InputError, command
-
-Shards = list[tuple[int, list[PhotoJob]]]  # numbers, each with its photos
 
 
 class Extracted(NamedTuple):
@@ -33,14 +30,13 @@ class Extracted(NamedTuple):
     faults: list[tuple[Photo, str]]  # photos that could not be read, and why
 
 
-def extract_regions(config: DictConfig, options: ExtractOptions, run: Callable[..., None] | None = None) -> Extracted:
+def extract_regions(config: DictConfig, options: ExtractOptions, engine: str = "local") -> Extracted:
     """Make a region store, or finish one that was begun.
 
     Args:
         config: as for do_train.
         options: see there.
-        run: who does the work, called with (config, job, folder, shards, processes); None: processes of this machine.
-            ovdet.engine.extract_ray has another.
+        engine: one of ENGINES, who does the work.
 
     Raises:
         InputError: as of plan_extraction; a store is there already and not to be resumed, or was begun with other
@@ -51,7 +47,7 @@ def extract_regions(config: DictConfig, options: ExtractOptions, run: Callable[.
     _begin(folder, job, resume=options.resume)
     shards = [(number, job.photos[job.plan.of_shard(number)]) for number in missing_shards(folder, job.plan)]
     if shards:
-        (run or run_here)(config, job, folder, shards, min(options.processes, len(shards)))
+        ENGINES[engine](config, job, folder, shards, min(options.processes, len(shards)))
     missing = missing_shards(folder, job.plan)
     if missing:
         raise InputError(f"expected {job.plan.num_shards} shards in {folder}, {len(missing)} are missing: --resume")
@@ -116,28 +112,7 @@ def _extract_share(config: DictConfig, job: ExtractJob, folder: Path, shards: Sh
     def done_by_others() -> int:
         return sum(sizes[number] for number in others.difference(missing_shards(folder, job.plan))) if others else 0
 
-    show_progress(steps, sum(sizes.values()), done_by_others)
+    show_progress("embedding regions", steps, sum(sizes.values()), done_by_others)
 
 
-def show_progress(steps: Iterable[int], total: int, done_by_others: Callable[[], int] = int) -> None:
-    """Draw a bar with rate and time left while `steps` are taken.
-
-    Args:
-        steps: numbers of photos done, one after the other.
-        total: photos of this run.
-        done_by_others: how many photos other processes have done by now.
-    """
-    columns = (TextColumn("embedding regions"), BarColumn(), MofNCompleteColumn(), _Rate(), TimeRemainingColumn())
-    with Progress(*columns) as progress:
-        task = progress.add_task("", total=total)
-        mine = 0
-        for photos in steps:
-            mine += photos
-            progress.update(task, completed=mine + done_by_others())
-
-
-class _Rate(ProgressColumn):
-    """Photos a second."""
-
-    def render(self, task: Task) -> Text:
-        return Text("" if task.speed is None else f"{task.speed:.2f} photos/s")
+ENGINES = {"local": run_here, "ray": run_on_ray}

@@ -86,6 +86,9 @@ class PhotoJob(NamedTuple):
     scores: list[float]
 
 
+Shards = list[tuple[int, list[PhotoJob]]]  # numbers, each with its photos
+
+
 class ExtractJob(NamedTuple):
     """What the processes share."""
 

@@ -206,19 +206,27 @@ class RegionExtractor:
         )
 
 
-def build_extractor(config: DictConfig, plan: RegionPlan, weights: str = "") -> RegionExtractor:
-    """The plan's teacher and, with weights, the config's detector, on the config's device.
+def load_embedder(plan: RegionPlan, device: torch.device) -> RegionEmbedder:
+    """The plan's teacher, looking at regions as the plan says.
 
     Raises:
-        InputError: they cannot be loaded, or the teacher here is not quite the plan's.
+        InputError: it cannot be loaded, or the teacher of that name here is not quite the plan's.
     """
-    device = choose_device(config.train.device)
     teacher = load_teacher(plan.teacher, device)
     if teacher.fingerprint != plan.fingerprint:
         raise InputError(
             f"expected {plan.teacher} with fingerprint {plan.fingerprint}, it has {teacher.fingerprint} on this machine"
         )
-    embedder = RegionEmbedder(teacher, tuple(plan.crops["scales"]))
+    return RegionEmbedder(teacher, tuple(plan.crops["scales"]))
+
+
+def build_extractor(config: DictConfig, plan: RegionPlan, weights: str = "") -> RegionExtractor:
+    """The plan's teacher and, with weights, the config's detector, on the config's device.
+
+    Raises:
+        InputError: as of load_embedder and load_detector.
+    """
+    embedder = load_embedder(plan, choose_device(config.train.device))
     if not weights:
         return RegionExtractor(plan, embedder, OpenVocabMapper(is_train=False, augmentations=[], keep_original=True))
     model, _, _ = load_detector(config, weights)

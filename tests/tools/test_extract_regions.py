@@ -8,7 +8,9 @@ import pytest
 import torch
 
 from ovdet.data import RegionStore, read_image
-from ovdet.teachers import embed_regions
+from ovdet.data.region_plan import read_plan
+from ovdet.data.region_shard import Shard, write_shard
+from ovdet.teachers import RegionEmbedder, embed_regions, load_teacher
 
 QUICK = "configs/quick/vild.py"
 
@@ -211,3 +213,59 @@ def test_weights_that_know_novel_classes_are_refused(trained, extract, tmp_path)
     torch.save(content, tmp_path / "leaky.pth")
     code, _, err = extract("--output", tmp_path / "regions", "--weights", tmp_path / "leaky.pth")
     assert code == 2 and "Red_Square" in last_line(err) and "novel" in last_line(err)
+
+
+def test_verify_finds_what_is_wrong(trained, extract, run_tool, data, tmp_path):
+    store = tmp_path / "regions"
+    code, _, err = extract("--output", store, *data, "--proposals", "ground-truth")
+    assert code == 0, err
+
+    def verify(*arguments):
+        code, out, err = run_tool("extract_regions.py", "verify", store, "--sample", 5, *arguments)
+        assert not err, err
+        return code, out
+
+    code, out = verify()
+    assert code == 0 and "16 photos, 5 of them embedded anew, worst cosine 1.0" in out
+    moved = (tmp_path / "data/images").rename(tmp_path / "moved")
+    code, out = verify()
+    assert code == 1 and "16 photos are missing" in out
+    assert verify("--images", moved)[0] == 0
+    photos = sorted(moved.iterdir())
+    photos[0].unlink()
+    photos[3].write_bytes(photos[4].read_bytes())
+    shard = store / "shard-00001.safetensors"
+    content = shard.read_bytes()
+    shard.write_bytes(content[:-1] + bytes([content[-1] ^ 1]))
+    (store / "shard-00002.safetensors").unlink()
+    code, out = verify("--images", moved)
+    assert code == 1
+    for words in (
+        f"1 photos are missing: {photos[0]}",
+        f"1 photos have changed: {photos[3]}",
+        "1 shards are damaged",
+        "shard-00001.safetensors has another checksum",
+        "1 shards are missing (extract with --resume): 2",
+    ):
+        assert words in out
+    shard.unlink()
+    shutil.copytree(trained.output.parent / "data/images", tmp_path / "data/images")
+    assert extract("--output", store, *data, "--proposals", "ground-truth", "--resume")[0] == 0
+    assert verify()[0] == 0
+    for arguments, message in (((store, "--sample", "-1"), "at least 0"), ((moved,), "expected a region store")):
+        code, _, err = run_tool("extract_regions.py", "verify", *arguments)
+        assert code == 2 and message in last_line(err)
+
+
+def test_verify_finds_wrong_embeddings(extract, run_tool, data, tmp_path):
+    """Whatever made them: here somebody wrote them for photos with red and blue swapped."""
+    assert extract("--output", tmp_path / "regions", *data, "--proposals", "ground-truth")[0] == 0
+    plan = read_plan(tmp_path / "regions")
+    embed = RegionEmbedder(load_teacher(plan.teacher))
+    shard = Shard(tmp_path / "regions", plan, 0)
+    entries = [shard.photo(position) for position in range(6)]
+    pixels = torch.from_numpy(read_image(plan.path_of(plan.photos[2]), "BGR").transpose(2, 0, 1).copy())
+    entries[2] = entries[2]._replace(embeddings=embed(pixels, entries[2].boxes))
+    write_shard(tmp_path / "regions", plan, 0, entries)
+    code, out, _ = run_tool("extract_regions.py", "verify", tmp_path / "regions")
+    assert code == 1 and "embeddings are not the teacher's" in out and plan.photos[2].file_name in out

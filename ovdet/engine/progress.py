@@ -1,0 +1,33 @@
+"""A progress bar for work that takes long."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, ProgressColumn, Task, TextColumn, TimeRemainingColumn
+from rich.text import Text
+
+
+def show_progress(what: str, steps: Iterable[int], total: int, done_by_others: Callable[[], int] = int) -> None:
+    """Draw a bar with rate and time left while `steps` are taken.
+
+    Args:
+        what: is done.
+        steps: numbers of photos done, one after the other.
+        total: photos of this run.
+        done_by_others: how many photos other processes have done by now.
+    """
+    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), _Rate(), TimeRemainingColumn())
+    with Progress(*columns) as progress:
+        task = progress.add_task(what, total=total)
+        mine = 0
+        for photos in steps:
+            mine += photos
+            progress.update(task, completed=mine + done_by_others())
+
+
+class _Rate(ProgressColumn):
+    """Photos a second."""
+
+    def render(self, task: Task) -> Text:
+        return Text("" if task.speed is None else f"{task.speed:.2f} photos/s")
