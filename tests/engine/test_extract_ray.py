@@ -5,6 +5,7 @@ from __future__ import annotations
 import builtins
 import os
 import signal
+import subprocess
 import threading
 import time
 
@@ -16,8 +17,6 @@ from ovdet.engine import ExtractOptions, extract_regions, load_config
 from ovdet.engine.extract_ray import _share_of
 from ovdet.errors import InputError
 
-psutil = pytest.importorskip("psutil")  # comes with Ray
-
 
 def extract(trained, folder, engine, **options):
     config = load_config("configs/quick/vild.py", trained.overrides)
@@ -27,16 +26,27 @@ def extract(trained, folder, engine, **options):
     return RegionStore(folder)
 
 
+def workers() -> list[int]:
+    """Process ids of the cluster that this process has started, those that make shards."""
+    listing = subprocess.run(["ps", "-A", "-o", "pid=,ppid=,args="], capture_output=True, text=True, check=True).stdout
+    rows = [line.split(maxsplit=2) for line in listing.splitlines()]
+    parents = {int(row[0]): int(row[1]) for row in rows}
+
+    def is_ours(process: int) -> bool:
+        return process == os.getpid() or (process in parents and is_ours(parents[process]))
+
+    return [int(row[0]) for row in rows if len(row) == 3 and "ray::MapWorker" in row[2] and is_ours(int(row[0]))]
+
+
 def kill_a_worker(folder, killed: list[int]) -> None:
     """Wait for the first shard, then SIGKILL a process that makes shards."""
     until = time.monotonic() + 200
     while time.monotonic() < until and not killed:
         if list(folder.glob("shard-*")):
-            for process in psutil.Process().children(recursive=True):
-                if any("ray::MapWorker" in word for word in process.cmdline()):
-                    os.kill(process.pid, signal.SIGKILL)
-                    killed.append(process.pid)
-                    return
+            for worker in workers():
+                os.kill(worker, signal.SIGKILL)
+                killed.append(worker)
+                return
         time.sleep(0.02)
 
 
