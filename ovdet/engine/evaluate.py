@@ -17,12 +17,11 @@ from detectron2.evaluation import DatasetEvaluator, inference_context
 from detectron2.utils import comm
 from detectron2.utils.logger import setup_logger
 from omegaconf import DictConfig
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, ProgressColumn, Task, TextColumn, TimeRemainingColumn
-from rich.text import Text
 from torch import Tensor, nn
 from torch.utils.data import DataLoader
 
 from ovdet.data.coco_json import plain_name
+from ovdet.engine.progress import show_progress
 from ovdet.files import write_whole
 
 EmbedNames = Callable[[Sequence[str]], Tensor]
@@ -79,13 +78,6 @@ def vocabulary_of(
             set_names(model, before, embed_names, before)
 
 
-class _Rate(ProgressColumn):
-    """Photos per second."""
-
-    def render(self, task: Task) -> Text:
-        return Text("" if task.speed is None else f"{task.speed:.1f} photos/s")
-
-
 def run_detector(model: nn.Module, loader: DataLoader, evaluator: DatasetEvaluator) -> Mapping[str, Any]:
     """Run a model over photos and hand what it finds to an evaluator, behind a bar with rate and time left.
 
@@ -97,14 +89,16 @@ def run_detector(model: nn.Module, loader: DataLoader, evaluator: DatasetEvaluat
     Returns:
         The evaluator's results on the main process, {} elsewhere.
     """
-    evaluator.reset()
-    columns = (TextColumn("detecting"), BarColumn(), MofNCompleteColumn(), _Rate(), TimeRemainingColumn())
-    total, start = len(loader.sampler), time.perf_counter()
-    with inference_context(model), torch.no_grad(), Progress(*columns, disable=not comm.is_main_process()) as progress:
-        task = progress.add_task("", total=total)
+
+    def detect() -> Iterator[int]:
         for inputs in loader:
             evaluator.process(inputs, model(inputs))
-            progress.advance(task, len(inputs))
+            yield len(inputs)
+
+    evaluator.reset()
+    total, start = len(loader.sampler), time.perf_counter()
+    with inference_context(model), torch.no_grad():
+        show_progress("detecting", detect(), total, shown=comm.is_main_process())
     seconds = time.perf_counter() - start
     logger.info("%d photos in %.1f s: %.2f photos/s", total, seconds, total / seconds)
     return evaluator.evaluate() or {}

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-from collections import deque
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -103,16 +102,19 @@ def _extract_share(config: DictConfig, job: ExtractJob, folder: Path, shards: Sh
     rank, processes = comm.get_rank(), comm.get_world_size()
     extractor = build_extractor(config, job.plan, job.weights)
     steps = extractor.write_shards(folder, shards[rank::processes])
-    if not comm.is_main_process():
-        deque(steps, maxlen=0)
-        return
     sizes = {number: len(jobs) for number, jobs in shards}
-    others = {number for other in range(1, processes) for number, _ in shards[other::processes]}
+    others = {number for other in range(processes) if other != rank for number, _ in shards[other::processes]}
 
     def done_by_others() -> int:
         return sum(sizes[number] for number in others.difference(missing_shards(folder, job.plan))) if others else 0
 
-    show_progress("embedding regions", steps, sum(sizes.values()), done_by_others)
+    show_progress(
+        "embedding regions",
+        steps,
+        sum(sizes.values()),
+        done_by_others=done_by_others,
+        shown=comm.is_main_process(),
+    )
 
 
 ENGINES = {"local": run_here, "ray": run_on_ray}

@@ -22,6 +22,7 @@ from ovdet.engine.extract_plan import ExtractJob, PhotoJob, Shards
 from ovdet.engine.extract_shards import build_extractor
 from ovdet.engine.progress import show_progress
 from ovdet.errors import InputError
+from ovdet.memory import reuse_freed_memory
 
 
 def run_on_ray(config: DictConfig, job: ExtractJob, folder: Path, shards: Shards, processes: int) -> None:
@@ -83,6 +84,7 @@ class ShardWorker:
     """Holds detector and teacher in a process of the cluster."""
 
     def __init__(self, config: DictConfig, folder: str, weights: str) -> None:
+        reuse_freed_memory()
         self.folder = folder
         self.extractor = build_extractor(config, read_plan(folder), weights)
 

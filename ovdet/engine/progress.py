@@ -1,4 +1,4 @@
-"""A progress bar for work that takes long."""
+"""A progress bar for work on photos."""
 
 from __future__ import annotations
 
@@ -8,7 +8,9 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, ProgressColum
 from rich.text import Text
 
 
-def show_progress(what: str, steps: Iterable[int], total: int, done_by_others: Callable[[], int] = int) -> None:
+def show_progress(
+    what: str, steps: Iterable[int], total: int, *, done_by_others: Callable[[], int] = int, shown: bool = True
+) -> None:
     """Draw a bar with rate and time left while `steps` are taken.
 
     Args:
@@ -16,9 +18,10 @@ def show_progress(what: str, steps: Iterable[int], total: int, done_by_others: C
         steps: numbers of photos done, one after the other.
         total: photos of this run.
         done_by_others: how many photos other processes have done by now.
+        shown: False takes the steps without a bar.
     """
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), _Rate(), TimeRemainingColumn())
-    with Progress(*columns) as progress:
+    with Progress(*columns, disable=not shown) as progress:
         task = progress.add_task(what, total=total)
         mine = 0
         for photos in steps:
@@ -27,7 +30,7 @@ def show_progress(what: str, steps: Iterable[int], total: int, done_by_others: C
 
 
 class _Rate(ProgressColumn):
-    """Photos a second."""
+    """Photos per second."""
 
     def render(self, task: Task) -> Text:
         return Text("" if task.speed is None else f"{task.speed:.2f} photos/s")

@@ -6,10 +6,12 @@ import shutil
 
 import pytest
 import torch
+from detectron2.structures import Boxes, Instances
 
-from ovdet.data import RegionStore, read_image
+from ovdet.data import OpenVocabMapper, RegionStore, read_image, register_coco_subsets
 from ovdet.data.region_plan import read_plan
 from ovdet.data.region_shard import Shard, write_shard
+from ovdet.modeling import OnlineRegions, StoredRegions
 from ovdet.teachers import RegionEmbedder, embed_regions, load_teacher
 
 QUICK = "configs/quick/vild.py"
@@ -39,7 +41,7 @@ def data(trained, tmp_path):
 
 @pytest.fixture
 def store(extract, tmp_path):
-    code, out, err = extract("--output", tmp_path / "regions")
+    code, out, err = extract("--output", tmp_path / "regions", "--proposals", "ground-truth")
     assert code == 0, err
     assert "regions of 16 photos" in out
     return tmp_path / "regions"
@@ -73,6 +75,19 @@ def test_store_holds_what_the_teacher_says_and_trains(trained, conse_store, cons
     assert 1 <= len(boxes) <= 2 and scores.max() == 1  # ground truth is among them
     image = torch.from_numpy(read_image(photo).transpose(2, 0, 1).copy())
     assert torch.allclose(embed_regions(conse_teacher, image, boxes), embeddings, atol=1e-3)
+
+    record = {"file_name": str(photo), "image_id": regions.plan.photos[0].image_id, "annotations": []}
+    mapped = OpenVocabMapper(is_train=True, augmentations=[], image_format="RGB", region_store=regions)(record)
+    (stored,) = StoredRegions()([mapped], [mapped["image"]], [None])
+    assert torch.equal(stored.proposal_boxes.tensor, boxes)
+    proposals = Instances(stored.image_size, proposal_boxes=Boxes(boxes[:0]), objectness_logits=torch.zeros(0))
+    mapped["instances"] = Instances(stored.image_size, gt_boxes=Boxes(boxes))  # the other provider, on the same boxes
+    (online,) = OnlineRegions(RegionEmbedder(conse_teacher), ground_truth_share=1.0)(
+        [mapped], [mapped["image"]], [proposals]
+    )
+    row = (online.proposal_boxes.tensor[:, None] == boxes).all(2).long().argmax(0)  # it draws them in any order
+    assert torch.equal(online.proposal_boxes.tensor[row], boxes)
+    assert torch.allclose(online.teacher_embeddings[row], stored.teacher_embeddings, atol=1e-3)
     overrides = [o for o in trained.overrides if not o.startswith("train.output_dir")]
     common = ("--config-file", "configs/quick/vild_stored.py", *overrides, f"dataset.region_store={conse_store}")
     code, out, err = run_tool("train_net.py", *common, f"train.output_dir={tmp_path}/run", "train.max_iter=2")
@@ -87,17 +102,17 @@ def test_store_holds_what_the_teacher_says_and_trains(trained, conse_store, cons
 
 def test_resume_computes_what_is_missing_and_nothing_else(extract, store, data):
     before = contents(store)
-    code, _, err = extract("--output", store)
+    code, _, err = extract("--output", store, "--proposals", "ground-truth")
     assert code == 2 and "--resume" in last_line(err)
     (store / "shard-00001.safetensors").unlink()
     (store / ".shard-00001.safetensors.abc.part").write_bytes(b"of a killed run")
     kept = {path.name: path.stat().st_ino for path in store.glob("shard-*")}
-    code, _, err = extract("--output", store, "--resume")
+    code, _, err = extract("--output", store, "--proposals", "ground-truth", "--resume")
     assert code == 0, err
     assert contents(store) == before
     assert kept.items() <= {path.name: path.stat().st_ino for path in store.iterdir()}.items()
     for other, words in ((("--max-regions", 2), ("max_regions 3", "max_regions 2")), (data, ("dataset.name",))):
-        code, _, err = extract("--output", store, "--resume", *other)
+        code, _, err = extract("--output", store, "--proposals", "ground-truth", "--resume", *other)
         assert code == 2 and all(word in last_line(err) for word in words), err
     assert contents(store) == before
 
@@ -123,6 +138,16 @@ def test_photos_that_cannot_be_read_are_listed(extract, data, tmp_path):
     assert photos[0].name in err and "left out" in err
     store = RegionStore(tmp_path / "regions")
     assert "ground truth" in store.header["proposal_source"]
+
+
+def test_a_registered_data_set(extract, data, tmp_path):
+    name = register_coco_subsets("test_extract_registered", data[1], data[3], data[5], is_train=True)
+    code, _, err = extract("--output", tmp_path / "regions", "--dataset", name, "--proposals", "ground-truth")
+    assert code == 0, err
+    assert RegionStore(tmp_path / "regions").header["dataset"] == name
+    name = register_coco_subsets("test_extract_leaky", data[1], data[3], data[5], ["base", "novel"], is_train=True)
+    code, _, err = extract("--output", tmp_path / "leaky", "--dataset", name, "--proposals", "ground-truth")
+    assert code == 2 and "red square" in last_line(err) and not (tmp_path / "leaky").exists()
 
 
 def test_proposals_from_a_file(extract, data, tmp_path):
