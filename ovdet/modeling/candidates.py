@@ -15,7 +15,7 @@ from torch import Tensor
 
 # Entries come in blocks, of which only the maximum is looked at first. Blocks are strided (an entry, and those at equal
 # distances after it), so that their maxima are taken whole vectors at a time.
-_BLOCK, _BLOCK_OF_CHUNK, _BLOCKS_OF_FLOOR = 64, 16, 4
+_BLOCK, _BLOCK_OF_CHUNK = 64, 16
 
 
 class Candidates(NamedTuple):
@@ -30,32 +30,54 @@ def best_candidates(scores: Tensor, threshold: float, number: int) -> Candidates
     """The first `number` candidates of a whole matrix of scores.
 
     Args:
-        scores: (R, K), finite, without a background column.
+        scores: (R, K), no NaN, without a background column.
         threshold: candidates score above it.
         number: how many at most; there are fewer only where no more are above the threshold.
     """
     flat = scores.flatten()
-    floor = torch.nextafter(flat.new_tensor(threshold), flat.new_tensor(torch.inf))
-    length = min(len(flat) // (8 * max(number, 1)), _BLOCK)
-    if length > 1 and number > 0:  # `number` blocks hold an entry of at least this each
-        maxima = flat[: len(flat) // length * length].view(length, -1).amax(0)
-        floor = torch.maximum(floor, maxima.topk(number, sorted=False).values.amin())
-    places = (flat >= floor).nonzero().squeeze(1)
-    return first_in_order(flat[places], places, scores.shape[1], number)
+    floor = _just_above(flat, threshold)
+    length = min(len(flat) // (8 * number), _BLOCK) if number > 0 else 0
+    if length < 2:
+        places = (flat >= floor).nonzero().squeeze(1)
+        return _in_order(flat[places], places, scores.shape[1], number)
+    blocks = flat[: len(flat) // length * length].view(length, -1)
+    maxima = blocks.amax(0)
+    floor = torch.maximum(floor, maxima.topk(number, sorted=False).values.amin())  # `number` entries are at least this
+    columns = (maxima >= floor).nonzero().squeeze(1)
+    rows = torch.arange(0, blocks.numel(), blocks.shape[1], device=flat.device)
+    rest = torch.arange(blocks.numel(), len(flat), device=flat.device)  # too few for one more in each block
+    places = torch.cat([(rows[:, None] + columns).flatten(), rest])
+    places = places[flat[places] >= floor]
+    return _in_order(flat[places], places, scores.shape[1], number)
 
 
-def first_in_order(scores: Tensor, places: Tensor, num_classes: int, number: int) -> Candidates:
-    """The first `number` of some entries of an (R, K) matrix.
+def first_of(candidates: Candidates, num_classes: int, threshold: float, number: int) -> Candidates:
+    """The first `number` of candidates that come in no order.
 
     Args:
-        scores: (C,).
-        places: (C,) region * K + class, ascending.
+        candidates: any.
         num_classes: K.
+        threshold: they score above it.
         number: how many at most.
     """
-    scores, order = scores.sort(descending=True, stable=True)
+    floor = _just_above(candidates.scores, threshold)
+    if 0 < number < len(candidates.scores):
+        floor = torch.maximum(floor, candidates.scores.topk(number, sorted=False).values.amin())
+    scores, regions, classes = (part[candidates.scores >= floor] for part in candidates)
+    return _in_order(scores, regions * num_classes + classes, num_classes, number)
+
+
+def _in_order(scores: Tensor, places: Tensor, num_classes: int, number: int) -> Candidates:
+    """The first `number` of entries (C,) of an (R, K) matrix at places (C,), region * K + class."""
+    places, order = places.sort()
+    scores, order = scores[order].sort(descending=True, stable=True)
     places = places[order[:number]]
     return Candidates(scores[:number], places.div(num_classes, rounding_mode="floor"), places % num_classes)
+
+
+def _just_above(like: Tensor, threshold: float) -> Tensor:
+    """0-dim, the lowest number above the threshold."""
+    return torch.nextafter(like.new_tensor(threshold), like.new_tensor(torch.inf))
 
 
 class BestOfRows:
@@ -79,29 +101,29 @@ class BestOfRows:
         self._length = 0  # of all that is kept
         self._room = 0  # until the next clearing
 
-    def add(self, scores: Tensor, classes: Tensor) -> None:
-        """(R, B) scores, finite, of (B,) classes, which are higher than all before."""
-        padding = -scores.shape[1] % (_BLOCK_OF_CHUNK * _BLOCKS_OF_FLOOR)
+    def add(self, scores: Tensor, first_class: int) -> None:
+        """(R, B) scores of classes from `first_class` on, which are higher than all before; -infinity is no entry."""
+        padding = -scores.shape[1] % _BLOCK_OF_CHUNK
         blocks = F.pad(scores, (0, padding), value=-torch.inf) if padding else scores
         blocks = blocks.unflatten(1, (_BLOCK_OF_CHUNK, -1))  # (R, entries, blocks)
         maxima = blocks.amax(1)
         before = self.floor
-        self._raise_floor(maxima.unflatten(1, (_BLOCKS_OF_FLOOR, -1)).amax(1))
+        self._raise_floor(maxima)
         rows, columns = ((maxima > before) & (maxima >= self.floor)).nonzero(as_tuple=True)
         entries = blocks[rows, :, columns]  # (blocks with news, entries)
         news, offsets = ((entries > before[rows]) & (entries >= self.floor[rows])).nonzero(as_tuple=True)
-        places = offsets * blocks.shape[2] + columns[news]
-        self._kept.append(Candidates(entries[news, offsets], rows[news], classes[places]))
+        classes = first_class + offsets * blocks.shape[2] + columns[news]
+        self._kept.append(Candidates(entries[news, offsets], rows[news], classes))
         self._length += len(news)
         if self._length > self._room:
             self._clear()
 
     def _raise_floor(self, maxima: Tensor) -> None:
-        """(R, n) maxima of entries that are not in any maximum before."""
+        """(R, n) maxima of blocks that come anew."""
         self._maxima = torch.cat([self._maxima, maxima], dim=1)
-        if self._maxima.shape[1] >= self.number:
-            self._maxima = self._maxima.topk(self.number, dim=1).values
-            self.floor = self._maxima[:, -1:]
+        if self._maxima.shape[1] > self.number:
+            self._maxima = self._maxima.topk(self.number, dim=1, sorted=False).values
+            self.floor = self._maxima.amin(dim=1, keepdim=True)
 
     def _clear(self) -> None:
         """Drop what the floor has risen above since."""

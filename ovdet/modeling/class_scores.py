@@ -12,13 +12,15 @@ C candidates.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import cached_property
 
 import torch
 from torch import Tensor
 
-from ovdet.modeling.candidates import BestOfRows, Candidates, first_in_order
+from ovdet.modeling.candidates import BestOfRows, Candidates, best_candidates, first_of
 from ovdet.modeling.score_fusion import ScoreFusion, fuse_sides, join_objectness
 from ovdet.modeling.sides import Side
 
@@ -46,72 +48,76 @@ class ClassScores:
     fusion: ScoreFusion
     is_base: Tensor | None = None
 
+    @cached_property
     def matrix(self) -> Tensor:
-        """-> (R, K)."""
+        """(R, K), logarithms of all scores."""
         sides = (self.text, self.image)
         text, image = (None if side is None else side.log_probabilities(self.class_embeddings) for side in sides)
         return self.fusion(text, image, self.objectness_logits, self.is_base)
 
-    def best_candidates(self, threshold: float, number: int) -> Candidates:
-        """The first `number` candidates above the threshold, from chunks, in memory that does not grow with K."""
+    def best_of_matrix(self, threshold: float, number: int) -> Candidates:
+        """The first `number` candidates that score above the threshold."""
+        return _scored(best_candidates(self.matrix, _logarithm(threshold), number), threshold)
+
+    def best_of_chunks(self, threshold: float, number: int) -> Candidates:
+        """The same, in memory that does not grow with K."""
         least = min(number, max(_LEAST, 8 * number // max(len(self.objectness_logits), 1)))
-        best = self._stream(threshold, number, least)
+        best = self._best_of_chunks(threshold, number, least)
         if least < number and len(best.regions) and best.regions.bincount().max() >= least:
-            return self._stream(threshold, number, number)  # one region may have had a larger part in it than was kept
+            return self._best_of_chunks(threshold, number, number)  # a region may have had more than were kept
         return best
 
-    def _stream(self, threshold: float, number: int, least: int) -> Candidates:
-        """The first `number` candidates, of the `least` best (or more) of each region."""
+    def _best_of_chunks(self, threshold: float, number: int, least: int) -> Candidates:
+        """The first `number` candidates of the `least` best (or more) of each region."""
         sides = (self.text, self.image)
         divisors = [None if side is None else side.divisor() for side in sides]
-        groups = []
-        for members, text_exponent in self._groups():
-            best = BestOfRows(len(self.objectness_logits), least, like=self.objectness_logits)
-            for classes, embeddings in self._chunks(members):
-                logits = [None if side is None else side.logits(embeddings) for side in sides]
-                best.add(fuse_sides(*logits, text_exponent), classes)
-                for divisor, of_side in zip(divisors, logits, strict=True):
-                    if divisor is not None:
-                        divisor.add_(of_side)
-            groups.append((best.kept(), text_exponent))
+        groups = [
+            (BestOfRows(len(self.objectness_logits), least, like=self.objectness_logits), *group)
+            for group in self._groups()
+        ]
+        for chunk in self._chunks():
+            embeddings = self.class_embeddings[chunk]
+            logits = [None if side is None else side.logits(embeddings) for side in sides]
+            for best, text_exponent, others in groups:
+                fused = fuse_sides(*logits, text_exponent)
+                best.add(fused if others is None else fused.masked_fill(others[chunk], -torch.inf), chunk.start)
+            for divisor, of_side in zip(divisors, logits, strict=True):
+                if divisor is not None:
+                    divisor.add_(of_side)
         log_divisors = [None if divisor is None else divisor.value() for divisor in divisors]  # (R,) each
-        kept = [self._divide(kept, fuse_sides(*log_divisors, exponent)) for kept, exponent in groups]
-        return self._first(Candidates(*(torch.cat(parts) for parts in zip(*kept, strict=True))), threshold, number)
+        kept = [self._divide(best.kept(), fuse_sides(*log_divisors, exponent)) for best, exponent, _ in groups]
+        kept = Candidates(*(torch.cat(parts) for parts in zip(*kept, strict=True)))
+        return _scored(first_of(kept, len(self.class_embeddings), _logarithm(threshold), number), threshold)
 
-    def _groups(self) -> Iterator[tuple[Tensor | None, float]]:
-        """Classes that share an exponent: their indices, None for all, and the exponent."""
+    def _groups(self) -> list[tuple[float, Tensor | None]]:
+        """For classes that share an exponent: the exponent, and a mask (K,) of those that do not."""
         exponents = self.fusion.text_exponent(self.is_base)
         if isinstance(exponents, float):
-            yield None, exponents
-            return
-        for members in (self.is_base.nonzero().squeeze(1), (~self.is_base).nonzero().squeeze(1)):
-            if len(members):
-                yield members, float(exponents[members[0]])
+            return [(exponents, None)]
+        masks = [mask for mask in (self.is_base, ~self.is_base) if mask.any()]
+        return [(float(exponents[mask.nonzero()[0]]), ~mask) for mask in masks]
 
-    def _chunks(self, members: Tensor | None) -> Iterator[tuple[Tensor, Tensor]]:
-        """Indices (B,) and embeddings (B, D) of the members, in order."""
+    def _chunks(self) -> Iterator[slice]:
+        """Of the K classes, in order."""
         num_regions, (num_classes, width) = len(self.objectness_logits), self.class_embeddings.shape
         size = max(min(_CHUNK_ENTRIES // max(num_regions, 1), 2 * _CHUNK_ENTRIES // width) // 256, 1) * 256
-        if members is None:
-            for start in range(0, num_classes, size):
-                embeddings = self.class_embeddings[start : start + size]
-                yield torch.arange(start, start + len(embeddings), device=embeddings.device), embeddings
-        else:
-            for classes in members.split(size):
-                yield classes, self.class_embeddings[classes]
+        for start in range(0, num_classes, size):
+            yield slice(start, start + size)
 
     def _divide(self, kept: Candidates, log_divisors: Tensor) -> Candidates:
-        """Fused logits to scores; log_divisors (R,)."""
+        """Fused logits to logarithms of scores; log_divisors (R,)."""
         log_scores = kept.scores - log_divisors[kept.regions]
         objectness = self.objectness_logits[kept.regions]
         return kept._replace(scores=join_objectness(log_scores, objectness, self.fusion.objectness_exponent))
 
-    def _first(self, found: Candidates, threshold: float, number: int) -> Candidates:
-        """The first of (C,) candidates that come in no order."""
-        floor = torch.nextafter(found.scores.new_tensor(threshold), found.scores.new_tensor(torch.inf))
-        if 0 < number < len(found.scores):
-            floor = torch.maximum(floor, found.scores.topk(number, sorted=False).values.amin())
-        num_classes = len(self.class_embeddings)
-        high = found.scores >= floor
-        places, order = (found.regions[high] * num_classes + found.classes[high]).sort()
-        return first_in_order(found.scores[high][order], places, num_classes, number)
+
+def _logarithm(threshold: float) -> float:
+    """A little below it, for what rounds up to above the threshold."""
+    return math.log(threshold) - 1e-4 if threshold > 0 else -math.inf
+
+
+def _scored(candidates: Candidates, threshold: float) -> Candidates:
+    """Logarithms to scores above the threshold."""
+    scores, order = candidates.scores.exp().sort(descending=True, stable=True)  # exp may swap two of nearly one value
+    order = order[scores > threshold]
+    return Candidates(scores[: len(order)], candidates.regions[order], candidates.classes[order])

@@ -15,7 +15,6 @@ K classes of the present vocabulary, C channels, P pooled side.
 
 from __future__ import annotations
 
-from functools import partial
 from typing import NamedTuple
 
 import torch
@@ -24,7 +23,6 @@ from detectron2.structures import ImageList, Instances
 from torch import Tensor, nn
 
 from ovdet.errors import InputError
-from ovdet.modeling.candidates import best_candidates
 from ovdet.modeling.class_scores import ClassScores
 from ovdet.modeling.postprocess import Suppress, nms_per_class, select_regions, settle
 from ovdet.modeling.region_sources import CropEmbedder
@@ -205,15 +203,14 @@ class OpenVocabROIHeads(StandardROIHeads):
     def _settle(self, regions: Regions, image_size: tuple[int, int]) -> Instances:
         regions = regions.finite()
         scores = self.class_scores(regions)
-        predictor = self.box_predictor
         is_small = self.num_classes <= self.max_dense_classes
         return settle(
-            partial(best_candidates, scores.matrix()) if is_small else scores.best_candidates,
+            scores.best_of_matrix if is_small else scores.best_of_chunks,
             regions.boxes,
             image_size,
-            score_threshold=predictor.test_score_thresh,
-            nms_threshold=predictor.test_nms_thresh,
-            max_detections=predictor.test_topk_per_image,
+            score_threshold=self.box_predictor.test_score_thresh,
+            nms_threshold=self.box_predictor.test_nms_thresh,
+            max_detections=self.box_predictor.test_topk_per_image,
             suppress=self.suppress,
         )
 
@@ -224,7 +221,7 @@ class OpenVocabROIHeads(StandardROIHeads):
             classifier.class_embeddings,
             text=classifier.side(regions.text) if fusion.needs_text else None,
             # a softmax over the names alone: the teacher knows no background
-            image=SoftmaxSide(regions.image, self.image_temperature) if fusion.needs_image else None,
+            image=SoftmaxSide(regions.image / self.image_temperature) if fusion.needs_image else None,
             objectness_logits=regions.objectness_logits,
             fusion=fusion,
             is_base=self.is_base,

@@ -32,7 +32,7 @@ def fuse_sides(text: Tensor | None, image: Tensor | None, text_exponent: float |
 
 
 def join_objectness(log_scores: Tensor, objectness_logits: Tensor, exponent: float) -> Tensor:
-    """`scores ** (1 - o) * objectness ** o`; o = 1/2 is the geometric mean of the paper's crop baseline.
+    """`scores ** (1 - o) * objectness ** o` in logarithms; o = 1/2 is the geometric mean of the paper's crop baseline.
 
     Args:
         log_scores: (R, K) or any other shape.
@@ -40,11 +40,11 @@ def join_objectness(log_scores: Tensor, objectness_logits: Tensor, exponent: flo
         exponent: o within [0, 1]; 0 leaves the scores as they are.
 
     Returns:
-        Scores, no longer in logarithms.
+        In the shape of `log_scores`, in logarithms.
     """
     if exponent == 0:
-        return log_scores.exp()
-    return torch.lerp(log_scores, F.logsigmoid(objectness_logits), exponent).exp()
+        return log_scores
+    return torch.lerp(log_scores, F.logsigmoid(objectness_logits), exponent)
 
 
 class ScoreFusion:
@@ -66,7 +66,7 @@ class ScoreFusion:
     def __call__(
         self, text: Tensor | None, image: Tensor | None, objectness_logits: Tensor, is_base: Tensor | None = None
     ) -> Tensor:
-        """Log-probabilities to scores.
+        """Log-probabilities to logarithms of scores.
 
         Args:
             text: (R, K), None where not needed.

@@ -13,6 +13,21 @@ import torch.nn.functional as F
 from torch import Tensor
 
 
+def dot_logits(queries: Tensor, class_embeddings: Tensor) -> Tensor:
+    """Products of regions and classes.
+
+    Args:
+        queries: (R, D), region embeddings over the temperature.
+        class_embeddings: (B, D), unit norm, of any floating type.
+
+    Returns:
+        (R, B) logits, in the type of the queries, under autocast too: over a temperature of 0.01, bfloat16 is off by
+        0.2.
+    """
+    with torch.autocast(queries.device.type, enabled=False):
+        return queries @ class_embeddings.to(queries).t()
+
+
 def cosine_logits(region_embeddings: Tensor, class_embeddings: Tensor, temperature: float) -> Tensor:
     """Cosines over temperature.
 
@@ -22,64 +37,57 @@ def cosine_logits(region_embeddings: Tensor, class_embeddings: Tensor, temperatu
         temperature: divides; 0.01 in ViLD.
 
     Returns:
-        (R, B) logits, float32 or wider, under autocast too: over a temperature of 0.01, bfloat16 is off by 0.2.
+        (R, B), see dot_logits.
     """
-    with torch.autocast(region_embeddings.device.type, enabled=False):
-        return (region_embeddings / temperature) @ class_embeddings.to(region_embeddings).t()
+    return dot_logits(region_embeddings / temperature, class_embeddings)
 
 
 class SoftmaxSide:
     """Probabilities by a softmax over all classes, and the background where there is one."""
 
-    def __init__(
-        self, region_embeddings: Tensor, temperature: float, *, background_logits: Tensor | None = None
-    ) -> None:
+    def __init__(self, queries: Tensor, *, background_logits: Tensor | None = None) -> None:
         """
         Args:
-            region_embeddings: (R, D), unit norm.
-            temperature: divides the cosines.
+            queries: (R, D), region embeddings over the temperature.
             background_logits: (R,), of one more class in the softmax.
         """
-        self.region_embeddings = region_embeddings
-        self.temperature = temperature
+        self.queries = queries
         self.background_logits = background_logits
 
     def logits(self, class_embeddings: Tensor) -> Tensor:
         """(B, D) -> (R, B)."""
-        return cosine_logits(self.region_embeddings, class_embeddings, self.temperature)
+        return dot_logits(self.queries, class_embeddings)
 
     def log_probabilities(self, class_embeddings: Tensor) -> Tensor:
         """(K, D), all of the vocabulary -> (R, K)."""
         logits = self.logits(class_embeddings)
-        divisor = logits.logsumexp(dim=1)
+        log_divisor = logits.logsumexp(dim=1)
         if self.background_logits is not None:
-            divisor = divisor.logaddexp(self.background_logits)
-        return logits.sub_(divisor[:, None])
+            log_divisor = log_divisor.logaddexp(self.background_logits)
+        return logits.sub_(log_divisor[:, None])
 
     def divisor(self) -> LogSumExp:
         """A new sum, with the background in it."""
         if self.background_logits is None:
-            return LogSumExp(self.region_embeddings.new_full((len(self.region_embeddings),), -torch.inf))
+            return LogSumExp(self.queries.new_full((len(self.queries),), -torch.inf))
         return LogSumExp(self.background_logits)
 
 
 class SigmoidSide:
     """Probabilities by a sigmoid, each class for itself."""
 
-    def __init__(self, region_embeddings: Tensor, temperature: float, *, bias: Tensor) -> None:
+    def __init__(self, queries: Tensor, *, bias: Tensor) -> None:
         """
         Args:
-            region_embeddings: (R, D), unit norm.
-            temperature: divides the cosines.
-            bias: 0-dim, added to all of them.
+            queries: (R, D), region embeddings over the temperature.
+            bias: 0-dim, added to all logits.
         """
-        self.region_embeddings = region_embeddings
-        self.temperature = temperature
+        self.queries = queries
         self.bias = bias
 
     def logits(self, class_embeddings: Tensor) -> Tensor:
         """(B, D) -> (R, B), which are log-probabilities already."""
-        return F.logsigmoid(cosine_logits(self.region_embeddings, class_embeddings, self.temperature) + self.bias)
+        return F.logsigmoid(dot_logits(self.queries, class_embeddings) + self.bias)
 
     def log_probabilities(self, class_embeddings: Tensor) -> Tensor:
         """(K, D), all of the vocabulary -> (R, K)."""
@@ -87,7 +95,7 @@ class SigmoidSide:
 
     def divisor(self) -> Unity:
         """1."""
-        return Unity(self.region_embeddings.new_zeros(len(self.region_embeddings)))
+        return Unity(self.queries.new_zeros(len(self.queries)))
 
 
 class LogSumExp:

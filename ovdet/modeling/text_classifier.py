@@ -90,9 +90,8 @@ class TextClassifier(nn.Module):
 
     def side(self, region_embeddings: Tensor) -> SoftmaxSide:
         """(R, D), unit norm -> what they say of each class, for any part of the vocabulary."""
-        background = F.normalize(self.background, dim=0)[None]
-        logits = cosine_logits(region_embeddings, background, self.temperature).squeeze(1)  # (R,)
-        return SoftmaxSide(region_embeddings, self.temperature, background_logits=logits)
+        queries = region_embeddings / self.temperature
+        return SoftmaxSide(queries, background_logits=queries @ F.normalize(self.background, dim=0))
 
 
 class SigmoidTextClassifier(TextClassifier):
@@ -120,4 +119,4 @@ class SigmoidTextClassifier(TextClassifier):
 
     def side(self, region_embeddings: Tensor) -> SigmoidSide:
         """(R, D), unit norm -> what they say of each class, for any part of the vocabulary."""
-        return SigmoidSide(region_embeddings, self.temperature, bias=self.bias)
+        return SigmoidSide(region_embeddings / self.temperature, bias=self.bias)

@@ -17,6 +17,7 @@ import numpy as np
 import safetensors.torch
 import torch
 import torch.nn.functional as F
+from rich.progress import track
 from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
@@ -28,6 +29,8 @@ from ovdet.text.vocabulary import Vocabulary
 
 _FORMAT = "ovdet text embeddings 1"
 _PROMPTS_AT_ONCE = 4096  # a bound on the memory, not on the teacher's own batches
+_HASHED_AT_ONCE = 2**26  # bytes
+_HALF_TYPES = (torch.float16, torch.bfloat16)
 
 
 @dataclass(frozen=True, eq=False)
@@ -35,7 +38,7 @@ class TextEmbeddings:
     """One unit vector per class.
 
     Attributes:
-        matrix: (K, D) float32, unit norm.
+        matrix: (K, D), unit norm, float32; float16 or bfloat16 in files half as large.
         names: of the K classes.
         prompts: the templates.
         teacher: its name, see `load_teacher`.
@@ -59,7 +62,9 @@ class TextEmbeddings:
         Raises:
             InputError: the place cannot be written to.
         """
-        matrix = self.matrix.detach().cpu().float().contiguous()
+        matrix = self.matrix.detach().cpu().contiguous()
+        if matrix.dtype not in _HALF_TYPES:
+            matrix = matrix.float()
         header = {
             "format": _FORMAT,
             "names": json.dumps(self.names),
@@ -94,7 +99,7 @@ def embed_vocabulary(vocabulary: Vocabulary, teacher: Teacher, templates: str | 
 
 
 def load_embeddings(path: str | Path, *, teacher: Teacher | None = None, width: int | None = None) -> TextEmbeddings:
-    """Read what `TextEmbeddings.save` wrote.
+    """Read what `TextEmbeddings.save` wrote. The matrix is mapped into memory, not copied there.
 
     Args:
         path: the file.
@@ -165,7 +170,12 @@ def _batches(texts: list[list[str]]) -> list[list[list[str]]]:
 def _hash(header: dict[str, str], matrix: Tensor) -> str:
     """Of the header without the hash itself, and of the matrix."""
     told = json.dumps({key: value for key, value in header.items() if key != "hash"}, sort_keys=True)
-    return hashlib.sha256(told.encode() + matrix.numpy().tobytes()).hexdigest()
+    total = hashlib.sha256(told.encode())
+    content = matrix.view(torch.uint8).flatten().numpy()
+    starts = range(0, len(content), _HASHED_AT_ONCE)
+    for start in track(starts, "checking embeddings", transient=True, disable=len(starts) < 16):
+        total.update(content[start : start + _HASHED_AT_ONCE])
+    return total.hexdigest()
 
 
 def _read(path: Path) -> tuple[dict[str, str], Tensor]:

@@ -38,7 +38,7 @@ def make_scores(make_unit_rows):
         return ClassScores(
             make_unit_rows(classes, seed=1).to(dtype),
             text=classifier.side(make_unit_rows(regions, seed=2)) if fusion.needs_text else None,
-            image=SoftmaxSide(make_unit_rows(regions, seed=3), temperature) if fusion.needs_image else None,
+            image=SoftmaxSide(make_unit_rows(regions, seed=3) / temperature) if fusion.needs_image else None,
             objectness_logits=torch.randn(regions, generator=torch.Generator().manual_seed(4)),
             fusion=fusion,
             is_base=is_base,
@@ -62,21 +62,21 @@ def assert_same(streamed, dense):
 def test_matrix_equals_a_softmax_over_names_and_background(make_scores):
     scores = make_scores(TextScores())
     logits = torch.cat([scores.text.logits(scores.class_embeddings), scores.text.background_logits[:, None]], dim=1)
-    torch.testing.assert_close(scores.matrix(), logits.softmax(dim=1)[:, :-1], rtol=1e-5, atol=1e-9)
+    torch.testing.assert_close(scores.matrix, logits.log_softmax(dim=1)[:, :-1], rtol=1e-5, atol=1e-5)
 
 
 def test_matrix_of_sigmoid_scores(make_scores):
     scores = make_scores(TextScores(), classifier=SigmoidTextClassifier)
-    cosines = scores.text.region_embeddings @ scores.class_embeddings.t()
-    torch.testing.assert_close(scores.matrix(), torch.sigmoid(cosines / 0.05 + scores.text.bias))
+    logits = scores.text.queries @ scores.class_embeddings.t() + scores.text.bias
+    torch.testing.assert_close(scores.matrix, torch.sigmoid(logits).log())
 
 
 def test_matrix_of_both_sides(make_scores):
     scores = make_scores(GeometricScores(), classes=40, base=0.5)
-    text = make_scores(TextScores(), classes=40).matrix()
-    image = F.softmax(scores.image.region_embeddings @ scores.class_embeddings.t() / 0.05, dim=1)
+    text = make_scores(TextScores(), classes=40).matrix.exp()
+    image = F.softmax(scores.image.queries @ scores.class_embeddings.t(), dim=1)
     exponents = torch.where(scores.is_base, 2 / 3, 1 / 3)
-    torch.testing.assert_close(scores.matrix(), text**exponents * image ** (1 - exponents))
+    torch.testing.assert_close(scores.matrix.exp(), text**exponents * image ** (1 - exponents))
 
 
 @pytest.mark.parametrize("classifier", [TextClassifier, SigmoidTextClassifier])
@@ -85,14 +85,14 @@ def test_matrix_of_both_sides(make_scores):
 def test_chunks_give_what_the_matrix_gives(make_scores, fusion, base, classifier):
     scores = make_scores(FUSIONS[fusion], base=base, classifier=classifier)
     for threshold, number in ((1e-4, 200), (0.0, 30), (0.01, 10_000)):
-        assert_same(scores.best_candidates(threshold, number), best_candidates(scores.matrix(), threshold, number))
+        assert_same(scores.best_of_chunks(threshold, number), scores.best_of_matrix(threshold, number))
 
 
 @pytest.mark.parametrize(("classes", "regions"), [(1, 5), (255, 3), (257, 1), (3000, 0), (1, 0), (4097, 400)])
 def test_any_number_of_classes_and_regions(make_scores, classes, regions):
     for fusion, base in ((TextScores(), None), (GeometricScores(), 0.3)):
         scores = make_scores(fusion, classes, regions, base)
-        assert_same(scores.best_candidates(1e-5, 300), best_candidates(scores.matrix(), 1e-5, 300))
+        assert_same(scores.best_of_chunks(1e-5, 300), scores.best_of_matrix(1e-5, 300))
 
 
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
@@ -100,11 +100,11 @@ def test_half_matrices_and_autocast(make_scores, dtype):
     """A matrix may be kept in half precision; the arithmetic is float32, under autocast too."""
     scores = make_scores(GeometricScores(), dtype=dtype)
     with torch.autocast("cpu", torch.bfloat16):
-        streamed = scores.best_candidates(1e-4, 200)
+        streamed = scores.best_of_chunks(1e-4, 200)
     exact = make_scores(GeometricScores(), dtype=dtype)
     exact = ClassScores(exact.class_embeddings.float(), exact.text, exact.image, exact.objectness_logits, exact.fusion)
     assert streamed.scores.dtype == torch.float32
-    assert_same(streamed, best_candidates(exact.matrix(), 1e-4, 200))
+    assert_same(streamed, exact.best_of_matrix(1e-4, 200))
 
 
 def test_one_region_may_have_most_of_the_best(make_scores, make_unit_rows):
@@ -114,12 +114,12 @@ def test_one_region_may_have_most_of_the_best(make_scores, make_unit_rows):
     strong = torch.full((100,), 50.0)
     strong[7] = -50.0  # the background leaves nothing to the others
     scores = ClassScores(
-        scores.class_embeddings, SoftmaxSide(side.region_embeddings, 1.0, background_logits=strong), None,
+        scores.class_embeddings, SoftmaxSide(side.queries / 20, background_logits=strong), None,
         scores.objectness_logits, TextScores(),
     )  # fmt: skip
-    streamed = scores.best_candidates(0.0, 500)
+    streamed = scores.best_of_chunks(0.0, 500)
     assert set(streamed.regions.tolist()) == {7}
-    assert_same(streamed, best_candidates(scores.matrix(), 0.0, 500))
+    assert_same(streamed, scores.best_of_matrix(0.0, 500))
 
 
 def test_log_sum_exp_in_parts():
@@ -145,8 +145,8 @@ def test_the_best_of_each_row_are_kept_and_little_else(order, number):
     }[order]()
     best = BestOfRows(3, number, like=matrix)
     lengths = []
-    for classes in torch.arange(100_000).split(3000):
-        best.add(matrix[:, classes], classes)
+    for start in range(0, 100_000, 3000):
+        best.add(matrix[:, start : start + 3000], start)
         lengths.append(len(best.kept().scores))
     kept = set(zip(*(part.tolist() for part in best.kept()[1:]), strict=True))
     wanted = matrix.sort(dim=1, descending=True, stable=True).indices[:, :number]

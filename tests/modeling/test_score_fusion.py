@@ -18,20 +18,22 @@ def test_geometric_equals_the_released_cube_root(probabilities):
     """ViLD's code: cube root of image * text * (text for base, image for novel)."""
     text, image, objectness, is_base = probabilities
     expected = (image * text * torch.where(is_base, text, image)).pow(1 / 3)
-    assert torch.allclose(GeometricScores()(text.log(), image.log(), objectness, is_base), expected, atol=1e-6)
+    scores = GeometricScores()(text.log(), image.log(), objectness, is_base).exp()
+    assert torch.allclose(scores, expected, atol=1e-6)
 
 
 def test_one_exponent_where_base_and_novel_are_not_told_apart(probabilities):
     text, image, objectness, _ = probabilities
     expected = text.pow(0.6) * image.pow(0.4)
-    assert torch.allclose(GeometricScores(open_exponent=0.6)(text.log(), image.log(), objectness), expected)
+    scores = GeometricScores(open_exponent=0.6)(text.log(), image.log(), objectness).exp()
+    assert torch.allclose(scores, expected)
 
 
 def test_single_sides(probabilities):
     text, image, objectness, is_base = probabilities
-    assert torch.allclose(TextScores()(text.log(), None, objectness, is_base), text)
+    assert torch.allclose(TextScores()(text.log(), None, objectness, is_base), text.log())
     expected = (image * objectness.sigmoid()[:, None]).sqrt()
-    assert torch.allclose(ImageScores()(None, image.log(), objectness, is_base), expected)
+    assert torch.allclose(ImageScores()(None, image.log(), objectness, is_base).exp(), expected)
     asks = [(fusion.needs_text, fusion.needs_image) for fusion in (TextScores, ImageScores, GeometricScores)]
     assert asks == [(True, False), (False, True), (True, True)]
 
@@ -41,7 +43,7 @@ def test_no_regions_and_nothing_impossible():
     assert fuse_sides(empty, empty, torch.full((3,), 0.5)).shape == (0, 3)
     assert GeometricScores()(empty, empty, torch.zeros(0)).shape == (0, 3)
     scores = join_objectness(torch.full((2, 3), -1e4), torch.full((2, 1), -1e4), 0.5)
-    assert torch.equal(scores, torch.zeros(2, 3))
+    assert torch.isfinite(scores).all() and (scores < -1000).all()
 
 
 def test_gradient(probabilities):

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import re
+from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import open_clip
@@ -68,6 +70,32 @@ def test_a_file_gives_back_what_was_saved(embeddings, teacher, tmp_path):
     assert torch.equal(loaded.matrix, embeddings.matrix)
     for part in ("names", "prompts", "teacher", "fingerprint", "width"):
         assert getattr(loaded, part) == getattr(embeddings, part)
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
+def test_half_matrices_stay_half(embeddings, tmp_path, dtype):
+    path = tmp_path / "names.safetensors"
+    replace(embeddings, matrix=embeddings.matrix.to(dtype)).save(path)
+    assert torch.equal(load_embeddings(path).matrix, embeddings.matrix.to(dtype))
+    content = path.read_bytes()
+    path.write_bytes(content[:-1] + bytes([content[-1] ^ 1]))
+    with pytest.raises(InputError, match=r"changed since \(hash\)"):
+        load_embeddings(path)
+
+
+@pytest.mark.skipif(not Path("/proc/self/status").exists(), reason="no /proc")
+def test_a_large_file_is_mapped_not_copied(tmp_path):
+    def own_memory() -> int:
+        """KiB that are no part of any file."""
+        return int(re.search(r"RssAnon:\s+(\d+)", Path("/proc/self/status").read_text()).group(1))
+
+    path = tmp_path / "names.safetensors"
+    names = tuple(f"name {i}" for i in range(1000))
+    convert_matrix(torch.ones(1000, 32768), names, "conse", ["a {}"]).save(path)  # 125 MiB
+    before = own_memory()
+    loaded = load_embeddings(path)
+    assert loaded.matrix.sum() > 0
+    assert own_memory() - before < 16 * 1024
 
 
 def test_files_that_do_not_fit_are_refused(embeddings, conse_teacher, tiny_clip, tmp_path):
