@@ -16,8 +16,8 @@ from dataclasses import dataclass
 from typing import Any, ClassVar
 
 import numpy as np
-import pycocotools.mask as mask_util
 from hotcoco import Params, StreamingEval
+from hotcoco import mask as rle
 
 from ovdet.errors import InputError
 from ovdet.evaluation.ground_truth import GroundTruth, check_known
@@ -163,7 +163,7 @@ class CocoAP:
             rows = [
                 (images[image_id], *detection["bbox"], detection["score"], numbers[detection["category_id"]])
                 for image_id in image_ids
-                for detection in self._select(detections[image_id])
+                for detection in self._select(image_id, detections[image_id])
                 if detection["category_id"] in numbers
             ]
         except KeyError as error:
@@ -187,7 +187,7 @@ class CocoAP:
                     "segmentation": self._mask(detection["segmentation"], image_id),
                 }
                 for image_id in image_ids
-                for detection in self._select(detections[image_id])
+                for detection in self._select(image_id, detections[image_id])
                 if detection["category_id"] in numbers
             ]
         except KeyError as error:
@@ -204,8 +204,8 @@ class CocoAP:
             raise InputError(f"expected masks of {size} pixels on image {image_id}, got {list(mask['size'])}")
         return mask
 
-    def _select(self, found: Sequence[Mapping[str, Any]]) -> Sequence[Mapping[str, Any]]:
-        """The detections of one image that count, before they are parted by class."""
+    def _select(self, image_id: Any, found: Sequence[Mapping[str, Any]]) -> Sequence[Mapping[str, Any]]:
+        """The detections of an image that count, before they are parted by class."""
         return found
 
 
@@ -233,11 +233,15 @@ class LvisAP(CocoAP):
             return None, 0
         return (2 * LARGEST if annotation.get("ignore") else area), 0  # beyond all ranges: neither found nor missed
 
-    def _select(self, found: Sequence[Mapping[str, Any]]) -> Sequence[Mapping[str, Any]]:
+    def _select(self, image_id: Any, found: Sequence[Mapping[str, Any]]) -> Sequence[Mapping[str, Any]]:
         best = sorted(found, key=lambda detection: -detection["score"])[: self._max_detections]
+        # the engine would leave the other classes out too; most are such, and their masks need not be looked at
+        annotated = {annotation["category_id"] for annotation in self._truth.annotations.get(image_id, ())}
+        annotated.update(self._truth.images[image_id].get("neg_category_ids", ()))
+        best = [detection for detection in best if detection["category_id"] in annotated]
         if self._iou_type == "bbox":
             return [detection for detection in best if detection["bbox"][2] * detection["bbox"][3] > 0]
-        areas = mask_util.area([detection["segmentation"] for detection in best])
+        areas = rle.area([detection["segmentation"] for detection in best])
         return [detection for detection, area in zip(best, areas, strict=True) if area > 0]
 
 

@@ -37,7 +37,7 @@ METRICS_FILE = "metrics.json"
 DETECTIONS_FILE = "detections.json"
 PER_CLASS_FILE = "per_class.csv"
 FREQUENCIES = {"rare": "r", "common": "c", "frequent": "f"}  # the name of the subset, LVIS's letter
-IMAGES_AT_ONCE = 200  # whose detections are in memory together
+IMAGES_AT_ONCE = 100  # whose detections are in memory together
 
 
 class OpenVocabEvaluator(DatasetEvaluator):

@@ -6,6 +6,7 @@ Shapes: K classes, R = 101 recall levels.
 from __future__ import annotations
 
 import io
+import warnings
 from collections.abc import Mapping, Sequence
 
 import numpy as np
@@ -136,5 +137,7 @@ def _colour(name: str, subsets: Mapping[str, Sequence[str]]) -> str:
 
 def _png(figure: Figure) -> bytes:
     stream = io.BytesIO()
-    figure.savefig(stream, format="png", dpi=DPI)
+    with warnings.catch_warnings():  # one for each letter of a script that the font lacks; a box stands in its place
+        warnings.filterwarnings("ignore", message="Glyph .* missing from font")
+        figure.savefig(stream, format="png", dpi=DPI)
     return stream.getvalue()

@@ -7,6 +7,7 @@ import json
 import logging
 import subprocess
 import sys
+import tracemalloc
 from pathlib import Path
 
 import numpy as np
@@ -240,6 +241,30 @@ def test_a_repeated_image_counts_once(registered):
     evaluator = OpenVocabEvaluator(register())
     batches = make_outputs(content)
     assert run(evaluator, batches) == run(evaluator, batches + batches)
+
+
+def test_detections_are_not_in_memory_together(registered, monkeypatch):
+    """Neither while the images are run nor while they are scored: Python's own peak stays far under what was kept."""
+    register, content = registered
+    evaluator = OpenVocabEvaluator(register(), iou_types=("bbox", "segm"))
+    monkeypatch.setattr("ovdet.evaluation.evaluator.IMAGES_AT_ONCE", 1)
+    evaluator.reset()
+    rng = np.random.default_rng(0)
+    tracemalloc.start()
+    try:
+        for image in content["images"]:
+            instances = Instances(SIZE, pred_boxes=Boxes(torch.ones(40, 4)), scores=torch.rand(40))
+            instances.pred_classes = torch.zeros(40, dtype=torch.int64)
+            instances.pred_masks = torch.from_numpy(rng.random((40, *SIZE)) < 0.5)  # noise makes long run lengths
+            evaluator.process([image | {"image_id": image["id"]}], [{"instances": instances}])
+        kept = sum(length for _, length in evaluator._spool.part().lines.values())
+        after_run, _ = tracemalloc.get_traced_memory()
+        tracemalloc.reset_peak()
+        evaluator.evaluate()
+        _, peak = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+    assert kept > 1e6 and after_run < kept / 5 and peak < kept / 2
 
 
 def test_what_is_refused(registered, tmp_path):

@@ -109,6 +109,23 @@ def test_a_choice_of_classes(judges, run_lvis_api):
     np.testing.assert_array_equal(np.nan_to_num(found.curves, nan=-1), expected[0, :, 1:4, 0])
 
 
+@pytest.mark.parametrize("iou_type", ["bbox", "segm"])
+def test_more_than_the_limit_on_one_image(judges, run_lvis_api, iou_type):
+    content = make_federated(judges, 3)
+    detections = judges.make_detections(content, 3, masks=iou_type == "segm")
+    crowded = next(image["id"] for image in content["images"] if image["id"] == detections[0]["image_id"])
+    scores = np.random.default_rng(0).random(400).round(2).tolist()
+    many = [d for d in detections if d["image_id"] == crowded] * 100
+    many = [{**detection, "score": score} for detection, score in zip(many, scores, strict=False)]
+    assert len(many) == 400
+    expected, _ = run_lvis_api(content, many + detections, iou_type)
+    found = average_precision(
+        index_ground_truth(content), many + detections, [c["id"] for c in content["categories"]], iou_type,
+        protocol=LvisAP, max_detections=300,
+    )  # fmt: skip
+    np.testing.assert_array_equal(np.nan_to_num(found.curves, nan=-1), expected[0, :, :, 0])
+
+
 @pytest.fixture
 def registered(judges, tmp_path, request):
     """A federated data set with its first class novel; its name, its json, outputs with masks."""

@@ -73,9 +73,10 @@ def test_bars(drawn, num_classes):
     assert not pyplot.get_fignums()
 
 
+@pytest.mark.filterwarnings("error")
 def test_nothing_to_show_and_names_that_mean_something_to_matplotlib():
     nothing = PerClass({m: np.full(2, np.nan) for m in METRICS}, np.full((101, 2), np.nan), np.zeros(2, dtype=int))
-    for names in (["a", "b"], ["$x", "_hidden^$ " * 9]):
+    for names in (["a", "b"], ["$x", "_hidden^$ " * 9], ["猫", "ch\u00e2teau"]):
         for draw in (draw_precision_recall, draw_per_class):
             assert draw(nothing, names, {}, "title").startswith(b"\x89PNG")
             assert draw(make_per_class(2, 1), names, {"base": []}, "title").startswith(b"\x89PNG")
