@@ -91,6 +91,7 @@ class OpenVocabEvaluator(DatasetEvaluator):
         self._json_file: str = metadata.json_file
         self._truth: GroundTruth | None = None  # on the main process
         self._spool: Spool | None = None
+        self._num_images = 0  # that were run, of all processes
 
     @property
     def setting(self) -> tuple[str, str]:
@@ -176,13 +177,14 @@ class OpenVocabEvaluator(DatasetEvaluator):
             if not self._truth.annotations:
                 logger.warning("%s: %s has no annotations, nothing to evaluate", self.dataset_name, self._json_file)
                 return {}
-            number = 0
-            for start in track(range(0, len(found.images), IMAGES_AT_ONCE), "scoring", transient=True):
-                detections = {image: found.read(image) for image in found.images[start : start + IMAGES_AT_ONCE]}
+            images, number = found.images, 0
+            for start in track(range(0, len(images), IMAGES_AT_ONCE), "scoring", transient=True):
+                detections = {image: found.read(image) for image in images[start : start + IMAGES_AT_ONCE]}
                 number += sum(map(len, detections.values()))
                 for scorer in scorers.values():
                     scorer.add(detections)
-            self._warn(set(found.images), image_ids, number)
+        self._num_images = len(images)
+        self._warn(set(images), image_ids, number)
         return {iou_type: scorer.result() for iou_type, scorer in scorers.items()}
 
     def _warn(self, run: set[Any], image_ids: list[Any] | None, num_detections: int) -> None:
@@ -240,6 +242,7 @@ class OpenVocabEvaluator(DatasetEvaluator):
             "dataset": self.dataset_name,
             "setting": setting,
             "vocabulary": len(self.names),
+            "images": self._num_images,
             "protocol": f"{self.scorer.protocol.format(self.max_detections)}; {words}",
             "iou_type": self.iou_types[0],
             **first,

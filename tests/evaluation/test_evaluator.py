@@ -139,6 +139,7 @@ def test_files_and_table(registered, tmp_path, caplog):
     assert sorted(path.name for path in (tmp_path / "out").iterdir()) == FILES
     metrics = json.loads((tmp_path / "out" / "metrics.json").read_text())
     assert (metrics["setting"], metrics["vocabulary"], metrics["iou_type"]) == ("generalised", 3, "bbox")
+    assert metrics["images"] == 10
     assert metrics["protocol"] == "COCO: at most 100 detections per image and class; all names compete"
     for subset in ("base", "novel", "all"):
         for metric in ("AP", "AP50", "AP75"):
@@ -243,20 +244,21 @@ def test_a_repeated_image_counts_once(registered):
     assert run(evaluator, batches) == run(evaluator, batches + batches)
 
 
-def test_detections_are_not_in_memory_together(registered, monkeypatch):
+def test_detections_are_not_in_memory_together(registered, tmp_path, monkeypatch):
     """Neither while the images are run nor while they are scored: Python's own peak stays far under what was kept."""
     register, content = registered
-    evaluator = OpenVocabEvaluator(register(), iou_types=("bbox", "segm"))
+    content["images"] = [{**content["images"][0], "id": number} for number in range(1, 41)]
+    (tmp_path / "truth.json").write_text(json.dumps(content))
     monkeypatch.setattr("ovdet.evaluation.evaluator.IMAGES_AT_ONCE", 1)
+    instances = Instances(SIZE, pred_boxes=Boxes(torch.ones(50, 4)), scores=torch.rand(50))
+    instances.pred_classes = torch.zeros(50, dtype=torch.int64)
+    instances.pred_masks = torch.rand(50, *SIZE) < 0.5  # noise makes long run lengths
+    evaluator = OpenVocabEvaluator(register(), iou_types=("bbox", "segm"))
     evaluator.reset()
-    rng = np.random.default_rng(0)
     tracemalloc.start()
     try:
         for image in content["images"]:
-            instances = Instances(SIZE, pred_boxes=Boxes(torch.ones(40, 4)), scores=torch.rand(40))
-            instances.pred_classes = torch.zeros(40, dtype=torch.int64)
-            instances.pred_masks = torch.from_numpy(rng.random((40, *SIZE)) < 0.5)  # noise makes long run lengths
-            evaluator.process([image | {"image_id": image["id"]}], [{"instances": instances}])
+            evaluator.process([{"image_id": image["id"]}], [{"instances": instances}])
         kept = sum(length for _, length in evaluator._spool.part().lines.values())
         after_run, _ = tracemalloc.get_traced_memory()
         tracemalloc.reset_peak()
@@ -264,7 +266,7 @@ def test_detections_are_not_in_memory_together(registered, monkeypatch):
         _, peak = tracemalloc.get_traced_memory()
     finally:
         tracemalloc.stop()
-    assert kept > 1e6 and after_run < kept / 5 and peak < kept / 2
+    assert kept > 4e6 and after_run < kept / 5 and peak < kept / 3
 
 
 def test_what_is_refused(registered, tmp_path):
