@@ -12,6 +12,7 @@ from typing import Any, ClassVar
 from detectron2.data import MetadataCatalog
 from detectron2.evaluation import DatasetEvaluator
 from detectron2.evaluation.coco_evaluation import instances_to_coco_json
+from detectron2.structures import Instances
 from detectron2.utils import comm
 from rich.progress import track
 
@@ -121,18 +122,24 @@ class OpenVocabEvaluator(DatasetEvaluator):
             self.reset()
         for image, output in zip(inputs, outputs, strict=True):
             instances = output["instances"].to("cpu")
-            classes = instances.pred_classes
-            if len(classes) and not 0 <= int(classes.min()) <= int(classes.max()) < len(self.names):
-                raise InputError(
-                    f"expected classes 0 to {len(self.names) - 1} as {self.dataset_name!r} has {len(self.names)}, "
-                    f"got {int(classes.min())} to {int(classes.max())}: set the model's vocabulary to the dataset's"
-                )
-            if "segm" in self.iou_types and not instances.has("pred_masks"):
-                raise InputError("expected a model with masks to evaluate segm, its outputs have no pred_masks")
+            self._check(instances, image["image_id"])
             found = instances_to_coco_json(instances, image["image_id"])
             for detection in found:
                 detection["category_id"] = self.category_ids[detection["category_id"]]
             self._spool.put(image["image_id"], found)
+
+    def _check(self, instances: Instances, image_id: Any) -> None:
+        """Refuse outputs that could not be scored, at the first image."""
+        classes = instances.pred_classes
+        if len(classes) and not 0 <= int(classes.min()) <= int(classes.max()) < len(self.names):
+            raise InputError(
+                f"expected classes 0 to {len(self.names) - 1} as {self.dataset_name!r} has {len(self.names)}, "
+                f"got {int(classes.min())} to {int(classes.max())}: set the model's vocabulary to the dataset's"
+            )
+        if "segm" in self.iou_types and not instances.has("pred_masks"):
+            raise InputError("expected a model with masks to evaluate segm, its outputs have no pred_masks")
+        if not (instances.scores.isfinite().all() and instances.pred_boxes.tensor.isfinite().all()):
+            raise InputError(f"expected finite boxes and scores, the model gave nan or infinity on image {image_id}")
 
     def evaluate(self, image_ids: Iterable[Any] | None = None) -> OrderedDict[str, dict[str, float]]:
         """Score the detections of all processes, log a table, write the files, forget the detections.

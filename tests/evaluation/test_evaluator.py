@@ -279,6 +279,12 @@ def test_what_is_refused(registered, tmp_path):
     evaluator.process([{"image_id": 77}], [output])
     with pytest.raises(InputError, match="77"):
         evaluator.evaluate()
+    for field in ("scores", "pred_boxes"):
+        _, broken = make_outputs(content)[0]
+        value = broken["instances"].get(field)
+        (value if field == "scores" else value.tensor)[0] = float("nan")
+        with pytest.raises(InputError, match="nan or infinity on image 1"):
+            OpenVocabEvaluator(register(3)).process([image], [broken])
     with pytest.raises(InputError, match="masks to evaluate segm"):
         OpenVocabEvaluator(register(3), iou_types=("segm",)).process([image], [output])
     with pytest.raises(InputError, match="json_file, thing_classes"):
