@@ -117,6 +117,9 @@ class OpenVocabEvaluator(DatasetEvaluator):
             inputs: dicts with "image_id".
             outputs: dicts with "instances": `pred_boxes` (XYXY in pixels of the original image), `scores`,
                 `pred_classes` (indices into thing_classes) and perhaps `pred_masks`.
+
+        Raises:
+            InputError: classes that the dataset has not, masks that are asked for and not there, nan or infinity.
         """
         if self._spool is None:
             self.reset()
