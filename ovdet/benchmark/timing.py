@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 import platform
 import statistics
+import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
@@ -145,7 +146,7 @@ def print_rows(rows: Sequence[Row]) -> None:
         cells = (_seconds(row.ours_s), row.peer, _seconds(row.peer_s), _seconds(row.limit_s))
         ratios = (_ratio(row.speedup), _ratio(row.of_limit), f"{row.spread:.0%}")
         table.add_row(row.case, *cells, *ratios)
-    console = Console()
+    console = Console(width=None if sys.stdout.isatty() else 160)
     console.print(table)
     console.print(f"{rows[0].device if rows else ''}; torch {torch.__version__}, Python {platform.python_version()}")
 
