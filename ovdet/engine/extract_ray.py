@@ -36,11 +36,11 @@ def run_on_ray(config: DictConfig, job: ExtractJob, folder: Path, shards: Shards
         processes: workers, each with a GPU of its own where the cluster has any, else with its share of the CPUs.
 
     Raises:
-        InputError: Ray is not installed, the cluster is smaller than that, or the store cannot be written to.
+        InputError: Ray is not installed, the cluster does not answer or is smaller than that, or the store cannot be
+            written to.
     """
     ray = _import_ray()
-    logging.getLogger("ray.data").setLevel(logging.ERROR)
-    ray.init(log_to_driver=False, logging_level="ERROR", ignore_reinit_error=True)
+    _connect(ray)
     try:
         ray.data.DataContext.get_current().enable_progress_bars = False
         rows = [{"shard": number, "photos": json.dumps(jobs)} for number, jobs in shards]
@@ -65,6 +65,21 @@ def _import_ray() -> Any:
     except ImportError as error:
         raise InputError('expected Ray for --engine ray, run: pip install "ray[data]"') from error
     return ray
+
+
+def _connect(ray: Any) -> None:
+    """To the cluster of $RAY_ADDRESS; without that, start one here.
+
+    Raises:
+        InputError: it does not answer, or does not let this user in (Ray's own settings, RAY_AUTH_MODE and the like).
+    """
+    logging.getLogger("ray.data").setLevel(logging.ERROR)
+    address = os.environ.get("RAY_ADDRESS") or "local"  # never a cluster that merely happens to run here
+    try:
+        ray.init(address, log_to_driver=False, logging_level="ERROR", ignore_reinit_error=True)
+    except (ConnectionError, RuntimeError, ValueError, ray.exceptions.RayError) as error:
+        cause = str(error.__cause__ or error).strip().splitlines()[-1]
+        raise InputError(f"expected a Ray cluster at {address}, it cannot be reached: {cause}") from error
 
 
 def _share_of(resources: dict[str, float], processes: int) -> dict[str, float]:

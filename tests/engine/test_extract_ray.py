@@ -14,7 +14,7 @@ import torch
 
 from ovdet.data import RegionStore
 from ovdet.engine import ExtractOptions, extract_regions, load_config
-from ovdet.engine.extract_ray import _share_of
+from ovdet.engine.extract_ray import _connect, _share_of
 from ovdet.errors import InputError
 
 
@@ -96,6 +96,22 @@ def test_without_ray_one_line_says_what_to_install(trained, tmp_path, monkeypatc
     monkeypatch.setattr(builtins, "__import__", without_ray)
     with pytest.raises(InputError, match=r'pip install "ray\[data\]"'):
         extract(trained, tmp_path / "ray", "ray", proposals="ground-truth")
+
+
+def test_a_cluster_that_does_not_let_us_in_is_one_line(monkeypatch):
+    ray = pytest.importorskip("ray")
+
+    def refuse(address, **options):
+        try:
+            raise RuntimeError("Failed to connect to GCS.\nRPC error: InvalidAuthToken: token is missing")
+        except RuntimeError as error:
+            raise ConnectionError("Failed to connect to Ray cluster") from error
+
+    monkeypatch.setattr(ray, "init", refuse)
+    monkeypatch.setenv("RAY_ADDRESS", "head:6379")
+    with pytest.raises(InputError, match="head:6379, it cannot be reached: RPC error: InvalidAuthToken") as caught:
+        _connect(ray)
+    assert "\n" not in str(caught.value)
 
 
 def test_shares_of_a_cluster():
