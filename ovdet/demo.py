@@ -13,11 +13,41 @@ from PIL import Image
 from rich.progress import track
 
 from ovdet.errors import InputError
+from ovdet.export import load_onnx_predictor
 from ovdet.files import write_whole
-from ovdet.predictor import Detections, to_rgb
+from ovdet.predictor import Detections, OpenVocabPredictor, to_rgb
 from ovdet.visualize import draw_detections
 
+QUICK_CONFIG, QUICK_WEIGHTS = "configs/quick/vild.py", "output/quick/vild/model_final.pth"
 SUFFIXES = {".bmp", ".gif", ".jpeg", ".jpg", ".png", ".ppm", ".tif", ".tiff", ".webp"}
+
+
+def load_predictor(
+    config_file: str | None, weights: str | None, *, overrides: Sequence[str] = (), device: str | None = None
+) -> OpenVocabPredictor:
+    """A trained detector, or an exported one.
+
+    Args:
+        config_file: of a trained detector; None takes the quick one and its weights.
+        weights: its checkpoint, None for the last one of the config's run; or an .onnx file, which needs no config.
+        overrides: `key=value` for the config.
+        device: see `OpenVocabPredictor.from_config`.
+
+    Raises:
+        InputError: they are not there or do not fit each other.
+    """
+    if weights and weights.endswith(".pt2"):
+        raise InputError(f"expected a checkpoint or an .onnx file, got {weights}: reading a .pt2 can run code")
+    if weights and weights.endswith(".onnx"):
+        if config_file or overrides:
+            raise InputError("expected no config, teacher or overrides with an .onnx file, which holds what it needs")
+        return load_onnx_predictor(weights, device=device)
+    if weights and not config_file:
+        raise InputError("expected --config-file with --weights: what detector they are of")
+    if not config_file and not Path(QUICK_WEIGHTS).is_file():
+        raise InputError("expected --config-file and --weights of a trained detector (`make demo` trains a small one)")
+    weights = weights or ("" if config_file else QUICK_WEIGHTS)
+    return OpenVocabPredictor.from_config(config_file or QUICK_CONFIG, weights, overrides=overrides, device=device)
 
 
 def find_images(path: str) -> list[Path]:

@@ -17,6 +17,7 @@ import numpy as np
 import torch
 from detectron2.config import instantiate
 from detectron2.data import transforms as T
+from detectron2.structures import Instances
 from PIL import Image
 from torch import nn
 from torchvision.ops import nms
@@ -141,23 +142,56 @@ class OpenVocabPredictor:
         Raises:
             InputError: no vocabulary was set, or the photo cannot be used.
         """
+        return self.detect_batch([image], threshold=threshold, overlap=overlap, channel_order=channel_order)[0]
+
+    def detect_batch(
+        self,
+        images: Sequence[str | Path | Image.Image | np.ndarray],
+        *,
+        threshold: float = 0.0,
+        overlap: float = 1.0,
+        channel_order: str = "BGR",
+    ) -> list[Detections]:
+        """Detect the vocabulary's names in several photos with one pass of the network.
+
+        Smaller photos are padded to the largest, which moves what is found on them a little; photos of like sizes
+        belong together.
+
+        Args:
+            images: as for one photo.
+            threshold: likewise.
+            overlap: likewise.
+            channel_order: of all arrays.
+
+        Raises:
+            InputError: no vocabulary was set, or a photo cannot be used.
+        """
         if not self.names:
             raise InputError("expected set_vocabulary(names) before the first photo, got a photo")
-        rgb = to_rgb(image, channel_order)
+        inputs = [self._prepare(to_rgb(image, channel_order)) for image in images]
+        if not inputs:
+            return []
+        with torch.inference_mode():
+            outputs = self.model(inputs)
+        return [self._finish(output["instances"].to("cpu"), threshold, overlap) for output in outputs]
+
+    def _prepare(self, rgb: np.ndarray) -> dict:
+        """(H, W, 3) uint8 RGB -> what the model takes for one photo."""
         height, width = rgb.shape[:2]
         if max(height, width) > MAX_ASPECT * min(height, width):
             raise InputError(f"expected a photo with sides of at most {MAX_ASPECT} to 1, got {width} x {height} pixels")
         is_bgr = self.model.input_format == "BGR"
         resized = T.AugInput(np.ascontiguousarray(rgb[:, :, ::-1] if is_bgr else rgb))
         self.resize(resized)
-        inputs = {
+        return {
             "image": torch.from_numpy(resized.image.transpose(2, 0, 1).copy()),
             "image_orig": torch.from_numpy(rgb.transpose(2, 0, 1).copy()),
             "height": height,
             "width": width,
         }
-        with torch.inference_mode():
-            instances = self.model([inputs])[0]["instances"].to("cpu")
+
+    def _finish(self, instances: Instances, threshold: float, overlap: float) -> Detections:
+        """What the model found in one photo -> what the caller asked for of it."""
         instances = instances[instances.scores >= threshold]
         if overlap < 1:
             instances = instances[nms(instances.pred_boxes.tensor, instances.scores, overlap)]
@@ -165,7 +199,7 @@ class OpenVocabPredictor:
             boxes=instances.pred_boxes.tensor.float().numpy(),
             scores=instances.scores.float().numpy(),
             labels=tuple(self.names[index] for index in instances.pred_classes.tolist()),
-            size=(height, width),
+            size=instances.image_size,
             masks=instances.pred_masks.numpy() if instances.has("pred_masks") else None,
         )
 

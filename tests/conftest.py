@@ -12,9 +12,11 @@ from typing import NamedTuple
 
 import pytest
 import torch
+from detectron2.config import instantiate
 from detectron2.utils.logger import setup_logger
 from safetensors.torch import save_file
 
+from ovdet.engine import load_config
 from ovdet.teachers import Teacher, load_teacher
 
 torch.set_num_threads(1)  # the tensors are small; more threads only get in each other's way
@@ -117,3 +119,64 @@ def forget_log_handlers() -> None:
     setup_logger.cache_clear()
     for name in ("detectron2", "fvcore", "ovdet"):
         logging.getLogger(name).handlers.clear()
+
+
+# changes to the quick config: a detector that needs no training and is traced in seconds
+TINY = (
+    "model.region_source=null",
+    "model.roi_heads.distillation=null",
+    "model.backbone.bottom_up.name=test_efficientnet",
+    "model.backbone.bottom_up.weights=null",
+    "model.backbone.bottom_up.freeze_stages=0",
+    "model.backbone.bottom_up.out_indices=[3,4]",
+    "model.backbone.in_features=[stride16,stride32]",
+    "model.backbone.out_channels=16",
+    "model.backbone.top_block=null",
+    "model.proposal_generator.in_features=[p4,p5]",
+    "model.proposal_generator.anchor_generator.sizes=[[48],[96]]",
+    "model.proposal_generator.anchor_generator.strides=[16,32]",
+    "model.proposal_generator.head.in_channels=16",
+    "model.roi_heads.box_in_features=[p4,p5]",
+    "model.roi_heads.box_pooler.scales=[0.0625,0.03125]",
+    "model.roi_heads.box_head.input_shape.channels=16",
+    "model.roi_heads.box_head.fc_dims=[32]",
+    "model.roi_heads.box_predictor.input_shape.channels=32",
+    "train.device=cpu",
+)
+
+
+def spread(model: torch.nn.Module) -> torch.nn.Module:
+    """Untrained layers answer nearly the same everywhere, and ties may be broken either way: make them differ."""
+    for layer in (model.proposal_generator.rpn_head.objectness_logits, model.roi_heads.box_predictor.bbox_pred):
+        torch.nn.init.normal_(layer.weight, std=0.5)
+    torch.nn.init.normal_(model.roi_heads.box_predictor.projection.linear.weight, std=1.0)
+    return model.eval()
+
+
+@pytest.fixture
+def build_tiny():
+    """Build the tiny detector after a change to `config.model`."""
+
+    def build_tiny(change=lambda model: model) -> torch.nn.Module:
+        torch.manual_seed(0)
+        return spread(instantiate(change(load_config(QUICK, TINY).model)))
+
+    return build_tiny
+
+
+class TinyFiles(NamedTuple):
+    """What names the tiny detector on a command line."""
+
+    arguments: tuple[str, ...]
+    overrides: tuple[str, ...]
+
+
+@pytest.fixture(scope="session")
+def tiny_files(tmp_path_factory) -> TinyFiles:
+    """The tiny detector's weights on disk, "red circle" known as a training class."""
+    torch.manual_seed(0)
+    model = spread(instantiate(load_config(QUICK, TINY).model))
+    file = tmp_path_factory.mktemp("tiny") / "tiny.pth"
+    header = {"teacher": "conse", "width": 384, "training_classes": ["red circle"]}
+    torch.save({"model": model.state_dict(), "ovdet": header}, file)
+    return TinyFiles(("--config-file", QUICK, "--weights", str(file)), TINY)

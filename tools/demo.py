@@ -10,12 +10,9 @@ import argparse
 from functools import partial
 from pathlib import Path
 
-from ovdet.demo import find_images, write_results
+from ovdet.demo import QUICK_CONFIG, find_images, load_predictor, write_results
 from ovdet.errors import InputError, command
-from ovdet.predictor import OpenVocabPredictor
 from ovdet.text import load_embeddings, parse_vocabulary
-
-CONFIG, WEIGHTS = "configs/quick/vild.py", "output/quick/vild/model_final.pth"
 
 
 def parse_arguments() -> argparse.Namespace:
@@ -28,8 +25,8 @@ def parse_arguments() -> argparse.Namespace:
         help="names, or a file of them: .txt, .json, or .safetensors by embed_vocabulary.py",
     )
     parser.add_argument("--output", required=True, metavar="DIR", help="pictures and detections.json go here")
-    parser.add_argument("--config-file", metavar="F", help=f"of the detector (default: {CONFIG} and its weights)")
-    parser.add_argument("--weights", metavar="W", help="its checkpoint (default: the last one of the config's run)")
+    parser.add_argument("--config-file", metavar="F", help=f"of the detector (default: {QUICK_CONFIG} and its weights)")
+    parser.add_argument("--weights", metavar="W", help="its checkpoint (default: its run's last), or an .onnx file")
     parser.add_argument("--teacher", metavar="T", help="whose text space it is (default: the config's)")
     parser.add_argument("--threshold", type=float, default=0.3, metavar="t", help="lowest score (default: 0.3)")
     parser.add_argument(
@@ -53,13 +50,9 @@ def main() -> None:
     images = find_images(arguments.input)
     embedded = arguments.vocabulary.endswith(".safetensors")
     vocabulary = (load_embeddings if embedded else parse_vocabulary)(arguments.vocabulary)
-    if arguments.weights and not arguments.config_file:
-        raise InputError("expected --config-file with --weights: what detector they are of")
-    if not arguments.config_file and not Path(WEIGHTS).is_file():
-        raise InputError("expected --config-file and --weights of a trained detector (`make demo` trains a small one)")
-    predictor = OpenVocabPredictor.from_config(
-        arguments.config_file or CONFIG,
-        arguments.weights or ("" if arguments.config_file else WEIGHTS),
+    predictor = load_predictor(
+        arguments.config_file,
+        arguments.weights,
         overrides=[*arguments.overrides, *([f"teacher.name={arguments.teacher}"] if arguments.teacher else [])],
         device=arguments.device,
     )

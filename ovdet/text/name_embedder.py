@@ -28,6 +28,7 @@ class NameEmbedder:
         width: int,
         templates: str | Sequence[str] = "a",
         file: str | Path | None = None,
+        fingerprint: str = "",
         device: str = "cpu",
     ) -> None:
         """
@@ -36,11 +37,13 @@ class NameEmbedder:
             width: D of its space; anything else is refused.
             templates: prompt templates, see text/prompts.py.
             file: an embeddings file (tools/embed_vocabulary.py); then no teacher is needed and no other names exist.
+            fingerprint: that the teacher must have; "" takes any.
             device: of the teacher's text encoder.
         """
         self.teacher_name = teacher
         self.width = width
         self.templates = templates if isinstance(templates, str) else tuple(templates)
+        self.expected_fingerprint = fingerprint
         self.device = device
         self._known: dict[tuple[str, ...], Tensor] = {}  # a name and its synonyms -> (D,)
         self._file = file
@@ -56,12 +59,19 @@ class NameEmbedder:
             raise InputError(
                 f"expected a teacher of width {self.width}, got {self.teacher_name!r} of width {teacher.width}"
             )
+        if self.expected_fingerprint not in ("", teacher.fingerprint):
+            raise InputError(
+                f"expected teacher {self.teacher_name!r} with fingerprint {self.expected_fingerprint}, "
+                f"got one with fingerprint {teacher.fingerprint}"
+            )
         return teacher
 
     @property
     def fingerprint(self) -> str:
         """The teacher's; of a file of embeddings what it says, which may be ""."""
-        return self._teacher.fingerprint if self._read is None else self._read.fingerprint
+        if self._read is not None:
+            return self._read.fingerprint
+        return self.expected_fingerprint or self._teacher.fingerprint
 
     def check(self, embeddings: TextEmbeddings) -> None:
         """Refuse embeddings of another space.

@@ -1,0 +1,64 @@
+"""What tracing needs so that shapes stay simple: layers that ask nothing of their input's size."""
+
+from __future__ import annotations
+
+from copy import deepcopy
+
+import torch
+from detectron2.modeling.backbone.fpn import LastLevelMaxPool
+from timm.layers import Conv2dSame
+from torch import Tensor, nn
+
+_LEAST_STEPS = 3  # below it a map may have a side of 1, for which torch's convolutions are chosen in another way
+
+
+def opaque(number: int) -> int:
+    """The same number, at least 3, as one that tracing knows nothing of.
+
+    With it the sides of all feature maps are plain multiples. As expressions of the photo's sides they would grow with
+    every layer, until tracing takes hours.
+    """
+    number = torch.scalar_tensor(torch.sym_max(number, _LEAST_STEPS), dtype=torch.int64).item()
+    torch._check(number >= _LEAST_STEPS)
+    return number
+
+
+def with_fixed_shapes(backbone: nn.Module) -> nn.Module:
+    """A copy of a backbone, the same for inputs whose sides its strides divide."""
+    backbone = deepcopy(backbone)
+    for name, module in list(backbone.named_modules()):
+        if isinstance(module, LastLevelMaxPool):
+            backbone.set_submodule(name, EverySecond())
+        elif isinstance(module, Conv2dSame):
+            backbone.set_submodule(name, pad_and_convolve(module))
+    return backbone
+
+
+class EverySecond(LastLevelMaxPool):
+    """The same as a slice, which does not ask whether a side is even."""
+
+    def forward(self, x: Tensor) -> list[Tensor]:
+        """(1, C, H, W) -> [(1, C, ceil(H / 2), ceil(W / 2))]."""
+        return [x[:, :, ::2, ::2].contiguous(memory_format=torch.channels_last)]
+
+
+def pad_and_convolve(same: Conv2dSame) -> nn.Sequential:
+    """TensorFlow's "same" convolution, whose padding timm computes from each input, for sides that its stride divides.
+
+    Such a side n gives n / stride outputs, which take ((n / stride - 1) * stride + reach) inputs: n + reach - stride.
+    """
+    rows, columns = (
+        max((kernel - 1) * dilation + 1 - stride, 0)
+        for kernel, dilation, stride in zip(same.kernel_size, same.dilation, same.stride, strict=True)
+    )
+    plain = nn.Conv2d(
+        same.in_channels,
+        same.out_channels,
+        same.kernel_size,
+        same.stride,
+        dilation=same.dilation,
+        groups=same.groups,
+        bias=same.bias is not None,
+    )
+    plain.load_state_dict(same.state_dict())
+    return nn.Sequential(nn.ZeroPad2d((columns // 2, columns - columns // 2, rows // 2, rows - rows // 2)), plain)

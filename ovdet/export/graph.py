@@ -1,0 +1,186 @@
+"""The whole detector as one graph of tensor operations: a photo and a vocabulary in, boxes, scores and classes out.
+
+detectron2's own inference asks in between how many boxes are left, which a graph cannot. Here the same steps, with the
+same trained parts, are written without such questions; tests hold the two side by side.
+
+Shape letters: H, W of the photo; A anchors of one level; R regions; K classes of the vocabulary; D embedding width;
+C channels; P pooled side; N detections; S side of a mask.
+"""
+
+from __future__ import annotations
+
+import torch
+import torch.nn.functional as F
+from detectron2.modeling.poolers import ROIPooler
+from torch import Tensor, nn
+from torchvision.ops import nms
+
+from ovdet.export.fixed_shapes import opaque, with_fixed_shapes
+from ovdet.modeling import OpenVocabRCNN
+
+CANDIDATES_PER_REGION = 10
+
+
+class DetectionGraph(nn.Module):
+    """A detector for one photo, to be traced by `torch.export`."""
+
+    def __init__(self, detector: OpenVocabRCNN) -> None:
+        """
+        Args:
+            detector: trained, in evaluation mode. It is left as it is; its parameters are shared.
+        """
+        super().__init__()
+        self.backbone = with_fixed_shapes(detector.backbone)
+        self.proposal_generator = detector.proposal_generator
+        self.roi_heads = detector.roi_heads
+        self.is_bgr = detector.input_format == "BGR"
+        self.register_buffer("pixel_mean", detector.pixel_mean)
+        self.register_buffer("pixel_std", detector.pixel_std)
+
+    def forward(self, image: Tensor, vocabulary: Tensor, is_base: Tensor | None = None) -> tuple[Tensor, ...]:
+        """Detect.
+
+        Args:
+            image: (3, H, W) uint8 RGB, of the size that the detector wants its photos in.
+            vocabulary: (K, D) float32, unit norm.
+            is_base: (K,) bool, which classes were trained on; None where the fusion of scores does not ask.
+
+        Returns:
+            Boxes (N, 4) float32 XYXY in pixels of `image`, scores (N,) float32, classes (N,) int64, best first; of a
+            detector with masks, the probabilities (N, S, S) of each box's pixels too.
+        """
+        heads = self.roi_heads
+        predictor = heads.box_predictor
+        size = (image.shape[1], image.shape[2])
+        features = self.backbone(self._network_input(image))
+        maps = [features[name] for name in heads.box_in_features]
+        proposals, objectness = self._propose(features, size)
+        pooled = pool(heads.box_pooler, maps, proposals)
+        box_features = heads.box_head(pooled)
+        boxes = predictor.box2box_transform.apply_deltas(predictor.bbox_pred(box_features), proposals)  # (R, 4)
+        scores = self._scores(pooled, box_features, objectness, vocabulary, is_base)
+        found, classes, best = keep_best(
+            clip(boxes, size),
+            scores,
+            score_threshold=predictor.test_score_thresh,
+            nms_threshold=predictor.test_nms_thresh,
+            max_detections=predictor.test_topk_per_image,
+        )
+        if not heads.mask_on:
+            return found, best, classes
+        pooled = pool(heads.mask_pooler, [features[name] for name in heads.mask_in_features], found)
+        return found, best, classes, heads.mask_head.layers(pooled)[:, 0].sigmoid()
+
+    def _network_input(self, image: Tensor) -> Tensor:
+        """(3, H, W) uint8 RGB -> (1, 3, H', W') normalised, padded with zeros to what the strides divide."""
+        image = image.flip(0) if self.is_bgr else image
+        image = (image.float() - self.pixel_mean) / self.pixel_std
+        step = self.backbone.size_divisibility
+        height, width = (opaque((side + step - 1) // step) * step for side in image.shape[1:])
+        image = F.pad(image, (0, width - image.shape[2], 0, height - image.shape[1]))[None]
+        return image.contiguous(memory_format=torch.channels_last)
+
+    def _propose(self, features: dict[str, Tensor], size: tuple[int, int]) -> tuple[Tensor, Tensor]:
+        """-> boxes (R, 4), objectness logits (R,), best first."""
+        rpn = self.proposal_generator
+        maps = [features[name] for name in rpn.in_features]
+        boxes, scores, levels = [], [], []
+        for anchors, logits, deltas in zip(rpn.anchor_generator(maps), *rpn.rpn_head(maps), strict=True):
+            logits = logits.permute(0, 2, 3, 1).flatten()  # (A,)
+            deltas = deltas.unflatten(1, (-1, 4)).permute(0, 3, 4, 1, 2).reshape(-1, 4)  # (A, 4)
+            best, index = logits.topk(torch.sym_min(logits.shape[0], rpn.pre_nms_topk[False]))
+            boxes.append(rpn.box2box_transform.apply_deltas(deltas[index], anchors.tensor[index]))
+            scores.append(best)
+            levels.append(torch.full_like(index, len(levels)))
+        boxes, scores, levels = clip(torch.cat(boxes), size), torch.cat(scores), torch.cat(levels)
+        has_area = (boxes[:, 2:] - boxes[:, :2] > rpn.min_box_size).all(dim=1)  # false of NaN too
+        index = (has_area & scores.isfinite()).nonzero().squeeze(1)
+        boxes, scores, levels = boxes[index], scores[index], levels[index]
+        keep = nms(apart(boxes, levels), scores, rpn.nms_thresh)[: rpn.post_nms_topk[False]]
+        return boxes[keep], scores[keep]
+
+    def _scores(
+        self, pooled: Tensor, box_features: Tensor, objectness: Tensor, vocabulary: Tensor, is_base: Tensor | None
+    ) -> Tensor:
+        """-> (R, K)."""
+        heads = self.roi_heads
+        classifier = heads.box_predictor.classifier
+        embeddings = heads.box_predictor.projection(box_features)
+        background = F.normalize(classifier.background, dim=0)[None]
+        logits = embeddings @ torch.cat([vocabulary, background]).t() / classifier.temperature
+        text = logits.softmax(dim=1)[:, :-1]
+        image = None
+        if heads.score_fusion.needs_image:
+            distilled = embeddings if heads.image_branch is None else heads.image_branch(pooled)
+            image = (distilled @ vocabulary.t() / heads.image_temperature).softmax(dim=1)
+        return heads.score_fusion(text, image, objectness, is_base)
+
+
+def clip(boxes: Tensor, size: tuple[int, int]) -> Tensor:
+    """(R, 4) XYXY -> the same within (height, width)."""
+    x, y = boxes[:, 0::2].clamp(0, size[1]), boxes[:, 1::2].clamp(0, size[0])
+    return torch.stack([x, y], dim=2).flatten(1)
+
+
+def pool(pooler: ROIPooler, maps: list[Tensor], boxes: Tensor) -> Tensor:
+    """What detectron2's pooler does, of one photo.
+
+    Args:
+        pooler: its layers and the rule which box belongs to which level (arXiv:1612.03144, eq. 1).
+        maps: feature maps (1, C, H / stride, W / stride), a level each.
+        boxes: (R, 4) XYXY, pixels of the network's input.
+
+    Returns:
+        (R, C, P, P).
+    """
+    rois = F.pad(boxes, (1, 0))  # the first column is the photo's index, 0
+    side = ((boxes[:, 2] - boxes[:, 0]) * (boxes[:, 3] - boxes[:, 1])).sqrt()
+    level = (pooler.canonical_level + (side / pooler.canonical_box_size + 1e-8).log2()).floor()
+    level = level.clamp(pooler.min_level, pooler.max_level) - pooler.min_level
+    output = boxes.new_zeros(boxes.shape[0], maps[0].shape[1], *pooler.output_size)
+    for number, (level_pooler, features) in enumerate(zip(pooler.level_poolers, maps, strict=True)):
+        index = (level == number).nonzero().squeeze(1)
+        output = output.index_put((index,), level_pooler(features, rois[index]))
+    return output
+
+
+def keep_best(
+    boxes: Tensor, scores: Tensor, *, score_threshold: float, nms_threshold: float, max_detections: int
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Threshold, NMS within each class, the best of what is left.
+
+    A graph cannot look at more candidates until there are enough detections, so it looks at the best ten times R. A
+    region's probabilities add up to at most 1, so no candidate that scores 0.1 or more is ever left out, however many
+    names there are; and none at all is where `max_detections` are found.
+
+    Args:
+        boxes: (R, 4) XYXY.
+        scores: (R, K).
+        score_threshold: detections score above it.
+        nms_threshold: IoU within one class.
+        max_detections: over all classes.
+
+    Returns:
+        Boxes (N, 4), classes (N,), scores (N,), best first.
+    """
+    num_classes = scores.shape[1]
+    flat = scores.flatten()
+    best, index = flat.topk(torch.sym_min(flat.shape[0], CANDIDATES_PER_REGION * scores.shape[0]))
+    above = (best > score_threshold).nonzero().squeeze(1)
+    best, index = best[above], index[above]
+    regions = index // num_classes
+    classes = index - regions * num_classes
+    found = boxes[regions]
+    keep = nms(apart(found, classes), best, nms_threshold)[:max_detections]
+    return found[keep], classes[keep], best[keep]
+
+
+def apart(boxes: Tensor, groups: Tensor) -> Tensor:
+    """Move the boxes of each group to a place of their own, so that one NMS serves all groups.
+
+    Args:
+        boxes: (R, 4) XYXY, not negative.
+        groups: (R,) int64.
+    """
+    reach = F.pad(boxes.flatten(), (0, 1)).amax(0) + 1  # the padding is for R = 0
+    return boxes + (groups * reach)[:, None]

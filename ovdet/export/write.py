@@ -1,0 +1,218 @@
+"""Writing a trained detector as ONNX or as a `torch.export` program.
+
+Both hold the whole detector with its NMS (graph.py), take image and vocabulary as inputs, whose H, W and K are free,
+and carry a description (json, under "ovdet" in ONNX's metadata, "ovdet.json" in the other) of what these must be.
+
+Shape letters: H, W of the photo, K classes of the vocabulary, D embedding width.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import importlib
+import importlib.util
+import io
+import json
+import logging
+import tempfile
+import warnings
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import torch
+from detectron2.config import instantiate
+from detectron2.data import transforms as T
+from omegaconf import DictConfig
+from PIL import Image
+from rich.progress import track
+from torch.export import Dim, ExportedProgram
+
+from ovdet.engine import load_detector
+from ovdet.errors import InputError
+from ovdet.export.graph import DetectionGraph
+from ovdet.files import write_whole
+from ovdet.modeling import GeometricScores, OpenVocabRCNN
+
+DESCRIPTION = "ovdet"
+FORMAT = "ovdet detector 1"
+_MAX_SIDE = 16384  # pixels; tracing wants a bound
+
+
+def export_detector(config: DictConfig, weights: str, output: str | Path, form: Form) -> dict[str, Any]:
+    """Write a trained detector as one file.
+
+    Args:
+        config: of the detector, see `load_config`.
+        weights: as for `load_detector`.
+        output: the file to write.
+        form: one of FORMATS.
+
+    Returns:
+        The description that is in the file.
+
+    Raises:
+        InputError: the place cannot be written to or its name does not fit the format, a package is missing, config or
+            weights are not there, or the method cannot be exported.
+    """
+    _check_output(Path(output), form)
+    detector, embed_names, header = load_detector(config, weights)
+    description = {
+        "format": FORMAT,
+        "version": importlib.import_module(__name__.partition(".")[0]).__version__,
+        "teacher": embed_names.teacher_name,
+        "width": embed_names.width,
+        "fingerprint": header.get("fingerprint") or embed_names.fingerprint,
+        "templates": embed_names.templates,
+        "training_classes": list(header.get("training_classes", ())),
+        "resize": read_resize(instantiate(config.dataloader.test.mapper.augmentations)),
+        "image": "uint8 RGB (3, H, W)",
+    }
+    programs: list[ExportedProgram] = []
+    contents: list[bytes] = []
+    steps = [
+        lambda: programs.append(trace(detector, tells_base=bool(description["training_classes"]))),
+        lambda: contents.append(form.pack(programs[0], json.dumps(description))),
+        lambda: write_whole(output, contents[0]),
+    ]
+    for step in track(steps, "exporting"):
+        step()
+    return description
+
+
+def _check_output(output: Path, form: Form) -> None:
+    if output.suffix != form.suffix:
+        raise InputError(f"expected an output file *{form.suffix} for this format, got {output}")
+    try:
+        tempfile.TemporaryFile(dir=next(folder for folder in output.absolute().parents if folder.exists())).close()
+    except OSError as error:
+        raise InputError(f"expected a place to write to, got {output}: {error.strerror or error}") from error
+    check_packages(form.packages)
+
+
+def check_packages(names: tuple[str, ...]) -> None:
+    """Refuse to begin without a package of the extra "export".
+
+    Raises:
+        InputError: one is not installed.
+    """
+    missing = [name for name in names if importlib.util.find_spec(name) is None]
+    if missing:
+        raise InputError(f"expected {', '.join(missing)} to be installed, run: pip install {' '.join(missing)}")
+
+
+def read_resize(augmentations: list[T.Augmentation]) -> dict[str, int]:
+    """The test-time rule as plain numbers.
+
+    Returns:
+        {"short_edge", "max_size"}: pixels of the shorter side, and of the longer one at most.
+
+    Raises:
+        InputError: anything but one bilinear ResizeShortestEdge to one size.
+    """
+    only = augmentations[0] if len(augmentations) == 1 else None
+    sizes = set(only.short_edge_length) if isinstance(only, T.ResizeShortestEdge) else ()
+    if len(sizes) != 1 or only.interp != Image.BILINEAR:
+        raise InputError(f"expected test photos resized by one bilinear ResizeShortestEdge, got {augmentations}")
+    return {"short_edge": sizes.pop(), "max_size": only.max_size}
+
+
+def trace(detector: OpenVocabRCNN, *, tells_base: bool) -> ExportedProgram:
+    """The detector as a program of torch.export, H, W and K free.
+
+    Args:
+        detector: in evaluation mode.
+        tells_base: whether it is known which classes were trained on; then a fusion of scores that weighs base and
+            novel classes differently gets a third input `is_base` (K,).
+
+    Raises:
+        InputError: a method that is no graph.
+    """
+    if not isinstance(detector, OpenVocabRCNN):
+        raise InputError(
+            f"expected an open-vocabulary detector, got {type(detector).__name__}, whose classes are fixed"
+        )
+    heads = detector.roi_heads
+    if heads.crop_embedder is not None:
+        raise InputError("expected a detector that scores by itself, got one that asks a teacher about crops")
+    width = heads.box_predictor.classifier.width
+    inputs = {"image": torch.zeros(3, 320, 416, dtype=torch.uint8), "vocabulary": torch.eye(65, width)}
+    names = Dim("K", min=1)
+    shapes = {"image": {1: Dim("H", max=_MAX_SIDE), 2: Dim("W", max=_MAX_SIDE)}, "vocabulary": {0: names}}
+    if tells_base and isinstance(heads.score_fusion, GeometricScores):
+        inputs["is_base"], shapes["is_base"] = torch.zeros(65, dtype=torch.bool), {0: names}
+    graph = DetectionGraph(detector).eval().cpu()
+    with _quiet(), torch.no_grad(), torch.backends.mkldnn.flags(enabled=False):  # whose choice of layers asks for sizes
+        program = torch.export.export(
+            graph, (), inputs, dynamic_shapes=shapes, strict=False, prefer_deferred_runtime_asserts_over_guards=True
+        )
+    _drop_false_assertions(program)
+    return program
+
+
+def _drop_false_assertions(program: ExportedProgram) -> None:
+    """torchvision tells tracing that NMS leaves two boxes at least, and the program would insist on it.
+
+    Stack traces, which name folders of this machine, go too.
+    """
+    graph = program.graph_module.graph
+    for node in graph.find_nodes(op="call_function", target=torch.ops.torchvision.nms.default):
+        later = [user for size in node.users for compared in size.users for user in compared.users]
+        for check in later:
+            if check.target is torch.ops.aten._assert_scalar.default:
+                graph.erase_node(check)
+    for node in graph.nodes:
+        node.meta.pop("stack_trace", None)
+    program.graph_module.recompile()
+
+
+def pack_torch_export(program: ExportedProgram, description: str) -> bytes:
+    """The bytes of a .pt2 file."""
+    stream = io.BytesIO()
+    with _quiet():
+        torch.export.save(program, stream, extra_files={f"{DESCRIPTION}.json": description})
+    return stream.getvalue()
+
+
+def pack_onnx(program: ExportedProgram, description: str) -> bytes:
+    """The bytes of an .onnx file."""
+    names = ("boxes", "scores", "classes", "masks")[: len(program.graph_signature.user_outputs)]
+    with _quiet(), torch.no_grad(), torch.backends.mkldnn.flags(enabled=False):
+        model = torch.onnx.export(program, (), dynamo=True, output_names=names, verbose=False).model
+    for node in model.graph:
+        node.metadata_props.clear()
+    model.metadata_props[DESCRIPTION] = description
+    return importlib.import_module("onnx_ir").to_proto(model).SerializeToString()
+
+
+class Form(NamedTuple):
+    """A file format.
+
+    Attributes:
+        suffix: of its files.
+        packages: that writing it needs.
+        pack: program and description -> the file's bytes.
+    """
+
+    suffix: str
+    packages: tuple[str, ...]
+    pack: Callable[[ExportedProgram, str], bytes]
+
+
+FORMATS = {
+    "onnx": Form(".onnx", ("onnx", "onnxscript"), pack_onnx),
+    "torch_export": Form(".pt2", (), pack_torch_export),
+}
+
+
+@contextlib.contextmanager
+def _quiet() -> Iterator[None]:
+    """Without what the exporters tell their developers."""
+    before = logging.root.manager.disable
+    logging.disable(logging.WARNING)
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            yield
+    finally:
+        logging.disable(before)

@@ -1,0 +1,142 @@
+"""The graph's steps beside detectron2's, and the whole of it beside the detector that it was made of."""
+
+import pytest
+import torch
+import torch.nn.functional as F
+from detectron2.config import LazyCall as L
+from detectron2.config import instantiate
+from detectron2.layers import ShapeSpec
+from detectron2.modeling.poolers import ROIPooler
+from detectron2.modeling.roi_heads import MaskRCNNConvUpsampleHead
+from detectron2.modeling.roi_heads.fast_rcnn import fast_rcnn_inference
+from detectron2.structures import Boxes
+from timm.layers import Conv2dSame
+
+from configs.common.methods import vild_ensemble, vild_image
+from ovdet.engine import load_config
+from ovdet.export.fixed_shapes import EverySecond, pad_and_convolve, with_fixed_shapes
+from ovdet.export.graph import DetectionGraph, keep_best, pool
+
+
+def random_boxes(number: int, seed: int = 0) -> torch.Tensor:
+    generator = torch.Generator().manual_seed(seed)
+    corner = torch.rand(number, 2, generator=generator) * 100
+    return torch.cat([corner, corner + torch.rand(number, 2, generator=generator) * 300 + 1], dim=1)
+
+
+@pytest.mark.parametrize("number", [0, 1, 50])
+def test_pool_is_the_poolers(number):
+    maps = [torch.randn(1, 4, 400 // stride, 400 // stride) for stride in (4, 8, 16)]
+    for sampling in (0, 2):
+        pooler = ROIPooler(7, scales=(1 / 4, 1 / 8, 1 / 16), sampling_ratio=sampling, pooler_type="ROIAlignV2")
+        boxes = random_boxes(number)
+        assert torch.equal(pool(pooler, maps, boxes), pooler(maps, [Boxes(boxes)]))
+
+
+@pytest.mark.parametrize(("regions", "classes"), [(0, 3), (1, 1), (40, 1), (60, 30)])
+def test_keep_best_is_fast_rcnn_inference(regions, classes):
+    boxes = random_boxes(regions, seed=regions)
+    generator = torch.Generator().manual_seed(classes)
+    scores = (torch.randn(regions, classes + 1, generator=generator) * 3).softmax(dim=1)
+    (expected,), _ = fast_rcnn_inference([boxes], [scores], [(500, 500)], 0.01, 0.5, 100)
+    found, labels, best = keep_best(boxes, scores[:, :-1], score_threshold=0.01, nms_threshold=0.5, max_detections=100)
+    assert torch.equal(found, expected.pred_boxes.tensor)
+    assert torch.equal(labels, expected.pred_classes)
+    assert torch.equal(best, expected.scores)
+
+
+def test_keep_best_loses_nothing_that_scores_a_tenth():
+    """All regions at one place: NMS leaves one per class, far fewer than there are candidates to look at."""
+    boxes = random_boxes(1).expand(50, 4)
+    scores = (torch.randn(50, 400, generator=torch.Generator().manual_seed(0)) * 2).softmax(dim=1)
+    (expected,), _ = fast_rcnn_inference([boxes], [F.pad(scores, (0, 1))], [(500, 500)], 0.0, 0.5, 300)
+    _, labels, best = keep_best(boxes, scores, score_threshold=0.0, nms_threshold=0.5, max_detections=300)
+    count = int((expected.scores >= 0.1).sum())
+    assert count > 3 and len(best) < len(expected)
+    assert torch.equal(labels[:count], expected.pred_classes[:count])
+
+
+@pytest.mark.parametrize(("kernel", "stride", "dilation"), [(3, 2, 1), (5, 2, 1), (3, 1, 1), (1, 2, 1), (3, 1, 2)])
+def test_fixed_padding_is_timms(kernel, stride, dilation):
+    same = Conv2dSame(4, 6, kernel, stride=stride, dilation=dilation, bias=kernel == 3)
+    x = torch.randn(2, 4, 32, 64)
+    assert torch.equal(pad_and_convolve(same)(x), same(x))
+
+
+@pytest.mark.parametrize("size", [(4, 6), (5, 7)])
+def test_every_second_is_the_max_pooling(size):
+    x = torch.randn(1, 3, *size)
+    assert torch.equal(EverySecond()(x)[0], F.max_pool2d(x, kernel_size=1, stride=2))
+
+
+def test_fixed_shapes_leave_the_backbone_as_it_is():
+    backbone = instantiate(load_config("configs/lite/vild_text.py").model.backbone).eval()
+    kinds = [type(module) for module in backbone.modules()]
+    fixed = with_fixed_shapes(backbone)
+    assert [type(module) for module in backbone.modules()] == kinds
+    assert not any(isinstance(module, Conv2dSame) for module in fixed.modules())
+    x = torch.randn(1, 3, 96, 160)
+    with torch.no_grad():
+        for name, expected in backbone(x).items():
+            assert torch.equal(fixed(x)[name], expected)
+
+
+METHODS = {"ViLD": lambda model: model, "ensemble": vild_ensemble, "image": vild_image}
+
+
+@pytest.mark.parametrize("method", METHODS)
+@pytest.mark.parametrize("tells_base", [True, False])
+@pytest.mark.parametrize("input_format", ["RGB", "BGR"])
+def test_graph_is_the_detector(build_tiny, photo, method, tells_base, input_format):
+    def change(model):
+        model = METHODS[method](model)
+        model.roi_heads.pop("distillation", None)  # nothing is trained here
+        model.input_format = input_format
+        return model
+
+    model = build_tiny(change)
+    vocabulary = F.normalize(torch.randn(20, 384, generator=torch.Generator().manual_seed(1)), dim=1)
+    is_base = torch.arange(20) < 12 if tells_base else None
+    model.set_vocabulary([str(k) for k in range(20)], vocabulary, is_base)
+    order = [2, 1, 0] if input_format == "BGR" else [0, 1, 2]
+    with torch.no_grad():
+        (expected,) = model.inference([{"image": photo[order]}], do_postprocess=False)
+        boxes, scores, classes = DetectionGraph(model)(photo, vocabulary, is_base)
+    assert len(expected) == 100
+    assert torch.allclose(scores, expected.scores, atol=1e-5)
+    assert torch.allclose(boxes, expected.pred_boxes.tensor, atol=1e-3)
+    assert torch.equal(classes, expected.pred_classes)
+
+
+def test_a_photo_without_detections(build_tiny, photo):
+    def change(model):
+        model.roi_heads.box_predictor.test_score_thresh = 1.0
+        return model
+
+    with torch.no_grad():
+        boxes, scores, classes = DetectionGraph(build_tiny(change))(photo, torch.eye(3, 384))
+    assert boxes.shape == (0, 4) and len(scores) == len(classes) == 0
+
+
+def test_masks_are_the_detectors(build_tiny, photo):
+    def change(model):
+        model.roi_heads.update(
+            mask_in_features=["p4", "p5"],
+            mask_pooler=L(ROIPooler)(
+                output_size=14, scales=(1 / 16, 1 / 32), sampling_ratio=0, pooler_type="ROIAlignV2"
+            ),
+            mask_head=L(MaskRCNNConvUpsampleHead)(
+                input_shape=ShapeSpec(channels=16, width=14, height=14), num_classes=1, conv_dims=[8, 8]
+            ),
+        )
+        return model
+
+    model = build_tiny(change)
+    vocabulary = F.normalize(torch.randn(5, 384, generator=torch.Generator().manual_seed(1)), dim=1)
+    model.set_vocabulary("abcde", vocabulary)
+    with torch.no_grad():
+        (expected,) = model.inference([{"image": photo}], do_postprocess=False)
+        boxes, scores, classes, masks = DetectionGraph(model)(photo, vocabulary)
+    assert len(expected) > 0 and masks.shape[1:] == (28, 28)
+    assert torch.allclose(boxes, expected.pred_boxes.tensor, atol=1e-3)
+    assert torch.allclose(masks, expected.pred_masks[:, 0], atol=1e-4)

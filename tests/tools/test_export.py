@@ -1,0 +1,169 @@
+"""Export as a user runs it; the file run by onnxruntime, by torch and by the demo, beside the detector it came from."""
+
+import importlib.util
+import json
+import runpy
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+import torch.nn.functional as F
+from PIL import Image
+
+from ovdet.errors import InputError
+from ovdet.export import load_onnx_predictor
+from ovdet.predictor import OpenVocabPredictor
+
+ROOT = Path(__file__).parents[2]
+
+
+@pytest.fixture(scope="module")
+def exported(tiny_files, tmp_path_factory) -> Path:
+    """The tiny detector as .onnx, by the real command."""
+    file = tmp_path_factory.mktemp("exported") / "tiny.onnx"
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(ROOT)
+        patch.setattr(sys, "argv", ["export.py", *tiny_files.arguments, "--output", str(file), *tiny_files.overrides])
+        runpy.run_path("tools/export.py", run_name="__main__")
+    return file
+
+
+@pytest.fixture(scope="module")
+def eager(tiny_files) -> OpenVocabPredictor:
+    """The detector that the file was written from."""
+    _, config, _, weights = tiny_files.arguments
+    return OpenVocabPredictor.from_config(config, weights, overrides=tiny_files.overrides)
+
+
+@pytest.fixture(scope="module")
+def photo(tmp_path_factory) -> Path:
+    """Patches of colour, noise over them."""
+    generator = np.random.default_rng(0)
+    patches = np.kron(generator.integers(0, 200, (5, 6, 3)), np.ones((40, 50, 1)))
+    path = tmp_path_factory.mktemp("photo") / "photo.png"
+    Image.fromarray((patches + generator.integers(0, 55, patches.shape)).astype(np.uint8)).save(path)
+    return path
+
+
+def assert_same(found, expected):
+    """As what is asked of parity, and tighter."""
+    assert found.labels == expected.labels and found.size == expected.size
+    assert np.allclose(found.scores, expected.scores, atol=1e-4)
+    assert np.allclose(found.boxes, expected.boxes, atol=0.05)
+
+
+@pytest.mark.parametrize("number", [1, 65, 1203])
+def test_onnxruntime_finds_what_the_detector_finds(exported, eager, photo, number):
+    embeddings = F.normalize(torch.randn(number, 384, generator=torch.Generator().manual_seed(number)), dim=1)
+    names = [f"thing {k}" for k in range(number)]
+    predictor = load_onnx_predictor(exported, device="cpu")
+    for each in (predictor, eager):
+        each.model.set_vocabulary(names, embeddings)
+    expected = eager(photo)
+    assert len(expected) > 10
+    assert_same(predictor(photo), expected)
+
+
+@pytest.mark.parametrize("size", [(192, 288), (97, 131), (1, 1), (31, 700)])
+def test_the_file_alone_takes_photos_of_any_size(exported, size):
+    import onnxruntime
+
+    image = np.random.default_rng(0).integers(0, 255, (3, *size), dtype=np.uint8)
+    session = onnxruntime.InferenceSession(str(exported))
+    boxes, scores, classes = session.run(None, {"image": image, "vocabulary": np.eye(7, 384, dtype=np.float32)})
+    assert len(boxes) == len(scores) == len(classes) > 0
+    assert (boxes >= 0).all() and (boxes <= [size[1], size[0], size[1], size[0]]).all()
+    assert (classes < 7).all() and (np.diff(scores) <= 0).all()
+
+
+def test_the_file_describes_itself(exported):
+    import onnx
+
+    model = onnx.load(exported)
+    onnx.checker.check_model(model)
+    (entry,) = model.metadata_props
+    description = json.loads(entry.value)
+    assert entry.key == "ovdet" and description["teacher"] == "conse" and description["width"] == 384
+    assert description["training_classes"] == ["red circle"] and len(description["fingerprint"]) == 16
+    assert description["resize"] == {"short_edge": 192, "max_size": 256}
+    assert str(ROOT).encode() not in exported.read_bytes()  # no stack traces
+    shapes = [[d.dim_param or d.dim_value for d in v.type.tensor_type.shape.dim] for v in model.graph.input]
+    assert [shape[0] for shape in shapes] == [3, shapes[1][0]] and shapes[1][1] == 384
+    assert all(isinstance(side, str) for side in (*shapes[0][1:], shapes[1][0]))
+
+
+def test_the_demo_takes_the_file(exported, tiny_files, photo, run_tool, tmp_path):
+    common = ("--input", photo, "--vocabulary", "red square, wheel", "--threshold", "0", "--device", "cpu")
+    code, _, err = run_tool("demo.py", *common, "--output", tmp_path / "onnx", "--weights", exported)
+    assert code == 0, err[-2000:]
+    code, _, err = run_tool(
+        "demo.py", *common, "--output", tmp_path / "eager", *tiny_files.arguments, *tiny_files.overrides
+    )
+    assert code == 0, err[-2000:]
+    found, expected = (json.loads((tmp_path / kind / "detections.json").read_text()) for kind in ("onnx", "eager"))
+    assert len(expected[0]["detections"]) == len(found[0]["detections"]) > 5
+    for theirs in expected[0]["detections"]:  # in any order: some score the same
+        assert any(
+            ours["label"] == theirs["label"]
+            and np.allclose([*ours["box"], ours["score"]], [*theirs["box"], theirs["score"]], atol=0.05)
+            for ours in found[0]["detections"]
+        )
+    assert (tmp_path / "onnx/photo.png").is_file()
+
+
+def last_line(err: str) -> str:
+    assert "Traceback" not in err
+    line = err.strip().splitlines()[-1]
+    assert line.startswith("error: ")
+    return line
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (("--output", "model.bin"), "*.onnx"),
+        (("--output", "/proc/nowhere/model.onnx"), "place to write to"),
+        (("--format", "torch_export"), "*.pt2"),
+        (("--weights", "none.pth"), "none.pth does not exist"),
+        (("--model", "output"), "one of the two"),
+        (("--config-file", "configs/lite/rcnn_style.py"), "asks a teacher about crops"),
+        (("dataloader.test.mapper.augmentations=[]",), "ResizeShortestEdge"),
+    ],
+)
+def test_bad_input(tiny_files, run_tool, tmp_path, change, message):
+    arguments = ["--output", tmp_path / "model.onnx", *tiny_files.arguments, *tiny_files.overrides, *change]
+    code, _, err = run_tool("export.py", *arguments)
+    assert code == 2 and message in last_line(err), err[-2000:]
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_missing_package_is_named(tiny_files, run_tool, tmp_path, exported, monkeypatch):
+    find = importlib.util.find_spec
+    monkeypatch.setattr(
+        importlib.util, "find_spec", lambda name, *more: None if name.startswith("onnx") else find(name, *more)
+    )
+    code, _, err = run_tool("export.py", "--output", tmp_path / "m.onnx", *tiny_files.arguments)
+    assert code == 2 and "pip install onnx onnxscript" in last_line(err)
+    with pytest.raises(InputError, match="pip install onnxruntime"):
+        load_onnx_predictor(exported)
+
+
+def test_files_that_are_no_detectors(exported, shared_data, tmp_path, photo, run_tool):
+    (tmp_path / "junk.onnx").write_bytes(b"junk")
+    with pytest.raises(InputError, match="does not load"):
+        load_onnx_predictor(tmp_path / "junk.onnx")
+    with pytest.raises(InputError, match="does not exist"):
+        load_onnx_predictor(tmp_path / "none.onnx")
+    with pytest.raises(InputError, match="does not say"):
+        load_onnx_predictor(shared_data / "peers/yolox_nano.onnx")
+    with pytest.raises(InputError, match="'tpu'"):
+        load_onnx_predictor(exported, device="tpu")
+    for more, message in (
+        (("--weights", exported, "--config-file", "configs/quick/vild.py"), "no config"),
+        (("--weights", tmp_path / "model.pt2"), "can run code"),
+    ):
+        out = ("--input", photo, "--vocabulary", "cat", "--output", tmp_path / "out")
+        code, _, err = run_tool("demo.py", *out, *more)
+        assert code == 2 and message in last_line(err)

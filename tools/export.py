@@ -1,0 +1,44 @@
+"""A trained detector as one file for onnxruntime or PyTorch: photo and vocabulary in, boxes, scores and classes out.
+
+tools/export.py --model output/lite/vild --format onnx --output output/vild.onnx
+"""
+
+from __future__ import annotations
+
+import argparse
+
+from ovdet.engine import find_model, load_config
+from ovdet.errors import InputError, command
+from ovdet.export import FORMATS, export_detector
+
+
+def parse_arguments() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--model", metavar="FOLDER", help="of a training run: its config and last checkpoint")
+    parser.add_argument("--config-file", metavar="F", help="of the detector, instead of --model")
+    parser.add_argument("--weights", metavar="W", help="its checkpoint (default: the last one of the config's run)")
+    parser.add_argument(
+        "--format", choices=FORMATS, default="onnx", help="onnx (.onnx), or torch_export (.pt2) (default: onnx)"
+    )
+    parser.add_argument("--output", required=True, metavar="F", help="the file to write")
+    parser.add_argument("overrides", nargs="*", metavar="key=value", help="overrides of the config")
+    return parser.parse_intermixed_args()
+
+
+@command
+def main() -> None:
+    arguments = parse_arguments()
+    if bool(arguments.model) == bool(arguments.config_file):
+        raise InputError("expected --model FOLDER, or --config-file F with --weights W: one of the two")
+    if arguments.model and arguments.weights:
+        raise InputError("expected --weights with --config-file, got it with --model, which has its own")
+    config_file, weights = arguments.config_file, arguments.weights or ""
+    if arguments.model:
+        config_file, weights = find_model(arguments.model)
+    config = load_config(config_file, [*arguments.overrides, "train.device=cpu"])
+    description = export_detector(config, weights, arguments.output, FORMATS[arguments.format])
+    print(f"{arguments.output}: names by teacher {description['teacher']}, {description['image']}")
+
+
+if __name__ == "__main__":
+    main()
