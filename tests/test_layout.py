@@ -29,7 +29,10 @@ ALLOWED = {
     "benchmark": {"teachers", "text", "modeling", "data", "evaluation", "engine", "losses", "predictor", "export"},
 }
 WITHOUT_DETECTRON2 = (*LEAVES, "imagenet_lite", "losses", "teachers", "text")
-FILES_WITHOUT_DETECTRON2 = ("data/region_store.py", "data/images.py", "data/synthetic.py")
+FILES_WITHOUT_DETECTRON2 = (
+    *(f"data/{name}.py" for name in ("images", "region_plan", "region_shard", "region_store", "split", "synthetic")),
+    *(f"data/prepare/{file.name}" for file in (PACKAGE / "data" / "prepare").glob("*.py")),
+)
 
 
 def imported_modules(file: Path) -> set[str]:
