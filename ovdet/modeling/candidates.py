@@ -64,13 +64,13 @@ def first_of(candidates: Candidates, num_classes: int, threshold: float, number:
     if 0 < number < len(candidates.scores):
         floor = torch.maximum(floor, candidates.scores.topk(number, sorted=False).values.amin())
     scores, regions, classes = (part[candidates.scores >= floor] for part in candidates)
-    return _in_order(scores, regions * num_classes + classes, num_classes, number)
+    places, order = (regions * num_classes + classes).sort()
+    return _in_order(scores[order], places, num_classes, number)
 
 
 def _in_order(scores: Tensor, places: Tensor, num_classes: int, number: int) -> Candidates:
-    """The first `number` of entries (C,) of an (R, K) matrix at places (C,), region * K + class."""
-    places, order = places.sort()
-    scores, order = scores[order].sort(descending=True, stable=True)
+    """The first `number` of entries (C,) of an (R, K) matrix at places (C,), region * K + class, ascending."""
+    scores, order = scores.sort(descending=True, stable=True)
     places = places[order[:number]]
     return Candidates(scores[:number], places.div(num_classes, rounding_mode="floor"), places % num_classes)
 
@@ -101,8 +101,8 @@ class BestOfRows:
         self._length = 0  # of all that is kept
         self._room = 0  # until the next clearing
 
-    def add(self, scores: Tensor, first_class: int) -> None:
-        """(R, B) scores of classes from `first_class` on, which are higher than all before; -infinity is no entry."""
+    def add(self, scores: Tensor, classes: Tensor) -> None:
+        """(R, B) scores of (B,) classes, B >= 1, which are higher than all before; -infinity is no entry."""
         padding = -scores.shape[1] % _BLOCK_OF_CHUNK
         blocks = F.pad(scores, (0, padding), value=-torch.inf) if padding else scores
         blocks = blocks.unflatten(1, (_BLOCK_OF_CHUNK, -1))  # (R, entries, blocks)
@@ -112,8 +112,8 @@ class BestOfRows:
         rows, columns = ((maxima > before) & (maxima >= self.floor)).nonzero(as_tuple=True)
         entries = blocks[rows, :, columns]  # (blocks with news, entries)
         news, offsets = ((entries > before[rows]) & (entries >= self.floor[rows])).nonzero(as_tuple=True)
-        classes = first_class + offsets * blocks.shape[2] + columns[news]
-        self._kept.append(Candidates(entries[news, offsets], rows[news], classes))
+        places = offsets * blocks.shape[2] + columns[news]
+        self._kept.append(Candidates(entries[news, offsets], rows[news], classes[places]))
         self._length += len(news)
         if self._length > self._room:
             self._clear()

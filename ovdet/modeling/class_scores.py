@@ -24,7 +24,8 @@ from ovdet.modeling.candidates import BestOfRows, Candidates, best_candidates, f
 from ovdet.modeling.score_fusion import ScoreFusion, fuse_sides, join_objectness
 from ovdet.modeling.sides import Side
 
-_CHUNK_ENTRIES = 2**21  # R * B, and half of D * B: 8 MiB, near the caches and yet enough work for a matrix product
+MAX_DENSE_CLASSES = 16384  # K up to which a whole matrix of scores is the faster way
+_CHUNK_ENTRIES = 2**21  # logits at once, and half of D * B: 8 MiB, near the caches and yet enough for a matrix product
 _LEAST = 64  # classes of each region that are kept at least
 
 
@@ -78,9 +79,9 @@ class ClassScores:
         for chunk in self._chunks():
             embeddings = self.class_embeddings[chunk]
             logits = [None if side is None else side.logits(embeddings) for side in sides]
-            for best, text_exponent, others in groups:
-                fused = fuse_sides(*logits, text_exponent)
-                best.add(fused if others is None else fused.masked_fill(others[chunk], -torch.inf), chunk.start)
+            classes = torch.arange(chunk.start, chunk.start + len(embeddings), device=embeddings.device)
+            for best, text_exponent, members in groups:
+                _add(best, logits, text_exponent, classes, None if members is None else members[chunk])
             for divisor, of_side in zip(divisors, logits, strict=True):
                 if divisor is not None:
                     divisor.add_(of_side)
@@ -90,17 +91,18 @@ class ClassScores:
         return _scored(first_of(kept, len(self.class_embeddings), _logarithm(threshold), number), threshold)
 
     def _groups(self) -> list[tuple[float, Tensor | None]]:
-        """For classes that share an exponent: the exponent, and a mask (K,) of those that do not."""
+        """The exponents, and for each which classes (K,) share it; None for all."""
         exponents = self.fusion.text_exponent(self.is_base)
         if isinstance(exponents, float):
             return [(exponents, None)]
-        masks = [mask for mask in (self.is_base, ~self.is_base) if mask.any()]
-        return [(float(exponents[mask.nonzero()[0]]), ~mask) for mask in masks]
+        groups = [mask for mask in (self.is_base, ~self.is_base) if mask.any()]
+        return [(float(exponents[mask.nonzero()[0]]), mask) for mask in groups]
 
     def _chunks(self) -> Iterator[slice]:
         """Of the K classes, in order."""
-        num_regions, (num_classes, width) = len(self.objectness_logits), self.class_embeddings.shape
-        size = max(min(_CHUNK_ENTRIES // max(num_regions, 1), 2 * _CHUNK_ENTRIES // width) // 256, 1) * 256
+        num_classes, width = self.class_embeddings.shape
+        num_sides = (self.text is not None) + (self.image is not None)
+        size = chunk_size(len(self.objectness_logits) * num_sides, width)
         for start in range(0, num_classes, size):
             yield slice(start, start + size)
 
@@ -109,6 +111,26 @@ class ClassScores:
         log_scores = kept.scores - log_divisors[kept.regions]
         objectness = self.objectness_logits[kept.regions]
         return kept._replace(scores=join_objectness(log_scores, objectness, self.fusion.objectness_exponent))
+
+
+def chunk_size(num_rows: int, width: int) -> int:
+    """B for so many rows of logits, R of each side, and D."""
+    return max(min(_CHUNK_ENTRIES // max(num_rows, 1), 2 * _CHUNK_ENTRIES // width) // 256, 1) * 256
+
+
+def _add(
+    best: BestOfRows, logits: list[Tensor | None], text_exponent: float, classes: Tensor, members: Tensor | None
+) -> None:
+    """Fuse the sides' logits (R, B) for those of the classes (B,) that are members, and add them to the best."""
+    if members is None or members.all():
+        best.add(fuse_sides(*logits, text_exponent), classes)
+        return
+    columns, others = members.nonzero().squeeze(1), (~members).nonzero().squeeze(1)
+    if len(columns) > len(others):
+        fused = fuse_sides(*logits, text_exponent)  # a new tensor: where exponents differ, both sides have a part
+        best.add(fused.index_fill_(1, others, -torch.inf), classes)
+    elif len(columns):
+        best.add(fuse_sides(*(of_side[:, columns] for of_side in logits), text_exponent), classes[columns])
 
 
 def _logarithm(threshold: float) -> float:

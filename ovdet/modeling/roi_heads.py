@@ -23,7 +23,7 @@ from detectron2.structures import ImageList, Instances
 from torch import Tensor, nn
 
 from ovdet.errors import InputError
-from ovdet.modeling.class_scores import ClassScores
+from ovdet.modeling.class_scores import MAX_DENSE_CLASSES, ClassScores
 from ovdet.modeling.postprocess import Suppress, nms_per_class, select_regions, settle
 from ovdet.modeling.region_sources import CropEmbedder
 from ovdet.modeling.score_fusion import ScoreFusion
@@ -83,7 +83,7 @@ class OpenVocabROIHeads(StandardROIHeads):
         max_crops: int = 1000,
         crop_nms_threshold: float = 0.9,
         suppress: Suppress = nms_per_class,
-        max_dense_classes: int = 16384,
+        max_dense_classes: int = MAX_DENSE_CLASSES,
         **standard,
     ) -> None:
         """

@@ -7,7 +7,7 @@ import torch
 import torch.nn.functional as F
 
 from ovdet.modeling import GeometricScores, ImageScores, SigmoidTextClassifier, TextClassifier, TextScores, class_scores
-from ovdet.modeling.candidates import BestOfRows, best_candidates
+from ovdet.modeling.candidates import BestOfRows, Candidates, best_candidates, first_of
 from ovdet.modeling.class_scores import ClassScores
 from ovdet.modeling.sides import LogSumExp, SoftmaxSide
 
@@ -146,12 +146,22 @@ def test_the_best_of_each_row_are_kept_and_little_else(order, number):
     best = BestOfRows(3, number, like=matrix)
     lengths = []
     for start in range(0, 100_000, 3000):
-        best.add(matrix[:, start : start + 3000], start)
+        best.add(matrix[:, start : start + 3000], torch.arange(start, min(start + 3000, 100_000)))
         lengths.append(len(best.kept().scores))
     kept = set(zip(*(part.tolist() for part in best.kept()[1:]), strict=True))
     wanted = matrix.sort(dim=1, descending=True, stable=True).indices[:, :number]
     assert all((row, int(column)) in kept for row in range(3) for column in wanted[row])
     assert max(lengths) < 120_000  # of 300 000
+
+
+def test_first_of_unordered_candidates_equals_a_stable_sort():
+    matrix = (torch.rand(9, 37, generator=torch.Generator().manual_seed(0)) * 20).round()
+    mixed = torch.randperm(9 * 37, generator=torch.Generator().manual_seed(1))
+    values, places = matrix.flatten().sort(descending=True, stable=True)
+    for number in (0, 1, 40, 1000):
+        found = first_of(Candidates(matrix.flatten()[mixed], mixed // 37, mixed % 37), 37, 5.0, number)
+        assert torch.equal(found.scores, values[values > 5][:number])
+        assert torch.equal(found.regions * 37 + found.classes, places[values > 5][:number])
 
 
 @pytest.mark.parametrize("number", [0, 1, 50, 5000])

@@ -36,6 +36,11 @@ def boxes_on_a_grid(number: int, seed: int = 0) -> torch.Tensor:
     return torch.cat([corners, corners + torch.randint(1, 4, (number, 2), generator=generator)], dim=1).float()
 
 
+def boxes_on_an_odd_grid(number: int, seed: int = 0) -> torch.Tensor:
+    """IoUs that would be 1/2, were it not for rounding: they tell NMS of the boxes from NMS of boxes moved apart."""
+    return boxes_on_a_grid(number, seed) * 12.345
+
+
 def random_scores(regions: int, classes: int, seed: int = 0) -> torch.Tensor:
     return torch.rand(regions, classes, generator=torch.Generator().manual_seed(seed + 1))
 
@@ -78,7 +83,7 @@ def stable_sort(monkeypatch):
 
 
 @pytest.mark.parametrize("device", DEVICES)
-@pytest.mark.parametrize("make_boxes", [random_boxes, close_boxes, boxes_on_a_grid])
+@pytest.mark.parametrize("make_boxes", [random_boxes, close_boxes, boxes_on_a_grid, boxes_on_an_odd_grid])
 @pytest.mark.parametrize("make_scores", [random_scores, peaked_scores, coarse_scores])
 def test_equals_detectron2_on_random_cases(stable_sort, make_boxes, make_scores, device):
     """25 of each kind, of which some have fewer candidates than torchvision's NMS changes its way at, and some more."""
@@ -137,7 +142,9 @@ def with_value(tensor: torch.Tensor, row: int, value: float) -> torch.Tensor:
         pytest.param(random_boxes(0), random_scores(0, 7), id="no region"),
         pytest.param(torch.zeros(200, 4), random_scores(200, 40), id="boxes without area"),
         pytest.param(random_boxes(200) * 10, random_scores(200, 40), id="boxes beyond the image"),
-        pytest.param(random_boxes(200) * 1e-5, random_scores(200, 40), id="tiny boxes"),
+        pytest.param(
+            torch.cat([random_boxes(1), boxes_on_an_odd_grid(199) * 1e-9]), random_scores(200, 40), id="boxes of 1e-8 pixels"
+        ),
         pytest.param(random_boxes(200).flip(1), random_scores(200, 40), id="boxes inside out"),
         pytest.param(random_boxes(200), random_scores(200, 40) * 3e38, id="scores whose sum overflows"),
         *(pytest.param(with_value(random_boxes(200), 3, value), random_scores(200, 40), id=f"box {value}")
@@ -146,9 +153,15 @@ def with_value(tensor: torch.Tensor, row: int, value: float) -> torch.Tensor:
           for value in NO_NUMBER),
     ],
 )  # fmt: skip
-@pytest.mark.parametrize("number", [0, 30, -1])
+@pytest.mark.parametrize("number", [0, 30, 400, -1])
 def test_equals_detectron2_on_awkward_cases(stable_sort, boxes, scores, number):
     arguments = (boxes, scores, 0.01, 0.5, number)
+    assert_same(ours(*arguments), detectron2s(*arguments))
+
+
+def test_many_classes_on_a_large_photo():
+    """Classes that are moved apart are moved by a million pixels: float32 would round boxes to 1/8 of a pixel there."""
+    arguments = (boxes_on_an_odd_grid(100) * 20, random_scores(100, 1203), 0.5, 0.5, 1000, (1500, 1500))
     assert_same(ours(*arguments), detectron2s(*arguments))
 
 
