@@ -143,7 +143,7 @@ def with_value(tensor: torch.Tensor, row: int, value: float) -> torch.Tensor:
         pytest.param(torch.zeros(200, 4), random_scores(200, 40), id="boxes without area"),
         pytest.param(random_boxes(200) * 10, random_scores(200, 40), id="boxes beyond the image"),
         pytest.param(
-            torch.cat([random_boxes(1), boxes_on_an_odd_grid(199) * 1e-9]), random_scores(200, 40), id="boxes of 1e-8 pixels"
+            torch.cat([random_boxes(1), boxes_on_an_odd_grid(199) * 1e-9]), random_scores(200, 40), id="tiny boxes"
         ),
         pytest.param(random_boxes(200).flip(1), random_scores(200, 40), id="boxes inside out"),
         pytest.param(random_boxes(200), random_scores(200, 40) * 3e38, id="scores whose sum overflows"),
@@ -159,7 +159,7 @@ def test_equals_detectron2_on_awkward_cases(stable_sort, boxes, scores, number):
     assert_same(ours(*arguments), detectron2s(*arguments))
 
 
-def test_many_classes_on_a_large_photo():
+def test_many_classes_on_a_large_photo(stable_sort):
     """Classes that are moved apart are moved by a million pixels: float32 would round boxes to 1/8 of a pixel there."""
     arguments = (boxes_on_an_odd_grid(100) * 20, random_scores(100, 1203), 0.5, 0.5, 1000, (1500, 1500))
     assert_same(ours(*arguments), detectron2s(*arguments))
