@@ -9,6 +9,8 @@ C channels; P pooled side; N detections; S side of a mask.
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import torch
 import torch.nn.functional as F
 from detectron2.modeling.poolers import ROIPooler
@@ -17,6 +19,8 @@ from torchvision.ops import nms
 
 from ovdet.export.fixed_shapes import opaque, with_fixed_shapes
 from ovdet.modeling import OpenVocabRCNN
+from ovdet.modeling.postprocess import nms_per_class
+from ovdet.modeling.roi_heads import Regions
 
 CANDIDATES_PER_REGION = 10
 
@@ -56,15 +60,17 @@ class DetectionGraph(nn.Module):
         maps = [features[name] for name in heads.box_in_features]
         proposals, objectness = self._propose(features, size)
         pooled = pool(heads.box_pooler, maps, proposals)
-        box_features = heads.box_head(pooled)
-        boxes = predictor.box2box_transform.apply_deltas(predictor.bbox_pred(box_features), proposals)  # (R, 4)
-        scores = self._scores(pooled, box_features, objectness, vocabulary, is_base)
+        text, deltas = predictor.embed(heads.box_head(pooled))
+        image_side = text if heads.image_branch is None else heads.image_branch(pooled)
+        boxes = clip(predictor.box2box_transform.apply_deltas(deltas, proposals), size)
+        scores = heads.class_scores(Regions(boxes, text, image_side, objectness))
         found, classes, best = keep_best(
-            clip(boxes, size),
-            scores,
+            boxes,
+            replace(scores, class_embeddings=vocabulary, is_base=is_base).matrix,
             score_threshold=predictor.test_score_thresh,
             nms_threshold=predictor.test_nms_thresh,
             max_detections=predictor.test_topk_per_image,
+            per_class=heads.suppress is nms_per_class,
         )
         if not heads.mask_on:
             return found, best, classes
@@ -97,23 +103,9 @@ class DetectionGraph(nn.Module):
         index = (has_area & scores.isfinite()).nonzero().squeeze(1)
         boxes, scores, levels = boxes[index], scores[index], levels[index]
         keep = nms(apart(boxes, levels), scores, rpn.nms_thresh)[: rpn.post_nms_topk[False]]
+        if torch.compiler.is_exporting():
+            torch._check(keep.shape[0] >= 1)  # sums over no regions are told apart in tracing, but need not be
         return boxes[keep], scores[keep]
-
-    def _scores(
-        self, pooled: Tensor, box_features: Tensor, objectness: Tensor, vocabulary: Tensor, is_base: Tensor | None
-    ) -> Tensor:
-        """-> (R, K)."""
-        heads = self.roi_heads
-        classifier = heads.box_predictor.classifier
-        embeddings = heads.box_predictor.projection(box_features)
-        background = F.normalize(classifier.background, dim=0)[None]
-        logits = embeddings @ torch.cat([vocabulary, background]).t() / classifier.temperature
-        text = logits.softmax(dim=1)[:, :-1]
-        image = None
-        if heads.score_fusion.needs_image:
-            distilled = embeddings if heads.image_branch is None else heads.image_branch(pooled)
-            image = (distilled @ vocabulary.t() / heads.image_temperature).softmax(dim=1)
-        return heads.score_fusion(text, image, objectness, is_base)
 
 
 def clip(boxes: Tensor, size: tuple[int, int]) -> Tensor:
@@ -145,9 +137,15 @@ def pool(pooler: ROIPooler, maps: list[Tensor], boxes: Tensor) -> Tensor:
 
 
 def keep_best(
-    boxes: Tensor, scores: Tensor, *, score_threshold: float, nms_threshold: float, max_detections: int
+    boxes: Tensor,
+    log_scores: Tensor,
+    *,
+    score_threshold: float,
+    nms_threshold: float,
+    max_detections: int,
+    per_class: bool = True,
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """Threshold, NMS within each class, the best of what is left.
+    """Threshold, NMS, the best of what is left.
 
     A graph cannot look at more candidates until there are enough detections, so it looks at the best ten times R. A
     region's probabilities add up to at most 1, so no candidate that scores 0.1 or more is ever left out, however many
@@ -155,24 +153,25 @@ def keep_best(
 
     Args:
         boxes: (R, 4) XYXY.
-        scores: (R, K).
+        log_scores: (R, K), logarithms of them.
         score_threshold: detections score above it.
-        nms_threshold: IoU within one class.
+        nms_threshold: IoU.
         max_detections: over all classes.
+        per_class: whether NMS looks at each class by itself, or at all together.
 
     Returns:
         Boxes (N, 4), classes (N,), scores (N,), best first.
     """
-    num_classes = scores.shape[1]
-    flat = scores.flatten()
-    best, index = flat.topk(torch.sym_min(flat.shape[0], CANDIDATES_PER_REGION * scores.shape[0]))
-    above = (best > score_threshold).nonzero().squeeze(1)
+    num_regions, num_classes = log_scores.shape
+    number = torch.sym_min(num_regions * num_classes, CANDIDATES_PER_REGION * num_regions)
+    best, index = log_scores.flatten().topk(number)
+    above = (best.exp() > score_threshold).nonzero().squeeze(1)
     best, index = best[above], index[above]
     regions = index // num_classes
     classes = index - regions * num_classes
     found = boxes[regions]
-    keep = nms(apart(found, classes), best, nms_threshold)[:max_detections]
-    return found[keep], classes[keep], best[keep]
+    keep = nms(apart(found, classes) if per_class else found, best, nms_threshold)[:max_detections]
+    return found[keep], classes[keep], best[keep].exp()
 
 
 def apart(boxes: Tensor, groups: Tensor) -> Tensor:

@@ -146,21 +146,18 @@ def trace(detector: OpenVocabRCNN, *, tells_base: bool) -> ExportedProgram:
         program = torch.export.export(
             graph, (), inputs, dynamic_shapes=shapes, strict=False, prefer_deferred_runtime_asserts_over_guards=True
         )
-    _drop_false_assertions(program)
+    _drop_assertions(program)
     return program
 
 
-def _drop_false_assertions(program: ExportedProgram) -> None:
-    """torchvision tells tracing that NMS leaves two boxes at least, and the program would insist on it.
+def _drop_assertions(program: ExportedProgram) -> None:
+    """Tracing assumes, and the program would insist, that there are regions and that NMS leaves two of them at least.
 
-    Stack traces, which name folders of this machine, go too.
+    It computes the right thing without them too. Stack traces, which name folders of this machine, go as well.
     """
     graph = program.graph_module.graph
-    for node in graph.find_nodes(op="call_function", target=torch.ops.torchvision.nms.default):
-        later = [user for size in node.users for compared in size.users for user in compared.users]
-        for check in later:
-            if check.target is torch.ops.aten._assert_scalar.default:
-                graph.erase_node(check)
+    for check in graph.find_nodes(op="call_function", target=torch.ops.aten._assert_scalar.default):
+        graph.erase_node(check)
     for node in graph.nodes:
         node.meta.pop("stack_trace", None)
     program.graph_module.recompile()
