@@ -17,6 +17,8 @@ CASES: dict[str, str] = {
     "postprocess": "from scores to detections, beside detectron2's post-processing",
     "vocabulary": "the cost of 1 to 1,000,000 names, beside a dense softmax and the bare matrix product",
     "teacher": "embeddings of regions, beside one crop at a time and the teacher alone",
+    "inference": "the whole detector for 1, 65 and 1203 names, beside detectron2's closed-set one",
+    "train": "ViLD's training step, beside the plain Faster R-CNN's",
 }
 
 

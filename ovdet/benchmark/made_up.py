@@ -1,0 +1,47 @@
+"""Photos, objects and stored regions for timings: only their sizes matter.
+
+Shape letters: H x W pixels, K classes, M regions of one photo, D embedding width.
+"""
+
+from __future__ import annotations
+
+import torch
+import torch.nn.functional as F
+from detectron2.structures import Boxes, Instances
+from torch import Tensor
+
+
+def random_boxes(number: int, height: int, width: int, generator: torch.Generator) -> Tensor:
+    """(number, 4) XYXY inside the photo, sides from an eighth to a half of it."""
+    size = torch.tensor([width, height])
+    sides = size * (0.125 + 0.375 * torch.rand(number, 2, generator=generator))
+    corners = (size - sides) * torch.rand(number, 2, generator=generator)
+    return torch.cat([corners, corners + sides], dim=1)
+
+
+def random_names(number: int, width: int, generator: torch.Generator) -> tuple[list[str], Tensor]:
+    """K names and their (K, D) embeddings, unit norm."""
+    embeddings = F.normalize(torch.randn(number, width, generator=generator), dim=1)
+    return [f"name {k}" for k in range(number)], embeddings
+
+
+def random_photo(height: int, width: int, generator: torch.Generator) -> dict:
+    """What a mapper gives of a photo at test time: a smooth picture with a little noise."""
+    coarse = torch.rand(1, 3, 8, 8, generator=generator) * 255
+    image = F.interpolate(coarse, (height, width), mode="bicubic")[0]
+    image = (image + 8 * torch.randn(3, height, width, generator=generator)).clamp(0, 255)
+    return {"image": image.to(torch.uint8), "height": height, "width": width}
+
+
+def random_training_photo(
+    height: int, width: int, *, num_classes: int, num_regions: int, embedding_width: int, generator: torch.Generator
+) -> dict:
+    """The same with seven objects (COCO has as many on average) and `num_regions` stored regions."""
+    photo = random_photo(height, width, generator)
+    objects = Instances((height, width))
+    objects.gt_boxes = Boxes(random_boxes(7, height, width, generator))
+    objects.gt_classes = torch.randint(num_classes, (7,), generator=generator)
+    regions = Instances((height, width))
+    regions.proposal_boxes = Boxes(random_boxes(num_regions, height, width, generator))
+    regions.teacher_embeddings = F.normalize(torch.randn(num_regions, embedding_width, generator=generator), dim=1)
+    return {**photo, "instances": objects, "regions": regions}

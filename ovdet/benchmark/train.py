@@ -1,0 +1,92 @@
+"""What ViLD adds to a training step: its step with stored regions, beside the plain Faster R-CNN's.
+
+Both have the same backbone, photos and objects; both go forward, backward and step their optimizer.
+"""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Callable, Sequence
+
+import torch
+from detectron2.config import instantiate
+from detectron2.utils.events import EventStorage
+from omegaconf import DictConfig
+from torch import nn
+
+from ovdet.benchmark.made_up import random_names, random_training_photo
+from ovdet.benchmark.timing import Row, compare
+from ovdet.engine import choose_device, load_config
+from ovdet.engine.train import build_options
+from ovdet.errors import InputError
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--config-file", default="configs/lite/vild_stored.py", metavar="F", help="of ViLD")
+    parser.add_argument("--peer-config", default="configs/lite/closed_set.py", metavar="F", help="of the plain one")
+    parser.add_argument("--photos", type=int, default=8, metavar="N", help="of a step (default: 8)")
+    parser.add_argument("--size", type=int, nargs=2, default=(288, 384), metavar=("H", "W"), help="pixels of a photo")
+    parser.add_argument("--regions", type=int, default=32, metavar="M", help="stored ones of a photo (default: 32)")
+    parser.add_argument("--classes", type=int, default=48, metavar="K", help="base classes (default: 48)")
+    parser.add_argument("--device", default="auto", help="cpu, cuda, ... (default: a GPU where there is one)")
+
+
+def run(arguments: argparse.Namespace) -> list[Row]:
+    """One row: ViLD's step, the plain step, and backbone with pyramid alone as the limit."""
+    for name in ("photos", "regions", "classes"):
+        if getattr(arguments, name) < 1:
+            raise InputError(f"expected --{name} of at least 1, got {getattr(arguments, name)}")
+    device = choose_device(arguments.device)
+    config = load_config(arguments.config_file)
+    generator = torch.Generator().manual_seed(0)
+    sizes = dict(num_classes=arguments.classes, num_regions=arguments.regions, embedding_width=config.teacher.width)
+    photos = [random_training_photo(*arguments.size, **sizes, generator=generator) for _ in range(arguments.photos)]
+    model = instantiate(config.model).to(device)
+    names, embeddings = random_names(arguments.classes, config.teacher.width, generator)
+    model.set_vocabulary(names, embeddings)
+    peer = build_closed_set(load_config(arguments.peer_config), arguments.classes).to(device)
+    height, width = arguments.size
+    row = compare(
+        f"step of {arguments.photos} photos {height} x {width}, {arguments.regions} regions each",
+        stepper(model, config, photos),
+        peer=("Faster R-CNN", stepper(peer, config, photos)),
+        limit=_backbone_step(model, photos),
+        rounds=arguments.rounds,
+        device=device,
+    )
+    return [row]
+
+
+def build_closed_set(config: DictConfig, num_classes: int) -> nn.Module:
+    """detectron2's detector of a closed-set config, with so many classes of no particular names."""
+    config.dataset.num_base = num_classes
+    config.model.training_classes = [f"name {k}" for k in range(num_classes)]
+    return instantiate(config.model)
+
+
+def stepper(model: nn.Module, config: DictConfig, photos: Sequence[dict]) -> Callable[[], None]:
+    """A function that takes one training step, in mixed precision where the config says so."""
+    config = config.copy()
+    config.optimizer.params.model = model.train()
+    optimizer = instantiate(config.optimizer)
+    device = next(model.parameters()).device
+
+    def step() -> None:
+        torch.manual_seed(0)  # the same regions are sampled each time
+        with EventStorage(), torch.autocast(device.type, torch.bfloat16, enabled=build_options(config).amp):
+            losses = model(photos)
+        optimizer.zero_grad()
+        sum(losses.values()).backward()
+        optimizer.step()
+
+    return step
+
+
+def _backbone_step(model: nn.Module, photos: Sequence[dict]) -> Callable[[], None]:
+    images = model.preprocess_image(photos).tensor
+
+    def step() -> None:
+        sum(level.float().mean() for level in model.backbone(images).values()).backward()
+        model.zero_grad()
+
+    return step

@@ -1,0 +1,35 @@
+"""The timings of the whole detector and of the training step, as a user runs them but for the sizes."""
+
+import json
+
+SMALL = ("--photos", "1", "--rounds", "1", "--size", "64", "96", "--device", "cpu")
+
+
+def test_inference(run_tool, tmp_path):
+    output = tmp_path / "rows.json"
+    code, out, err = run_tool("benchmark.py", "inference", *SMALL, "--crops", "2", "--output", output)
+    assert code == 0, err
+    rows = json.loads(output.read_text())
+    assert [row["case"].split(", ")[1] for row in rows] == ["1 names", "65 names", "1203 names", "65 names"]
+    for row in rows:
+        assert row["ours_s"] > row["limit_s"] * 0.5 and row["peer_s"] > 0 and row["speedup"] > 0
+    assert "Faster R-CNN" in out
+
+
+def test_training_step(run_tool, tmp_path):
+    output = tmp_path / "rows.json"
+    code, _, err = run_tool("benchmark.py", "train", *SMALL, "--regions", "3", "--classes", "5", "--output", output)
+    assert code == 0, err
+    (row,) = json.loads(output.read_text())
+    assert row["peer"] == "Faster R-CNN" and 0 < row["limit_s"]
+
+
+def test_bad_input(run_tool):
+    code, _, err = run_tool("benchmark.py", "inference", "--photos", "0")
+    assert (code, err) == (2, "error: expected --photos of at least 1, got 0\n")
+    code, _, err = run_tool("benchmark.py", "train", "--regions", "0")
+    assert (code, err) == (2, "error: expected --regions of at least 1, got 0\n")
+    code, _, err = run_tool("benchmark.py", "inference", *SMALL, "--config-file", "configs/quick/vild.py")
+    assert code == 2 and "--peer-config with the backbone" in err
+    code, _, err = run_tool("benchmark.py", "inference", *SMALL, "--yolox", "/nowhere.onnx")
+    assert code == 2 and "/nowhere.onnx does not exist" in err
