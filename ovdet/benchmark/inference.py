@@ -1,7 +1,7 @@
 """What an open vocabulary costs: the whole detector for 1, 65 and 1203 names, beside detectron2's closed-set one.
 
-The peer is detectron2's Faster R-CNN with the same backbone, RPN and photos, 80 classes and its own post-processing. Its
-classifier is untrained, so no class reaches its threshold and its NMS has nothing to do: the cheapest that it can be.
+The peer is detectron2's Faster R-CNN with the same backbone, RPN and photos, 80 classes and its own post-processing.
+Its classifier is untrained, so no class reaches its threshold and its NMS has nothing to do: the cheapest it can be.
 The limit is backbone, pyramid and RPN alone, which both have to run.
 """
 

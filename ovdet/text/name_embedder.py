@@ -12,14 +12,19 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
+from ovdet.cache import cached_embeddings
 from ovdet.errors import InputError
 from ovdet.teachers import Teacher, load_teacher
+from ovdet.teachers.base import digest
 from ovdet.text.embeddings import TextEmbeddings, embed_vocabulary, load_embeddings
 from ovdet.text.vocabulary import Vocabulary
 
 
 class NameEmbedder:
-    """Takes the embeddings of a file where one is given, else asks the teacher; remembers what it embedded."""
+    """Takes the embeddings of a file where one is given, else asks the teacher, and remembers what it embedded.
+
+    The user's cache remembers too: the same names need no text encoder the next time.
+    """
 
     def __init__(
         self,
@@ -105,6 +110,11 @@ class NameEmbedder:
             raise InputError(f"expected names that {self._file} holds, got {len(unknown)} others: {listed}")
         if unknown:
             missing = Vocabulary(tuple(key[0] for key in unknown), {key[0]: key[1:] for key in unknown if key[1:]})
-            matrix = embed_vocabulary(missing, self._teacher, self.templates).matrix.cpu()
+            content = repr((self._teacher.name, self.templates, unknown)).encode()
+            key = f"names-{digest([self._teacher.fingerprint.encode(), content])}"
+            shape = (len(unknown), self.width)
+            matrix = cached_embeddings(
+                key, shape, lambda: embed_vocabulary(missing, self._teacher, self.templates).matrix
+            )
             self._known.update(zip(unknown, matrix, strict=True))
         return torch.stack([self._known[key] for key in keys])

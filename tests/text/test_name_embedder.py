@@ -20,6 +20,21 @@ def test_equals_embed_vocabulary(embedder, conse_teacher):
     assert torch.allclose(embedder(vocabulary), expected, atol=1e-5)
 
 
+def test_names_are_kept_between_runs(monkeypatch, tmp_path):
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    first = NameEmbedder("conse", width=384)(["cat", "dog"])
+    again = NameEmbedder("conse", width=384)
+    monkeypatch.setattr(again._teacher, "encode_text", lambda texts: pytest.fail("asked again"))
+    assert torch.equal(again(["cat", "dog"]), first)
+    other = NameEmbedder("conse", width=384, templates="photo")
+    assert not torch.allclose(other(["cat", "dog"]), first)  # other prompts are other embeddings
+    (tmp_path / "ovdet").rename(tmp_path / "gone")
+    for file in (tmp_path / "gone").iterdir():
+        assert file.suffix == ".safetensors"
+    (tmp_path / "ovdet").write_text("")  # a cache that cannot be written to
+    assert torch.allclose(NameEmbedder("conse", width=384)(["cat", "dog"]), first, atol=1e-6)
+
+
 def test_a_name_is_embedded_once(embedder, monkeypatch):
     first = embedder(["cat", "dog"])
     monkeypatch.setattr(embedder._teacher, "encode_text", lambda texts: pytest.fail("asked again"))

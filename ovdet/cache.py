@@ -1,0 +1,54 @@
+"""Embeddings kept in the user's cache: what takes a text encoder seconds is read in milliseconds the next time.
+
+Shape letters: K names, D embedding width.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+from collections.abc import Callable
+from pathlib import Path
+
+import safetensors.torch
+import torch
+from safetensors import SafetensorError
+from torch import Tensor
+
+from ovdet.errors import InputError
+from ovdet.files import write_whole
+
+
+def cache_folder() -> Path:
+    """Of this user, by the XDG base directory specification."""
+    configured = Path(os.environ.get("XDG_CACHE_HOME", ""))
+    return (configured if configured.is_absolute() else Path(os.path.expanduser("~/.cache"))) / "ovdet"
+
+
+def cached_embeddings(key: str, shape: tuple[int, int], compute: Callable[[], Tensor]) -> Tensor:
+    """The embeddings kept under a key, else computed and kept; a cache that cannot be written to is no fault.
+
+    Args:
+        key: a file name's stem that stands for all that the embeddings depend on.
+        shape: (K, D); what is kept in another shape, damaged, or not of unit norm counts as not there.
+        compute: -> (K, D) float32, unit norm.
+
+    Returns:
+        (K, D) float32 on the CPU.
+    """
+    path = cache_folder() / f"{key}.safetensors"
+    embeddings = _read(path, shape)
+    if embeddings is None:
+        embeddings = compute().cpu().contiguous()
+        with contextlib.suppress(InputError):
+            write_whole(path, safetensors.torch.save({"embeddings": embeddings}))
+    return embeddings
+
+
+def _read(path: Path, shape: tuple[int, int]) -> Tensor | None:
+    try:
+        embeddings = safetensors.torch.load(path.read_bytes())["embeddings"]
+    except (OSError, KeyError, SafetensorError):
+        return None
+    is_unit = embeddings.shape == shape and torch.allclose(embeddings.norm(dim=1), torch.ones(shape[0]), atol=1e-4)
+    return embeddings if is_unit else None
