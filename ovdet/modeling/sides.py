@@ -60,11 +60,9 @@ class SoftmaxSide:
 
     def log_probabilities(self, class_embeddings: Tensor) -> Tensor:
         """(K, D), all of the vocabulary -> (R, K)."""
-        logits = self.logits(class_embeddings)
-        log_divisor = logits.logsumexp(dim=1)
-        if self.background_logits is not None:
-            log_divisor = log_divisor.logaddexp(self.background_logits)
-        return logits.sub_(log_divisor[:, None])
+        logits, divisor = self.logits(class_embeddings), self.divisor()
+        divisor.add_(logits.clone())
+        return logits.sub_(divisor.value()[:, None])
 
     def divisor(self) -> LogSumExp:
         """A new sum, with the background in it."""

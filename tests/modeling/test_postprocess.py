@@ -10,7 +10,7 @@ from detectron2.modeling.roi_heads.fast_rcnn import fast_rcnn_inference
 from torchvision.ops import box_iou, nms
 
 from ovdet.modeling.candidates import best_candidates
-from ovdet.modeling.postprocess import detect, nms_over_classes, select_regions, settle
+from ovdet.modeling.postprocess import _nms_at_once, _nms_in_turn, detect, nms_over_classes, select_regions, settle
 
 SIZE = (100, 90)
 DEVICES = ["cpu", pytest.param("cuda", marks=pytest.mark.skipif(not torch.cuda.is_available(), reason="no GPU"))]
@@ -159,10 +159,18 @@ def test_equals_detectron2_on_awkward_cases(stable_sort, boxes, scores, number):
     assert_same(ours(*arguments), detectron2s(*arguments))
 
 
-def test_many_classes_on_a_large_photo(stable_sort):
-    """Classes that are moved apart are moved by a million pixels: float32 would round boxes to 1/8 of a pixel there."""
-    arguments = (boxes_on_an_odd_grid(100) * 20, random_scores(100, 1203), 0.5, 0.5, 1000, (1500, 1500))
-    assert_same(ours(*arguments), detectron2s(*arguments))
+@pytest.mark.parametrize("scale", [20, 1, 1e-9])
+def test_one_call_for_all_classes_decides_like_one_for_each_or_not_at_all(scale):
+    """The classes are moved apart, by up to 300 000 pixels; it must be noticed where rounding then decides."""
+    sure = 0
+    for seed in range(60):
+        boxes = torch.cat([random_boxes(1, seed) * 10, boxes_on_an_odd_grid(60, seed) * scale])
+        best = best_candidates(random_scores(61, 300, seed), 0.5, 60 + 10 * seed)
+        arguments = (boxes[best.regions], best.scores, best.classes, 0.5)
+        keep = _nms_at_once(*arguments)
+        sure += keep is not None
+        assert keep is None or torch.equal(keep, _nms_in_turn(*arguments))
+    assert (sure == 0) == (scale < 1)
 
 
 @pytest.mark.parametrize("nms_threshold", [0.0, 1.0])
