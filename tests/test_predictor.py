@@ -105,3 +105,11 @@ def test_pil_images_are_converted_like_files(predictor, tmp_path):
 def test_one_string_is_no_list_of_names(predictor):
     with pytest.raises(InputError, match="list"):
         predictor.set_vocabulary("cat")
+
+
+def test_a_batch_is_its_photos(predictor, photo):
+    predictor.set_vocabulary(["red square", "wheel"])
+    expected = predictor(photo)
+    assert predictor.detect_batch([]) == []
+    batch = predictor.detect_batch([photo, Image.open(photo)])
+    assert len(batch) == 2 and all(same(found, expected) for found in batch)

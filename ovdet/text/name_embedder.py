@@ -110,8 +110,8 @@ class NameEmbedder:
             raise InputError(f"expected names that {self._file} holds, got {len(unknown)} others: {listed}")
         if unknown:
             missing = Vocabulary(tuple(key[0] for key in unknown), {key[0]: key[1:] for key in unknown if key[1:]})
-            content = repr((self._teacher.name, self.templates, unknown)).encode()
-            key = f"names-{digest([self._teacher.fingerprint.encode(), content])}"
+            content = repr((self.teacher_name, self.templates, unknown)).encode()
+            key = f"names-{digest([self.fingerprint.encode(), content])}"
             shape = (len(unknown), self.width)
             matrix = cached_embeddings(
                 key, shape, lambda: embed_vocabulary(missing, self._teacher, self.templates).matrix

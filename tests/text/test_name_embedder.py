@@ -81,3 +81,18 @@ def test_clip_matrices_of_detic_serve_as_vocabularies(shared_data, tmp_path):
         classifier = TextClassifier(512)
         classifier.set_vocabulary(embedder(names))
         assert classifier(embedder(names[:5])).argmax(1).tolist() == [0, 1, 2, 3, 4]
+
+
+def test_known_names_of_a_known_fingerprint_need_no_teacher(embedder, monkeypatch, tmp_path):
+    """As an exported detector's: whose fingerprint it says, the cache knows what that teacher made of the names."""
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    expected = embedder(["lantern", "anvil"])
+    monkeypatch.setattr("ovdet.text.name_embedder.load_teacher", lambda *_: pytest.fail("loaded"))
+    again = NameEmbedder("conse", width=384, fingerprint=embedder.fingerprint)
+    assert torch.equal(again(["lantern", "anvil"]), expected)
+
+
+def test_a_teacher_of_another_fingerprint_is_refused(monkeypatch, tmp_path):
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    with pytest.raises(InputError, match="fingerprint 0000000000000000"):
+        NameEmbedder("conse", width=384, fingerprint="0" * 16)(["cat"])

@@ -167,3 +167,26 @@ def test_files_that_are_no_detectors(exported, shared_data, tmp_path, photo, run
         out = ("--input", photo, "--vocabulary", "cat", "--output", tmp_path / "out")
         code, _, err = run_tool("demo.py", *out, *more)
         assert code == 2 and message in last_line(err)
+
+
+@pytest.mark.slow
+def test_torch_export_finds_what_the_detector_finds(tiny_files, eager, photo, run_tool, tmp_path):
+    """The file needs torch and torchvision alone; only files of one's own are for torch.export.load."""
+    file = tmp_path / "tiny.pt2"
+    code, _, err = run_tool(
+        "export.py", *tiny_files.arguments, "--format", "torch_export", "--output", file, *tiny_files.overrides
+    )
+    assert code == 0, err[-2000:]
+    extra = {"ovdet.json": ""}
+    program = torch.export.load(file, extra_files=extra).module()
+    assert json.loads(extra["ovdet.json"])["teacher"] == "conse"
+    image = eager._prepare(np.asarray(Image.open(photo)))["image"]
+    for number in (1, 65, 1203):
+        vocabulary = F.normalize(torch.randn(number, 384, generator=torch.Generator().manual_seed(number)), dim=1)
+        eager.model.set_vocabulary([str(k) for k in range(number)], vocabulary)
+        with torch.no_grad():
+            (expected,) = eager.model.inference([{"image": image}], do_postprocess=False)
+            boxes, scores, classes = program(image=image, vocabulary=vocabulary)
+        assert len(expected) > 10 and torch.equal(classes, expected.pred_classes)
+        assert torch.allclose(scores, expected.scores, atol=1e-4)
+        assert torch.allclose(boxes, expected.pred_boxes.tensor, atol=0.05)
