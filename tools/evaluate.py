@@ -9,8 +9,8 @@ from __future__ import annotations
 
 import argparse
 
-from ovdet.engine import evaluate_on, find_model, load_config
-from ovdet.errors import InputError, command
+from ovdet.engine import choose_model, evaluate_on, load_config
+from ovdet.errors import command
 
 
 def parse_arguments() -> argparse.Namespace:
@@ -49,15 +49,9 @@ def parse_arguments() -> argparse.Namespace:
 @command
 def main() -> None:
     arguments = parse_arguments()
-    if bool(arguments.model) == bool(arguments.config_file):
-        raise InputError("expected --model FOLDER, or --config-file F with --weights W: one of the two")
-    if arguments.model and arguments.weights:
-        raise InputError("expected --weights with --config-file, got it with --model, which has its own")
+    config_file, weights = choose_model(arguments.model, arguments.config_file, arguments.weights)
     chosen = {"teacher.name": arguments.teacher, "train.device": arguments.device}
     overrides = [*arguments.overrides, *(f"{key}={value}" for key, value in chosen.items() if value)]
-    config_file, weights = arguments.config_file, arguments.weights or ""
-    if arguments.model:
-        config_file, weights = find_model(arguments.model)
     evaluate_on(
         load_config(config_file, overrides),
         arguments.annotations,

@@ -7,8 +7,8 @@ from __future__ import annotations
 
 import argparse
 
-from ovdet.engine import find_model, load_config
-from ovdet.errors import InputError, command
+from ovdet.engine import choose_model, load_config
+from ovdet.errors import command
 from ovdet.export import FORMATS, export_detector
 
 
@@ -28,13 +28,7 @@ def parse_arguments() -> argparse.Namespace:
 @command
 def main() -> None:
     arguments = parse_arguments()
-    if bool(arguments.model) == bool(arguments.config_file):
-        raise InputError("expected --model FOLDER, or --config-file F with --weights W: one of the two")
-    if arguments.model and arguments.weights:
-        raise InputError("expected --weights with --config-file, got it with --model, which has its own")
-    config_file, weights = arguments.config_file, arguments.weights or ""
-    if arguments.model:
-        config_file, weights = find_model(arguments.model)
+    config_file, weights = choose_model(arguments.model, arguments.config_file, arguments.weights)
     config = load_config(config_file, [*arguments.overrides, "train.device=cpu"])
     description = export_detector(config, weights, arguments.output, FORMATS[arguments.format])
     print(f"{arguments.output}: names by teacher {description['teacher']}, {description['image']}")

@@ -6,7 +6,7 @@ from ovdet.engine.evaluate_only import evaluate_config, evaluate_on
 from ovdet.engine.extract import extract_regions
 from ovdet.engine.extract_plan import ExtractOptions
 from ovdet.engine.extract_verify import verify_store
-from ovdet.engine.models import find_model
+from ovdet.engine.models import choose_model, find_model
 from ovdet.engine.options import TrainOptions, choose_device
 from ovdet.engine.train import do_train, load_detector, prepare_dataset, prepare_output, training_classes
 
@@ -14,6 +14,7 @@ __all__ = [
     "ExtractOptions",
     "TrainOptions",
     "choose_device",
+    "choose_model",
     "do_test",
     "do_train",
     "evaluate_config",

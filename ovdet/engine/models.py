@@ -36,3 +36,23 @@ def find_model(name: str | Path) -> ModelFiles:
     if not weights or not Path(weights).is_file():
         raise InputError(f"expected a checkpoint of a training run in {name}, got none")
     return ModelFiles(str(folder / CONFIG_FILE), weights)
+
+
+def choose_model(model: str | None, config_file: str | None, weights: str | None) -> ModelFiles:
+    """What a command line names: a run's folder, or a config and its weights.
+
+    Args:
+        model: see find_model.
+        config_file: instead of it.
+        weights: of the config; None or "" for the last checkpoint of its run.
+
+    Raises:
+        InputError: both or neither are given, or as of find_model.
+    """
+    if bool(model) == bool(config_file):
+        raise InputError("expected --model FOLDER, or --config-file F with --weights W: one of the two")
+    if not model:
+        return ModelFiles(config_file, weights or "")
+    if weights:
+        raise InputError("expected --weights with --config-file, got it with --model, which has its own")
+    return find_model(model)
