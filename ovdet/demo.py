@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 import io
 import json
 from collections.abc import Callable, Sequence
@@ -12,24 +13,30 @@ import numpy as np
 from PIL import Image
 from rich.progress import track
 
+from ovdet.engine import DEFAULT_MODEL, choose_model
 from ovdet.errors import InputError
 from ovdet.export import load_onnx_predictor
 from ovdet.files import write_whole
 from ovdet.predictor import Detections, OpenVocabPredictor, to_rgb
 from ovdet.visualize import draw_detections
 
-QUICK_CONFIG, QUICK_WEIGHTS = "configs/quick/vild.py", "output/quick/vild/model_final.pth"
-SUFFIXES = {".bmp", ".gif", ".jpeg", ".jpg", ".png", ".ppm", ".tif", ".tiff", ".webp"}
+SAMPLES = ("astronaut.png", "chelsea.png", "coffee.png", "motorcycle_left.png")  # of scikit-image; free to use
 
 
 def load_predictor(
-    config_file: str | None, weights: str | None, *, overrides: Sequence[str] = (), device: str | None = None
+    model: str | None,
+    config_file: str | None,
+    weights: str | None,
+    *,
+    overrides: Sequence[str] = (),
+    device: str | None = None,
 ) -> OpenVocabPredictor:
     """A trained detector, or an exported one.
 
     Args:
-        config_file: of a trained detector; None takes the quick one and its weights.
-        weights: its checkpoint, None for the last one of the config's run; or an .onnx file, which needs no config.
+        model: see `find_model`; None with neither config nor weights takes the package's own.
+        config_file: of a trained detector, instead of a model.
+        weights: the config's checkpoint, None for the last one of its run; or an .onnx file, which needs no config.
         overrides: `key=value` for the config.
         device: see `OpenVocabPredictor.from_config`.
 
@@ -39,32 +46,28 @@ def load_predictor(
     if weights and weights.endswith(".pt2"):
         raise InputError(f"expected a checkpoint or an .onnx file, got {weights}: reading a .pt2 can run code")
     if weights and weights.endswith(".onnx"):
-        if config_file or overrides:
-            raise InputError("expected no config, teacher or overrides with an .onnx file, which holds what it needs")
+        if model or config_file or overrides:
+            raise InputError(
+                "expected no model, config, teacher or overrides with an .onnx file, which holds what it needs"
+            )
         return load_onnx_predictor(weights, device=device)
     if weights and not config_file:
         raise InputError("expected --config-file with --weights: what detector they are of")
-    if not config_file and not Path(QUICK_WEIGHTS).is_file():
-        raise InputError("expected --config-file and --weights of a trained detector (`make demo` trains a small one)")
-    weights = weights or ("" if config_file else QUICK_WEIGHTS)
-    return OpenVocabPredictor.from_config(config_file or QUICK_CONFIG, weights, overrides=overrides, device=device)
+    files = choose_model(model or (None if config_file else DEFAULT_MODEL), config_file, weights)
+    return OpenVocabPredictor.from_config(*files, overrides=overrides, device=device)
 
 
-def find_images(path: str) -> list[Path]:
-    """A file, or the photos of a folder in the order of their names.
+def sample_images() -> list[Path]:
+    """Photos that scikit-image ships.
 
     Raises:
-        InputError: it does not exist, or the folder has no photos.
+        InputError: it is not installed.
     """
-    found = Path(path)
-    if not found.is_dir():
-        if not found.exists():
-            raise InputError(f"expected an image or a folder of images, {path} does not exist")
-        return [found]
-    images = sorted(file for file in found.iterdir() if file.suffix.lower() in SUFFIXES)
-    if not images:
-        raise InputError(f"expected images ({', '.join(sorted(SUFFIXES))}) in {path}, got none")
-    return images
+    found = importlib.util.find_spec("skimage")
+    files = [Path(found.origin).with_name("data") / name for name in SAMPLES] if found and found.origin else []
+    if not files or not all(file.is_file() for file in files):
+        raise InputError("expected --input with a photo, or scikit-image for some of its own: pip install scikit-image")
+    return files
 
 
 def write_results(

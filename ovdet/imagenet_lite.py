@@ -7,7 +7,8 @@ import pickle
 from pathlib import Path
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
+from torch.nn.utils.fusion import fuse_conv_bn_eval
 
 from ovdet.errors import InputError
 
@@ -58,3 +59,19 @@ def load_efficientnet_lite_weights(variant: int) -> dict[str, Tensor]:
     if shapes != [value.shape for value in wanted.values()]:
         raise InputError(f"expected the weights of EfficientNet-Lite{variant}, got those of another model: {path}")
     return dict(zip(wanted, weights.values(), strict=True))
+
+
+def fold_batch_norms(model: nn.Module) -> None:
+    """Fold each batch norm into the convolution that stands before it in `model.modules()`, in place.
+
+    True of timm's EfficientNets, which list their layers in the order of the forward pass. Of timm's norm layer, which
+    holds the activation too, the activation is left.
+    """
+    convolution = None
+    for name, module in list(model.named_modules()):
+        if isinstance(module, nn.Conv2d):
+            convolution = module
+        elif isinstance(module, nn.BatchNorm2d):
+            folded = fuse_conv_bn_eval(convolution, module)
+            convolution.weight, convolution.bias = folded.weight, folded.bias
+            model.set_submodule(name, module.act)

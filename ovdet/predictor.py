@@ -1,10 +1,10 @@
 """The facade: names once (expensive, remembered), then photos (cheap).
 
-    predictor = OpenVocabPredictor.from_config("configs/lite/vild.py", "output/lite/vild/model_final.pth")
+    predictor = OpenVocabPredictor.from_pretrained("ovdet-lite")
     predictor.set_vocabulary(["red kite", "wheel"])
     for detection in predictor("photo.jpg"): ...
 
-Shape letters: H, W of the photo; R detections; K names.
+Shape letters: H, W of the photo; R detections; K names, S columns of the classifier (see text/columns.py).
 """
 
 from __future__ import annotations
@@ -19,14 +19,20 @@ from detectron2.config import instantiate
 from detectron2.data import transforms as T
 from detectron2.structures import Instances
 from PIL import Image
-from torch import nn
-from torchvision.ops import nms
+from rich.progress import track
+from torch import Tensor, nn
+from torchvision.ops import batched_nms, nms
 
-from ovdet.data.images import read_image, rgb_array
-from ovdet.engine import load_config, load_detector
+from ovdet.data.images import find_images, read_image, rgb_array
+from ovdet.engine import find_model, load_config, load_detector
 from ovdet.errors import InputError
 from ovdet.text import NameEmbedder, TextEmbeddings, Vocabulary
+from ovdet.text.columns import NOBODYS, Columns, far_from, lay_out
 
+Photo = str | Path | Image.Image | np.ndarray | Tensor
+
+SAME_OBJECT = 0.5  # IoU of boxes of one name, from its synonyms
+MANY_NAMES = 200
 MAX_ASPECT = 100  # longest to shortest side; beyond it a resized photo would have no pixel left on its short side
 
 
@@ -78,7 +84,24 @@ class OpenVocabPredictor:
         self.model = model
         self.embed_names = embed_names
         self.resize = resize
-        self.training_classes = {name.casefold() for name in training_classes}
+        self.training_classes = tuple(training_classes)
+        self.names: tuple[str, ...] = ()
+        self._owners = torch.zeros(0, dtype=torch.int64)  # (S,)
+        self._has_synonyms = False
+
+    @classmethod
+    def from_pretrained(cls, name: str | Path = "ovdet-lite", *, device: str | None = None) -> OpenVocabPredictor:
+        """A ready detector.
+
+        Args:
+            name: "ovdet-lite", which is part of the package; a model folder; "hf://OWNER/NAME" on the hub; or the
+                folder of a training run (see `find_model`).
+            device: None takes a GPU where there is one.
+
+        Raises:
+            InputError: there is no such model, or it is damaged.
+        """
+        return cls.from_config(*find_model(name), device=device)
 
     @classmethod
     def from_config(
@@ -100,42 +123,58 @@ class OpenVocabPredictor:
         resize = T.AugmentationList(list(instantiate(config.dataloader.test.mapper.augmentations)))
         return cls(model, embed_names, resize=resize, training_classes=header.get("training_classes", ()))
 
-    @property
-    def names(self) -> tuple[str, ...]:
-        """The present vocabulary."""
-        return self.model.class_names
-
-    def set_vocabulary(self, vocabulary: Vocabulary | TextEmbeddings | Sequence[str]) -> None:
+    def set_vocabulary(
+        self, vocabulary: Vocabulary | TextEmbeddings | Sequence[str], *, distractors: Sequence[str] | None = None
+    ) -> None:
         """Detect these names from now on. Names that were embedded before cost nothing.
 
         Args:
-            vocabulary: names, a Vocabulary with synonyms, or ready embeddings.
+            vocabulary: names; a Vocabulary, where the best of a name and its synonyms counts; or ready embeddings.
+            distractors: names of other things, for what looks more like them to be left out: a detector that is asked
+                for cats alone would else find some in every dog. None takes those classes that the detector was
+                trained on and that are unlike all asked names; () takes none. Beside ready embeddings there are none.
 
         Raises:
             InputError: no names, names that are none, or embeddings of another space than the model's.
         """
         if isinstance(vocabulary, TextEmbeddings):
             self.embed_names.check(vocabulary)
-            names, embeddings = vocabulary.names, vocabulary.matrix
+            columns, embeddings = Columns(vocabulary.names, tuple(range(len(vocabulary.names)))), vocabulary.matrix
+            names = vocabulary.names
         else:
             vocabulary = vocabulary if isinstance(vocabulary, Vocabulary) else Vocabulary(vocabulary)
-            names, embeddings = vocabulary.names, self.embed_names(vocabulary)
-        known = [name.casefold() in self.training_classes for name in names]
-        self.model.set_vocabulary(names, embeddings, known if self.training_classes else None)
+            names = vocabulary.names
+            columns, embeddings = self._columns(vocabulary, distractors)
+        known = {name.casefold() for name in self.training_classes}
+        is_base = [text.casefold() in known for text in columns.texts] if known else None
+        self.model.set_vocabulary(columns.texts, embeddings, is_base)
+        self.names = tuple(names)
+        self._owners = torch.tensor(columns.owners)
+        self._has_synonyms = len(columns.texts) - columns.owners.count(NOBODYS) > len(names)
+
+    def _columns(self, vocabulary: Vocabulary, distractors: Sequence[str] | None) -> tuple[Columns, Tensor]:
+        """-> columns and their embeddings (S, D)."""
+        asked = lay_out(vocabulary)
+        embeddings = self.embed_names(asked.texts)
+        if distractors is None and self.training_classes:
+            others = self.embed_names(self.training_classes)
+            distractors = [
+                name for name, is_far in zip(self.training_classes, far_from(others, embeddings), strict=True) if is_far
+            ]
+        if not distractors:
+            return asked, embeddings
+        columns = lay_out(vocabulary, distractors)
+        added = columns.texts[len(asked.texts) :]
+        return columns, torch.cat([embeddings, self.embed_names(added)]) if added else embeddings
 
     def __call__(
-        self,
-        image: str | Path | Image.Image | np.ndarray,
-        *,
-        threshold: float = 0.0,
-        overlap: float = 1.0,
-        channel_order: str = "BGR",
+        self, image: Photo, *, threshold: float | None = None, overlap: float = 1.0, channel_order: str = "BGR"
     ) -> Detections:
         """Detect the vocabulary's names in one photo.
 
         Args:
-            image: a file, a PIL image, or (H, W, 3) uint8.
-            threshold: leave out detections that score below it.
+            image: a file, a PIL image, an array (H, W, 3) of uint8, or a tensor (3, H, W) of uint8 in RGB.
+            threshold: leave out detections that score below it; None takes `default_threshold` for the vocabulary.
             overlap: of boxes with an IoU above it, whatever their names, keep the best alone; 1 keeps all.
             channel_order: of an array: "BGR" as OpenCV reads it, or "RGB".
 
@@ -146,9 +185,9 @@ class OpenVocabPredictor:
 
     def detect_batch(
         self,
-        images: Sequence[str | Path | Image.Image | np.ndarray],
+        images: Sequence[Photo],
         *,
-        threshold: float = 0.0,
+        threshold: float | None = None,
         overlap: float = 1.0,
         channel_order: str = "BGR",
     ) -> list[Detections]:
@@ -171,9 +210,26 @@ class OpenVocabPredictor:
         inputs = [self._prepare(to_rgb(image, channel_order)) for image in images]
         if not inputs:
             return []
+        threshold = default_threshold(len(self.names)) if threshold is None else threshold
         with torch.inference_mode():
             outputs = self.model(inputs)
         return [self._finish(output["instances"].to("cpu"), threshold, overlap) for output in outputs]
+
+    def detect_folder(
+        self, folder: str | Path, *, threshold: float | None = None, overlap: float = 1.0
+    ) -> Iterator[tuple[Path, Detections]]:
+        """Detect the vocabulary's names in the photos of a folder, one after the other, behind a progress bar.
+
+        Args:
+            folder: its photos are taken in the order of their names.
+            threshold: as for one photo.
+            overlap: likewise.
+
+        Raises:
+            InputError: no vocabulary was set, the folder has no photos, or one cannot be used.
+        """
+        for file in track(find_images(folder), "detecting"):
+            yield file, self(file, threshold=threshold, overlap=overlap)
 
     def _prepare(self, rgb: np.ndarray) -> dict:
         """(H, W, 3) uint8 RGB -> what the model takes for one photo."""
@@ -192,24 +248,44 @@ class OpenVocabPredictor:
 
     def _finish(self, instances: Instances, threshold: float, overlap: float) -> Detections:
         """What the model found in one photo -> what the caller asked for of it."""
-        instances = instances[instances.scores >= threshold]
+        owners = self._owners[instances.pred_classes]
+        asked = (owners != NOBODYS) & (instances.scores >= threshold)
+        instances, owners = instances[asked], owners[asked]
+        if self._has_synonyms:
+            keep = batched_nms(instances.pred_boxes.tensor, instances.scores, owners, SAME_OBJECT)
+            instances, owners = instances[keep], owners[keep]
         if overlap < 1:
-            instances = instances[nms(instances.pred_boxes.tensor, instances.scores, overlap)]
+            keep = nms(instances.pred_boxes.tensor, instances.scores, overlap)
+            instances, owners = instances[keep], owners[keep]
         return Detections(
             boxes=instances.pred_boxes.tensor.float().numpy(),
             scores=instances.scores.float().numpy(),
-            labels=tuple(self.names[index] for index in instances.pred_classes.tolist()),
+            labels=tuple(self.names[index] for index in owners.tolist()),
             size=instances.image_size,
             masks=instances.pred_masks.numpy() if instances.has("pred_masks") else None,
         )
 
 
-def to_rgb(image: str | Path | Image.Image | np.ndarray, channel_order: str = "BGR") -> np.ndarray:
-    """A file, PIL image or array -> (H, W, 3) uint8 RGB.
+def default_threshold(num_names: int) -> float:
+    """The score from which on a detection is more likely right than wrong, more or less: docs/results.md has how it
+    was found. Scores sink slowly with the number of names, which share a region's probability.
+
+    Args:
+        num_names: K.
+    """
+    return 0.3 if num_names <= MANY_NAMES else 0.2
+
+
+def to_rgb(image: Photo, channel_order: str = "BGR") -> np.ndarray:
+    """A file, PIL image, array or tensor -> (H, W, 3) uint8 RGB; see `OpenVocabPredictor.__call__`.
 
     Raises:
-        InputError: unreadable, or an array that is no 8-bit colour image.
+        InputError: unreadable, or an array or tensor that is no 8-bit colour image.
     """
+    if isinstance(image, Tensor):
+        if image.dim() != 3 or image.shape[0] != 3 or image.dtype != torch.uint8 or image.numel() == 0:
+            raise InputError(f"expected a tensor (3, H, W) of uint8, got shape {tuple(image.shape)} of {image.dtype}")
+        return image.permute(1, 2, 0).cpu().numpy()
     if isinstance(image, (str, Path)):
         return read_image(image, "RGB")
     if isinstance(image, Image.Image):

@@ -136,6 +136,7 @@ TINY = (
     "model.proposal_generator.anchor_generator.sizes=[[48],[96]]",
     "model.proposal_generator.anchor_generator.strides=[16,32]",
     "model.proposal_generator.head.in_channels=16",
+    "model.proposal_generator.head.num_anchors=3",
     "model.roi_heads.box_in_features=[p4,p5]",
     "model.roi_heads.box_pooler.scales=[0.0625,0.03125]",
     "model.roi_heads.box_head.input_shape.channels=16",

@@ -26,7 +26,7 @@ ALLOWED = {
     "predictor": {"teachers", "text", "modeling", "data", "engine"},
     "visualize": set(),
     "export": {"teachers", "text", "modeling", "data", "engine", "predictor"},
-    "demo": {"predictor", "visualize", "export"},
+    "demo": {"predictor", "visualize", "export", "engine"},
     "benchmark": {"teachers", "text", "modeling", "data", "evaluation", "engine", "losses", "predictor", "export"},
 }
 WITHOUT_DETECTRON2 = (*LEAVES, "imagenet_lite", "losses", "teachers", "text")

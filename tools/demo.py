@@ -1,7 +1,8 @@
 """Boxes for any names on any photos: an annotated picture each, and detections.json.
 
-tools/demo.py --input photo.jpg --vocabulary "red kite, wheel" --output output/demo
-    --config-file configs/lite/vild.py --weights output/lite/vild/model_final.pth
+tools/demo.py --input photo.jpg --vocabulary "red kite, wheel; tyre" --output output/demo
+tools/demo.py --input photos --vocabulary names.txt --output output/demo --model output/lite/vild
+tools/demo.py --input photos --vocabulary names.txt --output output/demo --weights detector.onnx
 """
 
 from __future__ import annotations
@@ -10,34 +11,43 @@ import argparse
 from functools import partial
 from pathlib import Path
 
-from ovdet.demo import QUICK_CONFIG, find_images, load_predictor, write_results
+from ovdet.data.images import find_images
+from ovdet.demo import load_predictor, sample_images, write_results
 from ovdet.errors import InputError, command
-from ovdet.text import load_embeddings, parse_vocabulary
+from ovdet.text import Vocabulary, load_embeddings, parse_vocabulary
 
 
 def parse_arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--input", required=True, metavar="IMAGE|FOLDER", help="a photo, or a folder of photos")
-    parser.add_argument(
+    add = parser.add_argument
+    add("--input", metavar="IMAGE|FOLDER", help="a photo, or a folder of photos (default: some of scikit-image's)")
+    add(
         "--vocabulary",
         required=True,
-        metavar='"a,b,c"|FILE',
-        help="names, or a file of them: .txt, .json, or .safetensors by embed_vocabulary.py",
+        metavar='"a,b;c"|FILE',
+        help="names with commas between, synonyms of a name after semicolons; or a file of names: .txt, .json, or "
+        ".safetensors by embed_vocabulary.py",
     )
-    parser.add_argument("--output", required=True, metavar="DIR", help="pictures and detections.json go here")
-    parser.add_argument("--config-file", metavar="F", help=f"of the detector (default: {QUICK_CONFIG} and its weights)")
-    parser.add_argument("--weights", metavar="W", help="its checkpoint (default: its run's last), or an .onnx file")
-    parser.add_argument("--teacher", metavar="T", help="whose text space it is (default: the config's)")
-    parser.add_argument("--threshold", type=float, default=0.3, metavar="t", help="lowest score (default: 0.3)")
-    parser.add_argument(
+    add("--output", required=True, metavar="DIR", help="pictures and detections.json go here")
+    add("--model", metavar="M", help="a model's or run's folder, hf://OWNER/NAME, ovdet-lite (default: ovdet-lite)")
+    add("--config-file", metavar="F", help="of the detector, instead of --model")
+    add("--weights", metavar="W", help="the config's checkpoint (default: its run's last), or an .onnx file alone")
+    add("--teacher", metavar="T", help="whose text space it is (default: the config's)")
+    add("--threshold", type=float, metavar="t", help="lowest score (default: by the number of names)")
+    add(
+        "--distractors",
+        metavar='"a,b"',
+        help='what looks more like these is left out; "" for none (default: training classes unlike the names)',
+    )
+    add(
         "--overlap",
         type=float,
         default=0.6,
         metavar="IOU",
         help="of boxes of different names that overlap more, the best alone is kept; 1 keeps all (default: 0.6)",
     )
-    parser.add_argument("--device", metavar="D", help="cpu, cuda, cuda:1, ... (default: a GPU where there is one)")
-    parser.add_argument("overrides", nargs="*", metavar="key=value", help="overrides of the config")
+    add("--device", metavar="D", help="cpu, cuda, cuda:1, ... (default: a GPU where there is one)")
+    add("overrides", nargs="*", metavar="key=value", help="overrides of the config")
     return parser.parse_intermixed_args()
 
 
@@ -45,21 +55,21 @@ def parse_arguments() -> argparse.Namespace:
 def main() -> None:
     arguments = parse_arguments()
     for option in ("threshold", "overlap"):
-        if not 0 <= getattr(arguments, option) <= 1:
-            raise InputError(f"expected --{option} between 0 and 1, got {getattr(arguments, option)}")
-    images = find_images(arguments.input)
+        value = getattr(arguments, option)
+        if value is not None and not 0 <= value <= 1:
+            raise InputError(f"expected --{option} between 0 and 1, got {value}")
+    images = find_images(arguments.input) if arguments.input else sample_images()
     embedded = arguments.vocabulary.endswith(".safetensors")
     vocabulary = (load_embeddings if embedded else parse_vocabulary)(arguments.vocabulary)
+    overrides = [*arguments.overrides, *([f"teacher.name={arguments.teacher}"] if arguments.teacher else [])]
     predictor = load_predictor(
-        arguments.config_file,
-        arguments.weights,
-        overrides=[*arguments.overrides, *([f"teacher.name={arguments.teacher}"] if arguments.teacher else [])],
-        device=arguments.device,
+        *(arguments.model, arguments.config_file, arguments.weights), overrides=overrides, device=arguments.device
     )
-    predictor.set_vocabulary(vocabulary)
+    others = arguments.distractors
+    others = None if others is None else Vocabulary.from_text(others).names if others.strip() else ()
+    predictor.set_vocabulary(vocabulary, distractors=others)
     detect = partial(predictor, threshold=arguments.threshold, overlap=arguments.overlap)
-    results = write_results(detect, images, Path(arguments.output))
-    for path, found in results:
+    for path, found in write_results(detect, images, Path(arguments.output)):
         best = ", ".join(f"{d['label']} {d['score']:.2f}" for d in list(found)[:5]) or "nothing"
         print(f"{path}: {len(found)} detections; best: {best}")
 

@@ -26,15 +26,15 @@ dataset = dict(
     split="${.root}/ov_coco_split.json",
     num_base=48,
 )
-_sizes = dict(max_size=400, sample_style="choice")
-dataloader.train.mapper.augmentations.append(L(T.ResizeShortestEdge)(short_edge_length=(256, 288, 320), **_sizes))
-dataloader.test.mapper.augmentations.append(L(T.ResizeShortestEdge)(short_edge_length=320, max_size=427))
-dataloader.train.total_batch_size = 8
-dataloader.train.num_workers = dataloader.test.num_workers = 2
+_zoom = L(T.RandomApply)(tfm_or_aug=L(T.RandomCrop)(crop_type="relative_range", crop_size=(0.5, 0.5)), prob=0.5)
+_resize = L(T.ResizeShortestEdge)(short_edge_length=(320, 384, 448), max_size=597, sample_style="choice")
+dataloader.train.mapper.augmentations.extend([_zoom, _resize])
+dataloader.test.mapper.augmentations.append(L(T.ResizeShortestEdge)(short_edge_length=448, max_size=597))
+dataloader.train.update(total_batch_size=8, num_workers=2)
 optimizer = get_config("common/optim.py").AdamW
 optimizer.update(lr=8e-4, weight_decay=0.05)
 lr_multiplier = L(WarmupParamScheduler)(
     scheduler=L(CosineParamScheduler)(start_value=1.0, end_value=0.01), warmup_length=0.05, warmup_factor=0.01
 )
-train = L(TrainOptions)(output_dir="output/lite/vild_text", device="auto", seed=0, max_iter=2200)
-train.update(clip_gradient_norm=10.0, checkpoint_period=200)
+train = L(TrainOptions)(output_dir="output/lite/vild_text", device="auto", seed=0, max_iter=3600)
+train.update(clip_gradient_norm=10.0, checkpoint_period=200, amp=True)

@@ -16,14 +16,7 @@ dataset.update(name="quick", root="output/quick/data", split="${.root}/ov_split.
 dataset.prepare = L(build_synthetic)(root="${dataset.root}", num_train=240, num_val=40)
 for _loader in (dataloader.train, dataloader.test):
     _loader.mapper.augmentations[-1] = L(T.ResizeShortestEdge)(short_edge_length=192, max_size=256)
+del dataloader.train.mapper.augmentations[1]  # shapes stay whole
 model = online_regions(vild(model, weight=0.1), max_regions=2)
-# nothing drawn is small: the finest level is left out
-model.backbone.bottom_up.update(out_indices=(2, 3, 4), freeze_stages=4)
-model.backbone.in_features = ["stride8", "stride16", "stride32"]
-model.proposal_generator.in_features = ["p3", "p4", "p5", "p6"]
-model.proposal_generator.anchor_generator.update(sizes=[[32], [64], [128], [256]], strides=[8, 16, 32, 64])
-model.roi_heads.box_in_features = ["p3", "p4", "p5"]
-model.roi_heads.box_pooler.scales = (1 / 8, 1 / 16, 1 / 32)
-model.roi_heads.batch_size_per_image = 64
 dataloader.train.total_batch_size = 4
-train.update(output_dir="output/quick/vild", max_iter=120, checkpoint_period=40)
+train.update(output_dir="output/quick/vild", max_iter=120, checkpoint_period=40, amp=False)

@@ -15,6 +15,24 @@ from PIL import Image, ImageOps, UnidentifiedImageError
 from ovdet.errors import InputError
 
 WHITE = (255, 255, 255)
+SUFFIXES = {".bmp", ".gif", ".jpeg", ".jpg", ".png", ".ppm", ".tif", ".tiff", ".webp"}
+
+
+def find_images(path: str | Path) -> list[Path]:
+    """A file, or the photos of a folder in the order of their names.
+
+    Raises:
+        InputError: it does not exist, or the folder has no photos.
+    """
+    found = Path(path)
+    if not found.is_dir():
+        if not found.exists():
+            raise InputError(f"expected an image or a folder of images, {path} does not exist")
+        return [found]
+    images = sorted(file for file in found.iterdir() if file.suffix.lower() in SUFFIXES)
+    if not images:
+        raise InputError(f"expected images ({', '.join(sorted(SUFFIXES))}) in {path}, got none")
+    return images
 
 
 def read_image(path: str | Path, format: str = "RGB") -> np.ndarray:

@@ -6,11 +6,13 @@ from ovdet.engine.evaluate_only import evaluate_config, evaluate_on
 from ovdet.engine.extract import extract_regions
 from ovdet.engine.extract_plan import ExtractOptions
 from ovdet.engine.extract_verify import verify_store
-from ovdet.engine.models import choose_model, find_model
+from ovdet.engine.model_folder import read_resize, write_model_folder
+from ovdet.engine.models import DEFAULT_MODEL, choose_model, find_model
 from ovdet.engine.options import TrainOptions, choose_device
 from ovdet.engine.train import do_train, load_detector, prepare_dataset, prepare_output, training_classes
 
 __all__ = [
+    "DEFAULT_MODEL",
     "ExtractOptions",
     "TrainOptions",
     "choose_device",
@@ -25,6 +27,8 @@ __all__ = [
     "load_detector",
     "prepare_dataset",
     "prepare_output",
+    "read_resize",
     "training_classes",
     "verify_store",
+    "write_model_folder",
 ]

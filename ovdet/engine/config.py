@@ -12,6 +12,7 @@ from detectron2.config import LazyConfig
 from detectron2.config.instantiate import locate
 from omegaconf import DictConfig, OmegaConf
 
+from ovdet.engine.model_folder import read_model_config
 from ovdet.errors import InputError
 
 PARTS = ("model", "teacher", "name_embedder", "dataset", "dataloader", "optimizer", "lr_multiplier", "train")
@@ -21,7 +22,7 @@ def load_config(path: str, overrides: Sequence[str] = ()) -> DictConfig:
     """Read a config and apply overrides.
 
     Args:
-        path: a LazyConfig .py, or the config.yaml that a run wrote.
+        path: a LazyConfig .py, the config.yaml that a run wrote, or a model folder's config.json, which is no program.
         overrides: `key=value`, keys with dots. A key must stand in the config, or be an argument of the node's target.
 
     Raises:
@@ -29,8 +30,19 @@ def load_config(path: str, overrides: Sequence[str] = ()) -> DictConfig:
     """
     if not Path(path).is_file():
         raise InputError(f"expected a config file, {path} does not exist")
+    config = read_model_config(path) if Path(path).suffix == ".json" else _run_config(path)
+    for override in overrides:
+        _check_override(config, override)
+    try:
+        return LazyConfig.apply_overrides(config, list(overrides))
+    except Exception as error:  # hydra's parser has its own family of errors
+        message = str(error).strip().splitlines()[0]
+        raise InputError(f"expected overrides as key=value, got {' '.join(overrides)!r}: {message}") from error
+
+
+def _run_config(path: str) -> DictConfig:
     if Path(path).suffix not in (".py", ".yaml", ".yml"):
-        raise InputError(f"expected a config file (.py, or a run's .yaml), got {path}")
+        raise InputError(f"expected a config file (.py, a run's .yaml, or a model's .json), got {path}")
     try:
         config = LazyConfig.load(path)
     except Exception as error:  # a config is a program, it can fail in any way
@@ -39,13 +51,7 @@ def load_config(path: str, overrides: Sequence[str] = ()) -> DictConfig:
     missing = [part for part in PARTS if part not in config]
     if missing:
         raise InputError(f"expected {', '.join(PARTS)} in a config, {path} has no {', '.join(missing)}")
-    for override in overrides:
-        _check_override(config, override)
-    try:
-        return LazyConfig.apply_overrides(config, list(overrides))
-    except Exception as error:  # hydra's parser has its own family of errors
-        message = str(error).strip().splitlines()[0]
-        raise InputError(f"expected overrides as key=value, got {' '.join(overrides)!r}: {message}") from error
+    return config
 
 
 def _check_override(config: DictConfig, override: str) -> None:

@@ -8,9 +8,14 @@ from typing import NamedTuple
 from detectron2.checkpoint import Checkpointer
 from torch import nn
 
+from ovdet.engine.model_folder import CARD, CONFIG, WEIGHTS
 from ovdet.errors import InputError
+from ovdet.teachers.hub import offline_where_unreachable, reason_of
 
-CONFIG_FILE = "config.yaml"
+RUN_CONFIG = "config.yaml"
+HUB = "hf://"
+DEFAULT_MODEL = "ovdet-lite"
+SHIPPED = {DEFAULT_MODEL: Path(__file__).parents[1] / "assets" / "ovdet_lite"}
 
 
 class ModelFiles(NamedTuple):
@@ -21,25 +26,50 @@ class ModelFiles(NamedTuple):
 
 
 def find_model(name: str | Path) -> ModelFiles:
-    """The config and the last checkpoint of a training run's folder, wherever it was moved to.
+    """The config and the weights of a detector.
 
     Args:
-        name: the folder.
+        name: "ovdet-lite", which is part of the package; a model folder (see tools/pack_model.py); "hf://OWNER/NAME",
+            or "hf://OWNER/NAME@REVISION", a model folder on the hub, kept in the hub's cache; or the folder of a
+            training run, wherever it was moved to, for its last checkpoint.
 
     Raises:
-        InputError: it is no such folder, or nothing was trained there yet.
+        InputError: it is no such folder, the hub does not have it, or nothing was trained there yet.
     """
-    folder = Path(name)
-    if not (folder / CONFIG_FILE).is_file():
-        raise InputError(f"expected the folder of a training run with its {CONFIG_FILE}, got {name}")
+    folder = SHIPPED.get(str(name)) or (_fetch(str(name)) if str(name).startswith(HUB) else Path(name))
+    if (folder / CONFIG).is_file():
+        if not (folder / WEIGHTS).is_file():
+            raise InputError(f"expected {WEIGHTS} beside {folder / CONFIG}, got none")
+        return ModelFiles(str(folder / CONFIG), str(folder / WEIGHTS))
+    if not (folder / RUN_CONFIG).is_file():
+        raise InputError(
+            f"expected {', '.join(SHIPPED)}, {HUB}OWNER/NAME, or a folder with a model's {CONFIG} "
+            f"or a training run's {RUN_CONFIG}, got {name}"
+        )
     weights = Checkpointer(nn.Identity(), str(folder)).get_checkpoint_file()
     if not weights or not Path(weights).is_file():
         raise InputError(f"expected a checkpoint of a training run in {name}, got none")
-    return ModelFiles(str(folder / CONFIG_FILE), weights)
+    return ModelFiles(str(folder / RUN_CONFIG), weights)
+
+
+def _fetch(name: str) -> Path:
+    """hf://OWNER/NAME[@REVISION] -> the folder in the hub's cache; without a connection what the cache has."""
+    from huggingface_hub import snapshot_download
+    from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
+
+    repository, _, revision = name.removeprefix(HUB).partition("@")
+    try:
+        with offline_where_unreachable():
+            folder = snapshot_download(repository, revision=revision or None, allow_patterns=[CONFIG, WEIGHTS, CARD])
+    except (HfHubHTTPError, HFValidationError, LocalEntryNotFoundError, OSError) as error:
+        raise InputError(f"expected a model on the hub, {name} cannot be had: {reason_of(error)}") from error
+    if not (Path(folder) / CONFIG).is_file():
+        raise InputError(f"expected a model folder on the hub, {name} has no {CONFIG}")
+    return Path(folder)
 
 
 def choose_model(model: str | None, config_file: str | None, weights: str | None) -> ModelFiles:
-    """What a command line names: a run's folder, or a config and its weights.
+    """What a command line names: a model, or a config and its weights.
 
     Args:
         model: see find_model.
@@ -50,7 +80,7 @@ def choose_model(model: str | None, config_file: str | None, weights: str | None
         InputError: both or neither are given, or as of find_model.
     """
     if bool(model) == bool(config_file):
-        raise InputError("expected --model FOLDER, or --config-file F with --weights W: one of the two")
+        raise InputError("expected --model MODEL, or --config-file F with --weights W: one of the two")
     if not model:
         return ModelFiles(config_file, weights or "")
     if weights:

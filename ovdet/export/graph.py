@@ -61,7 +61,7 @@ class DetectionGraph(nn.Module):
         proposals, objectness = self._propose(features, size)
         pooled = pool(heads.box_pooler, maps, proposals)
         text, deltas = predictor.embed(heads.box_head(pooled))
-        image_side = text if heads.image_branch is None else heads.image_branch(pooled)
+        image_side = text if heads.image_branch is None else heads.image_branch(pooled, features, [proposals])
         boxes = clip(predictor.box2box_transform.apply_deltas(deltas, proposals), size)
         scores = heads.class_scores(Regions(boxes, text, image_side, objectness))
         found, classes, best = keep_best(

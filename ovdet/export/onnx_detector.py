@@ -101,7 +101,7 @@ def load_onnx_predictor(path: str | Path, *, device: str | None = None) -> OpenV
             templates=templates if isinstance(templates, str) else tuple(templates),
             fingerprint=description["fingerprint"],
         ),
-        resize=T.AugmentationList([T.ResizeShortestEdge(resize["short_edge"], resize["max_size"])]),
+        resize=T.AugmentationList([T.ResizeShortestEdge(**resize)]),
         training_classes=description["training_classes"],
     )
 

@@ -22,13 +22,11 @@ from typing import Any, NamedTuple
 
 import torch
 from detectron2.config import instantiate
-from detectron2.data import transforms as T
 from omegaconf import DictConfig
-from PIL import Image
 from rich.progress import track
 from torch.export import Dim, ExportedProgram
 
-from ovdet.engine import load_detector
+from ovdet.engine import load_detector, read_resize
 from ovdet.errors import InputError
 from ovdet.export.graph import DetectionGraph
 from ovdet.files import write_whole
@@ -99,22 +97,6 @@ def check_packages(names: tuple[str, ...]) -> None:
     missing = [name for name in names if importlib.util.find_spec(name) is None]
     if missing:
         raise InputError(f"expected {', '.join(missing)} to be installed, run: pip install {' '.join(missing)}")
-
-
-def read_resize(augmentations: list[T.Augmentation]) -> dict[str, int]:
-    """The test-time rule as plain numbers.
-
-    Returns:
-        {"short_edge", "max_size"}: pixels of the shorter side, and of the longer one at most.
-
-    Raises:
-        InputError: anything but one bilinear ResizeShortestEdge to one size.
-    """
-    only = augmentations[0] if len(augmentations) == 1 else None
-    sizes = set(only.short_edge_length) if isinstance(only, T.ResizeShortestEdge) else ()
-    if len(sizes) != 1 or only.interp != Image.BILINEAR:
-        raise InputError(f"expected test photos resized by one bilinear ResizeShortestEdge, got {augmentations}")
-    return {"short_edge": sizes.pop(), "max_size": only.max_size}
 
 
 def trace(detector: OpenVocabRCNN, *, tells_base: bool) -> ExportedProgram:

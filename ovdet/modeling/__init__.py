@@ -1,6 +1,7 @@
 """The detector. Depends on torch, detectron2 and ovdet.losses alone."""
 
 from ovdet.modeling.box_predictor import FederatedBoxPredictor, OpenVocabBoxPredictor
+from ovdet.modeling.dense_branch import DenseImageBranch
 from ovdet.modeling.postprocess import nms_over_classes, nms_per_class
 from ovdet.modeling.rcnn import ClosedSetRCNN, OpenVocabRCNN
 from ovdet.modeling.region_sources import OnlineRegions, StoredRegions
@@ -10,6 +11,7 @@ from ovdet.modeling.text_classifier import SigmoidTextClassifier, TextClassifier
 
 __all__ = [
     "ClosedSetRCNN",
+    "DenseImageBranch",
     "FederatedBoxPredictor",
     "GeometricScores",
     "ImageBranch",

@@ -44,11 +44,12 @@ def best_candidates(scores: Tensor, threshold: float, number: int) -> Candidates
     maxima = blocks.amax(0)
     floor = torch.maximum(floor, maxima.topk(number, sorted=False).values.amin())  # `number` entries are at least this
     columns = (maxima >= floor).nonzero().squeeze(1)
-    rows = torch.arange(0, blocks.numel(), blocks.shape[1], device=flat.device)
-    rest = torch.arange(blocks.numel(), len(flat), device=flat.device)  # too few for one more in each block
-    places = torch.cat([(rows[:, None] + columns).flatten(), rest])
-    places = places[flat[places] >= floor]
-    return _in_order(flat[places], places, scores.shape[1], number)
+    entries = blocks.index_select(1, columns)
+    rows, found = (entries >= floor).nonzero(as_tuple=True)
+    rest = flat[blocks.numel() :]  # too few for one more in each block
+    ends = (rest >= floor).nonzero().squeeze(1)
+    places = torch.cat([rows * blocks.shape[1] + columns[found], ends + blocks.numel()])
+    return _in_order(torch.cat([entries[rows, found], rest[ends]]), places, scores.shape[1], number)
 
 
 def first_of(candidates: Candidates, num_classes: int, threshold: float, number: int) -> Candidates:

@@ -15,6 +15,7 @@ K classes of the present vocabulary, C channels, P pooled side.
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
 import torch
@@ -57,15 +58,27 @@ class Regions(NamedTuple):
 
 
 class ImageBranch(nn.Module):
-    """ViLD-ensemble's second branch: its own box head and its own projection, trained by distillation alone."""
+    """ViLD-ensemble's second branch: its own box head and its own projection, trained by distillation alone.
+
+    DenseImageBranch (modeling/dense_branch.py) takes the same and looks at other parts of it.
+    """
 
     def __init__(self, box_head: nn.Module, *, in_features: int, width: int) -> None:
         super().__init__()
         self.box_head = box_head
         self.projection = RegionProjection(in_features, width)
 
-    def forward(self, pooled: Tensor) -> Tensor:
-        """(R, C, P, P) -> (R, D), unit norm."""
+    def forward(self, pooled: Tensor, features: Mapping[str, Tensor], boxes: Sequence[Tensor]) -> Tensor:
+        """Embed regions.
+
+        Args:
+            pooled: (R, C, P, P), the regions' parts of the pyramid.
+            features: all maps by name; not looked at here.
+            boxes: of each image (Ri, 4) XYXY, pixels of the network's input; not looked at here.
+
+        Returns:
+            (R, D), unit norm.
+        """
         return self.projection(self.box_head(pooled))
 
 
@@ -77,7 +90,7 @@ class OpenVocabROIHeads(StandardROIHeads):
         *,
         score_fusion: ScoreFusion,
         distillation: nn.Module | None = None,
-        image_branch: ImageBranch | None = None,
+        image_branch: nn.Module | None = None,
         crop_embedder: CropEmbedder | None = None,
         image_temperature: float = 0.01,
         max_crops: int = 1000,
@@ -90,7 +103,7 @@ class OpenVocabROIHeads(StandardROIHeads):
         Args:
             score_fusion: see modeling/score_fusion.py.
             distillation: (student (M, D), teacher (M, D)) -> loss; None trains without a teacher.
-            image_branch: a head of its own for the distilled embeddings; None shares the text branch's.
+            image_branch: ImageBranch or DenseImageBranch, for embeddings of their own; None shares the text branch's.
             crop_embedder: the teacher on crops at test time, instead of distilled embeddings.
             image_temperature: divides the cosines of the image side before its softmax over the K names.
             max_crops: regions that are kept for a crop_embedder, per image.
@@ -165,7 +178,7 @@ class OpenVocabROIHeads(StandardROIHeads):
             student = self.box_predictor.projection(region_features)
         else:
             box_features = self.box_head(pooled)
-            student = self.image_branch(pooled_regions)
+            student = self.image_branch(pooled_regions, features, [r.proposal_boxes.tensor for r in regions])
         losses = self.box_predictor.losses(self.box_predictor(box_features), proposals)
         teacher = torch.cat([r.teacher_embeddings for r in regions])  # (M, D)
         losses["loss_distill"] = self.distillation(student, teacher.to(student))
@@ -176,7 +189,9 @@ class OpenVocabROIHeads(StandardROIHeads):
     ) -> list[Instances]:
         pooled = self._pool(features, proposals)
         text, deltas = self.box_predictor.embed(self.box_head(pooled))  # (R, D), (R, 4)
-        image = self._distilled_embeddings(pooled, text)
+        image = text
+        if self.image_branch is not None and self.score_fusion.needs_image:
+            image = self.image_branch(pooled, features, [p.proposal_boxes.tensor for p in proposals])
         boxes = self.box_predictor.predict_boxes((None, deltas), proposals)
         counts = [len(p) for p in proposals]
         objectness = [p.objectness_logits for p in proposals]
@@ -185,12 +200,6 @@ class OpenVocabROIHeads(StandardROIHeads):
         if self.crop_embedder is not None:
             regions = map(self._embed_crops, regions, sizes, photos)
         return list(map(self._settle, regions, sizes))
-
-    def _distilled_embeddings(self, pooled: Tensor, text_embeddings: Tensor) -> Tensor:
-        """-> (R, D), from the branch that was distilled."""
-        if self.image_branch is None or not self.score_fusion.needs_image:
-            return text_embeddings
-        return self.image_branch(pooled)
 
     def _embed_crops(self, regions: Regions, image_size: tuple[int, int], photo: Tensor) -> Regions:
         """The best regions, with the teacher's embeddings of their crops, cut from the photo: it may be larger than the

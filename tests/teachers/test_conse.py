@@ -13,11 +13,11 @@ from ovdet.teachers import crop_regions, embed_regions, load_teacher
 from ovdet.teachers.conse import ConseTeacher
 
 
-def test_an_image_is_the_weighted_mean_of_its_ten_likeliest_classes(conse_teacher):
+def test_an_image_is_the_mean_of_its_classes_without_what_all_have_in_common(conse_teacher):
     pixels = torch.randn(2, 3, 260, 260, generator=torch.Generator().manual_seed(0))
     network = timm.create_model("tf_efficientnet_lite2", pretrained=False).eval()
     network.load_state_dict(load_efficientnet_lite_weights(2))
-    descriptions = timm.data.ImageNetInfo().label_descriptions()
+    sentences = conse_teacher._sentences_of_classes
     with torch.inference_mode():
         probabilities = network(pixels).softmax(1)
         torch.testing.assert_close(
@@ -26,12 +26,23 @@ def test_an_image_is_the_weighted_mean_of_its_ten_likeliest_classes(conse_teache
             rtol=0,
             atol=1e-3,
         )
-    for embedding, row in zip(conse_teacher.encode_image(pixels), probabilities, strict=True):
-        expected = torch.zeros(384)
-        for index in row.argsort(descending=True)[:10].tolist():
-            synonyms = conse_teacher.encode_text([f"a {name.strip()}" for name in descriptions[index].split(",")])
-            expected += row[index] * F.normalize(synonyms.mean(0), dim=0)
-        torch.testing.assert_close(embedding, F.normalize(expected, dim=0), rtol=0, atol=1e-3)
+        expected = F.normalize(probabilities @ F.normalize(sentences - sentences.mean(0), dim=1), dim=1)
+        torch.testing.assert_close(conse_teacher.encode_image(pixels), expected, rtol=0, atol=1e-3)
+
+
+def test_texts_are_centred_sentences_and_classes_the_mean_of_their_synonyms(conse_teacher):
+    descriptions = timm.data.ImageNetInfo().label_descriptions()
+    encoder = conse_teacher._sentence_encoder
+    classes = conse_teacher._sentences_of_classes
+    for index in (0, 281, 999):
+        synonyms = encoder.encode(
+            [f"a {name.strip()}" for name in descriptions[index].split(",")], convert_to_tensor=True
+        )
+        expected = F.normalize(F.normalize(synonyms, dim=1).mean(0), dim=0)
+        torch.testing.assert_close(classes[index], expected, rtol=0, atol=1e-4)
+    sentence = F.normalize(encoder.encode(["a red kite"], convert_to_tensor=True), dim=1)
+    expected = F.normalize(sentence - classes.mean(0), dim=1)
+    torch.testing.assert_close(conse_teacher.encode_text(["a red kite"]), expected, rtol=0, atol=1e-4)
 
 
 def test_it_tells_a_cat_and_a_cup_of_coffee(conse_teacher):
@@ -57,7 +68,7 @@ def test_class_embeddings_are_cached_and_a_bad_cache_is_passed_over(monkeypatch,
 
     def embed(self):
         counted.append(1)
-        return F.normalize(torch.ones(1000, 384), dim=1)
+        return F.normalize(torch.randn(1000, 384, generator=torch.Generator().manual_seed(0)), dim=1)
 
     monkeypatch.setattr(ConseTeacher, "_embed_classes", embed)
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))

@@ -11,6 +11,7 @@ from timm.layers import freeze_batch_norm_2d
 from torch import Tensor, nn
 
 from ovdet.errors import InputError
+from ovdet.imagenet_lite import fold_batch_norms
 
 
 class TimmBackbone(Backbone):
@@ -24,6 +25,7 @@ class TimmBackbone(Backbone):
         weights: Mapping[str, Tensor] | None = None,
         freeze_stages: int = 0,
         frozen_norm: bool = True,
+        folded_norm: bool = False,
     ) -> None:
         """
         Args:
@@ -32,6 +34,8 @@ class TimmBackbone(Backbone):
             weights: a state dict in timm's key names; entries of the classifier are passed over. None: random.
             freeze_stages: the stem and the first `freeze_stages` - 1 stages are not trained; 0 trains all.
             frozen_norm: batch norm keeps its statistics and its affine part (small batches, as in detectron2).
+            folded_norm: batch norms are made part of the convolutions before them, which is faster and says the same;
+                for EfficientNets whose stages are all frozen.
 
         Raises:
             InputError: timm knows no such model, or the weights lack some of its entries.
@@ -44,7 +48,9 @@ class TimmBackbone(Backbone):
         self.body = timm.create_model(name, features_only=True, pretrained=False, out_indices=tuple(out_indices))
         if weights is not None:
             self._load(name, weights)
-        if frozen_norm:
+        if folded_norm:
+            fold_batch_norms(self.body.eval())
+        elif frozen_norm:
             self.body = freeze_batch_norm_2d(self.body)  # timm's own: its norm layers hold the activation too
         self._freeze(freeze_stages)
         info = self.body.feature_info

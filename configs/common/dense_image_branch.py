@@ -1,0 +1,22 @@
+"""The image side as the frozen backbone's own classifier on each region (F-VLM, arXiv:2209.15639)."""
+
+from detectron2.config import LazyCall as L
+from omegaconf import DictConfig
+
+from ovdet.modeling import DenseImageBranch, GeometricScores
+from ovdet.teachers.conse import load_conse_head
+
+
+def dense_image_branch(model: DictConfig, *, trained: bool = False) -> DictConfig:
+    """For EfficientNet-Lite below and `conse` as the teacher.
+
+    Args:
+        model: with `backbone` a PyramidWithMaps.
+        trained: whether distillation, if there is any, trains that classifier.
+    """
+    weights = L(load_conse_head)(variant=0)
+    branch = L(DenseImageBranch)(in_feature="stride32", stride=32, width="${teacher.width}", weights=weights)
+    model.roi_heads.image_branch = branch
+    branch.trained = trained
+    model.roi_heads.score_fusion = L(GeometricScores)(base_exponent=2 / 3, novel_exponent=1 / 3)
+    return model

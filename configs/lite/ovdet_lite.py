@@ -1,0 +1,11 @@
+"""ViLD-text and the frozen classifier's own view of each region (arXiv:2104.13921, arXiv:2209.15639): `ovdet-lite`.
+
+tools/train_net.py --config-file configs/lite/ovdet_lite.py dataset.root=PATH
+Hardware: two CPU cores or one GPU. Expected: not yet run over the whole schedule.
+"""
+
+from ..common.dense_image_branch import dense_image_branch
+from .vild_text import dataloader, dataset, lr_multiplier, model, name_embedder, optimizer, teacher, train
+
+model = dense_image_branch(model)
+train.output_dir = "output/lite/ovdet_lite"

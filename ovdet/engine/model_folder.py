@@ -1,0 +1,212 @@
+"""A trained detector as a folder to be passed on: config.json, model.safetensors and a model card, README.md.
+
+A training run's config.yaml is a program; a folder from somewhere else must not be one. config.json is plain data: it
+names the detector's parts out of a list of known ones, and what they are built with. Weights are kept in half
+precision.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from collections.abc import Iterator
+from copy import deepcopy
+from pathlib import Path
+from typing import Any
+
+from detectron2.config import LazyCall, instantiate
+from detectron2.data import build_detection_test_loader, get_detection_dataset_dicts
+from detectron2.data import transforms as T
+from detectron2.layers import ShapeSpec
+from detectron2.modeling.anchor_generator import DefaultAnchorGenerator
+from detectron2.modeling.backbone import FPN, BasicStem, ResNet
+from detectron2.modeling.backbone.fpn import LastLevelMaxPool
+from detectron2.modeling.box_regression import Box2BoxTransform
+from detectron2.modeling.matcher import Matcher
+from detectron2.modeling.poolers import ROIPooler
+from detectron2.modeling.proposal_generator import RPN, StandardRPNHead
+from detectron2.modeling.roi_heads import FastRCNNConvFCHead, MaskRCNNConvUpsampleHead
+from detectron2.utils.registry import _convert_target_to_string as name_of
+from omegaconf import DictConfig, OmegaConf
+from PIL import Image
+from safetensors.torch import save
+
+from ovdet.data import OpenVocabMapper
+from ovdet.engine.checkpoint import HEADER
+from ovdet.engine.options import TrainOptions
+from ovdet.engine.train import load_detector
+from ovdet.errors import InputError
+from ovdet.files import write_whole
+from ovdet.modeling import (
+    DenseImageBranch,
+    GeometricScores,
+    ImageBranch,
+    ImageScores,
+    OpenVocabBoxPredictor,
+    OpenVocabRCNN,
+    OpenVocabROIHeads,
+    TextScores,
+    nms_over_classes,
+    nms_per_class,
+)
+from ovdet.modeling.backbones import PyramidWithMaps, TimmBackbone
+from ovdet.text import NameEmbedder
+
+CONFIG, WEIGHTS, CARD = "config.json", "model.safetensors", "README.md"
+FORMAT = "ovdet model 1"
+_FROM_DETECTRON2 = (
+    *(BasicStem, Box2BoxTransform, DefaultAnchorGenerator, FPN, FastRCNNConvFCHead, LastLevelMaxPool, Matcher),
+    *(MaskRCNNConvUpsampleHead, ROIPooler, RPN, ResNet, ResNet.make_default_stages, ShapeSpec, StandardRPNHead),
+)
+_OWN = (
+    *(DenseImageBranch, GeometricScores, ImageBranch, ImageScores),
+    *(OpenVocabBoxPredictor, OpenVocabRCNN, OpenVocabROIHeads, TextScores),
+    *(nms_over_classes, nms_per_class, PyramidWithMaps, TimmBackbone),
+)
+KNOWN_PARTS = {name_of(part) for part in (*_FROM_DETECTRON2, *_OWN)}
+
+
+def write_model_folder(config: DictConfig, weights: str, folder: str | Path, *, card: str) -> dict[str, Any]:
+    """Pack a trained detector.
+
+    Args:
+        config: of the detector, see `load_config`.
+        weights: as for `load_detector`.
+        folder: created; files of these names in it are replaced.
+        card: the text of README.md, Markdown.
+
+    Returns:
+        What config.json says.
+
+    Raises:
+        InputError: config or weights are not there or do not fit, the detector has a part that a folder cannot name,
+            or the folder cannot be written to.
+    """
+    detector, embed_names, header = load_detector(config, weights)
+    content = {
+        "format": FORMAT,
+        "teacher": {
+            "name": embed_names.teacher_name,
+            "width": embed_names.width,
+            "templates": embed_names.templates,
+            "fingerprint": header.get("fingerprint") or embed_names.fingerprint,
+        },
+        "resize": read_resize(instantiate(config.dataloader.test.mapper.augmentations)),
+        "model": _as_data(_without_training(config).model),
+    }
+    _check_parts(content["model"], "the config")
+    halves = {
+        key: (value.half() if value.is_floating_point() else value).contiguous()
+        for key, value in detector.state_dict().items()
+    }
+    folder = Path(folder)
+    write_whole(folder / WEIGHTS, save(halves, {HEADER: json.dumps(header)}))
+    write_whole(folder / CARD, card.encode())
+    write_whole(folder / CONFIG, (json.dumps(content, indent=1) + "\n").encode())
+    return content
+
+
+def read_model_config(path: str | Path) -> DictConfig:
+    """The config.json of a model folder as a config that can detect, evaluate and export.
+
+    Raises:
+        InputError: unreadable, of another format, or it names a part that is not known here.
+    """
+    try:
+        content = json.loads(Path(path).read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise InputError(f"expected the {CONFIG} of a model folder, {path} cannot be read: {error}") from error
+    if not isinstance(content, dict) or content.get("format") != FORMAT:
+        came = content.get("format") if isinstance(content, dict) else type(content).__name__
+        raise InputError(f"expected a {CONFIG} of format {FORMAT!r}, got {came!r} in {path}")
+    missing = [key for key in ("model", "teacher", "resize") if not isinstance(content.get(key), dict)]
+    if missing:
+        raise InputError(f"expected {', '.join(missing)} in {path}, got none")
+    _check_parts(content, str(path))
+    teacher = content["teacher"]
+    mapper = LazyCall(OpenVocabMapper)(
+        is_train=False,
+        augmentations=[LazyCall(T.ResizeShortestEdge)(**content["resize"])],
+        image_format="${model.input_format}",
+        keep_original=False,
+    )
+    dataset = LazyCall(get_detection_dataset_dicts)(names="", filter_empty=False)
+    embedder = LazyCall(NameEmbedder)(
+        teacher="${teacher.name}",
+        width="${teacher.width}",
+        templates="${teacher.templates}",
+        file="${teacher.embeddings}",
+        fingerprint=teacher.get("fingerprint", ""),
+    )
+    parts = {
+        "model": content["model"],
+        "teacher": {"name": teacher["name"], "width": teacher["width"], "templates": teacher["templates"]},
+        "name_embedder": embedder,
+        "dataset": {},
+        "dataloader": {"test": LazyCall(build_detection_test_loader)(dataset=dataset, mapper=mapper, num_workers=2)},
+        "train": LazyCall(TrainOptions)(device="auto", init_checkpoint=str(Path(path).with_name(WEIGHTS))),
+    }
+    parts["teacher"]["embeddings"] = None
+    return OmegaConf.create(parts, flags={"allow_objects": True})
+
+
+def read_resize(augmentations: list[T.Augmentation]) -> dict[str, int]:
+    """The test-time rule as plain numbers.
+
+    Returns:
+        {"short_edge_length", "max_size"}: pixels of the shorter side, and of the longer one at most.
+
+    Raises:
+        InputError: anything but one bilinear ResizeShortestEdge to one size.
+    """
+    only = augmentations[0] if len(augmentations) == 1 else None
+    sizes = set(only.short_edge_length) if isinstance(only, T.ResizeShortestEdge) else ()
+    if len(sizes) != 1 or only.interp != Image.BILINEAR:
+        raise InputError(f"expected test photos resized by one bilinear ResizeShortestEdge, got {augmentations}")
+    return {"short_edge_length": sizes.pop(), "max_size": only.max_size}
+
+
+def _without_training(config: DictConfig) -> DictConfig:
+    """The parts that detect, without those that only teach."""
+    config = deepcopy(config)
+    config.model.region_source = config.model.roi_heads.distillation = None
+    return config
+
+
+def _as_data(node: Any) -> Any:
+    """A config node as json has it: parts by their names; loaders of initial weights left out."""
+    if OmegaConf.is_dict(node):
+        loads = {key for key in node if key == "weights" and OmegaConf.is_dict(node[key])}
+        data = {key: None if key in loads else _as_data(node[key]) for key in node}
+        kind = OmegaConf.get_type(node)
+        if dataclasses.is_dataclass(kind):  # ShapeSpec is one
+            data["_target_"] = name_of(kind)
+        return data
+    if OmegaConf.is_list(node):
+        return [_as_data(value) for value in node]
+    return node if isinstance(node, (str, int, float, type(None))) else name_of(node)
+
+
+def _check_parts(content: Any, where: str) -> None:
+    """Refuse what would be looked up anywhere else than among the known parts.
+
+    Raises:
+        InputError: a part that is not known, or a text that is to be resolved.
+    """
+    for key, value in _leaves(content):
+        if key == "_target_" and value not in KNOWN_PARTS:
+            raise InputError(f"expected parts of a detector that a model folder may name, got {value!r} in {where}")
+        if isinstance(value, str) and "${" in value:
+            raise InputError(f"expected plain values, got {value!r} for {key} in {where}")
+
+
+def _leaves(content: Any, key: str = "") -> Iterator[tuple[str, Any]]:
+    """All plain values with the nearest key above them."""
+    if isinstance(content, dict):
+        for name, value in content.items():
+            yield from _leaves(value, name)
+    elif isinstance(content, list):
+        for value in content:
+            yield from _leaves(value, key)
+    else:
+        yield key, content

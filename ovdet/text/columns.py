@@ -1,0 +1,59 @@
+"""What a classifier's columns stand for: names, their synonyms, and distractors that nobody asked for.
+
+A region is compared with all columns. The best of a name's columns speaks for the name, and what looks most like a
+distractor is no detection.
+
+Shape letters: K names, S columns (S >= K), D embedding width.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import NamedTuple
+
+from torch import Tensor
+
+from ovdet.text.prompts import clean_name
+from ovdet.text.vocabulary import Vocabulary
+
+NOBODYS = -1
+NEAR = 0.33  # cosine of a centred space from which on a distractor is too much like an asked name ("person" and "man")
+
+
+class Columns(NamedTuple):
+    """The columns of a vocabulary.
+
+    Attributes:
+        texts: S different texts.
+        owners: for each the index of its name, NOBODYS for a distractor.
+    """
+
+    texts: tuple[str, ...]
+    owners: tuple[int, ...]
+
+
+def lay_out(vocabulary: Vocabulary, distractors: Sequence[str] = ()) -> Columns:
+    """A column for each name, each synonym and each distractor; a text that comes twice belongs to its first owner."""
+    owners: dict[str, int] = {}
+    taken: set[str] = set()
+    names = [(name, index) for index, name in enumerate(vocabulary.names)]
+    synonyms = [(text, i) for i, name in enumerate(vocabulary.names) for text in vocabulary.synonyms.get(name, ())]
+    for text, owner in [*names, *synonyms, *((text, NOBODYS) for text in distractors)]:
+        if clean_name(text) not in taken:
+            taken.add(clean_name(text))
+            owners[text] = owner
+    return Columns(tuple(owners), tuple(owners.values()))
+
+
+def far_from(embeddings: Tensor, asked: Tensor, near: float = NEAR) -> list[bool]:
+    """Which texts are unlike all that is asked for.
+
+    Args:
+        embeddings: (S, D), unit norm.
+        asked: (K, D), unit norm, K >= 1.
+        near: cosine.
+
+    Returns:
+        S booleans.
+    """
+    return (embeddings @ asked.T).amax(1).lt(near).tolist()

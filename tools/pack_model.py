@@ -1,0 +1,42 @@
+"""Pack a trained detector as a folder to pass on: config.json (no program), model.safetensors (fp16), README.md.
+
+tools/pack_model.py --model output/lite/ovdet_lite --card card.md --output my_model
+tools/demo.py --model my_model --input photo.jpg --vocabulary "red kite, wheel" --output output/demo
+"""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+
+from ovdet.engine import choose_model, load_config, write_model_folder
+from ovdet.errors import InputError, command
+
+
+def parse_arguments() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--model", metavar="FOLDER", help="of a training run: its config and last checkpoint")
+    parser.add_argument("--config-file", metavar="F", help="of the detector, instead of --model")
+    parser.add_argument("--weights", metavar="W", help="its checkpoint (default: the last one of the config's run)")
+    parser.add_argument("--card", required=True, metavar="F.md", help="the model card: data, licences, figures, limits")
+    parser.add_argument("--output", required=True, metavar="DIR", help="the folder to write")
+    parser.add_argument("overrides", nargs="*", metavar="key=value", help="overrides of the config")
+    return parser.parse_intermixed_args()
+
+
+@command
+def main() -> None:
+    arguments = parse_arguments()
+    config_file, weights = choose_model(arguments.model, arguments.config_file, arguments.weights)
+    try:
+        card = Path(arguments.card).read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        raise InputError(f"expected a model card, {arguments.card} cannot be read: {error}") from error
+    config = load_config(config_file, [*arguments.overrides, "train.device=cpu"])
+    content = write_model_folder(config, weights, arguments.output, card=card)
+    size = sum(file.stat().st_size for file in Path(arguments.output).iterdir()) / 1e6
+    print(f"{arguments.output}: {size:.1f} MB, names by teacher {content['teacher']['name']}")
+
+
+if __name__ == "__main__":
+    main()
