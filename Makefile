@@ -3,13 +3,13 @@ PYTHON ?= python3
 VENV ?= .venv
 STAMP := $(VENV)/.ovdet-installed
 RUN := $(VENV)/bin/python
-QUICK := output/quick
 
 # `make demo IMAGE=photo.jpg VOCABULARY="red kite, wheel"` asks for other names on another photo
-IMAGE ?= $(QUICK)/data/images/000265.jpg
-VOCABULARY ?= red square, red circle, green cross, blue star, yellow triangle
+IMAGE ?=
+VOCABULARY ?= tabby cat; kitten, cup of coffee; espresso, spoon, saucer, astronaut; woman, motorcycle, wheel; tyre
+DATA ?= datasets/lite
 
-.PHONY: help .venv demo test test-slow lint clean
+.PHONY: help .venv demo quick reproduce test test-slow lint clean
 
 help:            ## this list
 	@grep -E '^[.a-z-]+: .*##' $(MAKEFILE_LIST) | sed 's/:.*## */\t/' | sort | expand -t 16
@@ -29,11 +29,14 @@ $(STAMP): setup.py .constraints.txt tools/install_detectron2.py
 	$(RUN) tools/install_detectron2.py
 	@touch $@
 
-demo: $(QUICK)/vild/model_final.pth ## train the quick model for a minute or two, then draw what it finds
-	$(RUN) tools/demo.py --input "$(IMAGE)" --vocabulary "$(VOCABULARY)" --threshold 0.4 --output output/demo
+demo: $(STAMP)   ## find names on photos with the detector that comes along: IMAGE=photo.jpg VOCABULARY="red kite, wheel"
+	$(RUN) tools/demo.py $(if $(IMAGE),--input "$(IMAGE)") --vocabulary "$(VOCABULARY)" --output output/demo
 
-$(QUICK)/vild/model_final.pth: | $(STAMP)
+quick: $(STAMP)  ## train a small detector on drawn shapes for a minute or two
 	$(RUN) tools/train_net.py --config-file configs/quick/vild.py
+
+reproduce: $(STAMP) ## the table of docs/results.md, hours on two cores: DATA=folder of photos and annotations
+	$(RUN) tools/reproduce_lite.py --data "$(DATA)" --output output/reproduce_lite
 
 test: $(STAMP)   ## the tests, under 5 minutes on two cores
 	$(RUN) -m pytest

@@ -14,9 +14,12 @@ def dense_image_branch(model: DictConfig, *, trained: bool = False) -> DictConfi
         model: with `backbone` a PyramidWithMaps.
         trained: whether distillation, if there is any, trains that classifier.
     """
-    weights = L(load_conse_head)(variant=0)
-    branch = L(DenseImageBranch)(in_feature="stride32", stride=32, width="${teacher.width}", weights=weights)
-    model.roi_heads.image_branch = branch
-    branch.trained = trained
+    model.roi_heads.image_branch = L(DenseImageBranch)(
+        in_feature="stride32",
+        stride=32,
+        width="${teacher.width}",
+        weights=L(load_conse_head)(variant=0),
+        trained=trained,
+    )
     model.roi_heads.score_fusion = L(GeometricScores)(base_exponent=2 / 3, novel_exponent=1 / 3)
     return model

@@ -6,6 +6,7 @@ from detectron2.config import LazyCall as L
 from detectron2.modeling.roi_heads import FastRCNNOutputLayers, StandardROIHeads
 from omegaconf import DictConfig
 
+from ovdet.data import RegionStore
 from ovdet.engine import choose_device, training_classes
 from ovdet.losses import L1Distillation
 from ovdet.modeling import ClosedSetRCNN, GeometricScores, ImageBranch, ImageScores, OnlineRegions, StoredRegions
@@ -25,9 +26,10 @@ def online_regions(model: DictConfig, max_regions: int = 32) -> DictConfig:
     return model
 
 
-def stored_regions(model: DictConfig) -> DictConfig:
-    """The mapper brings regions from a store (dataloader.train.mapper.region_store)."""
+def stored_regions(model: DictConfig, dataloader: DictConfig, max_regions: int = 300) -> DictConfig:
+    """The mapper brings regions from a store (dataset.region_store)."""
     model.region_source = L(StoredRegions)()
+    dataloader.train.mapper.update(region_store=L(RegionStore)(path="${dataset.region_store}"), max_regions=max_regions)
     return model
 
 

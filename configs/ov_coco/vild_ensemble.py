@@ -6,13 +6,8 @@ Expected: no figure in the paper. Here: not yet run.
 The teacher's regions come from a store: dataset.region_store=STORE.
 """
 
-from detectron2.config import LazyCall as L
-
-from ovdet.data import RegionStore
-
 from ..common.methods import stored_regions, vild_ensemble
 from .vild_text import dataloader, dataset, lr_multiplier, model, name_embedder, optimizer, teacher, train
 
-model = stored_regions(vild_ensemble(model))
-dataloader.train.mapper.region_store = L(RegionStore)(path="${dataset.region_store}")
+model = stored_regions(vild_ensemble(model), dataloader)
 train.output_dir = "output/ov_coco/vild_ensemble"

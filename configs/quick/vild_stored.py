@@ -5,14 +5,9 @@ Hardware: two CPU cores. Expected: as configs/quick/vild.py.
 STORE is written by tools/extract_regions.py with configs/quick/vild.py and its weights.
 """
 
-from detectron2.config import LazyCall as L
-
-from ovdet.data import RegionStore
-
 from ..common.methods import stored_regions
 from .vild import dataloader, dataset, lr_multiplier, model, name_embedder, optimizer, teacher, train
 
 dataset.region_store = "output/quick/regions"
-model = stored_regions(model)
-dataloader.train.mapper.update(region_store=L(RegionStore)(path="${dataset.region_store}"), max_regions=16)
+model = stored_regions(model, dataloader, max_regions=16)
 train.output_dir = "output/quick/vild_stored"

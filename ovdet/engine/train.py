@@ -146,6 +146,26 @@ def build_trainer(
     return AMPTrainer(model, loader, optimizer)
 
 
+def freeze_parts(model: nn.Module, parts: str) -> None:
+    """Take parts of a model out of training.
+
+    Args:
+        model: of which something must be left to train.
+        parts: submodules by their names, commas between; "" for none.
+
+    Raises:
+        InputError: the model has no such part, or nothing would be left.
+    """
+    for part in filter(None, (part.strip() for part in parts.split(","))):
+        try:
+            model.get_submodule(part).requires_grad_(False)
+        except AttributeError as error:
+            children = ", ".join(name for name, _ in model.named_children())
+            raise InputError(f"expected train.freeze to name parts of the model ({children}), got {part!r}") from error
+    if not any(parameter.requires_grad for parameter in model.parameters()):
+        raise InputError(f"expected something left to train, train.freeze={parts} leaves nothing")
+
+
 def do_train(config: DictConfig, *, resume: bool = False) -> Mapping[str, Any]:
     """Train as the config says, evaluate at the end, leave checkpoints in `config.train.output_dir`.
 
@@ -162,6 +182,7 @@ def do_train(config: DictConfig, *, resume: bool = False) -> Mapping[str, Any]:
     space = text_space(config, embed_names)
     loader = build_train_loader(config, space)
     model = instantiate(config.model).to(options.torch_device())
+    freeze_parts(model, options.freeze)
     names = training_classes(instantiate(config.dataloader.train.dataset.names))
     set_names(model, names, embed_names, names)
 

@@ -18,10 +18,11 @@ from dataclasses import dataclass
 from functools import cached_property
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from ovdet.modeling.candidates import BestOfRows, Candidates, best_candidates, first_of
-from ovdet.modeling.score_fusion import ScoreFusion, fuse_sides, join_objectness
+from ovdet.modeling.score_fusion import ScoreFusion, fuse_sides, join_region_scores
 from ovdet.modeling.sides import Side
 
 MAX_DENSE_CLASSES = 16384  # K up to which a whole matrix of scores is the faster way
@@ -53,8 +54,11 @@ class ClassScores:
     def matrix(self) -> Tensor:
         """(R, K), logarithms of all scores."""
         sides = (self.text, self.image)
-        text, image = (None if side is None else side.log_probabilities(self.class_embeddings) for side in sides)
-        return self.fusion(text, image, self.objectness_logits, self.is_base)
+        (text, log_divisor), (image, _) = (
+            (None, None) if side is None else side.log_probabilities(self.class_embeddings) for side in sides
+        )
+        log_foreground = self.text.log_foreground(log_divisor) if self.fusion.needs_foreground else None
+        return self.fusion(text, image, self.objectness_logits, self.is_base, log_foreground=log_foreground)
 
     def best_of_matrix(self, threshold: float, number: int) -> Candidates:
         """The first `number` candidates that score above the threshold."""
@@ -80,23 +84,29 @@ class ClassScores:
             embeddings = self.class_embeddings[chunk]
             logits = [None if side is None else side.logits(embeddings) for side in sides]
             classes = torch.arange(chunk.start, chunk.start + len(embeddings), device=embeddings.device)
-            for best, text_exponent, members in groups:
+            for best, text_exponent, _, members in groups:
                 _add(best, logits, text_exponent, classes, None if members is None else members[chunk])
             for divisor, of_side in zip(divisors, logits, strict=True):
                 if divisor is not None:
                     divisor.add_(of_side)
         log_divisors = [None if divisor is None else divisor.value() for divisor in divisors]  # (R,) each
-        kept = [self._divide(best.kept(), fuse_sides(*log_divisors, exponent)) for best, exponent, _ in groups]
+        log_foreground = self.text.log_foreground(log_divisors[0]) if self.fusion.needs_foreground else None
+        kept = [
+            self._divide(best.kept(), fuse_sides(*log_divisors, text_exponent), log_foreground, foreground_exponent)
+            for best, text_exponent, foreground_exponent, _ in groups
+        ]
         kept = Candidates(*(torch.cat(parts) for parts in zip(*kept, strict=True)))
         return _scored(first_of(kept, len(self.class_embeddings), _logarithm(threshold), number), threshold)
 
-    def _groups(self) -> list[tuple[float, Tensor | None]]:
-        """The exponents, and for each which classes (K,) share it; None for all."""
-        exponents = self.fusion.text_exponent(self.is_base)
-        if isinstance(exponents, float):
-            return [(exponents, None)]
+    def _groups(self) -> list[tuple[float, float, Tensor | None]]:
+        """The exponents of text and foreground, and for each pair which classes (K,) share it; None for all."""
+        exponents = (self.fusion.text_exponent(self.is_base), self.fusion.foreground_exponent(self.is_base))
+        if all(isinstance(exponent, float) for exponent in exponents):
+            return [(*exponents, None)]
         groups = [mask for mask in (self.is_base, ~self.is_base) if mask.any()]
-        return [(float(exponents[mask.nonzero()[0]]), mask) for mask in groups]
+        return [
+            (*(x if isinstance(x, float) else float(x[mask.nonzero()[0]]) for x in exponents), mask) for mask in groups
+        ]
 
     def _chunks(self) -> Iterator[slice]:
         """Of the K classes, in order."""
@@ -106,11 +116,15 @@ class ClassScores:
         for start in range(0, num_classes, size):
             yield slice(start, start + size)
 
-    def _divide(self, kept: Candidates, log_divisors: Tensor) -> Candidates:
-        """Fused logits to logarithms of scores; log_divisors (R,)."""
+    def _divide(
+        self, kept: Candidates, log_divisors: Tensor, log_foreground: Tensor | None, foreground_exponent: float
+    ) -> Candidates:
+        """Fused logits to logarithms of scores; log_divisors (R,), log_foreground (R,) where there is one."""
         log_scores = kept.scores - log_divisors[kept.regions]
-        objectness = self.objectness_logits[kept.regions]
-        return kept._replace(scores=join_objectness(log_scores, objectness, self.fusion.objectness_exponent))
+        if log_foreground is not None:
+            log_scores = join_region_scores(log_scores, log_foreground[kept.regions], foreground_exponent)
+        objectness = F.logsigmoid(self.objectness_logits[kept.regions])
+        return kept._replace(scores=join_region_scores(log_scores, objectness, self.fusion.objectness_exponent))
 
 
 def chunk_size(num_rows: int, width: int) -> int:

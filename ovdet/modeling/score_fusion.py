@@ -1,7 +1,9 @@
 """How the scores of a region become one number per class: text branch, image branch or teacher, objectness.
 
-Every score is `(text ** e * image ** (1 - e)) ** (1 - o) * objectness ** o`, with e per class, computed in logarithms.
-There the sum over the sides is linear, so that logits, log-probabilities and log-divisors can all be fused alike.
+Every score is `((text ** e * image ** (1 - e)) ** (1 - f) * foreground ** f) ** (1 - o) * objectness ** o`, with e and
+f per class, computed in logarithms. There the sum over the sides is linear, so that logits, log-probabilities and
+log-divisors can all be fused alike. `foreground` is what the text branch gives to all classes together, 1 less its
+background: of a novel class it may not know the name, and still see that something is there.
 
 Shape letters: R regions of one image, K classes of the present vocabulary.
 """
@@ -31,26 +33,26 @@ def fuse_sides(text: Tensor | None, image: Tensor | None, text_exponent: float |
     return torch.lerp(image, text, text_exponent)
 
 
-def join_objectness(log_scores: Tensor, objectness_logits: Tensor, exponent: float) -> Tensor:
-    """`scores ** (1 - o) * objectness ** o` in logarithms; o = 1/2 is the geometric mean of the paper's crop baseline.
+def join_region_scores(log_scores: Tensor, region_log_scores: Tensor, exponent: float | Tensor) -> Tensor:
+    """`scores ** (1 - x) * region_scores ** x` in logarithms; x = 1/2 is the mean of the paper's crop baseline.
 
     Args:
         log_scores: (R, K) or any other shape.
-        objectness_logits: as the RPN gives them, in a shape that broadcasts to it.
-        exponent: o within [0, 1]; 0 leaves the scores as they are.
+        region_log_scores: objectness or foreground, which say nothing of the class, in a shape that broadcasts to it.
+        exponent: x within [0, 1], one or in a shape that broadcasts; 0 leaves the scores as they are.
 
     Returns:
         In the shape of `log_scores`, in logarithms.
     """
-    if exponent == 0:
+    if isinstance(exponent, float) and exponent == 0:
         return log_scores
-    return torch.lerp(log_scores, F.logsigmoid(objectness_logits), exponent)
+    return torch.lerp(log_scores, region_log_scores, exponent)
 
 
 class ScoreFusion:
     """A choice of sides and exponents."""
 
-    needs_text, needs_image = True, True
+    needs_text, needs_image, needs_foreground = True, True, False
 
     def __init__(self, *, objectness_exponent: float) -> None:
         """
@@ -63,8 +65,18 @@ class ScoreFusion:
         """e, one or (K,)."""
         raise NotImplementedError
 
+    def foreground_exponent(self, is_base: Tensor | None) -> float | Tensor:
+        """f, one or (K,)."""
+        return 0.0
+
     def __call__(
-        self, text: Tensor | None, image: Tensor | None, objectness_logits: Tensor, is_base: Tensor | None = None
+        self,
+        text: Tensor | None,
+        image: Tensor | None,
+        objectness_logits: Tensor,
+        is_base: Tensor | None = None,
+        *,
+        log_foreground: Tensor | None = None,
     ) -> Tensor:
         """Log-probabilities to logarithms of scores.
 
@@ -73,12 +85,15 @@ class ScoreFusion:
             image: (R, K), None where not needed.
             objectness_logits: (R,).
             is_base: (K,) booleans, or None where base and novel classes are not told apart.
+            log_foreground: (R,), None where not needed.
 
         Returns:
             (R, K).
         """
         fused = fuse_sides(text, image, self.text_exponent(is_base))
-        return join_objectness(fused, objectness_logits[:, None], self.objectness_exponent)
+        if self.needs_foreground:
+            fused = join_region_scores(fused, log_foreground[:, None], self.foreground_exponent(is_base))
+        return join_region_scores(fused, F.logsigmoid(objectness_logits)[:, None], self.objectness_exponent)
 
 
 class TextScores(ScoreFusion):
@@ -116,6 +131,7 @@ class GeometricScores(ScoreFusion):
         base_exponent: float = 2 / 3,
         novel_exponent: float = 1 / 3,
         open_exponent: float = 0.6,
+        foreground_exponent: float = 0.0,
         objectness_exponent: float = 0.0,
     ) -> None:
         """
@@ -123,15 +139,24 @@ class GeometricScores(ScoreFusion):
             base_exponent: of the text branch, for base classes; the image side has the rest to 1.
             novel_exponent: of the text branch, for novel classes.
             open_exponent: of the text branch, where base and novel are not told apart (0.6 in DetPro's transfer).
+            foreground_exponent: f of novel classes, and of all where base and novel are not told apart; 0 in ViLD.
             objectness_exponent: o; 0 in ViLD.
         """
         super().__init__(objectness_exponent=objectness_exponent)
         self.base_exponent = base_exponent
         self.novel_exponent = novel_exponent
         self.open_exponent = open_exponent
+        self.novel_foreground_exponent = foreground_exponent
+        self.needs_foreground = foreground_exponent > 0
 
     def text_exponent(self, is_base: Tensor | None) -> float | Tensor:
         """(K,) by `is_base`; one where that is None."""
         if is_base is None:
             return self.open_exponent
         return torch.where(is_base, self.base_exponent, self.novel_exponent)
+
+    def foreground_exponent(self, is_base: Tensor | None) -> float | Tensor:
+        """(K,) by `is_base`; one where that is None."""
+        if is_base is None:
+            return self.novel_foreground_exponent
+        return torch.where(is_base, 0.0, self.novel_foreground_exponent)

@@ -12,6 +12,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+_LEAST_FOREGROUND = 1e-6  # near it float32 cannot tell 1 less the background from 0
+
 
 def dot_logits(queries: Tensor, class_embeddings: Tensor) -> Tensor:
     """Products of regions and classes.
@@ -58,12 +60,21 @@ class SoftmaxSide:
         """(B, D) -> (R, B)."""
         return dot_logits(self.queries, class_embeddings)
 
-    def log_probabilities(self, class_embeddings: Tensor) -> Tensor:
-        """(K, D), all of the vocabulary -> (R, K)."""
+    def log_probabilities(self, class_embeddings: Tensor) -> tuple[Tensor, Tensor]:
+        """(K, D), all of the vocabulary -> (R, K) and the logarithm of their divisor (R,)."""
         logits = self.logits(class_embeddings)
         if self.background_logits is None:
-            return logits.log_softmax(1)
-        return torch.cat([logits, self.background_logits[:, None]], dim=1).log_softmax(1)[:, :-1]
+            log_probabilities = logits.log_softmax(1)
+            return log_probabilities, logits[:, 0] - log_probabilities[:, 0]
+        log_probabilities = torch.cat([logits, self.background_logits[:, None]], dim=1).log_softmax(1)
+        return log_probabilities[:, :-1], self.background_logits - log_probabilities[:, -1]
+
+    def log_foreground(self, log_divisor: Tensor) -> Tensor:
+        """The logarithm of the divisor (R,) -> that of the probability of all classes together (R,)."""
+        if self.background_logits is None:
+            return torch.zeros_like(log_divisor)
+        background = (self.background_logits - log_divisor).exp()
+        return torch.log1p(-background.clamp(max=1 - _LEAST_FOREGROUND))
 
     def divisor(self) -> LogSumExp:
         """A new sum, with the background in it."""
@@ -88,9 +99,13 @@ class SigmoidSide:
         """(B, D) -> (R, B), which are log-probabilities already."""
         return F.logsigmoid(dot_logits(self.queries, class_embeddings) + self.bias)
 
-    def log_probabilities(self, class_embeddings: Tensor) -> Tensor:
-        """(K, D), all of the vocabulary -> (R, K)."""
-        return self.logits(class_embeddings)
+    def log_probabilities(self, class_embeddings: Tensor) -> tuple[Tensor, Tensor]:
+        """(K, D), all of the vocabulary -> (R, K) and the logarithm of their divisor (R,), 0."""
+        return self.logits(class_embeddings), self.divisor().value()
+
+    def log_foreground(self, log_divisor: Tensor) -> Tensor:
+        """(R,) -> (R,), 0: there is no background."""
+        return torch.zeros_like(log_divisor)
 
     def divisor(self) -> Unity:
         """1."""

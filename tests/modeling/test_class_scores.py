@@ -17,6 +17,7 @@ FUSIONS = {
     "image": ImageScores(),
     "geometric": GeometricScores(),
     "geometric and objectness": GeometricScores(objectness_exponent=0.2),
+    "geometric and foreground": GeometricScores(foreground_exponent=0.4, objectness_exponent=0.1),
 }
 
 
@@ -77,6 +78,15 @@ def test_matrix_of_both_sides(make_scores):
     image = F.softmax(scores.image.queries @ scores.class_embeddings.t(), dim=1)
     exponents = torch.where(scores.is_base, 2 / 3, 1 / 3)
     torch.testing.assert_close(scores.matrix.exp(), text**exponents * image ** (1 - exponents))
+
+
+def test_the_foreground_is_one_less_the_background(make_scores):
+    scores = make_scores(TextScores(), classes=40)
+    logits = torch.cat([scores.text.logits(scores.class_embeddings), scores.text.background_logits[:, None]], dim=1)
+    _, log_divisor = scores.text.log_probabilities(scores.class_embeddings)
+    torch.testing.assert_close(scores.text.log_foreground(log_divisor).exp(), 1 - logits.softmax(1)[:, -1])
+    sure = SoftmaxSide(torch.zeros(1, 16), background_logits=torch.tensor([1e4]))
+    assert torch.isfinite(sure.log_foreground(sure.log_probabilities(scores.class_embeddings)[1])).all()
 
 
 @pytest.mark.parametrize("classifier", [TextClassifier, SigmoidTextClassifier])

@@ -48,6 +48,11 @@ def with_online(model):
     return model
 
 
+def stored(model):
+    model.region_source = L(StoredRegions)()
+    return model
+
+
 def with_crops(model, embed_crops=mean_colour):
     if "crop_embedder" in model.roi_heads:
         model.roi_heads.crop_embedder = embed_crops
@@ -115,7 +120,7 @@ def test_stored_and_online_regions_give_one_loss(methods, build, make_inputs, ma
 
 
 def test_an_empty_store_entry_trains(methods, build, make_inputs, make_unit_rows):
-    model = build(lambda node: methods.stored_regions(methods.vild(node)))
+    model = build(lambda node: stored(methods.vild(node)))
     model.set_vocabulary(("a", "b"), make_unit_rows(2))
     inputs = make_inputs(1)
     inputs[0]["regions"] = Instances((64, 96))
@@ -125,7 +130,7 @@ def test_an_empty_store_entry_trains(methods, build, make_inputs, make_unit_rows
 
 
 def test_a_missing_store_is_named(methods, build, make_inputs, make_unit_rows):
-    model = build(lambda node: methods.stored_regions(methods.vild(node)))
+    model = build(lambda node: stored(methods.vild(node)))
     model.set_vocabulary(("a", "b"), make_unit_rows(2))
     with pytest.raises(InputError, match="region_store"):
         step(model, make_inputs(1))

@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from ovdet.modeling import GeometricScores, ImageScores, TextScores
-from ovdet.modeling.score_fusion import fuse_sides, join_objectness
+from ovdet.modeling.score_fusion import fuse_sides, join_region_scores
 
 
 @pytest.fixture
@@ -29,6 +29,17 @@ def test_one_exponent_where_base_and_novel_are_not_told_apart(probabilities):
     assert torch.allclose(scores, expected)
 
 
+def test_the_foreground_joins_for_novel_classes_alone(probabilities):
+    text, image, objectness, is_base = probabilities
+    foreground = text.sum(1).clamp(max=0.9)  # any number of each region
+    plain = text.pow(1 / 3) * image.pow(2 / 3)
+    expected = torch.where(is_base, text.pow(2 / 3) * image.pow(1 / 3), plain.pow(0.6) * foreground[:, None].pow(0.4))
+    fusion = GeometricScores(foreground_exponent=0.4)
+    scores = fusion(text.log(), image.log(), objectness, is_base, log_foreground=foreground.log()).exp()
+    assert fusion.needs_foreground and torch.allclose(scores, expected)
+    assert not GeometricScores().needs_foreground
+
+
 def test_single_sides(probabilities):
     text, image, objectness, is_base = probabilities
     assert torch.allclose(TextScores()(text.log(), None, objectness, is_base), text.log())
@@ -42,7 +53,7 @@ def test_no_regions_and_nothing_impossible():
     empty = torch.zeros(0, 3)
     assert fuse_sides(empty, empty, torch.full((3,), 0.5)).shape == (0, 3)
     assert GeometricScores()(empty, empty, torch.zeros(0)).shape == (0, 3)
-    scores = join_objectness(torch.full((2, 3), -1e4), torch.full((2, 1), -1e4), 0.5)
+    scores = join_region_scores(torch.full((2, 3), -1e4), torch.full((2, 1), -1e4), 0.5)
     assert torch.isfinite(scores).all() and (scores < -1000).all()
 
 
@@ -50,4 +61,4 @@ def test_gradient(probabilities):
     text, image, objectness, _ = (x.double() for x in probabilities)
     exponents = torch.tensor([2 / 3, 1 / 3, 2 / 3, 1 / 3], dtype=torch.double)
     inputs = tuple(x.requires_grad_() for x in (text.log(), image.log(), objectness[:, None]))
-    assert torch.autograd.gradcheck(lambda t, i, o: join_objectness(fuse_sides(t, i, exponents), o, 0.3), inputs)
+    assert torch.autograd.gradcheck(lambda t, i, o: join_region_scores(fuse_sides(t, i, exponents), o, 0.3), inputs)

@@ -1,0 +1,189 @@
+"""The table of methods on small photos: which commands make it, in which order, and what they found.
+
+Every row is trained by its own config with the same backbone, schedule and seed. A command that was through is not run
+again, one that was interrupted goes on: the folder says how far it came.
+"""
+
+from __future__ import annotations
+
+import io
+import json
+import re
+import statistics
+import subprocess
+import sys
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from matplotlib.figure import Figure
+
+from ovdet.errors import InputError
+from ovdet.files import write_whole
+
+FIRST = "ovdet_lite"  # its weights hold those of ViLD-text, its RPN proposes the teacher's regions
+REGIONS_PER_PHOTO = 16
+COLUMNS = (("base", "AP50"), ("novel", "AP50"), ("all", "AP50"), ("all", "AP"))
+
+
+@dataclass(frozen=True)
+class Row:
+    """A line of the table.
+
+    Attributes:
+        config: configs/lite/{config}.py.
+        method: what it is called.
+        own_training: False for a way to score with the weights of FIRST.
+        stored: whether it is trained on the teacher's regions.
+    """
+
+    config: str
+    method: str
+    own_training: bool = True
+    stored: bool = False
+
+
+ROWS = (
+    Row(FIRST, "ovdet-lite: ViLD-text + the frozen classifier on regions"),
+    Row("vild_text", "ViLD-text", own_training=False),
+    Row("rcnn_style", "R-CNN style: the teacher on crops", own_training=False),
+    Row("vild_text_teacher", "ViLD-text + the teacher on crops", own_training=False),
+    Row("closed_set", "supervised, base classes only"),
+    Row("vild_image_stored", "ViLD-image", stored=True),
+    Row("vild_stored", "ViLD", stored=True),
+    Row("vild_ensemble_stored", "ViLD-ensemble", stored=True),
+)
+
+
+def choose_rows(names: Sequence[str]) -> list[Row]:
+    """Rows by their configs' names, in the order of ROWS; all for none.
+
+    Raises:
+        InputError: there is no such row.
+    """
+    known = [row.config for row in ROWS]
+    odd = [name for name in names if name not in known]
+    if odd:
+        raise InputError(f"expected rows out of {', '.join(known)}, got {', '.join(odd)}")
+    return [row for row in ROWS if row.config in names or not names]
+
+
+def run_rows(
+    rows: Sequence[Row], data: str, output: str | Path, *, seed: int = 0, overrides: Sequence[str] = ()
+) -> None:
+    """Train and evaluate rows, one command after the other; each prints its own progress.
+
+    Args:
+        rows: of ROWS.
+        data: the folder of photos and annotations, `dataset.root` of configs/lite.
+        output: everything goes below it, a folder for each seed and row.
+        seed: of the training.
+        overrides: `key=value` for all configs, such as train.max_iter=100.
+
+    Raises:
+        InputError: a command failed; it has said why.
+    """
+    folder = Path(output) / f"seed_{seed}"
+    common = [f"dataset.root={data}", *overrides]
+    for row in rows:
+        run = folder / row.config
+        if (run / "evaluation/metrics.json").is_file():
+            continue
+        for words in _commands(row, folder, [*common, f"train.seed={seed}", f"train.output_dir={run}"], common):
+            if subprocess.run([sys.executable, *words]).returncode:
+                raise InputError(f"expected every command to succeed, got a failure of: python {' '.join(words)}")
+
+
+def _commands(row: Row, folder: Path, options: list[str], common: list[str]) -> Iterator[list[str]]:
+    """What a row takes, without what was done before."""
+    config = f"configs/lite/{row.config}.py"
+    train = ["tools/train_net.py", "--config-file", config]
+    first = folder / FIRST / "model_final.pth"
+    if (not row.own_training or row.stored) and not first.is_file():
+        raise InputError(f"expected the row {FIRST} before {row.config}, {first} does not exist")
+    if not row.own_training:
+        yield [*train, "--eval-only", *options, f"train.init_checkpoint={first}"]
+        return
+    if row.stored:
+        store = folder / "regions"
+        text = "configs/lite/vild_text.py"
+        words = ["tools/extract_regions.py", "--config-file", text, "--weights", str(first), "--output", str(store)]
+        yield [*words, "--max-regions", str(REGIONS_PER_PHOTO), "--resume", *common]
+        options = [*options, f"dataset.region_store={store}"]
+    done = folder / row.config / "model_final.pth"
+    yield [*train, *(["--eval-only"] if done.is_file() else ["--resume"]), *options]
+
+
+def table(output: str | Path) -> str:
+    """What has been measured below a folder of `run_rows`, as a table in Markdown; several seeds as mean and spread."""
+    lines = [
+        "| method | base AP50 | novel AP50 | all AP50 | all AP | s / photo | seeds |",
+        "|---|---|---|---|---|---|---|",
+    ]
+    for row in ROWS:
+        runs = sorted(Path(output).glob(f"seed_*/{row.config}/evaluation/metrics.json"))
+        found = [json.loads(run.read_text()) for run in runs]
+        if not found:
+            continue
+        cells = [_spread([each[subset][figure] for each in found]) for subset, figure in COLUMNS]
+        seconds = [_seconds(run.with_name("log.txt")) for run in runs]
+        seconds = [value for value in seconds if value is not None]
+        cells.append(f"{statistics.median(seconds):.2f}" if seconds else "-")
+        lines.append(f"| {row.method} | {' | '.join(cells)} | {len(found)} |")
+    return "\n".join(lines) + "\n"
+
+
+def _spread(values: Sequence[float]) -> str:
+    middle = f"{statistics.mean(values):.1f}"
+    return middle if len(values) < 2 else f"{middle} ({min(values):.1f} to {max(values):.1f})"
+
+
+def _seconds(log: Path) -> float | None:
+    """Per photo, as the evaluation logged it."""
+    text = log.read_text(encoding="utf-8") if log.is_file() else ""
+    found = re.findall(r"(\d+) photos in ([\d.]+) s:", text)
+    return float(found[-1][1]) / int(found[-1][0]) if found else None
+
+
+def draw_learning_curves(output: str | Path) -> bytes:
+    """The losses of each row over the steps, smoothed.
+
+    Returns:
+        A PNG.
+    """
+    figure = Figure(figsize=(9, 6), layout="constrained")
+    panels = figure.subplots(2, 2, sharex=True)
+    kinds = ("loss_cls", "loss_distill", "loss_box_reg", "loss_rpn_cls")
+    for axes, kind in zip(panels.flat, kinds, strict=True):
+        axes.set_title(kind, fontsize=10)
+        axes.grid(alpha=0.25)
+        for row in ROWS:
+            for run in sorted(Path(output).glob(f"seed_*/{row.config}/metrics.json"))[:1]:
+                steps, values = _curve(run, kind)
+                if steps:
+                    axes.plot(steps, values, label=row.config, linewidth=1.2)
+        if axes.lines:
+            axes.legend(fontsize=7)
+    for axes in panels[1]:
+        axes.set_xlabel("step")
+    stream = io.BytesIO()
+    figure.savefig(stream, format="png", dpi=110)
+    return stream.getvalue()
+
+
+def _curve(file: Path, kind: str, window: int = 5) -> tuple[list[int], list[float]]:
+    """Steps and values out of a run's metrics.json, each the mean of its neighbours."""
+    rows = [json.loads(line) for line in file.read_text().splitlines() if line.strip()]
+    rows = sorted({row["iteration"]: row for row in rows if kind in row}.values(), key=lambda row: row["iteration"])
+    values = [row[kind] for row in rows]
+    half = window // 2
+    smooth = [statistics.mean(values[max(i - half, 0) : i + half + 1]) for i in range(len(values))]
+    return [row["iteration"] for row in rows], smooth
+
+
+def write_results(output: str | Path) -> str:
+    """Write results.md and learning_curves.png into the folder; returns the table."""
+    text = table(output)
+    write_whole(Path(output) / "results.md", text.encode())
+    write_whole(Path(output) / "learning_curves.png", draw_learning_curves(output))
+    return text

@@ -1,0 +1,36 @@
+"""The table of ViLD's methods on small photos, from nothing: trains and evaluates each row, goes on where it stopped.
+
+tools/reproduce_lite.py --data PATH --output output/reproduce_lite
+tools/reproduce_lite.py --data PATH --output output/reproduce_lite --seed 1 --rows vild_stored vild_ensemble_stored
+PATH as for configs/lite/vild_text.py. Writes results.md and learning_curves.png.
+"""
+
+from __future__ import annotations
+
+import argparse
+
+from ovdet.errors import command
+from ovdet.reproduce import ROWS, choose_rows, run_rows, write_results
+
+
+def parse_arguments() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--data", required=True, metavar="PATH", help="images/ and the three json files")
+    parser.add_argument("--output", required=True, metavar="DIR", help="runs, results.md, learning_curves.png go here")
+    rows = ", ".join(row.config for row in ROWS)
+    parser.add_argument("--rows", nargs="+", default=(), metavar="ROW", help=f"out of {rows} (default: all)")
+    parser.add_argument("--seed", type=int, default=0, metavar="S", help="of the training (default: 0)")
+    parser.add_argument("--set", nargs="+", default=(), metavar="key=value", help="overrides of all configs")
+    return parser.parse_args()
+
+
+@command
+def main() -> None:
+    arguments = parse_arguments()
+    rows = choose_rows(arguments.rows)
+    run_rows(rows, arguments.data, arguments.output, seed=arguments.seed, overrides=arguments.set)
+    print(write_results(arguments.output))
+
+
+if __name__ == "__main__":
+    main()
