@@ -135,9 +135,12 @@ class OpenVocabPredictor:
                 trained on and that are unlike all asked names; () takes none. Beside ready embeddings there are none.
 
         Raises:
-            InputError: no names, names that are none, or embeddings of another space than the model's.
+            InputError: no names, names that are none, embeddings of another space than the model's, or distractors
+                beside ready embeddings.
         """
         if isinstance(vocabulary, TextEmbeddings):
+            if distractors:
+                raise InputError("expected no distractors beside ready embeddings, which hold all that is asked for")
             self.embed_names.check(vocabulary)
             columns, embeddings = Columns(vocabulary.names, tuple(range(len(vocabulary.names)))), vocabulary.matrix
             names = vocabulary.names
@@ -146,7 +149,9 @@ class OpenVocabPredictor:
             names = vocabulary.names
             columns, embeddings = self._columns(vocabulary, distractors)
         known = {name.casefold() for name in self.training_classes}
-        is_base = [text.casefold() in known for text in columns.texts] if known else None
+        is_known = [text.casefold() in known for text in columns.texts]
+        base = {owner for owner, was in zip(columns.owners, is_known, strict=True) if was and owner != NOBODYS}
+        is_base = [was or owner in base for owner, was in zip(columns.owners, is_known, strict=True)] if known else None
         self.model.set_vocabulary(columns.texts, embeddings, is_base)
         self.names = tuple(names)
         self._owners = torch.tensor(columns.owners)
@@ -154,13 +159,14 @@ class OpenVocabPredictor:
 
     def _columns(self, vocabulary: Vocabulary, distractors: Sequence[str] | None) -> tuple[Columns, Tensor]:
         """-> columns and their embeddings (S, D)."""
+        if isinstance(distractors, str):
+            raise InputError(f"expected the distractors to be a list of names, got {distractors!r}")
         asked = lay_out(vocabulary)
         embeddings = self.embed_names(asked.texts)
-        if distractors is None and self.training_classes:
-            others = self.embed_names(self.training_classes)
-            distractors = [
-                name for name, is_far in zip(self.training_classes, far_from(others, embeddings), strict=True) if is_far
-            ]
+        if distractors is None:
+            others = self.embed_names.known_of(self.training_classes)
+            is_far = far_from(self.embed_names(others), embeddings) if others else ()
+            distractors = [name for name, far in zip(others, is_far, strict=True) if far]
         if not distractors:
             return asked, embeddings
         columns = lay_out(vocabulary, distractors)

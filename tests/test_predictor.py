@@ -3,9 +3,14 @@
 import numpy as np
 import pytest
 import torch
+from detectron2.data import transforms as T
+from detectron2.structures import Boxes, Instances
 from PIL import Image
+from torchvision.ops import box_iou
 
 from ovdet import InputError, OpenVocabPredictor, TextEmbeddings, Vocabulary, embed_vocabulary
+from ovdet.predictor import MANY_NAMES, default_threshold
+from ovdet.text import NameEmbedder
 
 
 @pytest.fixture(scope="module")
@@ -24,6 +29,8 @@ def photo(trained):
 
 
 def same(first, second) -> bool:
+    """Detections, as many as there are, the same."""
+    assert len(first) > 0
     return first.labels == second.labels and np.allclose(first.boxes, second.boxes, atol=1e-3)
 
 
@@ -33,21 +40,39 @@ def test_a_vocabulary_comes_first(trained, photo):
         fresh(photo)
 
 
-def test_file_pil_and_array_give_the_same(predictor, photo):
+def test_file_pil_array_and_tensor_give_the_same(predictor, photo):
     predictor.set_vocabulary(["red square", "wheel"])
     rgb = np.asarray(Image.open(photo).convert("RGB"))
-    expected = predictor(photo)
-    assert len(expected) > 0
-    assert same(predictor(Image.open(photo)), expected)
-    assert same(predictor(rgb, channel_order="RGB"), expected)
-    assert same(predictor(np.ascontiguousarray(rgb[:, :, ::-1])), expected)
-    assert not same(predictor(rgb), expected)  # taken for BGR
+    expected = predictor(photo, threshold=0)
+    assert same(predictor(Image.open(photo), threshold=0), expected)
+    assert same(predictor(rgb, threshold=0, channel_order="RGB"), expected)
+    assert same(predictor(np.ascontiguousarray(rgb[:, :, ::-1]), threshold=0), expected)
+    assert same(predictor(torch.tensor(rgb).permute(2, 0, 1), threshold=0), expected)
+    assert not same(predictor(rgb, threshold=0), expected)  # taken for BGR
+
+
+def test_a_folder_is_its_photos(predictor, photo, tmp_path, capsys):
+    for name in ("b.png", "a.png"):
+        Image.open(photo).crop((0, 0, 200 if name == "a.png" else 120, 150)).save(tmp_path / name)
+    (tmp_path / "notes.txt").write_text("no photo")
+    predictor.set_vocabulary(["red square", "wheel"])
+    found = list(predictor.detect_folder(tmp_path, threshold=0, overlap=0.0))
+    assert [file for file, _ in found] == [tmp_path / "a.png", tmp_path / "b.png"]
+    assert all(same(each, predictor(file, threshold=0, overlap=0.0)) for file, each in found)
+    assert all(len(each) < len(predictor(file, threshold=0)) for file, each in found)
+    assert "detecting" in capsys.readouterr().out
+    (tmp_path / "c.png").write_bytes(b"")
+    with pytest.raises(InputError, match="c.png is empty"):
+        list(predictor.detect_folder(tmp_path))
+    with pytest.raises(InputError, match="does not exist"):
+        next(predictor.detect_folder(tmp_path / "none"))
 
 
 def test_detections_are_sorted_in_the_photo_and_plain(predictor, photo):
     predictor.set_vocabulary(["red square", "wheel", "blue star"])
-    found = predictor(photo)
+    found = predictor(photo, threshold=0)
     height, width = found.size
+    assert len(found) > 3
     assert (found.boxes >= 0).all() and (found.boxes[:, [0, 2]] <= width).all() and (found.boxes[:, 3] <= height).all()
     rows = list(found)
     assert [row["score"] for row in rows] == sorted((row["score"] for row in rows), reverse=True)
@@ -58,30 +83,61 @@ def test_detections_are_sorted_in_the_photo_and_plain(predictor, photo):
 def test_any_number_of_names(predictor, photo, number):
     predictor.set_vocabulary([f"thing {i}" for i in range(number)])
     assert len(predictor.names) == number
-    assert set(predictor(photo).labels) <= set(predictor.names)
+    labels = set(predictor(photo, threshold=0).labels)
+    assert labels and labels <= set(predictor.names)
 
 
 def test_threshold_and_overlap(predictor, photo):
     predictor.set_vocabulary(["red square", "red circle"])
-    everything = predictor(photo)
+    everything = predictor(photo, threshold=0)
+    assert len(everything) > 3
     middle = float(np.median(everything.scores))
     assert len(predictor(photo, threshold=middle)) == (everything.scores >= middle).sum()
-    assert len(predictor(photo, overlap=0.0)) < len(everything)
+    assert 0 < len(predictor(photo, threshold=0, overlap=0.0)) < len(everything)
 
 
-def test_ready_embeddings_and_synonyms(predictor, photo, conse_teacher):
-    vocabulary = Vocabulary(("wheel",), {"wheel": ("tyre", "rim")})
-    predictor.set_vocabulary(vocabulary)
-    expected = predictor(photo)
+def test_ready_embeddings(predictor, photo, conse_teacher):
+    vocabulary = Vocabulary(("wheel", "red square"))
+    predictor.set_vocabulary(vocabulary, distractors=())
+    expected = predictor(photo, threshold=0)
     predictor.set_vocabulary(embed_vocabulary(vocabulary, conse_teacher))
-    assert same(predictor(photo), expected)
+    assert same(predictor(photo, threshold=0), expected)
     other = TextEmbeddings(torch.eye(384)[:1], ("wheel",), ("a {}",), "open_clip:ViT-B-32/openai", "")
     with pytest.raises(InputError, match="teacher 'conse', got teacher 'open_clip"):
         predictor.set_vocabulary(other)
 
 
+def test_the_best_of_a_name_and_its_synonyms_counts(predictor, photo):
+    """Beside the same columns as names of their own, brought together by hand."""
+    predictor.set_vocabulary(["wheel", "red square", "blue star"], distractors=())
+    apart = predictor(photo, threshold=0)
+    predictor.set_vocabulary(Vocabulary(("wheel", "red square"), {"wheel": ("blue star",)}), distractors=())
+    found = predictor(photo, threshold=0)
+    owners = ["wheel" if label == "blue star" else label for label in apart.labels]
+    overlaps = box_iou(torch.tensor(apart.boxes), torch.tensor(apart.boxes))
+    kept: list[int] = []
+    for index, owner in enumerate(owners):  # best first
+        if not any(owners[other] == owner and overlaps[index, other] > 0.5 for other in kept):
+            kept.append(index)
+    assert len(set(apart.labels)) > 1 and 0 < len(kept) < len(apart)
+    assert list(found.labels) == [owners[index] for index in kept]
+    assert np.array_equal(found.scores, apart.scores[kept]) and np.array_equal(found.boxes, apart.boxes[kept])
+
+
+def test_what_looks_more_like_a_distractor_is_left_out(predictor, photo):
+    predictor.set_vocabulary(["red square", "wheel", "blue star"], distractors=())
+    everything = predictor(photo, threshold=0)
+    predictor.set_vocabulary(["red square"], distractors=["wheel", "blue star"])
+    found = predictor(photo, threshold=0)
+    asked = [index for index, label in enumerate(everything.labels) if label == "red square"]
+    assert 0 < len(asked) < len(everything)
+    assert set(found.labels) == {"red square"} and predictor.names == ("red square",)
+    assert np.array_equal(found.scores, everything.scores[asked])
+    assert np.array_equal(found.boxes, everything.boxes[asked])
+
+
 def test_training_classes_are_known_as_base(predictor):
-    predictor.set_vocabulary(["Red Circle", "red square", "wheel"])
+    predictor.set_vocabulary(["Red Circle", "red square", "wheel"], distractors=())
     assert predictor.model.roi_heads.is_base.tolist() == [True, False, False]
 
 
@@ -94,22 +150,123 @@ def test_arrays_that_are_no_photos(predictor, image):
         predictor(image)
 
 
+@pytest.mark.parametrize(
+    "image", [torch.zeros(4, 5, 3, dtype=torch.uint8), torch.zeros(3, 4, 5), torch.zeros(3, 0, 5, dtype=torch.uint8)]
+)
+def test_tensors_that_are_no_photos(predictor, image):
+    predictor.set_vocabulary(["cat"])
+    with pytest.raises(InputError, match=r"\(3, H, W\) of uint8"):
+        predictor(image)
+
+
 def test_pil_images_are_converted_like_files(predictor, tmp_path):
     predictor.set_vocabulary(["cat"])
     grey = np.random.default_rng(0).integers(0, 65535, (40, 50), dtype=np.uint16)
     image = Image.fromarray(grey)
     image.save(tmp_path / "grey16.png")
-    assert same(predictor(image), predictor(tmp_path / "grey16.png"))
+    assert same(predictor(image, threshold=0), predictor(tmp_path / "grey16.png", threshold=0))
 
 
 def test_one_string_is_no_list_of_names(predictor):
     with pytest.raises(InputError, match="list"):
         predictor.set_vocabulary("cat")
+    with pytest.raises(InputError, match="distractors to be a list"):
+        predictor.set_vocabulary(["cat"], distractors="dog")
 
 
 def test_a_batch_is_its_photos(predictor, photo):
     predictor.set_vocabulary(["red square", "wheel"])
-    expected = predictor(photo)
+    expected = predictor(photo, threshold=0)
     assert predictor.detect_batch([]) == []
-    batch = predictor.detect_batch([photo, Image.open(photo)])
+    batch = predictor.detect_batch([photo, Image.open(photo)], threshold=0)
     assert len(batch) == 2 and all(same(found, expected) for found in batch)
+
+
+class Scripted:
+    """A model that finds one box a column, 10 pixels wide, with the scores and, if any, the places it was given."""
+
+    input_format = "RGB"
+
+    def __init__(self, *scores: float, places=None) -> None:
+        self.found = torch.tensor(scores)
+        self.places = torch.arange(len(scores)) * 20.0 if places is None else torch.tensor(places)
+
+    def set_vocabulary(self, names, embeddings, is_base):
+        self.columns, self.embeddings, self.is_base = tuple(names), embeddings, is_base
+
+    def __call__(self, inputs):
+        instances = Instances((inputs[0]["height"], inputs[0]["width"]))
+        left = self.places
+        instances.pred_boxes = Boxes(torch.stack([left, left * 0, left + 10, left * 0 + 10], dim=1))
+        instances.scores = self.found
+        instances.pred_classes = torch.arange(len(self.found)) % len(self.columns)
+        return [{"instances": instances}]
+
+
+def scripted(*scores: float, places=None, training_classes=(), **embedder) -> OpenVocabPredictor:
+    return OpenVocabPredictor(
+        Scripted(*scores, places=places),
+        NameEmbedder("conse", width=384, **embedder),
+        resize=T.AugmentationList([]),
+        training_classes=training_classes,
+    )
+
+
+@pytest.mark.parametrize(("number", "threshold"), [(1, 0.3), (MANY_NAMES, 0.3), (MANY_NAMES + 1, 0.2)])
+def test_the_threshold_is_by_the_number_of_names(number, threshold):
+    assert default_threshold(number) == threshold
+    predictor = scripted(threshold + 0.01, threshold - 0.01)
+    names = tuple(f"thing {index}" for index in range(number))
+    ready = TextEmbeddings(torch.eye(384)[torch.arange(number) % 384], names, ("a {}",), "conse", "")
+    predictor.set_vocabulary(ready)
+    image = np.zeros((10, 400, 3), np.uint8)
+    assert [d["score"] for d in predictor(image)] == [pytest.approx(threshold + 0.01)]
+    if number > 1:
+        assert len(predictor(image, threshold=0)) == 2
+
+
+def test_boxes_of_a_name_and_its_synonyms_on_one_object_become_one():
+    predictor = scripted(0.5, 0.6, 0.7, 0.4, places=[0.0, 0.0, 2.0, 40.0])  # 2 px of 10: an IoU of 2/3
+    predictor.set_vocabulary(Vocabulary(("wheel", "cup"), {"wheel": ("tyre", "rim")}))
+    assert predictor.model.columns == ("wheel", "cup", "tyre", "rim")
+    found = predictor(np.zeros((10, 400, 3), np.uint8))
+    assert found.labels == ("wheel", "cup", "wheel")  # the cup is another thing, the rim another wheel
+    assert found.scores.tolist() == pytest.approx([0.7, 0.6, 0.4])
+    assert found.boxes[:, 0].tolist() == [2.0, 0.0, 40.0]
+
+
+CLASSES = ("person", "bicycle", "truck", "Kitten")
+
+
+@pytest.mark.parametrize(
+    ("asked", "distractors", "columns"),
+    [
+        (["man"], None, ("man", "bicycle", "truck", "Kitten")),  # a person may be a man
+        (["kitten", "cup"], None, ("kitten", "cup", "person", "bicycle", "truck")),  # asked for itself
+        (["man"], (), ("man",)),
+        (["man"], ["sofa", "MAN", "sofa"], ("man", "sofa")),
+    ],
+)
+def test_distractors_are_those_that_are_given_or_training_classes_unlike_the_names(asked, distractors, columns):
+    predictor = scripted(*[0.9] * len(columns), training_classes=CLASSES)
+    predictor.set_vocabulary(asked, distractors=distractors)
+    assert predictor.model.columns == columns
+    assert torch.equal(predictor.model.embeddings, predictor.embed_names(columns))
+    assert predictor.model.is_base == [name.casefold() in ("person", "bicycle", "truck", "kitten") for name in columns]
+    found = predictor(np.zeros((10, 400, 3), np.uint8))
+    assert list(found.labels) == asked and found.boxes[:, 0].tolist() == [20.0 * k for k in range(len(asked))]
+
+
+def test_a_model_that_says_nothing_of_its_training_has_no_distractors():
+    predictor = scripted()
+    predictor.set_vocabulary(["man"])
+    assert predictor.model.columns == ("man",) and predictor.model.is_base is None
+
+
+def test_a_file_of_embeddings_gives_those_distractors_that_it_holds(tmp_path, conse_teacher):
+    embed_vocabulary(Vocabulary(("man", "bicycle")), conse_teacher).save(tmp_path / "own.safetensors")
+    predictor = scripted(training_classes=CLASSES, file=tmp_path / "own.safetensors")
+    predictor.set_vocabulary(["man"])
+    assert predictor.model.columns == ("man", "bicycle")
+    with pytest.raises(InputError, match="truck"):
+        predictor.set_vocabulary(["man"], distractors=["truck"])

@@ -15,6 +15,7 @@ from ovdet.data.images import find_images
 from ovdet.demo import load_predictor, sample_images, write_results
 from ovdet.errors import InputError, command
 from ovdet.text import Vocabulary, load_embeddings, parse_vocabulary
+from ovdet.text.columns import lay_out
 
 
 def parse_arguments() -> argparse.Namespace:
@@ -51,11 +52,14 @@ def parse_arguments() -> argparse.Namespace:
     return parser.parse_intermixed_args()
 
 
+def parse_distractors(text: str | None) -> tuple[str, ...] | None:
+    return text if text is None else lay_out(Vocabulary.from_text(text)).texts if text.strip() else ()
+
+
 @command
 def main() -> None:
     arguments = parse_arguments()
-    for option in ("threshold", "overlap"):
-        value = getattr(arguments, option)
+    for option, value in (("threshold", arguments.threshold), ("overlap", arguments.overlap)):
         if value is not None and not 0 <= value <= 1:
             raise InputError(f"expected --{option} between 0 and 1, got {value}")
     images = find_images(arguments.input) if arguments.input else sample_images()
@@ -65,9 +69,7 @@ def main() -> None:
     predictor = load_predictor(
         *(arguments.model, arguments.config_file, arguments.weights), overrides=overrides, device=arguments.device
     )
-    others = arguments.distractors
-    others = None if others is None else Vocabulary.from_text(others).names if others.strip() else ()
-    predictor.set_vocabulary(vocabulary, distractors=others)
+    predictor.set_vocabulary(vocabulary, distractors=parse_distractors(arguments.distractors))
     detect = partial(predictor, threshold=arguments.threshold, overlap=arguments.overlap)
     for path, found in write_results(detect, images, Path(arguments.output)):
         best = ", ".join(f"{d['label']} {d['score']:.2f}" for d in list(found)[:5]) or "nothing"

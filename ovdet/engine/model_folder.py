@@ -7,6 +7,7 @@ precision.
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import json
 from collections.abc import Iterator
@@ -14,6 +15,7 @@ from copy import deepcopy
 from pathlib import Path
 from typing import Any
 
+import torch
 from detectron2.config import LazyCall, instantiate
 from detectron2.data import build_detection_test_loader, get_detection_dataset_dicts
 from detectron2.data import transforms as T
@@ -61,9 +63,15 @@ _FROM_DETECTRON2 = (
 _OWN = (
     *(DenseImageBranch, GeometricScores, ImageBranch, ImageScores),
     *(OpenVocabBoxPredictor, OpenVocabRCNN, OpenVocabROIHeads, TextScores),
-    *(nms_over_classes, nms_per_class, PyramidWithMaps, TimmBackbone),
+    *(PyramidWithMaps, TimmBackbone),
 )
 KNOWN_PARTS = {name_of(part) for part in (*_FROM_DETECTRON2, *_OWN)}
+_ENTRIES = {  # what must be there, and of which kind
+    "model": {"_target_": str, "roi_heads": dict},
+    "teacher": {"name": str, "width": int, "templates": (str, list), "fingerprint": str},
+    "resize": {"short_edge_length": int, "max_size": int},
+}
+_FUNCTIONS = {name_of(function): function for function in (nms_over_classes, nms_per_class)}  # for `suppress`
 
 
 def write_model_folder(config: DictConfig, weights: str, folder: str | Path, *, card: str) -> dict[str, Any]:
@@ -100,6 +108,8 @@ def write_model_folder(config: DictConfig, weights: str, folder: str | Path, *, 
         for key, value in detector.state_dict().items()
     }
     folder = Path(folder)
+    with contextlib.suppress(OSError):
+        (folder / CONFIG).unlink(missing_ok=True)  # an older one would not fit the new weights
     write_whole(folder / WEIGHTS, save(halves, {HEADER: json.dumps(header)}))
     write_whole(folder / CARD, card.encode())
     write_whole(folder / CONFIG, (json.dumps(content, indent=1) + "\n").encode())
@@ -110,20 +120,10 @@ def read_model_config(path: str | Path) -> DictConfig:
     """The config.json of a model folder as a config that can detect, evaluate and export.
 
     Raises:
-        InputError: unreadable, of another format, or it names a part that is not known here.
+        InputError: unreadable, of another format, it names a part that is not known here, or its parts do not fit.
     """
-    try:
-        content = json.loads(Path(path).read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise InputError(f"expected the {CONFIG} of a model folder, {path} cannot be read: {error}") from error
-    if not isinstance(content, dict) or content.get("format") != FORMAT:
-        came = content.get("format") if isinstance(content, dict) else type(content).__name__
-        raise InputError(f"expected a {CONFIG} of format {FORMAT!r}, got {came!r} in {path}")
-    missing = [key for key in ("model", "teacher", "resize") if not isinstance(content.get(key), dict)]
-    if missing:
-        raise InputError(f"expected {', '.join(missing)} in {path}, got none")
-    _check_parts(content, str(path))
-    teacher = content["teacher"]
+    content = _read_content(path)
+    teacher, model = content["teacher"], content["model"]
     mapper = LazyCall(OpenVocabMapper)(
         is_train=False,
         augmentations=[LazyCall(T.ResizeShortestEdge)(**content["resize"])],
@@ -136,10 +136,10 @@ def read_model_config(path: str | Path) -> DictConfig:
         width="${teacher.width}",
         templates="${teacher.templates}",
         file="${teacher.embeddings}",
-        fingerprint=teacher.get("fingerprint", ""),
+        fingerprint=teacher["fingerprint"],
     )
     parts = {
-        "model": content["model"],
+        "model": model,
         "teacher": {"name": teacher["name"], "width": teacher["width"], "templates": teacher["templates"]},
         "name_embedder": embedder,
         "dataset": {},
@@ -148,6 +148,63 @@ def read_model_config(path: str | Path) -> DictConfig:
     }
     parts["teacher"]["embeddings"] = None
     return OmegaConf.create(parts, flags={"allow_objects": True})
+
+
+def _read_content(path: str | Path) -> dict[str, Any]:
+    """What a config.json says, checked.
+
+    Raises:
+        InputError: as of read_model_config.
+    """
+    try:
+        content = json.loads(Path(path).read_text(encoding="utf-8"))
+        _check_content(content, str(path))
+    except InputError:
+        raise
+    except (OSError, ValueError, RecursionError) as error:
+        raise InputError(f"expected the {CONFIG} of a model folder, {path} cannot be read: {error}") from error
+    heads = content["model"]["roi_heads"]
+    if "suppress" in heads:
+        heads["suppress"] = _FUNCTIONS[heads["suppress"]]
+    return content
+
+
+def _check_content(content: Any, path: str) -> None:
+    if not isinstance(content, dict) or content.get("format") != FORMAT:
+        came = content.get("format") if isinstance(content, dict) else type(content).__name__
+        raise InputError(f"expected a {CONFIG} of format {FORMAT!r}, got {came!r} in {path}")
+    for part, kinds in _ENTRIES.items():
+        entries = content.get(part)
+        if not isinstance(entries, dict):
+            raise InputError(f"expected {part!r} in {path}, got none")
+        for key, kind in kinds.items():
+            value = entries.get(key)
+            if not isinstance(value, kind) or (kind is int and value < 1):
+                raise InputError(f"expected {part}.{key} in {path}, got {value!r}")
+    odd = sorted(set(content["resize"]) - set(_ENTRIES["resize"]))
+    if odd:
+        raise InputError(f"expected {', '.join(_ENTRIES['resize'])} for resize in {path}, got {odd[0]!r}")
+    _check_parts(content, path)
+    _check_build(content["model"], path)
+
+
+def _check_build(model: dict[str, Any], path: str) -> None:
+    """Refuse what no detector can be built of; no weight is drawn or read.
+
+    Raises:
+        InputError: the model is another part than a detector, or its parts do not take what they are given.
+    """
+    if model["_target_"] != name_of(OpenVocabRCNN):
+        raise InputError(f"expected a model that is an {OpenVocabRCNN.__name__}, got {model['_target_']!r} in {path}")
+    suppress = model["roi_heads"].get("suppress", name_of(nms_per_class))
+    if suppress not in list(_FUNCTIONS):
+        raise InputError(f"expected suppress out of {', '.join(_FUNCTIONS)}, got {suppress!r} in {path}")
+    try:
+        with torch.device("meta"):
+            instantiate(OmegaConf.create(model))
+    except Exception as error:  # whatever comes of values that no part expects
+        reason = " ".join(str(error).split())[:300]
+        raise InputError(f"expected a detector's parts in {path}, they do not fit: {reason}") from error
 
 
 def read_resize(augmentations: list[T.Augmentation]) -> dict[str, int]:
@@ -173,18 +230,26 @@ def _without_training(config: DictConfig) -> DictConfig:
     return config
 
 
-def _as_data(node: Any) -> Any:
-    """A config node as json has it: parts by their names; loaders of initial weights left out."""
+def _as_data(node: Any, key: str = "model") -> Any:
+    """A config node as json has it: parts by their names; loaders of initial weights left out.
+
+    Raises:
+        InputError: a value that json does not have.
+    """
     if OmegaConf.is_dict(node):
         loads = {key for key in node if key == "weights" and OmegaConf.is_dict(node[key])}
-        data = {key: None if key in loads else _as_data(node[key]) for key in node}
+        data = {key: None if key in loads else _as_data(node[key], key) for key in node}
         kind = OmegaConf.get_type(node)
         if dataclasses.is_dataclass(kind):  # ShapeSpec is one
             data["_target_"] = name_of(kind)
         return data
     if OmegaConf.is_list(node):
-        return [_as_data(value) for value in node]
-    return node if isinstance(node, (str, int, float, type(None))) else name_of(node)
+        return [_as_data(value, key) for value in node]
+    if isinstance(node, (str, int, float, type(None))):
+        return node
+    if key == "_target_" or any(node is function for function in _FUNCTIONS.values()):
+        return name_of(node)
+    raise InputError(f"expected values that a model folder can hold, got {node!r} for {key}")
 
 
 def _check_parts(content: Any, where: str) -> None:

@@ -96,6 +96,10 @@ class NameEmbedder:
                 f"got fingerprint {embeddings.fingerprint}"
             )
 
+    def known_of(self, names: Sequence[str]) -> tuple[str, ...]:
+        """Those of the names that can be embedded: all by a teacher, those it holds by a file."""
+        return tuple(name for name in names if self._file is None or (name,) in self._known)
+
     def __call__(self, names: Sequence[str] | Vocabulary) -> Tensor:
         """Class names -> (K, D) float32 on the CPU, unit norm, in their order.
 

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from ovdet.data.images import read_image
+from ovdet.data.images import find_images, read_image
 from ovdet.errors import InputError
 
 
@@ -136,3 +136,15 @@ def test_decompression_bomb(tmp_path, monkeypatch):
     monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 100)
     with pytest.raises(InputError, match="bomb.png has too many pixels"):
         read_image(tmp_path / "bomb.png")
+
+
+def test_photos_of_a_folder_come_in_the_order_of_their_names(tmp_path):
+    for name in ("b.JPG", "a.png", "c.webp", "notes.txt", "detections.json"):
+        (tmp_path / name).write_bytes(b"anything")
+    (tmp_path / "below").mkdir()
+    assert [file.name for file in find_images(tmp_path)] == ["a.png", "b.JPG", "c.webp"]
+    assert find_images(str(tmp_path / "notes.txt")) == [tmp_path / "notes.txt"]  # who names a file means it
+    with pytest.raises(InputError, match=r"expected images \(.bmp, .*\) in .*below, got none"):
+        find_images(tmp_path / "below")
+    with pytest.raises(InputError, match="none.jpg does not exist"):
+        find_images(tmp_path / "none.jpg")

@@ -1,4 +1,4 @@
-"""The loop over photos against detectron2's, names put in and back, the folder of an evaluation, models by folder."""
+"""The loop over photos against detectron2's, names put in and back, the folder of an evaluation."""
 
 import pytest
 import torch
@@ -8,7 +8,6 @@ from detectron2.evaluation import DatasetEvaluator, inference_on_dataset
 from omegaconf import DictConfig
 from torch import nn
 
-from ovdet.engine import find_model
 from ovdet.engine.evaluate import prepare_evaluation, run_detector, vocabulary_of
 from ovdet.errors import InputError
 
@@ -98,18 +97,3 @@ def test_the_folder_of_an_evaluation(tmp_path):
     (tmp_path / "file").write_text("")
     with pytest.raises(InputError, match="place to write to"):
         prepare_evaluation(DictConfig({}), tmp_path / "file/evaluation")
-
-
-def test_a_model_by_its_folder(tmp_path):
-    with pytest.raises(InputError, match="folder of a training run"):
-        find_model(tmp_path)
-    (tmp_path / "before").mkdir()
-    (tmp_path / "before/config.yaml").write_text("")
-    with pytest.raises(InputError, match="expected a checkpoint"):
-        find_model(tmp_path / "before")
-    (tmp_path / "before/last_checkpoint").write_text("model_0000003.pth")
-    with pytest.raises(InputError, match="expected a checkpoint"):
-        find_model(tmp_path / "before")
-    (tmp_path / "before/model_0000003.pth").write_text("")
-    folder = (tmp_path / "before").rename(tmp_path / "moved")
-    assert find_model(folder) == (f"{folder}/config.yaml", f"{folder}/model_0000003.pth")

@@ -14,8 +14,9 @@ from timm.layers import Conv2dSame
 
 from configs.common.methods import vild_ensemble, vild_image
 from ovdet.engine import load_config
-from ovdet.export.fixed_shapes import EverySecond, pad_and_convolve, with_fixed_shapes
 from ovdet.export.graph import DetectionGraph, keep_best, pool
+from ovdet.modeling import DenseImageBranch, GeometricScores
+from ovdet.modeling.fixed_shapes import EverySecond, pad_and_convolve, with_fixed_shapes
 
 
 def random_boxes(number: int, seed: int = 0) -> torch.Tensor:
@@ -83,7 +84,16 @@ def test_fixed_shapes_leave_the_backbone_as_it_is():
             assert torch.equal(fixed(x)[name], expected)
 
 
-METHODS = {"ViLD": lambda model: model, "ensemble": vild_ensemble, "image": vild_image}
+def dense(model):
+    """The backbone's last map, classified region by region."""
+    model.roi_heads.image_branch = L(DenseImageBranch)(
+        in_feature="stride32", stride=32, channels=(64, 32), num_names=10, width=384
+    )
+    model.roi_heads.score_fusion = L(GeometricScores)(base_exponent=2 / 3, novel_exponent=1 / 3)
+    return model
+
+
+METHODS = {"ViLD": lambda model: model, "ensemble": vild_ensemble, "image": vild_image, "dense": dense}
 
 
 @pytest.mark.parametrize("method", METHODS)
@@ -97,6 +107,8 @@ def test_graph_is_the_detector(build_tiny, photo, method, tells_base, input_form
         return model
 
     model = build_tiny(change)
+    if method == "dense":  # else each region has nearly the same names
+        torch.nn.init.normal_(model.roi_heads.image_branch.names.weight, std=20.0)
     vocabulary = F.normalize(torch.randn(20, 384, generator=torch.Generator().manual_seed(1)), dim=1)
     is_base = torch.arange(20) < 12 if tells_base else None
     model.set_vocabulary([str(k) for k in range(20)], vocabulary, is_base)

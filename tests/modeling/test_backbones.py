@@ -1,12 +1,15 @@
-"""timm models as detectron2 backbones: against timm itself, frozen parts, other architectures, bad names."""
+"""timm models as detectron2 backbones: against timm itself, frozen parts, other architectures, bad names; the pyramid
+beside the backbone's maps: against detectron2's."""
 
 import pytest
 import timm
 import torch
+from detectron2.modeling.backbone import FPN
+from detectron2.modeling.backbone.fpn import LastLevelMaxPool
 
 from ovdet.errors import InputError
 from ovdet.imagenet_lite import load_efficientnet_lite_weights
-from ovdet.modeling.backbones import TimmBackbone
+from ovdet.modeling.backbones import PyramidWithMaps, TimmBackbone
 
 
 def test_maps_equal_timms():
@@ -29,6 +32,43 @@ def test_frozen_norm_keeps_statistics_in_training():
     before = {key: value.clone() for key, value in backbone.state_dict().items()}
     backbone(torch.randn(2, 3, 64, 64))
     assert all(torch.equal(value, before[key]) for key, value in backbone.state_dict().items())
+
+
+def test_folded_norms_say_the_same_and_are_gone():
+    weights = load_efficientnet_lite_weights(0)
+    plain = TimmBackbone("tf_efficientnet_lite0", weights=weights).eval()
+    folded = TimmBackbone("tf_efficientnet_lite0", weights=weights, folded_norm=True, freeze_stages=8).train()
+    assert not any(isinstance(module, torch.nn.BatchNorm2d) for module in folded.modules())
+    assert not any("running" in key for key in folded.state_dict())
+    assert not any(parameter.requires_grad for parameter in folded.parameters())
+    images = torch.randn(2, 3, 64, 96)
+    with torch.no_grad():
+        ours, theirs = folded(images), plain(images)
+    for name in theirs:
+        torch.testing.assert_close(ours[name], theirs[name], rtol=0, atol=1e-4)
+
+
+def test_the_pyramid_is_detectron2s_and_the_maps_the_backbones():
+    options = {"in_features": ["stride8", "stride16", "stride32"], "out_channels": 12}
+
+    def bottom_up():
+        return TimmBackbone("resnet18", out_indices=(2, 3, 4))
+
+    ours = PyramidWithMaps(bottom_up(), top_block=LastLevelMaxPool(), **options).eval()
+    theirs = FPN(bottom_up(), top_block=LastLevelMaxPool(), **options).eval()
+    weights = {key.replace("pyramid.", "", 1): value for key, value in ours.state_dict().items()}
+    assert set(weights) == set(theirs.state_dict())
+    theirs.load_state_dict(weights)
+    images = torch.randn(2, 3, 64, 96)
+    with torch.no_grad():
+        maps, pyramid, below = ours(images), theirs(images), theirs.bottom_up(images)
+    assert set(maps) == {"stride8", "stride16", "stride32", "p3", "p4", "p5", "p6"}
+    for name, expected in {**below, **pyramid}.items():
+        assert torch.equal(maps[name], expected)
+        shape = ours.output_shape()[name]
+        assert maps[name].shape == (2, shape.channels, -(-64 // shape.stride), -(-96 // shape.stride))
+    assert ours.size_divisibility == theirs.size_divisibility == 32
+    assert ours.padding_constraints == theirs.padding_constraints
 
 
 @pytest.mark.parametrize(

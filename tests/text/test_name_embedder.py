@@ -50,6 +50,8 @@ def test_names_of_a_file_without_a_teacher(tmp_path, monkeypatch):
     assert embedder.fingerprint == ""
     with pytest.raises(InputError, match="zebra"):
         embedder(["cat", "zebra"])
+    assert embedder.known_of(["zebra", "cow", "cat"]) == ("cow", "cat")
+    assert NameEmbedder("conse", width=384).known_of(["zebra"]) == ("zebra",)
     with pytest.raises(InputError, match="teacher 'conse', got teacher 'open_clip:ViT-B-32/openai'"):
         NameEmbedder("conse", width=512, file=file)
     with pytest.raises(InputError, match="width 384, got width 512"):

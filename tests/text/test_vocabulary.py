@@ -21,6 +21,12 @@ def test_text_gives_names_in_order_and_in_their_spelling():
     assert len(parse_vocabulary("cat")) == 1
 
 
+def test_text_gives_synonyms_after_semicolons():
+    assert parse_vocabulary("cat; kitten ;kitty, red kite,cup;mug") == Vocabulary(
+        ("cat", "red kite", "cup"), {"cat": ("kitten", "kitty"), "cup": ("mug",)}
+    )
+
+
 def test_json_keeps_all_of_it(tmp_path):
     FULL.save(tmp_path / "full.json")
     assert parse_vocabulary(str(tmp_path / "full.json")) == FULL
@@ -57,6 +63,10 @@ def test_a_subset_is_in_the_vocabularys_order():
         ("", "expected one class name or more, got none"),
         ("  ", "expected one class name or more, got none"),
         ("cat,,dog", "expected class name 2 not to be empty, got ''"),
+        ("cat, dog;", "expected \"name; synonym; synonym\", got an empty one for class 2: 'dog; '"),
+        (";kitten", "got an empty one for class 1"),
+        ("cat; kitten, Cat; tom", "got 'cat' and 'Cat', which read alike"),
+        ("cat; " + "x" * 500, "expected a synonym of 'cat' to have 200 characters at most"),
         ("cat,_", "expected class name 2 not to be empty, got '_'"),
         ("Hot_dog, cat, hot dog", "got 'Hot_dog' and 'hot dog', which read alike"),
         ("cat," + "x" * 500, f"expected class name 2 to have 200 characters at most, got 500: '{'x' * 40}'"),

@@ -7,8 +7,11 @@ import shutil
 
 import numpy as np
 import pytest
+import torch
 from pycocotools.coco import COCO
 from pycocotools.cocoeval import COCOeval
+
+from ovdet.engine import load_config, write_model_folder
 
 QUICK = "configs/quick/vild.py"
 FILES = {"metrics.json", "detections.json", "per_class.csv", "per_class.png", "precision_recall.png", "config.yaml"}
@@ -82,6 +85,22 @@ def test_figures_are_train_nets_and_pycocotools(trained, data, evaluate, run_too
         assert np.allclose([metrics[subset]["AP"], metrics[subset]["AP50"]], expected, atol=1e-9, equal_nan=True)
 
 
+def test_a_model_folder_does_as_well_as_the_run(trained, data, evaluate, tmp_path):
+    """Its weights are in half precision: nearly as well."""
+    config = load_config(str(trained.output / "config.yaml"), ["train.device=cpu"])
+    write_model_folder(config, str(trained.output / "model_final.pth"), tmp_path / "model", card="")
+    code, last, folder = evaluate(ANY_SCORE, output=tmp_path / "run")
+    assert code == 0, last
+    code, last, folder = evaluate(ANY_SCORE, model=tmp_path / "model")
+    assert code == 0, last
+    found, expected = ({d["image_id"] for d in read(f, "detections.json")} for f in (folder, tmp_path / "run"))
+    assert found == expected
+    ours, theirs = read(folder), read(tmp_path / "run")
+    assert ours["setting"] == theirs["setting"] and ours["vocabulary"] == theirs["vocabulary"]
+    assert theirs["all"]["AP50"] > 0
+    assert abs(ours["all"]["AP50"] - theirs["all"]["AP50"]) < 0.5  # of 100
+
+
 def test_constrained_asks_for_novel_names_alone(trained, data, evaluate):
     """And a config with weights does as well as a run's folder."""
     code, last, folder = evaluate(
@@ -94,6 +113,19 @@ def test_constrained_asks_for_novel_names_alone(trained, data, evaluate):
     assert found and found <= novel
     metrics = read(folder)
     assert metrics["setting"] == "constrained" and metrics["vocabulary"] == len(novel) == len(metrics["per_class"])
+
+
+def test_faster_on_demand(evaluate, monkeypatch):
+    """Mixed precision; and where there is no compiler, a line in the log and no more."""
+
+    def fail(*anything, **options):
+        raise RuntimeError("no compiler here")
+
+    monkeypatch.setattr(torch, "compile", fail)
+    code, last, folder = evaluate("--compile", "--half", ANY_SCORE)
+    assert code == 0, last
+    assert (folder / "log.txt").read_text().count("torch.compile failed, going on without it: RuntimeError") == 1
+    assert read(folder)["all"]["AP50"] > 0
 
 
 def test_own_data_without_a_split(data, evaluate, tmp_path):

@@ -11,30 +11,42 @@ import pytest
 import torch
 import torch.nn.functional as F
 from PIL import Image
+from torchvision.ops import box_iou
 
+from ovdet.engine import load_config, write_model_folder
 from ovdet.errors import InputError
 from ovdet.export import load_onnx_predictor
+from ovdet.export.integers import quantize_linear_layers
 from ovdet.predictor import OpenVocabPredictor
+from ovdet.text import TextEmbeddings
 
 ROOT = Path(__file__).parents[2]
 
 
 @pytest.fixture(scope="module")
-def exported(tiny_files, tmp_path_factory) -> Path:
-    """The tiny detector as .onnx, by the real command."""
-    file = tmp_path_factory.mktemp("exported") / "tiny.onnx"
+def folder(tiny_files, tmp_path_factory) -> Path:
+    """The tiny detector as a model folder."""
+    _, config, _, weights = tiny_files.arguments
+    folder = tmp_path_factory.mktemp("folder") / "tiny"
+    write_model_folder(load_config(config, tiny_files.overrides), weights, folder, card="# Tiny\n")
+    return folder
+
+
+@pytest.fixture(scope="module")
+def exported(folder) -> Path:
+    """And as .onnx, by the real command."""
+    file = folder.parent / "tiny.onnx"
     with pytest.MonkeyPatch.context() as patch:
         patch.chdir(ROOT)
-        patch.setattr(sys, "argv", ["export.py", *tiny_files.arguments, "--output", str(file), *tiny_files.overrides])
+        patch.setattr(sys, "argv", ["export.py", "--model", str(folder), "--output", str(file)])
         runpy.run_path("tools/export.py", run_name="__main__")
     return file
 
 
 @pytest.fixture(scope="module")
-def eager(tiny_files) -> OpenVocabPredictor:
+def eager(folder) -> OpenVocabPredictor:
     """The detector that the file was written from."""
-    _, config, _, weights = tiny_files.arguments
-    return OpenVocabPredictor.from_config(config, weights, overrides=tiny_files.overrides)
+    return OpenVocabPredictor.from_pretrained(folder, device="cpu")
 
 
 @pytest.fixture(scope="module")
@@ -57,13 +69,13 @@ def assert_same(found, expected):
 @pytest.mark.parametrize("number", [1, 65, 1203])
 def test_onnxruntime_finds_what_the_detector_finds(exported, eager, photo, number):
     embeddings = F.normalize(torch.randn(number, 384, generator=torch.Generator().manual_seed(number)), dim=1)
-    names = [f"thing {k}" for k in range(number)]
+    names = tuple(f"thing {k}" for k in range(number))
     predictor = load_onnx_predictor(exported, device="cpu")
     for each in (predictor, eager):
-        each.model.set_vocabulary(names, embeddings)
-    expected = eager(photo)
+        each.set_vocabulary(TextEmbeddings(embeddings, names, ("a {}",), "conse", ""))
+    expected = eager(photo, threshold=0)
     assert len(expected) > 10
-    assert_same(predictor(photo), expected)
+    assert_same(predictor(photo, threshold=0), expected)
 
 
 @pytest.mark.parametrize("size", [(192, 288), (97, 131), (1, 1), (31, 700)])
@@ -87,20 +99,34 @@ def test_the_file_describes_itself(exported):
     description = json.loads(entry.value)
     assert entry.key == "ovdet" and description["teacher"] == "conse" and description["width"] == 384
     assert description["training_classes"] == ["red circle"] and len(description["fingerprint"]) == 16
-    assert description["resize"] == {"short_edge": 192, "max_size": 256}
+    assert description["resize"] == {"short_edge_length": 192, "max_size": 256}
     assert str(ROOT).encode() not in exported.read_bytes()  # no stack traces
     shapes = [[d.dim_param or d.dim_value for d in v.type.tensor_type.shape.dim] for v in model.graph.input]
     assert [shape[0] for shape in shapes] == [3, shapes[1][0]] and shapes[1][1] == 384
     assert all(isinstance(side, str) for side in (*shapes[0][1:], shapes[1][0]))
 
 
-def test_the_demo_takes_the_file(exported, tiny_files, photo, run_tool, tmp_path):
+def test_integers_find_nearly_the_same(exported, eager, photo, tmp_path):
+    import onnx
+
+    file = tmp_path / "int8.onnx"
+    file.write_bytes(quantize_linear_layers(exported.read_bytes()))
+    kinds = {tensor.name: tensor.data_type for tensor in onnx.load(file).graph.initializer}
+    assert kinds["roi_heads.box_head.fc1.weight_quantized"] == onnx.TensorProto.INT8
+    assert file.stat().st_size < exported.stat().st_size
+    predictor = load_onnx_predictor(file, device="cpu")
+    predictor.set_vocabulary(["red square", "wheel"])
+    eager.set_vocabulary(["red square", "wheel"])
+    found, expected = predictor(photo, threshold=0), eager(photo, threshold=0)
+    near = box_iou(torch.from_numpy(expected.boxes), torch.from_numpy(found.boxes)).max(1).values > 0.9
+    assert near.float().mean() > 0.9
+
+
+def test_the_demo_takes_the_file(exported, folder, photo, run_tool, tmp_path):
     common = ("--input", photo, "--vocabulary", "red square, wheel", "--threshold", "0", "--device", "cpu")
     code, _, err = run_tool("demo.py", *common, "--output", tmp_path / "onnx", "--weights", exported)
     assert code == 0, err[-2000:]
-    code, _, err = run_tool(
-        "demo.py", *common, "--output", tmp_path / "eager", *tiny_files.arguments, *tiny_files.overrides
-    )
+    code, _, err = run_tool("demo.py", *common, "--output", tmp_path / "eager", "--model", folder)
     assert code == 0, err[-2000:]
     found, expected = (json.loads((tmp_path / kind / "detections.json").read_text()) for kind in ("onnx", "eager"))
     assert len(expected[0]["detections"]) == len(found[0]["detections"]) > 5
@@ -161,7 +187,8 @@ def test_files_that_are_no_detectors(exported, shared_data, tmp_path, photo, run
     with pytest.raises(InputError, match="'tpu'"):
         load_onnx_predictor(exported, device="tpu")
     for more, message in (
-        (("--weights", exported, "--config-file", "configs/quick/vild.py"), "no config"),
+        (("--weights", exported, "--config-file", "configs/quick/vild.py"), "expected no model, config"),
+        (("--weights", exported, "--model", "ovdet-lite"), "expected no model, config"),
         (("--weights", tmp_path / "model.pt2"), "can run code"),
     ):
         out = ("--input", photo, "--vocabulary", "cat", "--output", tmp_path / "out")
@@ -170,8 +197,10 @@ def test_files_that_are_no_detectors(exported, shared_data, tmp_path, photo, run
 
 
 @pytest.mark.slow
-def test_torch_export_finds_what_the_detector_finds(tiny_files, eager, photo, run_tool, tmp_path):
+def test_torch_export_finds_what_the_detector_finds(tiny_files, photo, run_tool, tmp_path):
     """The file needs torch and torchvision alone; only files of one's own are for torch.export.load."""
+    _, config, _, weights = tiny_files.arguments
+    eager = OpenVocabPredictor.from_config(config, weights, overrides=tiny_files.overrides)
     file = tmp_path / "tiny.pt2"
     code, _, err = run_tool(
         "export.py", *tiny_files.arguments, "--format", "torch_export", "--output", file, *tiny_files.overrides

@@ -1,0 +1,96 @@
+"""Packing a trained model as a user does, to be used by the next one who gets the folder."""
+
+import json
+import shutil
+
+import pytest
+from safetensors.torch import load_file
+
+QUICK = "configs/quick/vild.py"
+ANY_SCORE = "model.roi_heads.box_predictor.test_score_thresh=-1"  # four steps of training find nothing yet
+
+
+@pytest.fixture
+def card(tmp_path):
+    path = tmp_path / "card.md"
+    path.write_text("# Quick\n\nDrawn shapes, CC0.\n", encoding="utf-8")
+    return path
+
+
+def test_a_packed_run_is_passed_on(trained, card, run_tool, tmp_path):
+    folder = tmp_path / "passed/on"
+    code, out, err = run_tool("pack_model.py", "--model", trained.output, "--card", card, "--output", folder, ANY_SCORE)
+    assert code == 0, err
+    files = {file.name: file.stat().st_size for file in folder.iterdir()}
+    assert set(files) == {"config.json", "model.safetensors", "README.md"}
+    assert out.strip() == f"{folder}: {sum(files.values()) / 1e6:.1f} MB, names by teacher conse"
+    assert (folder / "README.md").read_bytes() == card.read_bytes()
+    content = json.loads((folder / "config.json").read_text())
+    assert content["model"]["region_source"] is content["model"]["roi_heads"]["distillation"] is None
+    assert str(trained.output.parent) not in json.dumps(content)  # nothing of whose machine it was
+
+    photos = tmp_path / "photos"
+    photos.mkdir()
+    for file in sorted((trained.output.parent / "data/images").iterdir())[:3]:
+        shutil.copy(file, photos)
+    found = {}
+    for model, more in ((folder, ()), (trained.output, (ANY_SCORE,))):
+        code, _, err = run_tool(
+            "demo.py", "--input", photos, "--vocabulary", "red square, wheel",
+            "--output", tmp_path / "out", "--model", model, "--device", "cpu", "--threshold", "0", *more,
+        )  # fmt: skip
+        assert code == 0, err
+        found[model] = json.loads((tmp_path / "out/detections.json").read_text())
+    assert len(found[folder]) == 3
+    for ours, theirs in zip(*found.values(), strict=True):
+        best, expected = ours["detections"][0], theirs["detections"][0]
+        assert best["score"] == pytest.approx(expected["score"], abs=1e-2)
+        assert abs(len(ours["detections"]) - len(theirs["detections"])) <= 10
+
+
+def test_a_folder_may_be_packed_again(trained, card, run_tool, tmp_path):
+    """With another threshold, say; in its own place."""
+    given = ("--config-file", QUICK, "--weights", trained.output / "model_final.pth")
+    code, _, err = run_tool("pack_model.py", *given, "--card", card, "--output", tmp_path / "model")
+    assert code == 0, err
+    before = json.loads((tmp_path / "model/config.json").read_text()), load_file(tmp_path / "model/model.safetensors")
+    code, _, err = run_tool(
+        "pack_model.py", "--model", tmp_path / "model", "--card", tmp_path / "model/README.md", "--output",
+        tmp_path / "model", "model.roi_heads.box_predictor.test_nms_thresh=0.4",
+    )  # fmt: skip
+    assert code == 0, err
+    after = json.loads((tmp_path / "model/config.json").read_text())
+    assert after["model"]["roi_heads"]["box_predictor"].pop("test_nms_thresh") == 0.4
+    assert after == before[0]
+    weights = load_file(tmp_path / "model/model.safetensors")
+    assert all(weights[key].equal(value) for key, value in before[1].items()) and len(weights) == len(before[1])
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"--model": None}, "one of the two"),
+        ({"--config-file": QUICK}, "one of the two"),
+        ({"--model": "nowhere"}, "got nowhere"),
+        ({"--model": None, "--config-file": QUICK, "--weights": "nowhere.pth"}, "nowhere.pth does not exist"),
+        ({"--card": "nowhere.md"}, "expected a model card, nowhere.md cannot be read"),
+        ({"--card": "junk"}, "cannot be read"),
+        ({"--output": "file/below"}, "place to write to"),
+        ({"more": "model.roi_headz.x=1"}, "roi_headz"),
+        ({"more": "teacher.width=512"}, "512"),
+        ({"more": "dataloader.test.mapper.augmentations=[]"}, "ResizeShortestEdge"),
+    ],
+)
+def test_bad_input(trained, card, run_tool, tmp_path, change, message):
+    (tmp_path / "junk").write_bytes(b"\xff\xfe\x00")
+    (tmp_path / "file").write_text("")
+    given = {"--model": trained.output, "--card": card, "--output": tmp_path / "model", **change}
+    more = [given.pop("more")] if "more" in given else []
+    for option, value in given.items():
+        if value in ("junk", "file/below"):
+            given[option] = tmp_path / value
+    flags = [part for option, value in given.items() if value is not None for part in (option, value)]
+    code, _, err = run_tool("pack_model.py", *flags, *more)
+    last = err.strip().splitlines()[-1]
+    assert code == 2 and last.startswith("error: ") and message in last and "Traceback" not in err, err[-2000:]
+    assert not (tmp_path / "model").exists()
