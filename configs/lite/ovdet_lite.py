@@ -4,8 +4,8 @@ tools/train_net.py --config-file configs/lite/ovdet_lite.py dataset.root=PATH
 Hardware: two CPU cores or one GPU. Expected: not yet run over the whole schedule.
 """
 
-from ..common.dense_image_branch import dense_image_branch
+from ..common.beyond_vild import dense_image_branch, foreground_fusion, localisation_quality
 from .vild_text import dataloader, dataset, lr_multiplier, model, name_embedder, optimizer, teacher, train
 
-model = dense_image_branch(model)
+model = foreground_fusion(localisation_quality(dense_image_branch(model)))
 train.output_dir = "output/lite/ovdet_lite"

@@ -44,6 +44,7 @@ from ovdet.modeling import (
     GeometricScores,
     ImageBranch,
     ImageScores,
+    LocalisationQuality,
     OpenVocabBoxPredictor,
     OpenVocabRCNN,
     OpenVocabROIHeads,
@@ -61,7 +62,7 @@ _FROM_DETECTRON2 = (
     *(MaskRCNNConvUpsampleHead, ROIPooler, RPN, ResNet, ResNet.make_default_stages, ShapeSpec, StandardRPNHead),
 )
 _OWN = (
-    *(DenseImageBranch, GeometricScores, ImageBranch, ImageScores),
+    *(DenseImageBranch, GeometricScores, ImageBranch, ImageScores, LocalisationQuality),
     *(OpenVocabBoxPredictor, OpenVocabRCNN, OpenVocabROIHeads, TextScores),
     *(PyramidWithMaps, TimmBackbone),
 )

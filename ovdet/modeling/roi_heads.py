@@ -25,6 +25,7 @@ from torch import Tensor, nn
 
 from ovdet.errors import InputError
 from ovdet.modeling.class_scores import MAX_DENSE_CLASSES, ClassScores
+from ovdet.modeling.localisation_quality import LocalisationQuality, join_objectness
 from ovdet.modeling.postprocess import Suppress, nms_per_class, select_regions, settle
 from ovdet.modeling.region_sources import CropEmbedder
 from ovdet.modeling.score_fusion import ScoreFusion
@@ -92,6 +93,7 @@ class OpenVocabROIHeads(StandardROIHeads):
         distillation: nn.Module | None = None,
         image_branch: nn.Module | None = None,
         crop_embedder: CropEmbedder | None = None,
+        quality: LocalisationQuality | None = None,
         image_temperature: float = 0.01,
         max_crops: int = 1000,
         crop_nms_threshold: float = 0.9,
@@ -105,6 +107,7 @@ class OpenVocabROIHeads(StandardROIHeads):
             distillation: (student (M, D), teacher (M, D)) -> loss; None trains without a teacher.
             image_branch: ImageBranch or DenseImageBranch, for embeddings of their own; None shares the text branch's.
             crop_embedder: the teacher on crops at test time, instead of distilled embeddings.
+            quality: how well boxes fit, joined to the RPN's objectness; None leaves that as it is.
             image_temperature: divides the cosines of the image side before its softmax over the K names.
             max_crops: regions that are kept for a crop_embedder, per image.
             crop_nms_threshold: class-agnostic IoU among these.
@@ -122,6 +125,7 @@ class OpenVocabROIHeads(StandardROIHeads):
         self.distillation = distillation
         self.image_branch = image_branch
         self.crop_embedder = crop_embedder
+        self.quality = quality
         self.image_temperature = image_temperature
         self.max_crops = max_crops
         self.crop_nms_threshold = crop_nms_threshold
@@ -170,7 +174,7 @@ class OpenVocabROIHeads(StandardROIHeads):
     ) -> dict[str, Tensor]:
         pooled = self._pool(features, proposals)
         if self.distillation is None:
-            return self.box_predictor.losses(self.box_predictor(self.box_head(pooled)), proposals)
+            return self._predictor_losses(self.box_head(pooled), proposals)
         pooled_regions = self._pool(features, regions)
         if self.image_branch is None:  # one head, one pass: sampled and distillation regions side by side
             box_features = self.box_head(torch.cat([pooled, pooled_regions]))
@@ -179,23 +183,36 @@ class OpenVocabROIHeads(StandardROIHeads):
         else:
             box_features = self.box_head(pooled)
             student = self.image_branch(pooled_regions, features, [r.proposal_boxes.tensor for r in regions])
-        losses = self.box_predictor.losses(self.box_predictor(box_features), proposals)
+        losses = self._predictor_losses(box_features, proposals)
         teacher = torch.cat([r.teacher_embeddings for r in regions])  # (M, D)
         losses["loss_distill"] = self.distillation(student, teacher.to(student))
         return losses
+
+    def _predictor_losses(self, box_features: Tensor, proposals: list[Instances]) -> dict[str, Tensor]:
+        losses = self.box_predictor.losses(self.box_predictor(box_features), proposals)
+        if self.quality is not None:
+            losses.update(self.quality.losses(self.quality(box_features), proposals))
+        return losses
+
+    def objectness(self, box_features: Tensor, objectness_logits: Tensor) -> Tensor:
+        """(R, F), the RPN's logits (R,) -> logits (R,), with how well the boxes fit where that was learned."""
+        if self.quality is None:
+            return objectness_logits
+        return join_objectness(objectness_logits, self.quality(box_features))
 
     def _detect(
         self, features: dict[str, Tensor], proposals: list[Instances], photos: list[Tensor] | None
     ) -> list[Instances]:
         pooled = self._pool(features, proposals)
-        text, deltas = self.box_predictor.embed(self.box_head(pooled))  # (R, D), (R, 4)
+        box_features = self.box_head(pooled)
+        text, deltas = self.box_predictor.embed(box_features)  # (R, D), (R, 4)
         image = text
         if self.image_branch is not None and self.score_fusion.needs_image:
             image = self.image_branch(pooled, features, [p.proposal_boxes.tensor for p in proposals])
         boxes = self.box_predictor.predict_boxes((None, deltas), proposals)
         counts = [len(p) for p in proposals]
-        objectness = [p.objectness_logits for p in proposals]
-        regions = map(Regions, boxes, text.split(counts), image.split(counts), objectness)
+        objectness = self.objectness(box_features, torch.cat([p.objectness_logits for p in proposals]))
+        regions = map(Regions, boxes, *(part.split(counts) for part in (text, image, objectness)))
         sizes = [p.image_size for p in proposals]
         if self.crop_embedder is not None:
             regions = map(self._embed_crops, regions, sizes, photos)

@@ -10,7 +10,7 @@ from detectron2.config import LazyCall as L
 from detectron2.utils.events import EventStorage
 from torchvision.ops import roi_align
 
-from configs.common.dense_image_branch import dense_image_branch
+from configs.common.beyond_vild import dense_image_branch
 from ovdet.imagenet_lite import load_efficientnet_lite_weights
 from ovdet.losses import L1Distillation
 from ovdet.modeling import DenseImageBranch, OnlineRegions
