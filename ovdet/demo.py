@@ -30,6 +30,8 @@ def load_predictor(
     *,
     overrides: Sequence[str] = (),
     device: str | None = None,
+    compile: bool = False,
+    half: bool = False,
 ) -> OpenVocabPredictor:
     """A trained detector, or an exported one.
 
@@ -39,6 +41,8 @@ def load_predictor(
         weights: the config's checkpoint, None for the last one of its run; or an .onnx file, which needs no config.
         overrides: `key=value` for the config.
         device: see `OpenVocabPredictor.from_config`.
+        compile: see `speed_up`; not for an .onnx file.
+        half: see `speed_up`; not for an .onnx file.
 
     Raises:
         InputError: they are not there or do not fit each other.
@@ -46,15 +50,16 @@ def load_predictor(
     if weights and weights.endswith(".pt2"):
         raise InputError(f"expected a checkpoint or an .onnx file, got {weights}: reading a .pt2 can run code")
     if weights and weights.endswith(".onnx"):
-        if model or config_file or overrides:
+        if model or config_file or overrides or compile or half:
             raise InputError(
-                "expected no model, config, teacher or overrides with an .onnx file, which holds what it needs"
+                "expected no model, config, teacher, overrides, --compile or --half with an .onnx file, "
+                "which holds what it needs"
             )
         return load_onnx_predictor(weights, device=device)
     if weights and not config_file:
         raise InputError("expected --config-file with --weights: what detector they are of")
     files = choose_model(model or (None if config_file else DEFAULT_MODEL), config_file, weights)
-    return OpenVocabPredictor.from_config(*files, overrides=overrides, device=device)
+    return OpenVocabPredictor.from_config(*files, overrides=overrides, device=device, compile=compile, half=half)
 
 
 def sample_images() -> list[Path]:

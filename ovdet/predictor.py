@@ -26,6 +26,7 @@ from torchvision.ops import batched_nms, nms
 from ovdet.data.images import find_images, read_image, rgb_array
 from ovdet.engine import find_model, load_config, load_detector
 from ovdet.errors import InputError
+from ovdet.modeling import speed_up
 from ovdet.text import NameEmbedder, TextEmbeddings, Vocabulary
 from ovdet.text.columns import NOBODYS, Columns, far_from, lay_out
 
@@ -90,22 +91,38 @@ class OpenVocabPredictor:
         self._has_synonyms = False
 
     @classmethod
-    def from_pretrained(cls, name: str | Path = "ovdet-lite", *, device: str | None = None) -> OpenVocabPredictor:
+    def from_pretrained(
+        cls,
+        name: str | Path = "ovdet-lite",
+        *,
+        device: str | None = None,
+        compile: bool = False,
+        half: bool = False,
+    ) -> OpenVocabPredictor:
         """A ready detector.
 
         Args:
             name: "ovdet-lite", which is part of the package; a model folder; "hf://OWNER/NAME" on the hub; or the
                 folder of a training run (see `find_model`).
             device: None takes a GPU where there is one.
+            compile: see `speed_up`.
+            half: see `speed_up`.
 
         Raises:
             InputError: there is no such model, or it is damaged.
         """
-        return cls.from_config(*find_model(name), device=device)
+        return cls.from_config(*find_model(name), device=device, compile=compile, half=half)
 
     @classmethod
     def from_config(
-        cls, config_file: str, weights: str = "", *, overrides: Sequence[str] = (), device: str | None = None
+        cls,
+        config_file: str,
+        weights: str = "",
+        *,
+        overrides: Sequence[str] = (),
+        device: str | None = None,
+        compile: bool = False,
+        half: bool = False,
     ) -> OpenVocabPredictor:
         """Build from a config (or the config.yaml of a run) and a checkpoint.
 
@@ -114,12 +131,15 @@ class OpenVocabPredictor:
             weights: "" takes the last checkpoint of the config's output folder.
             overrides: `key=value` for the config.
             device: None leaves it to the config, which by default takes a GPU where there is one.
+            compile: see `speed_up`.
+            half: see `speed_up`.
 
         Raises:
             InputError: config or checkpoint are not there or do not fit each other.
         """
         config = load_config(config_file, [*overrides, *([f"train.device={device}"] if device else [])])
         model, embed_names, header = load_detector(config, weights)
+        speed_up(model, compile=compile, half=half)
         resize = T.AugmentationList(list(instantiate(config.dataloader.test.mapper.augmentations)))
         return cls(model, embed_names, resize=resize, training_classes=header.get("training_classes", ()))
 

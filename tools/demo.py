@@ -22,13 +22,8 @@ def parse_arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     add = parser.add_argument
     add("--input", metavar="IMAGE|FOLDER", help="a photo, or a folder of photos (default: some of scikit-image's)")
-    add(
-        "--vocabulary",
-        required=True,
-        metavar='"a,b;c"|FILE',
-        help="names with commas between, synonyms of a name after semicolons; or a file of names: .txt, .json, or "
-        ".safetensors by embed_vocabulary.py",
-    )
+    names = "names with commas between, synonyms of a name after semicolons; or a file: .txt, .json, .safetensors"
+    add("--vocabulary", required=True, metavar='"a,b;c"|FILE', help=names)
     add("--output", required=True, metavar="DIR", help="pictures and detections.json go here")
     add("--model", metavar="M", help="a model's or run's folder, hf://OWNER/NAME, ovdet-lite (default: ovdet-lite)")
     add("--config-file", metavar="F", help="of the detector, instead of --model")
@@ -47,6 +42,8 @@ def parse_arguments() -> argparse.Namespace:
         metavar="IOU",
         help="of boxes of different names that overlap more, the best alone is kept; 1 keeps all (default: 0.6)",
     )
+    add("--compile", action="store_true", help="torch.compile the backbone: a minute, then a little faster")
+    add("--half", action="store_true", help="mixed precision: faster, finds nearly the same")
     add("--device", metavar="D", help="cpu, cuda, cuda:1, ... (default: a GPU where there is one)")
     add("overrides", nargs="*", metavar="key=value", help="overrides of the config")
     return parser.parse_intermixed_args()
@@ -66,9 +63,8 @@ def main() -> None:
     embedded = arguments.vocabulary.endswith(".safetensors")
     vocabulary = (load_embeddings if embedded else parse_vocabulary)(arguments.vocabulary)
     overrides = [*arguments.overrides, *([f"teacher.name={arguments.teacher}"] if arguments.teacher else [])]
-    predictor = load_predictor(
-        *(arguments.model, arguments.config_file, arguments.weights), overrides=overrides, device=arguments.device
-    )
+    chosen = {key: getattr(arguments, key) for key in ("model", "config_file", "weights", "device", "compile", "half")}
+    predictor = load_predictor(**chosen, overrides=overrides)
     predictor.set_vocabulary(vocabulary, distractors=parse_distractors(arguments.distractors))
     detect = partial(predictor, threshold=arguments.threshold, overlap=arguments.overlap)
     for path, found in write_results(detect, images, Path(arguments.output)):

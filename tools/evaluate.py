@@ -41,6 +41,8 @@ def parse_arguments() -> argparse.Namespace:
     parser.add_argument(
         "--max-detections", type=int, metavar="N", help="per photo (default: the config's and the protocol's)"
     )
+    parser.add_argument("--compile", action="store_true", help="torch.compile the backbone: a minute, then faster")
+    parser.add_argument("--half", action="store_true", help="mixed precision: faster, figures may differ a little")
     parser.add_argument("--device", metavar="D", help="cpu, cuda, cuda:1, ... (default: a GPU where there is one)")
     parser.add_argument("overrides", nargs="*", metavar="key=value", help="overrides of the config")
     return parser.parse_intermixed_args()
@@ -63,6 +65,8 @@ def main() -> None:
         iou_types=("bbox", "segm") if arguments.masks else ("bbox",),
         max_detections=arguments.max_detections,
         lvis=arguments.lvis,
+        compile=arguments.compile,
+        half=arguments.half,
     )
 
 

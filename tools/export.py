@@ -18,7 +18,10 @@ def parse_arguments() -> argparse.Namespace:
     parser.add_argument("--config-file", metavar="F", help="of the detector, instead of --model")
     parser.add_argument("--weights", metavar="W", help="its checkpoint (default: the last one of the config's run)")
     parser.add_argument(
-        "--format", choices=FORMATS, default="onnx", help="onnx (.onnx), or torch_export (.pt2) (default: onnx)"
+        "--format",
+        choices=FORMATS,
+        default="onnx",
+        help="onnx (.onnx), onnx_int8 (smaller, finds nearly the same), or torch_export (.pt2) (default: onnx)",
     )
     parser.add_argument("--output", required=True, metavar="F", help="the file to write")
     parser.add_argument("overrides", nargs="*", metavar="key=value", help="overrides of the config")

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import argparse
 from collections.abc import Callable, Sequence
+from copy import deepcopy
 from pathlib import Path
 
 import numpy as np
@@ -22,6 +23,7 @@ from ovdet.benchmark.train import build_closed_set
 from ovdet.engine import choose_device, load_config
 from ovdet.engine.checkpoint import SafeCheckpointer
 from ovdet.errors import InputError
+from ovdet.modeling.fast_path import half_type, speed_up
 from ovdet.teachers import RegionEmbedder, load_teacher
 
 CLASSES = (1, 65, 1203)  # one name, OV-COCO, LVIS
@@ -38,6 +40,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--size", type=int, nargs=2, default=(320, 427), metavar=("H", "W"), help="pixels of a photo")
     parser.add_argument("--crops", type=int, default=0, metavar="R", help="also the teacher on R crops of a photo")
     parser.add_argument("--yolox", default="", metavar="F.onnx", help="also YOLOX by onnxruntime")
+    parser.add_argument("--compile", action="store_true", help="ours with torch.compile, also beside ours without")
+    parser.add_argument("--half", action="store_true", help="ours in mixed precision, also beside ours without")
     parser.add_argument("--device", default="auto", help="cpu, cuda, ... (default: a GPU where there is one)")
 
 
@@ -53,10 +57,13 @@ def run(arguments: argparse.Namespace) -> list[Row]:
     model = instantiate(config.model).to(device).eval()
     if arguments.weights:
         SafeCheckpointer(model).load_weights(arguments.weights)
+    plain = deepcopy(model)
+    speed_up(model, compile=arguments.compile, half=arguments.half)
+    propose = torch.autocast(device.type, half_type(device), enabled=arguments.half)(_propose)
     peer = build_closed_set(load_config(arguments.peer_config), arguments.peer_classes).to(device).eval()
     _look_in_the_same_places(peer, model)
 
-    def detect(num_classes: int) -> Callable[[], None]:
+    def detect(num_classes: int, model: nn.Module = model) -> Callable[[], None]:
         names, embeddings = random_names(num_classes, config.teacher.width, generator)
 
         def work() -> None:
@@ -71,13 +78,15 @@ def run(arguments: argparse.Namespace) -> list[Row]:
             f"{arguments.photos} photos {arguments.size[0]} x {arguments.size[1]}, {num_classes} names",
             detect(num_classes),
             peer=(name, work),
-            limit=lambda: _propose(model, photos),
+            limit=lambda: propose(model, photos),
             rounds=rounds,
             device=device,
         )
 
     closed = f"Faster R-CNN, {arguments.peer_classes} classes"
     rows = [row(num_classes, closed, lambda: _run_each(peer, photos)) for num_classes in CLASSES]
+    if arguments.compile or arguments.half:
+        rows.append(row(65, "ovdet, eager, float32", detect(65, plain)))
     if arguments.yolox:
         rows.append(row(65, "YOLOX, onnxruntime", _yolox(arguments.yolox, photos)))
     if arguments.crops:

@@ -76,16 +76,17 @@ def time_in_turns(
     seconds: dict[str, list[float]] = {name: [] for name in contenders}
     for number in track(range(rounds + 1), "timing", transient=True):
         for name, contender in contenders.items():
-            _wait_for(device)
+            wait_for(device)
             start = time.perf_counter()
             contender()
-            _wait_for(device)
+            wait_for(device)
             if number:
                 seconds[name].append(time.perf_counter() - start)
     return seconds
 
 
-def _wait_for(device: torch.device | str) -> None:
+def wait_for(device: torch.device | str) -> None:
+    """Until a GPU has done what it was told."""
     if torch.device(device).type == "cuda":
         torch.cuda.synchronize(device)
 

@@ -10,11 +10,13 @@ from collections.abc import Callable, Sequence
 
 import torch
 from detectron2.config import instantiate
+from detectron2.modeling.poolers import ROIPooler
 from detectron2.utils.events import EventStorage
 from omegaconf import DictConfig
-from torch import nn
+from torch import Tensor, nn
 
 from ovdet.benchmark.made_up import random_names, random_training_photo
+from ovdet.benchmark.parts import PARTS, time_parts
 from ovdet.benchmark.timing import Row, compare
 from ovdet.engine import choose_device, load_config
 from ovdet.engine.train import build_options
@@ -28,11 +30,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--size", type=int, nargs=2, default=(288, 384), metavar=("H", "W"), help="pixels of a photo")
     parser.add_argument("--regions", type=int, default=32, metavar="M", help="stored ones of a photo (default: 32)")
     parser.add_argument("--classes", type=int, default=48, metavar="K", help="base classes (default: 48)")
+    parser.add_argument("--profile", action="store_true", help="also where ViLD's time goes, part by part")
     parser.add_argument("--device", default="auto", help="cpu, cuda, ... (default: a GPU where there is one)")
 
 
 def run(arguments: argparse.Namespace) -> list[Row]:
-    """One row: ViLD's step, the plain step, and backbone with pyramid alone as the limit."""
+    """ViLD's step, the plain step, and backbone with pyramid alone as the limit; then the parts that were asked for."""
     for name in ("photos", "regions", "classes"):
         if getattr(arguments, name) < 1:
             raise InputError(f"expected --{name} of at least 1, got {getattr(arguments, name)}")
@@ -46,40 +49,52 @@ def run(arguments: argparse.Namespace) -> list[Row]:
     model.set_vocabulary(names, embeddings)
     peer = build_closed_set(load_config(arguments.peer_config), arguments.classes).to(device)
     height, width = arguments.size
+    step = Step(model, config, photos)
     row = compare(
         f"step of {arguments.photos} photos {height} x {width}, {arguments.regions} regions each",
-        stepper(model, config, photos),
-        peer=("Faster R-CNN", stepper(peer, config, photos)),
+        step,
+        peer=("Faster R-CNN", Step(peer, config, photos)),
         limit=_backbone_step(model, photos),
         rounds=arguments.rounds,
         device=device,
     )
-    return [row]
+    parts = time_parts(step, PARTS, rounds=arguments.rounds, device=device) if arguments.profile else []
+    return [row, *parts]
 
 
 def build_closed_set(config: DictConfig, num_classes: int) -> nn.Module:
-    """detectron2's detector of a closed-set config, with so many classes of no particular names."""
+    """detectron2's detector of a closed-set config, with its own pooler and so many classes of no particular names."""
     config.dataset.num_base = num_classes
     config.model.training_classes = [f"name {k}" for k in range(num_classes)]
+    config.model.roi_heads.box_pooler.update(_target_=ROIPooler, pooler_type="ROIAlignV2")
     return instantiate(config.model)
 
 
-def stepper(model: nn.Module, config: DictConfig, photos: Sequence[dict]) -> Callable[[], None]:
-    """A function that takes one training step, in mixed precision where the config says so."""
-    config = config.copy()
-    config.optimizer.params.model = model.train()
-    optimizer = instantiate(config.optimizer)
-    device = next(model.parameters()).device
+class Step:
+    """A training step, in mixed precision where the config says so."""
 
-    def step() -> None:
+    def __init__(self, model: nn.Module, config: DictConfig, photos: Sequence[dict]) -> None:
+        config = config.copy()
+        config.optimizer.params.model = model.train()
+        self.model = model
+        self.photos = photos
+        self.optimizer = instantiate(config.optimizer)
+        device_type = next(model.parameters()).device.type
+        self.autocast = torch.autocast(device_type, torch.bfloat16, enabled=build_options(config).amp)
+
+    def __call__(self) -> None:
         torch.manual_seed(0)  # the same regions are sampled each time
-        with EventStorage(), torch.autocast(device.type, torch.bfloat16, enabled=build_options(config).amp):
-            losses = model(photos)
-        optimizer.zero_grad()
-        sum(losses.values()).backward()
-        optimizer.step()
+        with EventStorage(), self.autocast:
+            losses = self.model(self.photos)
+        self.optimizer.zero_grad()
+        self.backward(sum(losses.values()))
+        self.update()
 
-    return step
+    def backward(self, loss: Tensor) -> None:
+        loss.backward()
+
+    def update(self) -> None:
+        self.optimizer.step()
 
 
 def _backbone_step(model: nn.Module, photos: Sequence[dict]) -> Callable[[], None]:

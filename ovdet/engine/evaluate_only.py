@@ -18,6 +18,7 @@ from ovdet.engine.evaluate import do_test, prepare_evaluation
 from ovdet.engine.train import load_detector, prepare_dataset
 from ovdet.errors import InputError
 from ovdet.evaluation import build_evaluator
+from ovdet.modeling import speed_up
 
 SETTINGS = {"generalised": ("base", "novel"), "constrained": ("novel",)}  # the subsets whose names are asked for
 
@@ -52,6 +53,8 @@ def evaluate_on(
     iou_types: Sequence[str] = ("bbox",),
     max_detections: int | None = None,
     lvis: bool = False,
+    compile: bool = False,
+    half: bool = False,
 ) -> Mapping[str, Any]:
     """Evaluate a detector on data of one's own; the data is checked before the model is loaded.
 
@@ -70,6 +73,8 @@ def evaluate_on(
         iou_types: "bbox", or "bbox" and "segm".
         max_detections: per photo, of the detector and of the figures; None leaves it to config and protocol.
         lvis: LVIS's federated figures, which need an LVIS json, instead of COCO's.
+        compile: see `speed_up`.
+        half: see `speed_up`.
 
     Returns:
         The evaluator's results.
@@ -103,12 +108,12 @@ def evaluate_on(
         heads.box_predictor.test_topk_per_image = max_detections
     with registered(dataset):
         prepare_evaluation(config, output)
-        return _evaluate(config, weights)
+        return _evaluate(config, weights, compile=compile, half=half)
 
 
-def _evaluate(config: DictConfig, weights: str) -> Mapping[str, Any]:
+def _evaluate(config: DictConfig, weights: str, **faster: bool) -> Mapping[str, Any]:
     model, embed_names, header = load_detector(config, weights)
-    return do_test(config, model, embed_names, header.get("training_classes", ()))
+    return do_test(config, speed_up(model, **faster), embed_names, header.get("training_classes", ()))
 
 
 def _check(

@@ -48,6 +48,7 @@ from ovdet.modeling import (
     OpenVocabBoxPredictor,
     OpenVocabRCNN,
     OpenVocabROIHeads,
+    RegionPooler,
     TextScores,
     nms_over_classes,
     nms_per_class,
@@ -63,7 +64,7 @@ _FROM_DETECTRON2 = (
 )
 _OWN = (
     *(DenseImageBranch, GeometricScores, ImageBranch, ImageScores, LocalisationQuality),
-    *(OpenVocabBoxPredictor, OpenVocabRCNN, OpenVocabROIHeads, TextScores),
+    *(OpenVocabBoxPredictor, OpenVocabRCNN, OpenVocabROIHeads, RegionPooler, TextScores),
     *(PyramidWithMaps, TimmBackbone),
 )
 KNOWN_PARTS = {name_of(part) for part in (*_FROM_DETECTRON2, *_OWN)}

@@ -17,8 +17,8 @@ from detectron2.modeling.poolers import ROIPooler
 from torch import Tensor, nn
 from torchvision.ops import nms
 
-from ovdet.export.fixed_shapes import opaque, with_fixed_shapes
 from ovdet.modeling import OpenVocabRCNN
+from ovdet.modeling.fixed_shapes import opaque, with_fixed_shapes
 from ovdet.modeling.postprocess import nms_per_class
 from ovdet.modeling.roi_heads import Regions
 
@@ -60,7 +60,9 @@ class DetectionGraph(nn.Module):
         maps = [features[name] for name in heads.box_in_features]
         proposals, objectness = self._propose(features, size)
         pooled = pool(heads.box_pooler, maps, proposals)
-        text, deltas = predictor.embed(heads.box_head(pooled))
+        box_features = heads.box_head(pooled)
+        text, deltas = predictor.embed(box_features)
+        objectness = heads.objectness(box_features, objectness)
         image_side = text if heads.image_branch is None else heads.image_branch(pooled, features, [proposals])
         boxes = clip(predictor.box2box_transform.apply_deltas(deltas, proposals), size)
         scores = heads.class_scores(Regions(boxes, text, image_side, objectness))

@@ -29,6 +29,7 @@ from torch.export import Dim, ExportedProgram
 from ovdet.engine import load_detector, read_resize
 from ovdet.errors import InputError
 from ovdet.export.graph import DetectionGraph
+from ovdet.export.integers import quantize_linear_layers
 from ovdet.files import write_whole
 from ovdet.modeling import GeometricScores, OpenVocabRCNN
 
@@ -164,6 +165,12 @@ def pack_onnx(program: ExportedProgram, description: str) -> bytes:
     return importlib.import_module("onnx_ir").to_proto(model).SerializeToString()
 
 
+def pack_onnx_int8(program: ExportedProgram, description: str) -> bytes:
+    """The bytes of a smaller .onnx file."""
+    with _quiet():
+        return quantize_linear_layers(pack_onnx(program, description))
+
+
 class Form(NamedTuple):
     """A file format.
 
@@ -180,6 +187,7 @@ class Form(NamedTuple):
 
 FORMATS = {
     "onnx": Form(".onnx", ("onnx", "onnxscript"), pack_onnx),
+    "onnx_int8": Form(".onnx", ("onnx", "onnxscript", "onnxruntime"), pack_onnx_int8),
     "torch_export": Form(".pt2", (), pack_torch_export),
 }
 

@@ -2,8 +2,11 @@
 
 from ovdet.modeling.box_predictor import FederatedBoxPredictor, OpenVocabBoxPredictor
 from ovdet.modeling.dense_branch import DenseImageBranch
+from ovdet.modeling.fast_path import speed_up
+from ovdet.modeling.localisation_quality import LocalisationQuality
 from ovdet.modeling.postprocess import nms_over_classes, nms_per_class
 from ovdet.modeling.rcnn import ClosedSetRCNN, OpenVocabRCNN
+from ovdet.modeling.region_pooler import RegionPooler
 from ovdet.modeling.region_sources import OnlineRegions, StoredRegions
 from ovdet.modeling.roi_heads import ImageBranch, OpenVocabROIHeads
 from ovdet.modeling.score_fusion import GeometricScores, ImageScores, TextScores
@@ -16,14 +19,17 @@ __all__ = [
     "GeometricScores",
     "ImageBranch",
     "ImageScores",
+    "LocalisationQuality",
     "OnlineRegions",
     "OpenVocabBoxPredictor",
     "OpenVocabRCNN",
     "OpenVocabROIHeads",
+    "RegionPooler",
     "SigmoidTextClassifier",
     "StoredRegions",
     "TextClassifier",
     "TextScores",
     "nms_over_classes",
     "nms_per_class",
+    "speed_up",
 ]

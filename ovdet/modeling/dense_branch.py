@@ -69,5 +69,6 @@ class DenseImageBranch(nn.Module):
         """
         expanded = F.relu6(self.expand(features[self.in_feature])).float()  # (N, F, H / stride, W / stride)
         regions = roi_align(expanded, list(boxes), 1, 1 / self.stride, _SAMPLES, aligned=True).flatten(1)  # (R, F)
-        probabilities = self.names(regions).float().softmax(-1)  # (R, K)
-        return F.normalize(probabilities @ self.name_embeddings, dim=-1)
+        with torch.autocast(regions.device.type, enabled=False):  # scores hang on it
+            probabilities = self.names(regions).softmax(-1)  # (R, K)
+            return F.normalize(probabilities @ self.name_embeddings, dim=-1)

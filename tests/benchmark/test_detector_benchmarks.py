@@ -2,15 +2,18 @@
 
 import json
 
+from ovdet.benchmark.parts import PARTS
+
 SMALL = ("--photos", "1", "--rounds", "1", "--size", "64", "96", "--device", "cpu")
 
 
 def test_inference(run_tool, tmp_path):
     output = tmp_path / "rows.json"
-    code, out, err = run_tool("benchmark.py", "inference", *SMALL, "--crops", "2", "--output", output)
+    code, out, err = run_tool("benchmark.py", "inference", *SMALL, "--crops", "2", "--half", "--output", output)
     assert code == 0, err
     rows = json.loads(output.read_text())
-    assert [row["case"].split(", ")[1] for row in rows] == ["1 names", "65 names", "1203 names", "65 names"]
+    assert [row["case"].split(", ")[1] for row in rows] == ["1 names", "65 names", "1203 names", "65 names", "65 names"]
+    assert rows[3]["peer"] == "ovdet, eager, float32"
     for row in rows:
         assert row["ours_s"] > row["limit_s"] * 0.5 and row["peer_s"] > 0 and row["speedup"] > 0
     assert "Faster R-CNN" in out
@@ -18,10 +21,15 @@ def test_inference(run_tool, tmp_path):
 
 def test_training_step(run_tool, tmp_path):
     output = tmp_path / "rows.json"
-    code, _, err = run_tool("benchmark.py", "train", *SMALL, "--regions", "3", "--classes", "5", "--output", output)
+    code, _, err = run_tool(
+        "benchmark.py", "train", *SMALL, "--regions", "3", "--classes", "5", "--profile", "--output", output
+    )
     assert code == 0, err
-    (row,) = json.loads(output.read_text())
+    row, *parts = json.loads(output.read_text())
     assert row["peer"] == "Faster R-CNN" and 0 < row["limit_s"]
+    assert all(0 < part["ours_s"] < 5 * row["ours_s"] for part in parts)
+    named = {part["case"].partition(",")[0].removeprefix("of it ") for part in parts}
+    assert named == {*PARTS, "the rest"} - {"image branch"}
 
 
 def test_bad_input(run_tool):
@@ -29,7 +37,7 @@ def test_bad_input(run_tool):
     assert (code, err) == (2, "error: expected --photos of at least 1, got 0\n")
     code, _, err = run_tool("benchmark.py", "train", "--regions", "0")
     assert (code, err) == (2, "error: expected --regions of at least 1, got 0\n")
-    code, _, err = run_tool("benchmark.py", "inference", *SMALL, "--config-file", "configs/quick/vild.py")
+    code, _, err = run_tool("benchmark.py", "inference", *SMALL, "--config-file", "configs/ov_coco/vild_text.py")
     assert code == 2 and "--peer-config with the backbone" in err
     code, _, err = run_tool("benchmark.py", "inference", *SMALL, "--yolox", "/nowhere.onnx")
     assert code == 2 and "/nowhere.onnx does not exist" in err

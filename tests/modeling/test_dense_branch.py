@@ -10,7 +10,7 @@ from detectron2.config import LazyCall as L
 from detectron2.utils.events import EventStorage
 from torchvision.ops import roi_align
 
-from configs.common.beyond_vild import dense_image_branch
+from configs.common.beyond_vild import dense_image_branch, foreground_fusion, localisation_quality
 from ovdet.imagenet_lite import load_efficientnet_lite_weights
 from ovdet.losses import L1Distillation
 from ovdet.modeling import DenseImageBranch, OnlineRegions
@@ -104,7 +104,7 @@ def distilled(width: int):
         return F.normalize(F.pad(boxes / 100, (0, width - 4), value=0.1), dim=1)
 
     def change(model):
-        model = dense_image_branch(model, trained=True)
+        model = localisation_quality(foreground_fusion(dense_image_branch(model, trained=True)))
         model.region_source = L(OnlineRegions)(embed_crops=where, max_regions=6)
         model.roi_heads.distillation = L(L1Distillation)(weight=0.5)
         return model

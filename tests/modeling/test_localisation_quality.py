@@ -22,7 +22,12 @@ def test_the_loss_is_the_distance_to_the_overlap_on_objects_alone():
     quality, logits = LocalisationQuality(8, weight=2.0), torch.tensor([0.3, -1.0, 5.0, 0.0])
     overlaps = pairwise_iou(Boxes(PROPOSALS), Boxes(OBJECT))[:, 0]
     on_object = overlaps >= LEAST_OVERLAP
-    assert on_object.tolist() == [True, True, False, True]  # the third lies on no annotated object: nothing is said of it
+    assert on_object.tolist() == [
+        True,
+        True,
+        False,
+        True,
+    ]  # the third lies on none: nothing is said of it
     expected = 2 * torch.nn.functional.l1_loss(logits.sigmoid()[on_object], overlaps[on_object])
     images = [of_image(PROPOSALS[:1]), of_image(PROPOSALS[1:])]
     torch.testing.assert_close(quality.losses(logits, images)["loss_quality"], expected)

@@ -10,12 +10,11 @@ from detectron2.modeling.anchor_generator import DefaultAnchorGenerator
 from detectron2.modeling.backbone.fpn import LastLevelMaxPool
 from detectron2.modeling.box_regression import Box2BoxTransform
 from detectron2.modeling.matcher import Matcher
-from detectron2.modeling.poolers import ROIPooler
 from detectron2.modeling.proposal_generator import RPN, StandardRPNHead
 from detectron2.modeling.roi_heads import FastRCNNConvFCHead
 
 from ovdet.imagenet_lite import load_efficientnet_lite_weights
-from ovdet.modeling import OpenVocabBoxPredictor, OpenVocabRCNN, OpenVocabROIHeads, TextScores
+from ovdet.modeling import OpenVocabBoxPredictor, OpenVocabRCNN, OpenVocabROIHeads, RegionPooler, TextScores
 from ovdet.modeling.backbones import PyramidWithMaps, TimmBackbone
 
 model = L(OpenVocabRCNN)(
@@ -53,12 +52,8 @@ model = L(OpenVocabRCNN)(
         positive_fraction=0.25,
         proposal_matcher=L(Matcher)(thresholds=[0.5], labels=[0, 1], allow_low_quality_matches=False),
         box_in_features=["p3", "p4", "p5"],
-        box_pooler=L(ROIPooler)(
-            output_size=7,
-            scales=(1 / 8, 1 / 16, 1 / 32),
-            sampling_ratio=2,
-            pooler_type="ROIAlignV2",
-            canonical_box_size=112,
+        box_pooler=L(RegionPooler)(
+            output_size=7, scales=(1 / 8, 1 / 16, 1 / 32), sampling_ratio=2, canonical_box_size=112
         ),
         box_head=L(FastRCNNConvFCHead)(
             input_shape=ShapeSpec(channels=128, height=7, width=7), conv_dims=[], fc_dims=[768, 768]
