@@ -6,7 +6,7 @@ RUN := $(VENV)/bin/python
 
 # `make demo IMAGE=photo.jpg VOCABULARY="red kite, wheel"` asks for other names on another photo
 IMAGE ?=
-VOCABULARY ?= tabby cat; kitten, cup of coffee; espresso, spoon, saucer, astronaut; woman, motorcycle, wheel; tyre
+VOCABULARY ?= tabby cat; kitten, dog, cup of coffee; espresso, saucer, spoon, motorcycle, wheel; tyre
 DATA ?= datasets/lite
 
 .PHONY: help .venv demo quick reproduce test test-slow lint clean

@@ -20,7 +20,7 @@ from ovdet.files import write_whole
 from ovdet.predictor import Detections, OpenVocabPredictor, to_rgb
 from ovdet.visualize import draw_detections
 
-SAMPLES = ("astronaut.png", "chelsea.png", "coffee.png", "motorcycle_left.png")  # of scikit-image; free to use
+SAMPLES = ("chelsea.png", "coffee.png", "motorcycle_left.png")  # of scikit-image; free to use
 
 
 def load_predictor(

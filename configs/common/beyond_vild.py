@@ -35,6 +35,6 @@ def localisation_quality(model: DictConfig) -> DictConfig:
 def foreground_fusion(model: DictConfig) -> DictConfig:
     """Of a novel name the text branch of a short schedule knows little, but still that there is a thing."""
     model.roi_heads.score_fusion = L(GeometricScores)(
-        base_exponent=2 / 3, novel_exponent=0.15, foreground_exponent=0.35, objectness_exponent=0.1
+        base_exponent=2 / 3, novel_exponent=0.15, foreground_exponent=0.35, objectness_exponent=0.3
     )
     return model

@@ -44,8 +44,6 @@ def test_a_model_folder(model):
         find_model(model)
 
 
-# For the founders: take the mark away once ovdet/assets/ovdet_lite is there.
-@pytest.mark.xfail(strict=False, reason="the package's own model is still to come")
 def test_the_packages_own_model():
     files = find_model("ovdet-lite")
     assert find_model(DEFAULT_MODEL) == files

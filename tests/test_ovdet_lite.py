@@ -1,0 +1,41 @@
+"""The detector that comes along: what is in its folder, and that it finds the obvious on photos that scikit-image ships."""
+
+import json
+from pathlib import Path
+
+import pytest
+import safetensors
+
+from ovdet import OpenVocabPredictor
+from ovdet.engine import find_model
+
+SPLIT = json.loads((Path(__file__).parents[1] / "datasets/metadata/ov_coco.json").read_text())
+# names that it was never trained on, but for the motorcycle
+NAMES = ("tabby cat", "dog", "cup of coffee", "motorcycle", "elephant", "airplane", "umbrella", "scissors")
+
+
+@pytest.fixture(scope="module")
+def predictor():
+    predictor = OpenVocabPredictor.from_pretrained(device="cpu")
+    predictor.set_vocabulary(NAMES)
+    return predictor
+
+
+def test_the_folder_is_small_and_holds_no_novel_class():
+    config_file, weights = find_model("ovdet-lite")
+    folder = Path(config_file).parent
+    assert sorted(file.name for file in folder.iterdir()) == ["README.md", "config.json", "model.safetensors"]
+    assert sum(file.stat().st_size for file in folder.iterdir()) <= 25e6
+    with safetensors.safe_open(weights, framework="pt") as file:
+        header = json.loads(file.metadata()["ovdet"])
+    assert sorted(header["training_classes"]) == sorted(SPLIT["base"])
+    assert not set(header["training_classes"]) & set(SPLIT["novel"])
+
+
+@pytest.mark.parametrize(
+    ("photo", "name"), [("chelsea", "tabby cat"), ("coffee", "cup of coffee"), ("motorcycle_left", "motorcycle")]
+)
+def test_the_best_detection_has_the_obvious_name(predictor, photo, name):
+    data = pytest.importorskip("skimage")
+    found = predictor(Path(data.__file__).with_name("data") / f"{photo}.png", threshold=0)
+    assert found.labels[0] == name
