@@ -293,8 +293,8 @@ class OpenVocabPredictor:
 
 
 def default_threshold(num_names: int) -> float:
-    """About where F1 is best for `ovdet-lite`: at 0.28 to 0.30 with up to 65 names, at 0.11 with 1203 (docs/results.md).
-    Novel names score lower than trained ones, so it is a little below that.
+    """About where F1 is best for `ovdet-lite`: at 0.28 to 0.30 with up to 65 names, at 0.11 with 1203
+    (docs/results.md). Novel names score lower than trained ones, so it is a little below that.
 
     Args:
         num_names: K.

@@ -1,4 +1,4 @@
-"""The detector that comes along: what is in its folder, and that it finds the obvious on photos that scikit-image ships."""
+"""The detector that comes along: its folder, and that it finds the obvious on scikit-image's photos."""
 
 import json
 from pathlib import Path

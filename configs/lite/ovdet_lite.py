@@ -1,7 +1,8 @@
 """ViLD-text and the frozen classifier's own view of each region (arXiv:2104.13921, arXiv:2209.15639): `ovdet-lite`.
 
 tools/train_net.py --config-file configs/lite/ovdet_lite.py dataset.root=PATH
-Hardware: two CPU cores or one GPU. Expected: box AP50 base / novel / all 19.9 / 5.9 / 16.2 in two pieces (docs/results.md).
+Hardware: two CPU cores or one GPU.
+Expected: box AP50 base / novel / all 19.9 / 5.9 / 16.2, trained in two pieces (docs/results.md).
 """
 
 from ..common.beyond_vild import dense_image_branch, foreground_fusion, localisation_quality
