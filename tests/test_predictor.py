@@ -212,7 +212,7 @@ def scripted(*scores: float, places=None, training_classes=(), **embedder) -> Op
     )
 
 
-@pytest.mark.parametrize(("number", "threshold"), [(1, 0.25), (MANY_NAMES, 0.3), (MANY_NAMES + 1, 0.2)])
+@pytest.mark.parametrize(("number", "threshold"), [(1, 0.25), (MANY_NAMES, 0.25), (MANY_NAMES + 1, 0.1)])
 def test_the_threshold_is_by_the_number_of_names(number, threshold):
     assert default_threshold(number) == threshold
     predictor = scripted(threshold + 0.01, threshold - 0.01)
