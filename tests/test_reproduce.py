@@ -1,0 +1,56 @@
+"""The table of methods: from what finished runs left, the commands of a row, and bad input."""
+
+import json
+
+import pytest
+
+from ovdet import reproduce
+from ovdet.errors import InputError
+
+
+def finished(folder, seed: int, row: str, base: float) -> None:
+    run = folder / f"seed_{seed}" / row / "evaluation"
+    run.mkdir(parents=True)
+    figures = {"AP": base / 2, "AP50": base}
+    (run / "metrics.json").write_text(json.dumps({subset: figures for subset in ("base", "novel", "all")}))
+    (run / "log.txt").write_text("x: 40 photos in 10.0 s: 4.00 photos/s\n")
+    losses = [{"iteration": step, "loss_cls": 1 / step} for step in (20, 40, 60)]
+    (run.parent / "metrics.json").write_text("\n".join(map(json.dumps, losses)))
+
+
+def test_the_table_and_the_picture(tmp_path):
+    finished(tmp_path, 0, "vild_stored", 10.0)
+    finished(tmp_path, 1, "vild_stored", 14.0)
+    finished(tmp_path, 0, "closed_set", 20.0)
+    lines = reproduce.write_results(tmp_path).splitlines()
+    assert lines[2].startswith("| supervised") and "| 20.0 | 20.0 | 20.0 | 10.0 | 0.25 | 1 |" in lines[2]
+    assert "| 12.0 (10.0 to 14.0) |" in lines[3] and lines[3].endswith("| 2 |") and len(lines) == 4
+    assert (tmp_path / "results.md").is_file()
+    assert (tmp_path / "learning_curves.png").read_bytes().startswith(b"\x89PNG")
+
+
+def test_a_row_is_run_once_and_a_failure_stops(tmp_path, monkeypatch):
+    commands, codes = [], [0, 1]
+    monkeypatch.setattr(
+        reproduce.subprocess, "run", lambda words: commands.append(words) or type("Run", (), {"returncode": codes[0]})
+    )
+    rows = reproduce.choose_rows(["closed_set"])
+    reproduce.run_rows(rows, "data", tmp_path, seed=3, overrides=["train.max_iter=2"])
+    assert commands[0][1:4] == ["tools/train_net.py", "--config-file", "configs/lite/closed_set.py"]
+    assert {"--resume", "dataset.root=data", "train.seed=3", "train.max_iter=2"} <= set(commands[0])
+    finished(tmp_path, 3, "closed_set", 1.0)
+    reproduce.run_rows(rows, "data", tmp_path, seed=3)
+    assert len(commands) == 1
+    codes.pop(0)
+    with pytest.raises(InputError, match="tools/train_net.py"):
+        reproduce.run_rows(rows, "data", tmp_path, seed=4)
+
+
+def test_rows_that_need_the_first_one_say_so(tmp_path):
+    with pytest.raises(InputError, match="ovdet_lite before vild_stored"):
+        reproduce.run_rows(reproduce.choose_rows(["vild_stored"]), "data", tmp_path)
+
+
+def test_bad_rows_on_the_command_line(run_tool, tmp_path):
+    code, _, err = run_tool("reproduce_lite.py", "--data", tmp_path, "--output", tmp_path / "out", "--rows", "vild9")
+    assert code == 2 and "vild9" in err.strip().splitlines()[-1] and not (tmp_path / "out").exists()
