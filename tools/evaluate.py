@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import argparse
 
-from ovdet.engine import choose_model, evaluate_on, load_config
+from ovdet.engine import add_model_arguments, choose_model, evaluate_on, load_config
 from ovdet.errors import command
 
 
@@ -30,9 +30,7 @@ def parse_arguments() -> argparse.Namespace:
         default="generalised",
         help="ask for base and novel names at once, or for the novel ones alone (default: generalised)",
     )
-    parser.add_argument("--model", metavar="FOLDER", help="of a training run: its config and last checkpoint")
-    parser.add_argument("--config-file", metavar="F", help="of the detector, instead of --model")
-    parser.add_argument("--weights", metavar="W", help="its checkpoint (default: the last one of the config's run)")
+    add_model_arguments(parser)
     parser.add_argument("--teacher", metavar="T", help="whose text space it is (default: the config's)")
     parser.add_argument(
         "--lvis", action="store_true", help="federated figures; X.json is LVIS's (default: COCO's figures)"

@@ -7,16 +7,14 @@ from __future__ import annotations
 
 import argparse
 
-from ovdet.engine import choose_model, load_config
+from ovdet.engine import add_model_arguments, choose_model, load_config
 from ovdet.errors import command
 from ovdet.export import FORMATS, export_detector
 
 
 def parse_arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--model", metavar="FOLDER", help="of a training run: its config and last checkpoint")
-    parser.add_argument("--config-file", metavar="F", help="of the detector, instead of --model")
-    parser.add_argument("--weights", metavar="W", help="its checkpoint (default: the last one of the config's run)")
+    add_model_arguments(parser)
     parser.add_argument(
         "--format",
         choices=FORMATS,

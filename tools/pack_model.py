@@ -9,15 +9,13 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
-from ovdet.engine import choose_model, load_config, write_model_folder
+from ovdet.engine import add_model_arguments, choose_model, load_config, write_model_folder
 from ovdet.errors import InputError, command
 
 
 def parse_arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--model", metavar="FOLDER", help="of a training run: its config and last checkpoint")
-    parser.add_argument("--config-file", metavar="F", help="of the detector, instead of --model")
-    parser.add_argument("--weights", metavar="W", help="its checkpoint (default: the last one of the config's run)")
+    add_model_arguments(parser)
     parser.add_argument("--card", required=True, metavar="F.md", help="the model card: data, licences, figures, limits")
     parser.add_argument("--output", required=True, metavar="DIR", help="the folder to write")
     parser.add_argument("overrides", nargs="*", metavar="key=value", help="overrides of the config")

@@ -7,7 +7,7 @@ from ovdet.engine.extract import extract_regions
 from ovdet.engine.extract_plan import ExtractOptions
 from ovdet.engine.extract_verify import verify_store
 from ovdet.engine.model_folder import read_resize, write_model_folder
-from ovdet.engine.models import DEFAULT_MODEL, choose_model, find_model
+from ovdet.engine.models import DEFAULT_MODEL, add_model_arguments, choose_model, find_model
 from ovdet.engine.options import TrainOptions, choose_device
 from ovdet.engine.train import do_train, load_detector, prepare_dataset, prepare_output, training_classes
 
@@ -15,6 +15,7 @@ __all__ = [
     "DEFAULT_MODEL",
     "ExtractOptions",
     "TrainOptions",
+    "add_model_arguments",
     "choose_device",
     "choose_model",
     "do_test",

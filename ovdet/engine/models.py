@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import argparse
 from pathlib import Path
 from typing import NamedTuple
 
@@ -66,6 +67,14 @@ def _fetch(name: str) -> Path:
     if not (Path(folder) / CONFIG).is_file():
         raise InputError(f"expected a model folder on the hub, {name} has no {CONFIG}")
     return Path(folder)
+
+
+def add_model_arguments(parser: argparse.ArgumentParser) -> None:
+    """The options of a command line that `choose_model` takes."""
+    places = f"a model's or run's folder, {HUB}OWNER/NAME, {DEFAULT_MODEL}"
+    parser.add_argument("--model", metavar="M", help=f"the detector: {places}")
+    parser.add_argument("--config-file", metavar="F", help="of the detector, instead of --model")
+    parser.add_argument("--weights", metavar="W", help="its checkpoint (default: the last one of the config's run)")
 
 
 def choose_model(model: str | None, config_file: str | None, weights: str | None) -> ModelFiles:
