@@ -43,7 +43,7 @@ class DenseImageBranch(nn.Module):
             width: D.
             weights: "expand.weight" (F, C, 1, 1), "expand.bias", "names.weight" (K, F), "names.bias",
                 "name_embeddings" (K, D) of unit norm, e.g. by `load_conse_head`; None: random.
-            trained: whether the classifier is trained, by distillation; its features are frozen all the same.
+            trained: whether these layers are trained, by distillation; with a backbone that is trained they should be.
         """
         super().__init__()
         self.in_feature = in_feature
@@ -53,8 +53,7 @@ class DenseImageBranch(nn.Module):
         self.register_buffer("name_embeddings", F.normalize(torch.randn(num_names, width), dim=1))
         if weights is not None:
             self.load_state_dict(weights)
-        self.expand.requires_grad_(False)
-        self.names.requires_grad_(trained)
+        self.requires_grad_(trained)
 
     def forward(self, pooled: Tensor, features: Mapping[str, Tensor], boxes: Sequence[Tensor]) -> Tensor:
         """Embed regions.

@@ -24,6 +24,7 @@ class TimmBackbone(Backbone):
         out_indices: Sequence[int] = (1, 2, 3, 4),
         weights: Mapping[str, Tensor] | None = None,
         freeze_stages: int = 0,
+        freeze_depthwise: bool = False,
         frozen_norm: bool = True,
         folded_norm: bool = False,
     ) -> None:
@@ -33,9 +34,11 @@ class TimmBackbone(Backbone):
             out_indices: timm's feature levels to give out.
             weights: a state dict in timm's key names; entries of the classifier are passed over. None: random.
             freeze_stages: the stem and the first `freeze_stages` - 1 stages are not trained; 0 trains all.
+            freeze_depthwise: depthwise convolutions are not trained: on CPUs the gradient of their few weights costs
+                thirty times that of their input (PyTorch 2.11, bfloat16), more than all the rest.
             frozen_norm: batch norm keeps its statistics and its affine part (small batches, as in detectron2).
             folded_norm: batch norms are made part of the convolutions before them, which is faster and says the same;
-                for EfficientNets whose stages are all frozen.
+                for EfficientNets.
 
         Raises:
             InputError: timm knows no such model, or the weights lack some of its entries.
@@ -53,6 +56,8 @@ class TimmBackbone(Backbone):
         elif frozen_norm:
             self.body = freeze_batch_norm_2d(self.body)  # timm's own: its norm layers hold the activation too
         self._freeze(freeze_stages)
+        if freeze_depthwise:
+            self._freeze_depthwise()
         info = self.body.feature_info
         self._shapes = {
             f"stride{stride}": ShapeSpec(channels=channels, stride=stride)
@@ -82,6 +87,11 @@ class TimmBackbone(Backbone):
             )
         for group in groups[:stages]:
             for module in group:
+                module.requires_grad_(False)
+
+    def _freeze_depthwise(self) -> None:
+        for module in self.body.modules():
+            if isinstance(module, nn.Conv2d) and module.groups == module.in_channels > 1:
                 module.requires_grad_(False)
 
     def forward(self, images: Tensor) -> dict[str, Tensor]:
