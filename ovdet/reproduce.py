@@ -1,6 +1,7 @@
 """The table of methods on small photos: which commands make it, in which order, and what they found.
 
-Every row is trained by its own config with the same backbone, schedule and seed. A command that was through is not run
+The trunk (pyramid and RPN on a frozen backbone) is trained once; each method's ROI heads are trained on it from
+scratch with the same schedule and seed, so that rows differ in the method alone. A command that was through is not run
 again, one that was interrupted goes on: the folder says how far it came.
 """
 
@@ -12,7 +13,7 @@ import re
 import statistics
 import subprocess
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -21,8 +22,8 @@ from matplotlib.figure import Figure
 from ovdet.errors import InputError
 from ovdet.files import write_whole
 
-FIRST = "ovdet_lite"  # its weights hold those of ViLD-text, its RPN proposes the teacher's regions
-REGIONS_PER_PHOTO = 16
+TRUNK = "trunk"  # all other rows stand on its weights
+FINAL = "model_final.pth"
 COLUMNS = (("base", "AP50"), ("novel", "AP50"), ("all", "AP50"), ("all", "AP"))
 
 
@@ -33,25 +34,24 @@ class Row:
     Attributes:
         config: configs/lite/{config}.py.
         method: what it is called.
-        own_training: False for a way to score with the weights of FIRST.
-        stored: whether it is trained on the teacher's regions.
+        scores: "" for a row that is trained; else the row with whose weights this one only scores differently.
     """
 
     config: str
     method: str
-    own_training: bool = True
-    stored: bool = False
+    scores: str = ""
 
 
 ROWS = (
-    Row(FIRST, "ovdet-lite: ViLD-text + the frozen classifier on regions"),
-    Row("vild_text", "ViLD-text", own_training=False),
-    Row("rcnn_style", "R-CNN style: the teacher on crops", own_training=False),
-    Row("vild_text_teacher", "ViLD-text + the teacher on crops", own_training=False),
+    Row(TRUNK, "trunk: ViLD-text + the frozen classifier on regions"),
     Row("closed_set", "supervised, base classes only"),
-    Row("vild_image_stored", "ViLD-image", stored=True),
-    Row("vild_stored", "ViLD", stored=True),
-    Row("vild_ensemble_stored", "ViLD-ensemble", stored=True),
+    Row("vild_text", "ViLD-text"),
+    Row("vild_image", "ViLD-image"),
+    Row("vild", "ViLD"),
+    Row("vild_ensemble", "ViLD-ensemble"),
+    Row("rcnn_style", "R-CNN style: the teacher on crops", scores="vild_text"),
+    Row("vild_text_teacher", "ViLD-text + the teacher on crops", scores="vild_text"),
+    Row("ovdet_lite", "ovdet-lite: the trunk's backbone adapts too, distilled"),
 )
 
 
@@ -83,35 +83,27 @@ def run_rows(
     Raises:
         InputError: a command failed; it has said why.
     """
-    folder = Path(output) / f"seed_{seed}"
-    common = [f"dataset.root={data}", *overrides]
+    trunk = run_folder(output, TRUNK, seed) / FINAL
     for row in rows:
-        run = folder / row.config
+        run = run_folder(output, row.config, seed)
         if (run / "evaluation/metrics.json").is_file():
             continue
-        for words in _commands(row, folder, [*common, f"train.seed={seed}", f"train.output_dir={run}"], common):
-            if subprocess.run([sys.executable, *words]).returncode:
-                raise InputError(f"expected every command to succeed, got a failure of: python {' '.join(words)}")
+        start = run_folder(output, row.scores, seed) / FINAL if row.scores else trunk
+        if row.config != TRUNK and not start.is_file():
+            raise InputError(f"expected the row {start.parent.name} before {row.config}, {start} does not exist")
+        words = ["tools/train_net.py", "--config-file", f"configs/lite/{row.config}.py"]
+        words.append("--eval-only" if row.scores or (run / FINAL).is_file() else "--resume")
+        words += [f"dataset.root={data}", f"train.seed={seed}", f"train.output_dir={run}"]
+        if row.config != TRUNK:
+            words.append(f"train.init_checkpoint={start}")
+        words += overrides
+        if subprocess.run([sys.executable, *words]).returncode:
+            raise InputError(f"expected every command to succeed, got a failure of: python {' '.join(words)}")
 
 
-def _commands(row: Row, folder: Path, options: list[str], common: list[str]) -> Iterator[list[str]]:
-    """What a row takes, without what was done before."""
-    config = f"configs/lite/{row.config}.py"
-    train = ["tools/train_net.py", "--config-file", config]
-    first = folder / FIRST / "model_final.pth"
-    if (not row.own_training or row.stored) and not first.is_file():
-        raise InputError(f"expected the row {FIRST} before {row.config}, {first} does not exist")
-    if not row.own_training:
-        yield [*train, "--eval-only", *options, f"train.init_checkpoint={first}"]
-        return
-    if row.stored:
-        store = folder / "regions"
-        text = "configs/lite/vild_text.py"
-        words = ["tools/extract_regions.py", "--config-file", text, "--weights", str(first), "--output", str(store)]
-        yield [*words, "--max-regions", str(REGIONS_PER_PHOTO), "--resume", *common]
-        options = [*options, f"dataset.region_store={store}"]
-    done = folder / row.config / "model_final.pth"
-    yield [*train, *(["--eval-only"] if done.is_file() else ["--resume"]), *options]
+def run_folder(output: str | Path, config: str, seed: int) -> Path:
+    """Where a row's run lies; all seeds share one trunk."""
+    return Path(output) / (TRUNK if config == TRUNK else f"seed_{seed}/{config}")
 
 
 def table(output: str | Path) -> str:
@@ -121,7 +113,7 @@ def table(output: str | Path) -> str:
         "|---|---|---|---|---|---|---|",
     ]
     for row in ROWS:
-        runs = sorted(Path(output).glob(f"seed_*/{row.config}/evaluation/metrics.json"))
+        runs = _files_of(output, row, "evaluation/metrics.json")
         found = [json.loads(run.read_text()) for run in runs]
         if not found:
             continue
@@ -131,6 +123,12 @@ def table(output: str | Path) -> str:
         cells.append(f"{statistics.median(seconds):.2f}" if seconds else "-")
         lines.append(f"| {row.method} | {' | '.join(cells)} | {len(found)} |")
     return "\n".join(lines) + "\n"
+
+
+def _files_of(output: str | Path, row: Row, file: str) -> list[Path]:
+    """A file of each of a row's runs, by seed."""
+    pattern = run_folder(output, row.config, 0).relative_to(output).as_posix().replace("seed_0", "seed_*")
+    return sorted(Path(output).glob(f"{pattern}/{file}"))
 
 
 def _spread(values: Sequence[float]) -> str:
@@ -158,7 +156,7 @@ def draw_learning_curves(output: str | Path) -> bytes:
         axes.set_title(kind, fontsize=10)
         axes.grid(alpha=0.25)
         for row in ROWS:
-            for run in sorted(Path(output).glob(f"seed_*/{row.config}/metrics.json"))[:1]:
+            for run in _files_of(output, row, "metrics.json")[:1]:
                 steps, values = _curve(run, kind)
                 if steps:
                     axes.plot(steps, values, label=row.config, linewidth=1.2)

@@ -19,8 +19,8 @@ def finished(folder, seed: int, row: str, base: float) -> None:
 
 
 def test_the_table_and_the_picture(tmp_path):
-    finished(tmp_path, 0, "vild_stored", 10.0)
-    finished(tmp_path, 1, "vild_stored", 14.0)
+    finished(tmp_path, 0, "vild", 10.0)
+    finished(tmp_path, 1, "vild", 14.0)
     finished(tmp_path, 0, "closed_set", 20.0)
     lines = reproduce.write_results(tmp_path).splitlines()
     assert lines[2].startswith("| supervised") and "| 20.0 | 20.0 | 20.0 | 10.0 | 0.25 | 1 |" in lines[2]
@@ -34,6 +34,8 @@ def test_a_row_is_run_once_and_a_failure_stops(tmp_path, monkeypatch):
     monkeypatch.setattr(
         reproduce.subprocess, "run", lambda words: commands.append(words) or type("Run", (), {"returncode": codes[0]})
     )
+    (tmp_path / "trunk").mkdir()
+    (tmp_path / "trunk/model_final.pth").touch()
     rows = reproduce.choose_rows(["closed_set"])
     reproduce.run_rows(rows, "data", tmp_path, seed=3, overrides=["train.max_iter=2"])
     assert commands[0][1:4] == ["tools/train_net.py", "--config-file", "configs/lite/closed_set.py"]
@@ -47,8 +49,15 @@ def test_a_row_is_run_once_and_a_failure_stops(tmp_path, monkeypatch):
 
 
 def test_rows_that_need_the_first_one_say_so(tmp_path):
-    with pytest.raises(InputError, match="ovdet_lite before vild_stored"):
-        reproduce.run_rows(reproduce.choose_rows(["vild_stored"]), "data", tmp_path)
+    with pytest.raises(InputError, match="trunk before vild"):
+        reproduce.run_rows(reproduce.choose_rows(["vild"]), "data", tmp_path)
+
+
+def test_rows_that_score_with_the_weights_of_another_say_so(tmp_path):
+    (tmp_path / "trunk").mkdir()
+    (tmp_path / "trunk/model_final.pth").touch()
+    with pytest.raises(InputError, match="vild_text before rcnn_style"):
+        reproduce.run_rows(reproduce.choose_rows(["rcnn_style"]), "data", tmp_path)
 
 
 def test_bad_rows_on_the_command_line(run_tool, tmp_path):

@@ -1,8 +1,8 @@
 """The table of ViLD's methods on small photos, from nothing: trains and evaluates each row, goes on where it stopped.
 
 tools/reproduce_lite.py --data PATH --output output/reproduce_lite
-tools/reproduce_lite.py --data PATH --output output/reproduce_lite --seed 1 --rows vild_stored vild_ensemble_stored
-PATH as for configs/lite/vild_text.py. Writes results.md and learning_curves.png.
+tools/reproduce_lite.py --data PATH --output output/reproduce_lite --seed 1 --rows vild_text vild_ensemble
+PATH as for configs/lite/trunk.py. Writes results.md and learning_curves.png.
 """
 
 from __future__ import annotations

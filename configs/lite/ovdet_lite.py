@@ -1,12 +1,25 @@
-"""ViLD-text and the frozen classifier's own view of each region (arXiv:2104.13921, arXiv:2209.15639): `ovdet-lite`.
+"""The last stage of `ovdet-lite`: the backbone adapts to boxes, held to what it knew of names (arXiv:2104.13921).
 
-tools/train_net.py --config-file configs/lite/ovdet_lite.py dataset.root=PATH
+tools/train_net.py --config-file configs/lite/ovdet_lite_finetune.py dataset.root=PATH train.init_checkpoint=WEIGHTS
 Hardware: two CPU cores or one GPU.
-Expected: box AP50 base / novel / all 19.9 / 5.9 / 16.2, trained in two pieces (docs/results.md).
 """
 
-from ..common.beyond_vild import dense_image_branch, foreground_fusion, localisation_quality
-from .vild_text import dataloader, dataset, lr_multiplier, model, name_embedder, optimizer, teacher, train
+from detectron2.config import LazyCall as L
 
-model = foreground_fusion(localisation_quality(dense_image_branch(model)))
-train.output_dir = "output/lite/ovdet_lite"
+from ovdet.data import repeat_factor_sampler
+from ovdet.engine import slower_part
+
+from ..common.beyond_vild import photo_teacher
+from ..common.methods import vild
+from .ovdet_lite import dataloader, dataset, lr_multiplier, model, name_embedder, optimizer, teacher, train
+
+model = photo_teacher(vild(model, weight=0.2), max_regions=48)
+model.roi_heads.image_branch.trained = True
+model.backbone.bottom_up.update(freeze_stages=3, freeze_depthwise=True)
+model.roi_heads.batch_size_per_image = 96
+model.proposal_generator.batch_size_per_image = 256
+dataloader.train.sampler = L(repeat_factor_sampler)(threshold=0.1)
+optimizer.update(lr=4e-4)
+optimizer.params.lr_factor_func = L(slower_part)(part="backbone.bottom_up", factor=0.25)
+train.max_iter = 3600
+train.update(init_checkpoint="output/lite/ovdet_lite/model_final.pth", output_dir="output/lite/ovdet_lite_finetune")

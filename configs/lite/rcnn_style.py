@@ -1,7 +1,7 @@
 """R-CNN style on small photos: proposals, then the teacher on their crops, times objectness.
 
 tools/train_net.py --config-file configs/lite/rcnn_style.py --eval-only dataset.root=PATH
-Hardware: two CPU cores or one GPU. Expected: not yet run over the whole schedule.
+Hardware: two CPU cores or one GPU. Expected: docs/results.md.
 Nothing to train: it takes the weights of configs/lite/vild_text.py (train.init_checkpoint).
 """
 

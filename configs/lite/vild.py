@@ -1,11 +1,12 @@
 """ViLD (arXiv:2104.13921) on small photos: text classification and distillation in one head.
 
 tools/train_net.py --config-file configs/lite/vild.py dataset.root=PATH
-Hardware: two CPU cores or one GPU. Expected: not yet run over the whole schedule.
+Hardware: two CPU cores or one GPU. Expected: docs/results.md.
 """
 
-from ..common.methods import online_regions, vild
+from ..common.beyond_vild import photo_teacher
+from ..common.methods import vild
 from .vild_text import dataloader, dataset, lr_multiplier, model, name_embedder, optimizer, teacher, train
 
-model = online_regions(vild(model, weight=0.2), max_regions=8)
+model = photo_teacher(vild(model, weight=0.2))
 train.output_dir = "output/lite/vild"

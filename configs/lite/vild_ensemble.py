@@ -1,11 +1,12 @@
 """ViLD-ensemble (arXiv:2104.13921) on small photos: a second head is distilled, scores are fused.
 
 tools/train_net.py --config-file configs/lite/vild_ensemble.py dataset.root=PATH
-Hardware: two CPU cores or one GPU. Expected: not yet run over the whole schedule.
+Hardware: two CPU cores or one GPU. Expected: docs/results.md.
 """
 
-from ..common.methods import online_regions, vild_ensemble
+from ..common.beyond_vild import photo_teacher
+from ..common.methods import vild_ensemble
 from .vild_text import dataloader, dataset, lr_multiplier, model, name_embedder, optimizer, teacher, train
 
-model = online_regions(vild_ensemble(model, weight=0.2), max_regions=8)
+model = photo_teacher(vild_ensemble(model, weight=0.2))
 train.output_dir = "output/lite/vild_ensemble"

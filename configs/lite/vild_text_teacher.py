@@ -1,7 +1,7 @@
 """ViLD-text + teacher on crops (arXiv:2104.13921, "ViLD-text+CLIP") on small photos.
 
 tools/train_net.py --config-file configs/lite/vild_text_teacher.py --eval-only dataset.root=PATH
-Hardware: two CPU cores or one GPU. Expected: not yet run over the whole schedule.
+Hardware: two CPU cores or one GPU. Expected: docs/results.md.
 Nothing to train: it takes the weights of configs/lite/vild_text.py (train.init_checkpoint).
 """
 

@@ -6,6 +6,7 @@ import io
 import json
 import os
 import pickle
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -130,7 +131,27 @@ class SafeCheckpointer(DetectionCheckpointer):
         finally:
             self._complete = False
 
+    def load_parts(self, path: str, parts: Sequence[str]) -> dict[str, Any]:
+        """Load some submodules' parameters, all of them.
+
+        Args:
+            path: a checkpoint of a model that has these parts too.
+            parts: submodules by their names.
+
+        Returns:
+            The checkpoint's header.
+
+        Raises:
+            InputError: unreadable, of another teacher or width, or parameters of a part are missing.
+        """
+        self._parts = tuple(f"{part}." for part in parts)
+        try:
+            return self.load_weights(path)
+        finally:
+            self._parts = ("",)
+
     _complete = False
+    _parts: tuple[str, ...] = ("",)  # prefixes
 
     def _load_file(self, filename: str) -> dict[str, Any]:
         content = read_checkpoint(filename)
@@ -143,11 +164,13 @@ class SafeCheckpointer(DetectionCheckpointer):
         return content
 
     def _load_model(self, checkpoint: dict[str, Any]) -> Any:
+        weights = checkpoint["model"]
+        checkpoint["model"] = {key: value for key, value in weights.items() if key.startswith(self._parts)}
         incompatible = super()._load_model(checkpoint)
         if incompatible.incorrect_shapes:
             key, came, expected = incompatible.incorrect_shapes[0]
             raise InputError(f"expected a checkpoint of this model, {key} has shape {came} where {expected} is needed")
-        if self._complete and incompatible.missing_keys:
-            missing = incompatible.missing_keys
+        missing = [key for key in incompatible.missing_keys if key.startswith(self._parts)]
+        if missing and self._complete:
             raise InputError(f"expected a checkpoint of this model, it lacks {missing[0]} (+{len(missing) - 1} more)")
         return incompatible

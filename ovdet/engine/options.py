@@ -17,6 +17,7 @@ class TrainOptions:
     Attributes:
         output_dir: checkpoints, logs, metrics and the resolved config go here.
         init_checkpoint: weights to begin with: .pth, .safetensors, or a backbone's .pkl or URL of detectron2; "" none.
+        init_parts: what to take of init_checkpoint, parts of the model, commas between; "" all that fits.
         freeze: parts of the model that keep their initial weights, commas between: "backbone,proposal_generator".
         max_iter: training steps.
         device: "auto" takes a GPU where there is one; else any torch device.
@@ -31,6 +32,7 @@ class TrainOptions:
 
     output_dir: str = "output"
     init_checkpoint: str = ""
+    init_parts: str = ""
     freeze: str = ""
     max_iter: int = 90000
     device: str = "auto"

@@ -146,6 +146,10 @@ def build_trainer(
     return AMPTrainer(model, loader, optimizer)
 
 
+def _parts(names: str) -> list[str]:
+    return [name.strip() for name in names.split(",") if name.strip()]
+
+
 def freeze_parts(model: nn.Module, parts: str) -> None:
     """Take parts of a model out of training.
 
@@ -156,7 +160,7 @@ def freeze_parts(model: nn.Module, parts: str) -> None:
     Raises:
         InputError: the model has no such part, or nothing would be left.
     """
-    for part in filter(None, (part.strip() for part in parts.split(","))):
+    for part in _parts(parts):
         try:
             model.get_submodule(part).requires_grad_(False)
         except AttributeError as error:
@@ -213,8 +217,12 @@ def do_train(config: DictConfig, *, resume: bool = False) -> Mapping[str, Any]:
             else None,
         ]
     )
-    checkpointer.resume_or_load(options.init_checkpoint, resume=resume)
-    start = trainer.iter + 1 if resume and checkpointer.has_checkpoint() else 0
+    resume = resume and checkpointer.has_checkpoint()
+    if options.init_parts and not resume:
+        checkpointer.load_parts(options.init_checkpoint, _parts(options.init_parts))
+    else:
+        checkpointer.resume_or_load(options.init_checkpoint, resume=resume)
+    start = trainer.iter + 1 if resume else 0
     if start >= options.max_iter:
         raise InputError(f"expected steps to train, {options.output_dir} is at step {start} of {options.max_iter}")
     trainer.train(start, options.max_iter)

@@ -1,0 +1,15 @@
+"""The first stage of `ovdet-lite`: pyramid, RPN and heads on a frozen EfficientNet-Lite0, ViLD-text, no distillation.
+
+tools/train_net.py --config-file configs/lite/trunk.py dataset.root=PATH
+Hardware: two CPU cores or one GPU.
+Expected: box AP50 base / novel / all 19.9 / 5.9 / 16.2 with the frozen classifier's view of each region
+(arXiv:2209.15639), trained in two pieces (docs/results.md).
+PATH holds images/, instances_train.json, instances_val.json and ov_coco_split.json.
+"""
+
+from ..common.beyond_vild import dense_image_branch, foreground_fusion, localisation_quality
+from ..common.lite_run import dataloader, dataset, lr_multiplier, name_embedder, optimizer, teacher, train
+from ..common.models.lite import model
+
+model = foreground_fusion(localisation_quality(dense_image_branch(model)))
+train.update(max_iter=4500, output_dir="output/lite/trunk")
