@@ -5,9 +5,16 @@ from omegaconf import DictConfig
 
 from ovdet.imagenet_lite import load_efficientnet_lite_weights
 from ovdet.losses import L1Distillation
-from ovdet.modeling import DenseImageBranch, GeometricScores, LocalisationQuality, OnlineRegions, PhotoTeacher
+from ovdet.modeling import (
+    DenseImageBranch,
+    GeometricScores,
+    LocalisationQuality,
+    OnlineRegions,
+    OtherNames,
+    PhotoTeacher,
+)
 from ovdet.modeling.backbones import TimmBackbone
-from ovdet.teachers.conse import load_conse_head
+from ovdet.teachers.conse import load_conse_head, load_conse_names
 
 
 def dense_image_branch(model: DictConfig, *, trained: bool = False) -> DictConfig:
@@ -52,15 +59,27 @@ def photo_teacher(model: DictConfig, *, max_regions: int = 64) -> DictConfig:
     return model
 
 
+def other_names(model: DictConfig) -> DictConfig:
+    """A region that looks more like something else than like any asked name scores low; for `conse`."""
+    model.roi_heads.other_names = L(OtherNames)(width="${teacher.width}", weights=L(load_conse_names)())
+    return model
+
+
 def localisation_quality(model: DictConfig) -> DictConfig:
     """Boxes are ranked by how well they fit, too (OLN, arXiv:2108.06753)."""
     model.roi_heads.quality = L(LocalisationQuality)(in_features=model.roi_heads.box_head.fc_dims[-1])
     return model
 
 
+def second_box_pass(model: DictConfig) -> DictConfig:
+    """At test time the refined boxes are refined once more, and named as they are then."""
+    model.roi_heads.box_passes = 2
+    return model
+
+
 def foreground_fusion(model: DictConfig) -> DictConfig:
     """Of a novel name the text branch of a short schedule knows little, but still that there is a thing."""
     model.roi_heads.score_fusion = L(GeometricScores)(
-        base_exponent=2 / 3, novel_exponent=0.15, foreground_exponent=0.35, objectness_exponent=0.3
+        base_exponent=0.85, novel_exponent=0.15, foreground_exponent=0.35, objectness_exponent=0.3
     )
     return model

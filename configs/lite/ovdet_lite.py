@@ -11,7 +11,7 @@ from ovdet.engine import slower_part
 
 from ..common.beyond_vild import photo_teacher
 from ..common.methods import vild
-from .ovdet_lite import dataloader, dataset, lr_multiplier, model, name_embedder, optimizer, teacher, train
+from .trunk import dataloader, dataset, lr_multiplier, model, name_embedder, optimizer, teacher, train
 
 model = photo_teacher(vild(model, weight=0.2), max_regions=48)
 model.roi_heads.image_branch.trained = True

@@ -7,9 +7,16 @@ Expected: box AP50 base / novel / all 19.9 / 5.9 / 16.2 with the frozen classifi
 PATH holds images/, instances_train.json, instances_val.json and ov_coco_split.json.
 """
 
-from ..common.beyond_vild import dense_image_branch, foreground_fusion, localisation_quality
+from ..common.beyond_vild import (
+    dense_image_branch,
+    foreground_fusion,
+    localisation_quality,
+    other_names,
+    second_box_pass,
+)
 from ..common.lite_run import dataloader, dataset, lr_multiplier, name_embedder, optimizer, teacher, train
 from ..common.models.lite import model
 
-model = foreground_fusion(localisation_quality(dense_image_branch(model)))
+model = localisation_quality(dense_image_branch(model))
+model = second_box_pass(other_names(foreground_fusion(model)))
 train.update(max_iter=4500, output_dir="output/lite/trunk")

@@ -6,9 +6,9 @@ from ovdet.engine.evaluate_only import evaluate_config, evaluate_on
 from ovdet.engine.extract import extract_regions
 from ovdet.engine.extract_plan import ExtractOptions
 from ovdet.engine.extract_verify import verify_store
+from ovdet.engine.learning_rate import slower_part
 from ovdet.engine.model_folder import read_resize, write_model_folder
 from ovdet.engine.models import DEFAULT_MODEL, add_model_arguments, choose_model, find_model
-from ovdet.engine.learning_rate import slower_part
 from ovdet.engine.options import TrainOptions, choose_device
 from ovdet.engine.train import do_train, load_detector, prepare_dataset, prepare_output, training_classes
 
@@ -30,6 +30,7 @@ __all__ = [
     "prepare_dataset",
     "prepare_output",
     "read_resize",
+    "slower_part",
     "training_classes",
     "verify_store",
     "write_model_folder",

@@ -48,6 +48,7 @@ from ovdet.modeling import (
     OpenVocabBoxPredictor,
     OpenVocabRCNN,
     OpenVocabROIHeads,
+    OtherNames,
     RegionPooler,
     TextScores,
     nms_over_classes,
@@ -64,7 +65,7 @@ _FROM_DETECTRON2 = (
 )
 _OWN = (
     *(DenseImageBranch, GeometricScores, ImageBranch, ImageScores, LocalisationQuality),
-    *(OpenVocabBoxPredictor, OpenVocabRCNN, OpenVocabROIHeads, RegionPooler, TextScores),
+    *(OpenVocabBoxPredictor, OpenVocabRCNN, OpenVocabROIHeads, OtherNames, RegionPooler, TextScores),
     *(PyramidWithMaps, TimmBackbone),
 )
 KNOWN_PARTS = {name_of(part) for part in (*_FROM_DETECTRON2, *_OWN)}

@@ -9,8 +9,6 @@ C channels; P pooled side; N detections; S side of a mask.
 
 from __future__ import annotations
 
-from dataclasses import replace
-
 import torch
 import torch.nn.functional as F
 from detectron2.modeling.poolers import ROIPooler
@@ -59,16 +57,18 @@ class DetectionGraph(nn.Module):
         features = self.backbone(self._network_input(image))
         maps = [features[name] for name in heads.box_in_features]
         proposals, objectness = self._propose(features, size)
-        pooled = pool(heads.box_pooler, maps, proposals)
-        box_features = heads.box_head(pooled)
-        text, deltas = predictor.embed(box_features)
+        for _ in range(heads.box_passes - 1):
+            _, _, _, boxes = self._refine(maps, proposals)
+            proposals = clip(boxes, size)
+        pooled, box_features, text, boxes = self._refine(maps, proposals)
         objectness = heads.objectness(box_features, objectness)
         image_side = text if heads.image_branch is None else heads.image_branch(pooled, features, [proposals])
-        boxes = clip(predictor.box2box_transform.apply_deltas(deltas, proposals), size)
-        scores = heads.class_scores(Regions(boxes, text, image_side, objectness))
+        boxes = clip(boxes, size)
+        unlike = None if heads.other_names is None else heads.other_names.unlike(vocabulary)
+        scores = heads.scores_for(Regions(boxes, text, image_side, objectness), vocabulary, is_base, unlike)
         found, classes, best = keep_best(
             boxes,
-            replace(scores, class_embeddings=vocabulary, is_base=is_base).matrix,
+            scores.matrix,
             score_threshold=predictor.test_score_thresh,
             nms_threshold=predictor.test_nms_thresh,
             max_detections=predictor.test_topk_per_image,
@@ -78,6 +78,14 @@ class DetectionGraph(nn.Module):
             return found, best, classes
         pooled = pool(heads.mask_pooler, [features[name] for name in heads.mask_in_features], found)
         return found, best, classes, heads.mask_head.layers(pooled)[:, 0].sigmoid()
+
+    def _refine(self, maps: list[Tensor], proposals: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+        """-> pooled (R, C, P, P), box features (R, F), text embeddings (R, D), refined boxes (R, 4)."""
+        heads = self.roi_heads
+        pooled = pool(heads.box_pooler, maps, proposals)
+        box_features = heads.box_head(pooled)
+        text, deltas = heads.box_predictor.embed(box_features)
+        return pooled, box_features, text, heads.box_predictor.box2box_transform.apply_deltas(deltas, proposals)
 
     def _network_input(self, image: Tensor) -> Tensor:
         """(3, H, W) uint8 RGB -> (1, 3, H', W') normalised, padded with zeros to what the strides divide."""

@@ -4,6 +4,7 @@ from ovdet.modeling.box_predictor import FederatedBoxPredictor, OpenVocabBoxPred
 from ovdet.modeling.dense_branch import DenseImageBranch
 from ovdet.modeling.fast_path import speed_up
 from ovdet.modeling.localisation_quality import LocalisationQuality
+from ovdet.modeling.other_names import OtherNames
 from ovdet.modeling.photo_teacher import PhotoTeacher
 from ovdet.modeling.postprocess import nms_over_classes, nms_per_class
 from ovdet.modeling.rcnn import ClosedSetRCNN, OpenVocabRCNN
@@ -25,6 +26,7 @@ __all__ = [
     "OpenVocabBoxPredictor",
     "OpenVocabRCNN",
     "OpenVocabROIHeads",
+    "OtherNames",
     "PhotoTeacher",
     "RegionPooler",
     "SigmoidTextClassifier",

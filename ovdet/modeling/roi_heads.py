@@ -20,12 +20,13 @@ from typing import NamedTuple
 
 import torch
 from detectron2.modeling.roi_heads import StandardROIHeads
-from detectron2.structures import ImageList, Instances
+from detectron2.structures import Boxes, ImageList, Instances
 from torch import Tensor, nn
 
 from ovdet.errors import InputError
 from ovdet.modeling.class_scores import MAX_DENSE_CLASSES, ClassScores
 from ovdet.modeling.localisation_quality import LocalisationQuality, join_objectness
+from ovdet.modeling.other_names import OtherNames
 from ovdet.modeling.postprocess import Suppress, nms_per_class, select_regions, settle
 from ovdet.modeling.region_sources import CropEmbedder
 from ovdet.modeling.score_fusion import ScoreFusion
@@ -94,9 +95,11 @@ class OpenVocabROIHeads(StandardROIHeads):
         image_branch: nn.Module | None = None,
         crop_embedder: CropEmbedder | None = None,
         quality: LocalisationQuality | None = None,
+        other_names: OtherNames | None = None,
         image_temperature: float = 0.01,
         max_crops: int = 1000,
         crop_nms_threshold: float = 0.9,
+        box_passes: int = 1,
         suppress: Suppress = nms_per_class,
         max_dense_classes: int = MAX_DENSE_CLASSES,
         **standard,
@@ -108,9 +111,12 @@ class OpenVocabROIHeads(StandardROIHeads):
             image_branch: ImageBranch or DenseImageBranch, for embeddings of their own; None shares the text branch's.
             crop_embedder: the teacher on crops at test time, instead of distilled embeddings.
             quality: how well boxes fit, joined to the RPN's objectness; None leaves that as it is.
+            other_names: the image side's background; None gives it none.
             image_temperature: divides the cosines of the image side before its softmax over the K names.
             max_crops: regions that are kept for a crop_embedder, per image.
             crop_nms_threshold: class-agnostic IoU among these.
+            box_passes: how often boxes go through the head at test time, refined ones as proposals again: some need
+                more than one step.
             suppress: nms_per_class, or nms_over_classes, which leaves one name to an object.
             max_dense_classes: K up to which all scores are computed as one matrix; beyond it the vocabulary is gone
                 through in chunks.
@@ -120,18 +126,23 @@ class OpenVocabROIHeads(StandardROIHeads):
             raise InputError(
                 "expected heads for boxes and masks, got train_on_pred_boxes or keypoints, which have none"
             )
+        if box_passes < 1:
+            raise InputError(f"expected box_passes of at least 1, got {box_passes}")
         super().__init__(num_classes=1, **standard)
         self.score_fusion = score_fusion
         self.distillation = distillation
         self.image_branch = image_branch
         self.crop_embedder = crop_embedder
         self.quality = quality
+        self.other_names = other_names
         self.image_temperature = image_temperature
         self.max_crops = max_crops
         self.crop_nms_threshold = crop_nms_threshold
+        self.box_passes = box_passes
         self.suppress = suppress
         self.max_dense_classes = max_dense_classes
         self.register_buffer("is_base", None, persistent=False)
+        self.register_buffer("unlike", None, persistent=False)  # (O,), of the other names
 
     def set_vocabulary(self, class_embeddings: Tensor, is_base: Tensor | None = None) -> None:
         """Take (K, D) class embeddings and, where base and novel are told apart, (K,) booleans."""
@@ -140,6 +151,9 @@ class OpenVocabROIHeads(StandardROIHeads):
         self.box_predictor.set_vocabulary(class_embeddings)
         self.num_classes = self.box_predictor.num_classes
         self.is_base = None if is_base is None else is_base.bool().to(class_embeddings.device)
+        self.unlike = None
+        if self.other_names is not None and self.num_classes <= self.max_dense_classes:
+            self.unlike = self.other_names.unlike(self.box_predictor.classifier.class_embeddings)
 
     def forward(
         self,
@@ -203,13 +217,13 @@ class OpenVocabROIHeads(StandardROIHeads):
     def _detect(
         self, features: dict[str, Tensor], proposals: list[Instances], photos: list[Tensor] | None
     ) -> list[Instances]:
-        pooled = self._pool(features, proposals)
-        box_features = self.box_head(pooled)
-        text, deltas = self.box_predictor.embed(box_features)  # (R, D), (R, 4)
+        for _ in range(self.box_passes - 1):
+            _, _, _, boxes = self._refine(features, proposals)
+            proposals = [_with_boxes(*pair) for pair in zip(proposals, boxes, strict=True)]
+        pooled, box_features, text, boxes = self._refine(features, proposals)
         image = text
         if self.image_branch is not None and self.score_fusion.needs_image:
             image = self.image_branch(pooled, features, [p.proposal_boxes.tensor for p in proposals])
-        boxes = self.box_predictor.predict_boxes((None, deltas), proposals)
         counts = [len(p) for p in proposals]
         objectness = self.objectness(box_features, torch.cat([p.objectness_logits for p in proposals]))
         regions = map(Regions, boxes, *(part.split(counts) for part in (text, image, objectness)))
@@ -217,6 +231,15 @@ class OpenVocabROIHeads(StandardROIHeads):
         if self.crop_embedder is not None:
             regions = map(self._embed_crops, regions, sizes, photos)
         return list(map(self._settle, regions, sizes))
+
+    def _refine(
+        self, features: dict[str, Tensor], proposals: list[Instances]
+    ) -> tuple[Tensor, Tensor, Tensor, tuple[Tensor, ...]]:
+        """-> pooled (R, C, P, P), box features (R, F), text embeddings (R, D), refined boxes (Ri, 4) per image."""
+        pooled = self._pool(features, proposals)
+        box_features = self.box_head(pooled)
+        text, deltas = self.box_predictor.embed(box_features)  # (R, D), (R, 4)
+        return pooled, box_features, text, self.box_predictor.predict_boxes((None, deltas), proposals)
 
     def _embed_crops(self, regions: Regions, image_size: tuple[int, int], photo: Tensor) -> Regions:
         """The best regions, with the teacher's embeddings of their crops, cut from the photo: it may be larger than the
@@ -242,13 +265,40 @@ class OpenVocabROIHeads(StandardROIHeads):
 
     def class_scores(self, regions: Regions) -> ClassScores:
         """What one image's regions score for the present vocabulary."""
+        return self.scores_for(regions, self.box_predictor.classifier.class_embeddings, self.is_base, self.unlike)
+
+    def scores_for(
+        self, regions: Regions, class_embeddings: Tensor, is_base: Tensor | None, unlike: Tensor | None
+    ) -> ClassScores:
+        """What one image's regions score for a vocabulary.
+
+        Args:
+            regions: R of them.
+            class_embeddings: (K, D), unit norm.
+            is_base: (K,) booleans; None where base and novel are not told apart.
+            unlike: (O,) booleans, which of the other names count; None for none of them.
+        """
         classifier, fusion = self.box_predictor.classifier, self.score_fusion
         return ClassScores(
-            classifier.class_embeddings,
+            class_embeddings,
             text=classifier.side(regions.text) if fusion.needs_text else None,
-            # a softmax over the names alone: the teacher knows no background
-            image=SoftmaxSide(regions.image / self.image_temperature) if fusion.needs_image else None,
+            image=self._image_side(regions.image, unlike) if fusion.needs_image else None,
             objectness_logits=regions.objectness_logits,
             fusion=fusion,
-            is_base=self.is_base,
+            is_base=is_base,
         )
+
+    def _image_side(self, embeddings: Tensor, unlike: Tensor | None) -> SoftmaxSide:
+        """(R, D) -> a softmax over the names, and all others together as the background that the teacher lacks."""
+        queries = embeddings / self.image_temperature
+        background = None if unlike is None else self.other_names(queries, unlike)
+        return SoftmaxSide(queries, background_logits=background)
+
+
+def _with_boxes(proposals: Instances, boxes: Tensor) -> Instances:
+    """The same proposals elsewhere, within the image."""
+    moved = Instances(proposals.image_size)
+    moved.proposal_boxes = Boxes(boxes.nan_to_num())  # detectron2's clip wants numbers
+    moved.proposal_boxes.clip(proposals.image_size)
+    moved.objectness_logits = proposals.objectness_logits
+    return moved

@@ -201,6 +201,15 @@ def load_conse_head(variant: int = 0) -> dict[str, Tensor]:
     }
 
 
+def load_conse_names() -> dict[str, Tensor]:
+    """The embeddings of ImageNet's class names, as OtherNames takes them.
+
+    Raises:
+        InputError: a package that it needs is missing.
+    """
+    return {"embeddings": ConseTeacher(0)._class_embeddings}
+
+
 def _find_sentence_encoder() -> Path:
     spec = importlib.util.find_spec(_SENTENCE_PACKAGE)
     folder = Path(spec.origin).parent / "model" if spec and spec.origin else None

@@ -51,6 +51,22 @@ def test_other_shapes_and_missing_entries_are_refused(tmp_path):
         SafeCheckpointer(nn.Linear(3, 2)).load_weights(str(tmp_path / "half.pth"))
 
 
+def test_parts_alone(tmp_path):
+    def two() -> nn.ModuleDict:
+        return nn.ModuleDict({"trunk": nn.Linear(3, 2), "head": nn.Linear(2, 2), "trunks": nn.Linear(1, 1)})
+
+    model, other = two(), two()
+    SafeCheckpointer(model, str(tmp_path), header={"width": 384}).save("m")
+    head = other["head"].weight.clone()
+    assert SafeCheckpointer(other).load_parts(str(tmp_path / "m.pth"), ["trunk"]) == {"width": 384}
+    assert torch.equal(other["trunk"].weight, model["trunk"].weight)
+    assert torch.equal(other["head"].weight, head)
+    assert not torch.equal(other["trunks"].weight, model["trunks"].weight)
+    SafeCheckpointer(model["trunk"], str(tmp_path)).save("trunk_alone")
+    with pytest.raises(InputError, match="lacks head.weight"):
+        SafeCheckpointer(other).load_parts(str(tmp_path / "trunk_alone.pth"), ["head"])
+
+
 def test_to_begin_with_part_of_the_weights_is_enough(tmp_path):
     torch.save({"weight": torch.ones(2, 3)}, tmp_path / "backbone.pth")
     model = nn.Linear(3, 2)

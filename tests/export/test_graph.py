@@ -15,7 +15,7 @@ from timm.layers import Conv2dSame
 from configs.common.methods import vild_ensemble, vild_image
 from ovdet.engine import load_config
 from ovdet.export.graph import DetectionGraph, keep_best, pool
-from ovdet.modeling import DenseImageBranch, GeometricScores
+from ovdet.modeling import DenseImageBranch, GeometricScores, OtherNames
 from ovdet.modeling.fixed_shapes import EverySecond, pad_and_convolve, with_fixed_shapes
 
 
@@ -93,7 +93,21 @@ def dense(model):
     return model
 
 
-METHODS = {"ViLD": lambda model: model, "ensemble": vild_ensemble, "image": vild_image, "dense": dense}
+def twice_with_other_names(model):
+    """Boxes refined twice, and a background of names on the image side."""
+    model = vild_ensemble(model)
+    model.roi_heads.box_passes = 2
+    model.roi_heads.other_names = L(OtherNames)(num_names=40, width=384, near=0.15)
+    return model
+
+
+METHODS = {
+    "ViLD": lambda model: model,
+    "ensemble": vild_ensemble,
+    "image": vild_image,
+    "dense": dense,
+    "twice": twice_with_other_names,
+}
 
 
 @pytest.mark.parametrize("method", METHODS)

@@ -48,6 +48,13 @@ def test_folded_norms_say_the_same_and_are_gone():
         torch.testing.assert_close(ours[name], theirs[name], rtol=0, atol=1e-4)
 
 
+def test_depthwise_convolutions_stay_and_all_others_learn():
+    backbone = TimmBackbone("tf_efficientnet_lite0", folded_norm=True, freeze_depthwise=True)
+    weights = {name: parameter.requires_grad for name, parameter in backbone.named_parameters() if "weight" in name}
+    assert all(learns == ("conv_dw" not in name) for name, learns in weights.items())
+    assert 0 < sum(weights.values()) < len(weights)
+
+
 def test_the_pyramid_is_detectron2s_and_the_maps_the_backbones():
     options = {"in_features": ["stride8", "stride16", "stride32"], "out_channels": 12}
 

@@ -38,7 +38,7 @@ class TimmBackbone(Backbone):
                 thirty times that of their input (PyTorch 2.11, bfloat16), more than all the rest.
             frozen_norm: batch norm keeps its statistics and its affine part (small batches, as in detectron2).
             folded_norm: batch norms are made part of the convolutions before them, which is faster and says the same;
-                for EfficientNets.
+                for EfficientNets. What they add, the convolutions' biases, is not trained then.
 
         Raises:
             InputError: timm knows no such model, or the weights lack some of its entries.

@@ -1,0 +1,57 @@
+"""Names that nobody asked for, as the image side's background.
+
+A softmax over the asked names alone gives each region to one of them: an image classifier knows no "nothing of these".
+It knows many other names, though, and a region that looks more like one of those is taken for none of the asked ones.
+
+Shape letters: O other names, K classes of the present vocabulary, R regions, D embedding width.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from ovdet.modeling.sides import dot_logits
+
+_NOTHING = -1e4  # a logit whose exponential is 0, and yet a number
+
+
+class OtherNames(nn.Module):
+    """Embeddings of other names, and which of them are unlike all asked ones."""
+
+    def __init__(
+        self, num_names: int = 1000, *, width: int, near: float = 0.4, weights: Mapping[str, Tensor] | None = None
+    ) -> None:
+        """
+        Args:
+            num_names: O.
+            width: D.
+            near: cosine from which on another name may mean what an asked one means, and is passed over. 0.4 is of
+                `conse`, whose names have no common mean ("airliner" and "airplane": 0.8, "cat" and "dog": 0.35).
+            weights: "embeddings" (O, D) of unit norm; None: random.
+        """
+        super().__init__()
+        self.near = near
+        self.register_buffer("embeddings", F.normalize(torch.randn(num_names, width), dim=1))
+        if weights is not None:
+            self.load_state_dict(weights)
+
+    def unlike(self, class_embeddings: Tensor) -> Tensor:
+        """(K, D), unit norm -> (O,) booleans: which of the other names are unlike all of them."""
+        return dot_logits(self.embeddings, class_embeddings).amax(1) < self.near
+
+    def forward(self, queries: Tensor, unlike: Tensor) -> Tensor:
+        """The logit of the background.
+
+        Args:
+            queries: (R, D), region embeddings over the temperature.
+            unlike: (O,) booleans, see `unlike`.
+
+        Returns:
+            (R,): of all these names together; for none of them far below all others.
+        """
+        logits = dot_logits(queries, self.embeddings)  # (R, O)
+        return logits.masked_fill(~unlike, _NOTHING).logsumexp(1)
