@@ -1,7 +1,9 @@
 """The last stage of `ovdet-lite`: the backbone adapts to boxes, held to what it knew of names (arXiv:2104.13921).
 
-tools/train_net.py --config-file configs/lite/ovdet_lite_finetune.py dataset.root=PATH train.init_checkpoint=WEIGHTS
-Hardware: two CPU cores or one GPU.
+tools/train_net.py --config-file configs/lite/ovdet_lite.py dataset.root=PATH
+Hardware: two CPU cores or one GPU. Expected: docs/results.md.
+It goes on from the weights of configs/lite/trunk.py (train.init_checkpoint).
+PATH holds images/, instances_train.json, instances_val.json and ov_coco_split.json.
 """
 
 from detectron2.config import LazyCall as L
@@ -10,6 +12,7 @@ from ovdet.data import repeat_factor_sampler
 from ovdet.engine import slower_part
 
 from ..common.beyond_vild import photo_teacher
+from ..common.lite_run import TRUNK
 from ..common.methods import vild
 from .trunk import dataloader, dataset, lr_multiplier, model, name_embedder, optimizer, teacher, train
 
@@ -21,5 +24,4 @@ model.proposal_generator.batch_size_per_image = 256
 dataloader.train.sampler = L(repeat_factor_sampler)(threshold=0.1)
 optimizer.update(lr=4e-4)
 optimizer.params.lr_factor_func = L(slower_part)(part="backbone.bottom_up", factor=0.25)
-train.max_iter = 3600
-train.update(init_checkpoint="output/lite/ovdet_lite/model_final.pth", output_dir="output/lite/ovdet_lite_finetune")
+train.update(init_checkpoint=TRUNK, max_iter=3000, output_dir="output/lite/ovdet_lite")
