@@ -9,8 +9,9 @@ from detectron2.data import transforms as T
 
 from ovdet.data import build_synthetic
 
+from ..common.lite_run import dataloader, dataset, lr_multiplier, name_embedder, optimizer, teacher, train
 from ..common.methods import online_regions, vild
-from ..lite.vild_text import dataloader, dataset, lr_multiplier, model, name_embedder, optimizer, teacher, train
+from ..common.models.lite import model
 
 dataset.update(name="quick", root="output/quick/data", split="${.root}/ov_split.json", num_base=24)
 dataset.prepare = L(build_synthetic)(root="${dataset.root}", num_train=240, num_val=40)

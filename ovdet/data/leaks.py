@@ -21,6 +21,8 @@ class LeakReport(NamedTuple):
     vocabulary: dict[str, list[str]]  # the names that the classifier is trained on, likewise
     proposal_source: str
     proposal_classes: dict[str, list[str]]  # what that source was trained on, likewise
+    weights_source: str
+    weights_classes: dict[str, list[str]]  # what the initial weights were trained on, likewise
     num_photos: int
     num_test_photos: int
     shared_photos: list[str]  # test photos that are in the training set too
@@ -28,7 +30,8 @@ class LeakReport(NamedTuple):
     @property
     def leaks(self) -> bool:
         """Whether novel classes reach the run in any way."""
-        return any(found["novel"] for found in (self.boxes, self.vocabulary, self.proposal_classes))
+        sources = (self.boxes, self.vocabulary, self.proposal_classes, self.weights_classes)
+        return any(found["novel"] for found in sources)
 
     def as_dict(self) -> dict[str, Any]:
         """The report as plain values."""
@@ -42,10 +45,12 @@ class LeakReport(NamedTuple):
             ("classes with boxes", *(len(self.boxes[group]) for group in groups)),
             ("training vocabulary", *(len(self.vocabulary[group]) for group in groups)),
             ("classes known to the proposals", *(len(self.proposal_classes[group]) for group in groups)),
+            ("classes known to the initial weights", *(len(self.weights_classes[group]) for group in groups)),
         ]
         return (
             f"{tabulate(rows, headers=('', *groups), intfmt=',')}\n"
             f"proposals: {self.proposal_source}\n"
+            f"initial weights: {self.weights_source}\n"
             f"photos: {self.num_photos:,} for training, {self.num_test_photos:,} for testing, "
             f"{len(self.shared_photos):,} in both"
         )
@@ -57,6 +62,8 @@ def find_leaks(
     *,
     vocabulary: Sequence[str],
     proposals: Mapping[str, Any] | None = None,
+    weights_source: str = "",
+    weights_classes: Sequence[str] = (),
     test_dicts: Sequence[Mapping[str, Any]] = (),
 ) -> LeakReport:
     """Look at what a training run is about to see.
@@ -67,6 +74,8 @@ def find_leaks(
         vocabulary: the names that the classifier is trained on.
         proposals: of stored regions, `proposal_source` and the `training_classes` of that source; None where the
             detector in training makes its own.
+        weights_source: what training begins with, a file or an address; "" for none.
+        weights_classes: the classes that these weights were trained to detect, as far as they say.
         test_dicts: of the test set.
     """
     counts: Counter[str] = Counter()
@@ -80,6 +89,8 @@ def find_leaks(
         vocabulary=_by_group(vocabulary, metadata),
         proposal_source=proposals["proposal_source"],
         proposal_classes=_by_group(proposals["training_classes"], metadata),
+        weights_source=weights_source or "those of the parts themselves",
+        weights_classes=_by_group(weights_classes, metadata),
         num_photos=len(dicts),
         num_test_photos=len(test_dicts),
         shared_photos=shared_photos([r["file_name"] for r in dicts], [r["file_name"] for r in test_dicts]),
@@ -129,7 +140,7 @@ def check_no_leak(report: LeakReport) -> None:
 
     Raises:
         InputError: naming the novel classes with their numbers of annotations, or those in the vocabulary or among
-            the classes that the source of the proposals was trained on.
+            the classes that the source of the proposals or the initial weights were trained on.
     """
     if report.boxes["novel"]:
         counts = sorted(report.boxes["novel"].items(), key=lambda item: -item[1])
@@ -142,4 +153,9 @@ def check_no_leak(report: LeakReport) -> None:
         raise InputError(
             f"expected region proposals that know no novel class, their source ({report.proposal_source}) was trained "
             f"on {listed(report.proposal_classes['novel'])}"
+        )
+    if report.weights_classes["novel"]:
+        raise InputError(
+            f"expected initial weights that know no novel class, {report.weights_source} was trained on "
+            f"{listed(report.weights_classes['novel'])}"
         )

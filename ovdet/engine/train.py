@@ -20,7 +20,7 @@ from omegaconf import DictConfig
 from torch import nn
 
 from ovdet.data import check_no_leak, find_leaks
-from ovdet.engine.checkpoint import SafeCheckpointer
+from ovdet.engine.checkpoint import HEADER, SafeCheckpointer, read_checkpoint
 from ovdet.engine.evaluate import do_test, set_names
 from ovdet.engine.hooks import Autocast, GradientClipping
 from ovdet.engine.options import TrainOptions
@@ -119,11 +119,21 @@ def report_leaks(
         proposals: the header of the region store, if one is used.
 
     Raises:
-        InputError: annotations, names or proposals of novel classes would reach training; or what is wrong with the
-            test set.
+        InputError: annotations, names, proposals or initial weights of novel classes would reach training; or what is
+            wrong with the test set or the initial weights.
     """
     test_dicts = DatasetCatalog.get(instantiate(config.dataloader.test.dataset.names))
-    report = find_leaks(dicts, metadata, vocabulary=metadata.thing_classes, proposals=proposals, test_dicts=test_dicts)
+    first = build_options(config).init_checkpoint
+    known = read_checkpoint(first)[HEADER].get("training_classes", ()) if first and "://" not in first else ()
+    report = find_leaks(
+        dicts,
+        metadata,
+        vocabulary=metadata.thing_classes,
+        proposals=proposals,
+        weights_source=first,
+        weights_classes=known,
+        test_dicts=test_dicts,
+    )
     if comm.is_main_process():
         file = Path(config.train.output_dir) / "leak_report.json"
         write_whole(file, (json.dumps(report.as_dict(), indent=1) + "\n").encode())

@@ -66,6 +66,16 @@ def test_proposals_that_know_novel_classes():
     check_no_leak(find_leaks(records([0]), METADATA, vocabulary=["cat"], proposals={**header, "training_classes": []}))
 
 
+def test_initial_weights_that_know_novel_classes():
+    known = {"weights_source": "lvis.pth", "weights_classes": ["cat", "hot_dog", "kite"]}
+    report = find_leaks(records([0]), METADATA, vocabulary=["cat"], **known)
+    assert report.leaks and report.weights_classes == {"base": ["cat"], "novel": ["hot_dog"], "other": ["kite"]}
+    assert "initial weights: lvis.pth" in report.table()
+    with pytest.raises(InputError, match="initial weights that know no novel class, lvis.pth was trained on hot_dog"):
+        check_no_leak(report)
+    check_no_leak(find_leaks(records([0]), METADATA, vocabulary=["cat"], weights_source="backbone.pth"))
+
+
 def test_photos_of_both_sets(tmp_path):
     train, test = tmp_path / "train", tmp_path / "test"
     for folder in (train, test):

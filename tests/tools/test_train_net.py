@@ -85,6 +85,17 @@ def test_training_on_photos_of_the_test_set_is_said(trained, run_tool, tmp_path)
     assert 0 < len(shared) <= 4 and f"{len(shared)} of the 4 test photos are in the training set too" in out + err
 
 
+def test_initial_weights_that_know_a_novel_class_stop_the_run(trained, run_tool, tmp_path):
+    torch.save({"model": {}, "ovdet": {"training_classes": ["blue circle"]}}, tmp_path / "other.pth")
+    overrides = [o for o in trained.overrides if not o.startswith("train.output_dir")]
+    code, _, err = run_tool(
+        "train_net.py", "--config-file", QUICK, *overrides, f"train.output_dir={tmp_path}/run",
+        f"train.init_checkpoint={tmp_path}/other.pth",
+    )  # fmt: skip
+    last = err.strip().splitlines()[-1]
+    assert code == 2 and "other.pth was trained on blue circle" in last and not list(tmp_path.glob("run/*.pth"))
+
+
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
