@@ -5,9 +5,10 @@ Hardware: two CPU cores or one GPU. Expected: docs/results.md.
 Nothing to train: it takes the weights of configs/lite/vild_text.py (train.init_checkpoint).
 """
 
+from ..common.beyond_vild import other_names
 from ..common.methods import rcnn_style
 from .vild_text import dataloader, dataset, lr_multiplier, model, name_embedder, optimizer, teacher, train
 
-model = rcnn_style(model, max_crops=40)
+model = other_names(rcnn_style(model, max_crops=40))
 dataloader.test.mapper.keep_original = True
 train.update(init_checkpoint="output/lite/vild_text/model_final.pth", output_dir="output/lite/rcnn_style")

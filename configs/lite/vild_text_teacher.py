@@ -5,10 +5,10 @@ Hardware: two CPU cores or one GPU. Expected: docs/results.md.
 Nothing to train: it takes the weights of configs/lite/vild_text.py (train.init_checkpoint).
 """
 
-from ..common.beyond_vild import foreground_fusion
+from ..common.beyond_vild import foreground_fusion, other_names
 from ..common.methods import vild_text_teacher
 from .vild_text import dataloader, dataset, lr_multiplier, model, name_embedder, optimizer, teacher, train
 
-model = foreground_fusion(vild_text_teacher(model, max_crops=40))
+model = other_names(foreground_fusion(vild_text_teacher(model, max_crops=40)))
 dataloader.test.mapper.keep_original = True
 train.update(init_checkpoint="output/lite/vild_text/model_final.pth", output_dir="output/lite/vild_text_teacher")
