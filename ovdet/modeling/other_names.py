@@ -36,8 +36,16 @@ class OtherNames(nn.Module):
         super().__init__()
         self.near = near
         self.register_buffer("embeddings", F.normalize(torch.randn(num_names, width), dim=1))
+        self._is_built = False
         if weights is not None:
             self.load_state_dict(weights)
+            self._is_built = True
+
+    def _load_from_state_dict(self, state_dict, prefix, *rest) -> None:
+        """A checkpoint of a detector that was trained without other names has none: those it was built with stay."""
+        if self._is_built:
+            state_dict.setdefault(f"{prefix}embeddings", self.embeddings)
+        super()._load_from_state_dict(state_dict, prefix, *rest)
 
     def unlike(self, class_embeddings: Tensor) -> Tensor:
         """(K, D), unit norm -> (O,) booleans: which of the other names are unlike all of them."""

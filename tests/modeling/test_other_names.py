@@ -90,6 +90,15 @@ def test_another_vocabulary_asks_anew(build, make_inputs):
     assert not model.roi_heads.unlike[4] and before[4]
 
 
+def test_weights_from_before_there_were_any():
+    built, random = others(), OtherNames(12, width=16)
+    assert built.load_state_dict({}).missing_keys == []
+    assert torch.equal(built.embeddings, rows(12, seed=5))
+    assert random.load_state_dict({}, strict=False).missing_keys == ["embeddings"]
+    built.load_state_dict({"embeddings": rows(12, seed=6)})
+    assert torch.equal(built.embeddings, rows(12, seed=6))
+
+
 def test_weights_of_another_number_are_refused():
     with pytest.raises(RuntimeError, match="size mismatch"):
         OtherNames(11, width=16, weights={"embeddings": rows(12)})
