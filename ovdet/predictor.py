@@ -23,6 +23,7 @@ from rich.progress import track
 from torch import Tensor, nn
 from torchvision.ops import batched_nms, nms
 
+from ovdet.data.coco_json import plain_name
 from ovdet.data.images import find_images, read_image, rgb_array
 from ovdet.engine import find_model, load_config, load_detector
 from ovdet.errors import InputError
@@ -168,8 +169,8 @@ class OpenVocabPredictor:
             vocabulary = vocabulary if isinstance(vocabulary, Vocabulary) else Vocabulary(vocabulary)
             names = vocabulary.names
             columns, embeddings = self._columns(vocabulary, distractors)
-        known = {name.casefold() for name in self.training_classes}
-        is_known = [text.casefold() in known for text in columns.texts]
+        known = {plain_name(name) for name in self.training_classes}
+        is_known = [plain_name(text) in known for text in columns.texts]
         base = {owner for owner, was in zip(columns.owners, is_known, strict=True) if was and owner != NOBODYS}
         is_base = [was or owner in base for owner, was in zip(columns.owners, is_known, strict=True)] if known else None
         self.model.set_vocabulary(columns.texts, embeddings, is_base)

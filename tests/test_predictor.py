@@ -137,7 +137,7 @@ def test_what_looks_more_like_a_distractor_is_left_out(predictor, photo):
 
 
 def test_training_classes_are_known_as_base(predictor):
-    predictor.set_vocabulary(["Red Circle", "red square", "wheel"], distractors=())
+    predictor.set_vocabulary(["Red_Circle", "red square", "wheel"], distractors=())
     assert predictor.model.roi_heads.is_base.tolist() == [True, False, False]
 
 
