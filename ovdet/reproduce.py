@@ -118,7 +118,7 @@ def table(output: str | Path) -> str:
         if not found:
             continue
         cells = [_spread([each[subset][figure] for each in found]) for subset, figure in COLUMNS]
-        seconds = [_seconds(run.with_name("log.txt")) for run in runs]
+        seconds = [_seconds(run.parents[1]) for run in runs]
         seconds = [value for value in seconds if value is not None]
         cells.append(f"{statistics.median(seconds):.2f}" if seconds else "-")
         lines.append(f"| {row.method} | {' | '.join(cells)} | {len(found)} |")
@@ -136,9 +136,10 @@ def _spread(values: Sequence[float]) -> str:
     return middle if len(values) < 2 else f"{middle} ({min(values):.1f} to {max(values):.1f})"
 
 
-def _seconds(log: Path) -> float | None:
-    """Per photo, as the evaluation logged it."""
-    text = log.read_text(encoding="utf-8") if log.is_file() else ""
+def _seconds(run: Path) -> float | None:
+    """Per photo, as the evaluation logged it: by itself, or at the end of a training."""
+    logs = [file for file in (run / "log.txt", run / "evaluation/log.txt") if file.is_file()]
+    text = "".join(file.read_text(encoding="utf-8") for file in logs)
     found = re.findall(r"(\d+) photos in ([\d.]+) s:", text)
     return float(found[-1][1]) / int(found[-1][0]) if found else None
 
