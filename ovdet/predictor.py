@@ -34,7 +34,6 @@ from ovdet.text.columns import NOBODYS, Columns, far_from, lay_out
 Photo = str | Path | Image.Image | np.ndarray | Tensor
 
 SAME_OBJECT = 0.5  # IoU of boxes of one name, from its synonyms
-MANY_NAMES = 200
 MAX_ASPECT = 100  # longest to shortest side; beyond it a resized photo would have no pixel left on its short side
 
 
@@ -90,6 +89,7 @@ class OpenVocabPredictor:
         self.names: tuple[str, ...] = ()
         self._owners = torch.zeros(0, dtype=torch.int64)  # (S,)
         self._has_synonyms = False
+        self._thresholds = torch.zeros(0)  # (S,)
 
     @classmethod
     def from_pretrained(
@@ -176,6 +176,7 @@ class OpenVocabPredictor:
         self.model.set_vocabulary(columns.texts, embeddings, is_base)
         self.names = tuple(names)
         self._owners = torch.tensor(columns.owners)
+        self._thresholds = torch.tensor([default_threshold(was) for was in is_base or [True] * len(columns.owners)])
         self._has_synonyms = len(columns.texts) - columns.owners.count(NOBODYS) > len(names)
 
     def _columns(self, vocabulary: Vocabulary, distractors: Sequence[str] | None) -> tuple[Columns, Tensor]:
@@ -201,7 +202,7 @@ class OpenVocabPredictor:
 
         Args:
             image: a file, a PIL image, an array (H, W, 3) of uint8, or a tensor (3, H, W) of uint8 in RGB.
-            threshold: leave out detections that score below it; None takes `default_threshold` for the vocabulary.
+            threshold: leave out detections that score below it; None takes `default_threshold` for each name.
             overlap: of boxes with an IoU above it, whatever their names, keep the best alone; 1 keeps all.
             channel_order: of an array: "BGR" as OpenCV reads it, or "RGB".
 
@@ -237,7 +238,6 @@ class OpenVocabPredictor:
         inputs = [self._prepare(to_rgb(image, channel_order)) for image in images]
         if not inputs:
             return []
-        threshold = default_threshold(len(self.names)) if threshold is None else threshold
         with torch.inference_mode():
             outputs = self.model(inputs)
         return [self._finish(output["instances"].to("cpu"), threshold, overlap) for output in outputs]
@@ -273,10 +273,11 @@ class OpenVocabPredictor:
             "width": width,
         }
 
-    def _finish(self, instances: Instances, threshold: float, overlap: float) -> Detections:
+    def _finish(self, instances: Instances, threshold: float | None, overlap: float) -> Detections:
         """What the model found in one photo -> what the caller asked for of it."""
         owners = self._owners[instances.pred_classes]
-        asked = (owners != NOBODYS) & (instances.scores >= threshold)
+        least = self._thresholds[instances.pred_classes] if threshold is None else threshold
+        asked = (owners != NOBODYS) & (instances.scores >= least)
         instances, owners = instances[asked], owners[asked]
         if self._has_synonyms:
             keep = batched_nms(instances.pred_boxes.tensor, instances.scores, owners, SAME_OBJECT)
@@ -293,14 +294,14 @@ class OpenVocabPredictor:
         )
 
 
-def default_threshold(num_names: int) -> float:
-    """About where F1 is best for `ovdet-lite`: at 0.28 to 0.30 with up to 65 names, at 0.11 with 1203
-    (docs/results.md). Novel names score lower than trained ones, so it is a little below that.
+def default_threshold(was_trained: bool) -> float:
+    """A little below where F1 is best for trained names with `ovdet-lite`, 0.31 to 0.33. Other names score far lower,
+    best below 0.1, where most of what is found is wrong (docs/results.md).
 
     Args:
-        num_names: K.
+        was_trained: whether the name is one of the classes that the detector was trained on.
     """
-    return 0.25 if num_names <= MANY_NAMES else 0.1
+    return 0.25 if was_trained else 0.1
 
 
 def to_rgb(image: Photo, channel_order: str = "BGR") -> np.ndarray:

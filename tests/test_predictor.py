@@ -9,7 +9,7 @@ from PIL import Image
 from torchvision.ops import box_iou
 
 from ovdet import InputError, OpenVocabPredictor, TextEmbeddings, Vocabulary, embed_vocabulary
-from ovdet.predictor import MANY_NAMES, default_threshold
+from ovdet.predictor import default_threshold
 from ovdet.text import NameEmbedder
 
 
@@ -212,17 +212,20 @@ def scripted(*scores: float, places=None, training_classes=(), **embedder) -> Op
     )
 
 
-@pytest.mark.parametrize(("number", "threshold"), [(1, 0.25), (MANY_NAMES, 0.25), (MANY_NAMES + 1, 0.1)])
-def test_the_threshold_is_by_the_number_of_names(number, threshold):
-    assert default_threshold(number) == threshold
-    predictor = scripted(threshold + 0.01, threshold - 0.01)
-    names = tuple(f"thing {index}" for index in range(number))
-    ready = TextEmbeddings(torch.eye(384)[torch.arange(number) % 384], names, ("a {}",), "conse", "")
-    predictor.set_vocabulary(ready)
-    image = np.zeros((10, 400, 3), np.uint8)
-    assert [d["score"] for d in predictor(image)] == [pytest.approx(threshold + 0.01)]
-    if number > 1:
-        assert len(predictor(image, threshold=0)) == 2
+def test_the_threshold_is_by_whether_a_name_was_trained():
+    trained, other = default_threshold(True), default_threshold(False)
+    assert trained > other
+    predictor = scripted(trained - 0.01, trained - 0.01, trained + 0.01, other - 0.01, training_classes=["person"])
+    predictor.set_vocabulary(["person", "red kite"], distractors=())
+    image = np.zeros((10, 400, 3), np.uint8)  # classes take turns
+    assert sorted(predictor(image).labels) == ["person", "red kite"]
+    assert len(predictor(image, threshold=0)) == 4 and len(predictor(image, threshold=0.9)) == 0
+
+
+def test_a_detector_that_does_not_say_what_it_was_trained_on_has_one_threshold():
+    predictor = scripted(default_threshold(True) + 0.01, default_threshold(True) - 0.01)
+    predictor.set_vocabulary(["person", "red kite"])
+    assert predictor(np.zeros((10, 400, 3), np.uint8)).labels == ("person",)
 
 
 def test_boxes_of_a_name_and_its_synonyms_on_one_object_become_one():
