@@ -17,6 +17,7 @@ from safetensors.torch import load_file
 from torch import nn
 
 from ovdet.errors import InputError
+from ovdet.files import write_whole
 
 HEADER = "ovdet"  # the entry of a checkpoint that says what it was trained with
 
@@ -174,3 +175,31 @@ class SafeCheckpointer(DetectionCheckpointer):
         if missing and self._complete:
             raise InputError(f"expected a checkpoint of this model, it lacks {missing[0]} (+{len(missing) - 1} more)")
         return incompatible
+
+
+def average_checkpoints(before: str, after: str, share: float, output: str | Path) -> None:
+    """Write `(1 - share) * before + share * after`, entry by entry, with the header of `after`.
+
+    Entries that `before` lacks, and whole numbers, are those of `after`.
+
+    Args:
+        before: a checkpoint, see read_checkpoint.
+        after: another one of the same detector, trained on from it.
+        share: 0 to 1.
+        output: a .pth file.
+
+    Raises:
+        InputError: a share outside of that, unreadable or of different detectors, or the place cannot be written to.
+    """
+    if not 0 <= share <= 1:
+        raise InputError(f"expected a share between 0 and 1, got {share}")
+    first, second = read_checkpoint(before), read_checkpoint(after)
+    model = dict(second["model"])
+    for key, value in first["model"].items():
+        if key not in model or model[key].shape != value.shape:
+            raise InputError(f"expected two checkpoints of one detector, {after} has no {key} of {tuple(value.shape)}")
+        if value.is_floating_point():
+            model[key] = torch.lerp(value.float(), model[key].float(), share).to(value.dtype)
+    stream = io.BytesIO()
+    torch.save({"model": model, HEADER: second[HEADER]}, stream)
+    write_whole(output, stream.getvalue())

@@ -8,7 +8,7 @@ import torch
 from safetensors.torch import save_file
 from torch import nn
 
-from ovdet.engine.checkpoint import SafeCheckpointer, read_checkpoint
+from ovdet.engine.checkpoint import SafeCheckpointer, average_checkpoints, read_checkpoint
 from ovdet.errors import InputError
 
 
@@ -126,3 +126,19 @@ def test_a_broken_write_leaves_the_old_checkpoint(tmp_path, monkeypatch):
     with pytest.raises(OSError):
         checkpointer.save("m")
     assert (tmp_path / "m.pth").read_bytes() == before
+
+
+def test_the_average_of_two(tmp_path):
+    first, second = nn.Linear(3, 2), nn.Linear(3, 2)
+    SafeCheckpointer(first, str(tmp_path), header={"width": 1}).save("a")
+    SafeCheckpointer(second, str(tmp_path), header={"width": 2}).save("b")
+    average_checkpoints(str(tmp_path / "a.pth"), str(tmp_path / "b.pth"), 0.75, tmp_path / "c.pth")
+    found = read_checkpoint(str(tmp_path / "c.pth"))
+    assert found["ovdet"] == {"width": 2}
+    torch.testing.assert_close(found["model"]["weight"], 0.25 * first.weight.detach() + 0.75 * second.weight.detach())
+    SafeCheckpointer(nn.Linear(4, 2), str(tmp_path)).save("d")
+    with pytest.raises(InputError, match=r"d.pth has no weight of \(2, 3\)"):
+        average_checkpoints(str(tmp_path / "a.pth"), str(tmp_path / "d.pth"), 0.5, tmp_path / "e.pth")
+    with pytest.raises(InputError, match=r"share between 0 and 1, got 1.5"):
+        average_checkpoints(str(tmp_path / "a.pth"), str(tmp_path / "b.pth"), 1.5, tmp_path / "e.pth")
+    assert not (tmp_path / "e.pth").exists()
