@@ -18,7 +18,6 @@ from .trunk import dataloader, dataset, lr_multiplier, model, name_embedder, opt
 
 model = photo_teacher(vild(model, weight=0.2), max_regions=48)
 model.roi_heads.image_branch.trained = True
-model.roi_heads.box_passes = 1  # its boxes need no second one
 model.backbone.bottom_up.update(freeze_stages=3, freeze_depthwise=True)
 model.roi_heads.batch_size_per_image = 96
 model.proposal_generator.batch_size_per_image = 256
