@@ -301,7 +301,7 @@ def default_threshold(was_trained: bool) -> float:
     Args:
         was_trained: whether the name is one of the classes that the detector was trained on.
     """
-    return 0.25 if was_trained else 0.1
+    return 0.25 if was_trained else 0.15
 
 
 def to_rgb(image: Photo, channel_order: str = "BGR") -> np.ndarray:

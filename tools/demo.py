@@ -33,7 +33,7 @@ def parse_arguments() -> argparse.Namespace:
         "--threshold",
         type=float,
         metavar="t",
-        help="lowest score (default: 0.25 for names it was trained on, 0.1 for others)",
+        help="lowest score (default: 0.25 for names it was trained on, 0.15 for others)",
     )
     add(
         "--distractors",
