@@ -83,27 +83,28 @@ def run_rows(
     Raises:
         InputError: a command failed; it has said why.
     """
-    trunk = run_folder(output, TRUNK, seed) / FINAL
+    output = Path(output)
     for row in rows:
-        run = run_folder(output, row.config, seed)
+        run = output / run_folder(row.config, seed)
         if (run / "evaluation/metrics.json").is_file():
             continue
-        start = run_folder(output, row.scores, seed) / FINAL if row.scores else trunk
+        is_trained = (run / FINAL).is_file()
+        start = (run if is_trained else output / run_folder(row.scores or TRUNK, seed)) / FINAL
         if row.config != TRUNK and not start.is_file():
             raise InputError(f"expected the row {start.parent.name} before {row.config}, {start} does not exist")
         words = ["tools/train_net.py", "--config-file", f"configs/lite/{row.config}.py"]
-        words.append("--eval-only" if row.scores or (run / FINAL).is_file() else "--resume")
+        words.append("--eval-only" if row.scores or is_trained else "--resume")
         words += [f"dataset.root={data}", f"train.seed={seed}", f"train.output_dir={run}"]
-        if row.config != TRUNK:
+        if is_trained or row.config != TRUNK:
             words.append(f"train.init_checkpoint={start}")
         words += overrides
         if subprocess.run([sys.executable, *words]).returncode:
             raise InputError(f"expected every command to succeed, got a failure of: python {' '.join(words)}")
 
 
-def run_folder(output: str | Path, config: str, seed: int) -> Path:
-    """Where a row's run lies; all seeds share one trunk."""
-    return Path(output) / (TRUNK if config == TRUNK else f"seed_{seed}/{config}")
+def run_folder(config: str, seed: int | str) -> str:
+    """Where a row's run lies below the output folder, "*" for those of all seeds; these share one trunk."""
+    return TRUNK if config == TRUNK else f"seed_{seed}/{config}"
 
 
 def table(output: str | Path) -> str:
@@ -127,8 +128,7 @@ def table(output: str | Path) -> str:
 
 def _files_of(output: str | Path, row: Row, file: str) -> list[Path]:
     """A file of each of a row's runs, by seed."""
-    pattern = run_folder(output, row.config, 0).relative_to(output).as_posix().replace("seed_0", "seed_*")
-    return sorted(Path(output).glob(f"{pattern}/{file}"))
+    return sorted(Path(output).glob(f"{run_folder(row.config, '*')}/{file}"))
 
 
 def _spread(values: Sequence[float]) -> str:

@@ -49,6 +49,20 @@ def test_a_row_is_run_once_and_a_failure_stops(tmp_path, monkeypatch):
         reproduce.run_rows(rows, "data", tmp_path, seed=4)
 
 
+def test_a_row_that_was_trained_but_not_evaluated_is_evaluated_with_its_own_weights(tmp_path, monkeypatch):
+    commands = []
+    monkeypatch.setattr(
+        reproduce.subprocess, "run", lambda words: commands.append(words) or type("Run", (), {"returncode": 0})
+    )
+    for run in ("trunk", "seed_0/vild"):
+        (tmp_path / run).mkdir(parents=True)
+        (tmp_path / run / "model_final.pth").touch()
+    reproduce.run_rows(reproduce.choose_rows(["vild"]), "data", tmp_path)
+    assert (
+        "--eval-only" in commands[0] and f"train.init_checkpoint={tmp_path}/seed_0/vild/model_final.pth" in commands[0]
+    )
+
+
 def test_rows_that_need_the_first_one_say_so(tmp_path):
     with pytest.raises(InputError, match="trunk before vild"):
         reproduce.run_rows(reproduce.choose_rows(["vild"]), "data", tmp_path)

@@ -4,7 +4,6 @@ from detectron2.config import LazyCall as L
 from omegaconf import DictConfig
 
 from ovdet.imagenet_lite import load_efficientnet_lite_weights
-from ovdet.losses import L1Distillation
 from ovdet.modeling import (
     DenseImageBranch,
     GeometricScores,

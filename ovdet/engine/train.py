@@ -124,7 +124,7 @@ def report_leaks(
     """
     test_dicts = DatasetCatalog.get(instantiate(config.dataloader.test.dataset.names))
     first = build_options(config).init_checkpoint
-    known = read_checkpoint(first)[HEADER].get("training_classes", ()) if first and "://" not in first else ()
+    known = read_checkpoint(first)[HEADER].get("training_classes", ()) if Path(first).is_file() else ()
     report = find_leaks(
         dicts,
         metadata,

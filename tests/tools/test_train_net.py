@@ -46,6 +46,7 @@ def test_resume_goes_on(trained, run_tool, tmp_path):
     code, out, err = run_tool(
         "train_net.py", "--config-file", QUICK, "--resume", *overrides,
         f"train.output_dir={tmp_path}/run", "train.max_iter=6", "train.log_period=1",
+        f"train.init_checkpoint={tmp_path}/gone.pth",  # it began with them, and needs them no more
     )  # fmt: skip
     assert code == 0, (out + err)[-2000:]
     rows = [json.loads(line) for line in (tmp_path / "run/metrics.json").read_text().splitlines()]
