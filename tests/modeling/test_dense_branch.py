@@ -54,7 +54,7 @@ def test_it_is_the_classifiers_own_layers_on_each_region(head):
 
 
 def test_names_embeddings_are_the_teachers(head, conse_teacher):
-    assert torch.equal(head["name_embeddings"], conse_teacher._class_embeddings)  # one encoder for both variants
+    assert torch.equal(head["name_embeddings"], conse_teacher.class_embeddings)  # one encoder for both variants
     torch.testing.assert_close(head["name_embeddings"].norm(dim=1), torch.ones(1000))
     assert head["names.weight"].shape == (1000, 1280) and head["expand.weight"].shape == (1280, 320, 1, 1)
 

@@ -13,11 +13,10 @@ from ovdet.teachers import crop_regions, embed_regions, load_teacher
 from ovdet.teachers.conse import ConseTeacher
 
 
-def test_an_image_is_the_mean_of_its_classes_without_what_all_have_in_common(conse_teacher):
+def test_an_image_is_the_mean_of_its_classes(conse_teacher):
     pixels = torch.randn(2, 3, 260, 260, generator=torch.Generator().manual_seed(0))
     network = timm.create_model("tf_efficientnet_lite2", pretrained=False).eval()
     network.load_state_dict(load_efficientnet_lite_weights(2))
-    sentences = conse_teacher._sentences_of_classes
     with torch.inference_mode():
         probabilities = network(pixels).softmax(1)
         torch.testing.assert_close(
@@ -26,23 +25,41 @@ def test_an_image_is_the_mean_of_its_classes_without_what_all_have_in_common(con
             rtol=0,
             atol=1e-3,
         )
-        expected = F.normalize(probabilities @ F.normalize(sentences - sentences.mean(0), dim=1), dim=1)
+        expected = F.normalize(probabilities @ conse_teacher.class_embeddings, dim=1)
         torch.testing.assert_close(conse_teacher.encode_image(pixels), expected, rtol=0, atol=1e-3)
 
 
-def test_texts_are_centred_sentences_and_classes_the_mean_of_their_synonyms(conse_teacher):
-    descriptions = timm.data.ImageNetInfo().label_descriptions()
+def _sentences(encoder, sentences: list[str]) -> torch.Tensor:
+    """By hand: each of unit norm, then their mean of unit norm."""
+    return F.normalize(F.normalize(encoder.encode(sentences, convert_to_tensor=True), dim=1).mean(0), dim=0)
+
+
+@pytest.mark.parametrize("index", [0, 207, 281, 999])
+def test_a_class_is_the_mean_of_its_names_without_and_with_its_definition(conse_teacher, index):
+    names, definition = timm.data.ImageNetInfo().label_descriptions(detailed=True)[index].split(":", 1)
+    names = [name.strip() for name in names.split(",")]
     encoder = conse_teacher._sentence_encoder
-    classes = conse_teacher._sentences_of_classes
-    for index in (0, 281, 999):
-        synonyms = encoder.encode(
-            [f"a {name.strip()}" for name in descriptions[index].split(",")], convert_to_tensor=True
-        )
-        expected = F.normalize(F.normalize(synonyms, dim=1).mean(0), dim=0)
-        torch.testing.assert_close(classes[index], expected, rtol=0, atol=1e-4)
-    sentence = F.normalize(encoder.encode(["a red kite"], convert_to_tensor=True), dim=1)
-    expected = F.normalize(sentence - classes.mean(0), dim=1)
-    torch.testing.assert_close(conse_teacher.encode_text(["a red kite"]), expected, rtol=0, atol=1e-4)
+    expected = _sentences(encoder, [f"a {name}" for name in names])
+    torch.testing.assert_close(conse_teacher._name_sentences[index], expected, rtol=0, atol=1e-4)
+    expected = _sentences(encoder, [f"a {name}, {definition.strip()}" for name in names])
+    torch.testing.assert_close(conse_teacher._definition_sentences[index], expected, rtol=0, atol=1e-4)
+
+
+def test_names_and_classes_are_without_what_each_has_in_common(conse_teacher):
+    names, classes = conse_teacher._name_sentences, conse_teacher._definition_sentences
+    sentence = _sentences(conse_teacher._sentence_encoder, ["a red kite"])
+    for centred, expected in (
+        (conse_teacher.encode_text(["a red kite"])[0], sentence - names.mean(0)),
+        (conse_teacher.name_embeddings, names - names.mean(0)),
+        (conse_teacher.class_embeddings, classes - classes.mean(0)),
+    ):
+        torch.testing.assert_close(centred, F.normalize(expected, dim=-1), rtol=0, atol=1e-4)
+
+
+def test_definitions_say_what_kind_of_thing_a_class_is(conse_teacher):
+    bird = conse_teacher.encode_text(["a bird"])[0]
+    birds = slice(7, 25)  # "cock" to "great grey owl"
+    assert (conse_teacher.class_embeddings[birds] @ bird).mean() > (conse_teacher.name_embeddings[birds] @ bird).mean()
 
 
 def test_it_tells_a_cat_and_a_cup_of_coffee(conse_teacher):
@@ -66,20 +83,20 @@ def test_the_lighter_variant_is_another_teacher(conse_teacher):
 def test_class_embeddings_are_cached_and_a_bad_cache_is_passed_over(monkeypatch, tmp_path):
     counted = []
 
-    def embed(self):
+    def embed(self, sentences):
         counted.append(1)
-        return F.normalize(torch.randn(1000, 384, generator=torch.Generator().manual_seed(0)), dim=1)
+        return F.normalize(torch.randn(len(sentences), 384, generator=torch.Generator().manual_seed(0)), dim=1)
 
-    monkeypatch.setattr(ConseTeacher, "_embed_classes", embed)
+    monkeypatch.setattr(ConseTeacher, "_encode_sentences", embed)
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
-    first = ConseTeacher()._class_embeddings
-    assert torch.equal(ConseTeacher()._class_embeddings, first) and len(counted) == 1
+    first = ConseTeacher().class_embeddings
+    assert torch.equal(ConseTeacher().class_embeddings, first) and len(counted) == 1
     (file,) = (tmp_path / "ovdet").iterdir()
     file.write_bytes(file.read_bytes()[:1000])
-    assert torch.equal(ConseTeacher()._class_embeddings, first) and len(counted) == 2
+    assert torch.equal(ConseTeacher().class_embeddings, first) and len(counted) == 2
     (tmp_path / "file").write_text("")
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "file"))
-    assert torch.equal(ConseTeacher()._class_embeddings, first) and len(counted) == 3
+    assert torch.equal(ConseTeacher().class_embeddings, first) and len(counted) == 3
 
 
 def test_missing_packages_are_named(monkeypatch):
