@@ -10,7 +10,7 @@ import contextlib
 import json
 
 from ovdet.engine.options import choose_device
-from ovdet.engine.zero_shot import inspect_teacher, print_report
+from ovdet.engine.zero_shot import inspect_teacher, print_reports
 from ovdet.errors import command
 from ovdet.files import writing_whole
 from ovdet.teachers import load_teacher
@@ -38,7 +38,7 @@ def main() -> None:
     arguments = parse_arguments()
     teacher = load_teacher(arguments.teacher, choose_device(arguments.device))
     with writing_whole(arguments.output) if arguments.output else contextlib.nullcontext() as stream:
-        report = inspect_teacher(
+        reports = inspect_teacher(
             teacher,
             arguments.annotations,
             arguments.images,
@@ -47,8 +47,8 @@ def main() -> None:
             max_objects=arguments.max_objects,
         )
         if stream:
-            stream.write((json.dumps(report.as_dict(), indent=1) + "\n").encode())
-    print_report(report)
+            stream.write((json.dumps([report.as_dict() for report in reports], indent=1) + "\n").encode())
+    print_reports(reports)
 
 
 if __name__ == "__main__":

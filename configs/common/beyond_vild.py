@@ -3,16 +3,15 @@
 from detectron2.config import LazyCall as L
 from omegaconf import DictConfig
 
-from ovdet.imagenet_lite import load_efficientnet_lite_weights
+from ovdet.engine import choose_device
 from ovdet.modeling import (
     DenseImageBranch,
     GeometricScores,
     LocalisationQuality,
     OnlineRegions,
     OtherNames,
-    PhotoTeacher,
 )
-from ovdet.modeling.backbones import TimmBackbone
+from ovdet.teachers import InPhotoEmbedder
 from ovdet.teachers.conse import load_conse_head, load_conse_names
 
 
@@ -25,35 +24,21 @@ def dense_image_branch(model: DictConfig, *, trained: bool = False) -> DictConfi
         model: with `backbone` a PyramidWithMaps.
         trained: whether distillation trains that classifier.
     """
-    model.roi_heads.image_branch = _dense_branch(trained)
+    weights = L(load_conse_head)(variant=0)
+    model.roi_heads.image_branch = L(DenseImageBranch)(
+        in_feature="stride32", stride=32, width="${teacher.width}", weights=weights, trained=trained
+    )
     return model
 
 
-def _dense_branch(trained: bool) -> DictConfig:
-    weights = L(load_conse_head)(variant=0)
-    return L(DenseImageBranch)(
-        in_feature="stride32", stride=32, width="${teacher.width}", weights=weights, trained=trained
-    )
-
-
-def photo_teacher(model: DictConfig, *, max_regions: int = 64) -> DictConfig:
-    """The teacher looks at the step's own photos as a whole instead of at crops; for `conse` and RGB photos.
+def in_photo_regions(model: DictConfig, *, max_regions: int = 64) -> DictConfig:
+    """The teacher looks at the step's own photos as a whole instead of at crops; for `conse`.
 
     Args:
         model: with a distillation loss.
         max_regions: of a photo.
     """
-    teacher = L(PhotoTeacher)(
-        backbone=L(TimmBackbone)(
-            name="tf_efficientnet_lite0",
-            weights=L(load_efficientnet_lite_weights)(variant=0),
-            out_indices=(4,),
-            folded_norm=True,
-        ),
-        branch=_dense_branch(trained=False),
-        pixel_mean="${model.pixel_mean}",
-        pixel_std="${model.pixel_std}",
-    )
+    teacher = L(InPhotoEmbedder)(short_sides=None, device=L(choose_device)(name="${train.device}"))
     model.region_source = L(OnlineRegions)(embed_crops=teacher, max_regions=max_regions)
     return model
 

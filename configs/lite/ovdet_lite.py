@@ -11,12 +11,12 @@ from detectron2.config import LazyCall as L
 from ovdet.data import repeat_factor_sampler
 from ovdet.engine import slower_part
 
-from ..common.beyond_vild import photo_teacher
+from ..common.beyond_vild import in_photo_regions
 from ..common.lite_run import TRUNK
 from ..common.methods import vild
 from .trunk import dataloader, dataset, lr_multiplier, model, name_embedder, optimizer, teacher, train
 
-model = photo_teacher(vild(model, weight=0.2), max_regions=48)
+model = in_photo_regions(vild(model, weight=0.2), max_regions=48)
 model.roi_heads.image_branch.trained = True
 model.backbone.bottom_up.update(freeze_stages=3, freeze_depthwise=True)
 model.roi_heads.batch_size_per_image = 96

@@ -1,4 +1,6 @@
-"""How well a teacher names the objects of a data set by their crops alone: what distillation can hope for.
+"""How well a teacher names the objects of a data set that it is shown: what distillation can hope for.
+
+It sees each object by its crops (1x and 1.5x); `conse` also where it lies in its photo, and both ways together.
 
 Shape letters: R objects, K classes, D embedding width.
 """
@@ -11,19 +13,23 @@ from pathlib import Path
 from typing import Any
 
 import torch
+import torch.nn.functional as F
 from rich.console import Console
 from rich.progress import track
-from rich.table import Table
+from rich.table import Column, Table
 from torch import Tensor
 
 from ovdet.data import load_coco_subsets, read_image
 from ovdet.errors import InputError
-from ovdet.teachers import RegionEmbedder, Teacher
+from ovdet.teachers import InPhotoEmbedder, RegionEmbedder, Teacher
+from ovdet.teachers.conse import ConseTeacher
 from ovdet.text import Vocabulary, embed_vocabulary, resolve_templates
 
 _PHOTOS_AT_ONCE = 8
 
-EmbedBatch = Callable[[Sequence[Tensor], Sequence[Tensor]], Sequence[Tensor]]
+CROPS, IN_PHOTO, BOTH = "crops", "in photo", "both"  # ways to look at an object
+
+_EmbedBatch = Callable[[Sequence[Tensor], Sequence[Tensor]], Sequence[Tensor]]  # photos and their boxes
 
 
 @dataclass(frozen=True)
@@ -39,8 +45,9 @@ class ClassAccuracy:
 
 @dataclass(frozen=True)
 class ZeroShotReport:
-    """What `inspect_teacher` found; accuracies in [0, 1]."""
+    """What `inspect_teacher` found in one way to look at objects; accuracies in [0, 1]."""
 
+    view: str
     teacher: str
     fingerprint: str
     templates: tuple[str, ...]
@@ -67,6 +74,7 @@ class ZeroShotReport:
             for subset in ("base", "novel", "all")
         }
         return {
+            "view": self.view,
             "teacher": self.teacher,
             "fingerprint": self.fingerprint,
             "templates": list(self.templates),
@@ -89,8 +97,8 @@ def inspect_teacher(
     split: str | Path | None = None,
     templates: str | Sequence[str] = "a",
     max_objects: int | None = None,
-) -> ZeroShotReport:
-    """Name each ground-truth box by the class whose text embedding is nearest to that of its crops (1x and 1.5x).
+) -> tuple[ZeroShotReport, ...]:
+    """Name each ground-truth box by the class whose text embedding is nearest to its own.
 
     All base and novel classes compete. Crowds are left out.
 
@@ -102,6 +110,9 @@ def inspect_teacher(
         templates: see text/prompts.py.
         max_objects: as many, drawn with a fixed seed; None for all.
 
+    Returns:
+        A report for each way to look at objects: by their crops first, the best the teacher can do last.
+
     Raises:
         InputError: a file is missing or does not fit, or no object would be left.
     """
@@ -112,17 +123,29 @@ def inspect_teacher(
     names, novel = data.thing_classes, set(data.novel_classes)
     class_embeddings = embed_vocabulary(Vocabulary(names), teacher, prompts).matrix
     objects = _draw([(record, a) for record in data.dicts for a in record["annotations"]], max_objects)
-    ranks = [
-        rank_of_truth(embeddings @ class_embeddings.T, labels.to(embeddings.device)).cpu()
-        for embeddings, labels in _embed_objects(RegionEmbedder(teacher).embed_batch, objects)
-    ]
+    ranks: dict[str, list[Tensor]] = {}
+    for by_view, labels in _embed_objects(_views(teacher), objects):
+        for view, embeddings in by_view.items():
+            rank = rank_of_truth(embeddings @ class_embeddings.T, labels.to(embeddings.device))
+            ranks.setdefault(view, []).append(rank.cpu())
     labels = torch.tensor([annotation["category_id"] for _, annotation in objects])
-    ranks_by_class = [torch.cat(ranks)[labels == index] for index in range(len(names))]
-    classes = tuple(
-        _accuracy(name, "novel" if name in novel else "base", of_class)
-        for name, of_class in zip(names, ranks_by_class, strict=True)
-    )
-    return ZeroShotReport(teacher.name, teacher.fingerprint, prompts, classes)
+
+    def report(view: str, of_all: Tensor) -> ZeroShotReport:
+        classes = tuple(
+            _accuracy(name, "novel" if name in novel else "base", of_all[labels == index])
+            for index, name in enumerate(names)
+        )
+        return ZeroShotReport(view, teacher.name, teacher.fingerprint, prompts, classes)
+
+    return tuple(report(view, torch.cat(parts)) for view, parts in ranks.items())
+
+
+def _views(teacher: Teacher) -> dict[str, _EmbedBatch]:
+    views: dict[str, _EmbedBatch] = {CROPS: RegionEmbedder(teacher).embed_batch}
+    if isinstance(teacher, ConseTeacher):
+        in_photo = InPhotoEmbedder(device=teacher.device)
+        views[IN_PHOTO] = lambda photos, boxes: list(map(in_photo, photos, boxes))
+    return views
 
 
 def _draw(objects: list, number: int | None) -> list:
@@ -134,9 +157,9 @@ def _draw(objects: list, number: int | None) -> list:
 
 
 def _embed_objects(
-    embed_batch: EmbedBatch, objects: Sequence[tuple[Mapping[str, Any], Mapping[str, Any]]]
-) -> Iterator[tuple[Tensor, Tensor]]:
-    """(photo's record, annotation) pairs, photo by photo -> embeddings (R, D) and labels (R,) of some at a time."""
+    views: Mapping[str, _EmbedBatch], objects: Sequence[tuple[Mapping[str, Any], Mapping[str, Any]]]
+) -> Iterator[tuple[dict[str, Tensor], Tensor]]:
+    """(photo's record, annotation) pairs, photo by photo -> embeddings (R, D) by view and labels (R,) of some."""
     by_photo: dict[str, tuple[Mapping[str, Any], list]] = {}
     for record, annotation in objects:
         by_photo.setdefault(record["file_name"], (record, []))[1].append(annotation)
@@ -146,9 +169,12 @@ def _embed_objects(
         some = photos[start : start + _PHOTOS_AT_ONCE]
         boxes = [torch.tensor([annotation["bbox"] for annotation in of_photo]) for _, of_photo in some]  # XYWH
         corners = [torch.cat([box[:, :2], box[:, :2] + box[:, 2:]], dim=1) for box in boxes]
-        embeddings = embed_batch([_read_photo(record) for record, _ in some], corners)
+        pixels = [_read_photo(record) for record, _ in some]
+        by_view = {view: torch.cat(list(embed(pixels, corners))) for view, embed in views.items()}
+        if len(views) > 1:
+            by_view[BOTH] = F.normalize(sum(by_view.values()), dim=-1)
         labels = [annotation["category_id"] for _, of_photo in some for annotation in of_photo]
-        yield torch.cat(list(embeddings)), torch.tensor(labels)
+        yield by_view, torch.tensor(labels)
 
 
 def _read_photo(record: Mapping[str, Any]) -> Tensor:
@@ -167,22 +193,27 @@ def _accuracy(name: str, subset: str, ranks: Tensor) -> ClassAccuracy:
     return ClassAccuracy(name, subset, len(ranks), top1, top5)
 
 
-def print_report(report: ZeroShotReport) -> None:
-    """A table of the classes, best first, and the means below it."""
-    table = Table("class", "subset", "objects", "top-1 %", "top-5 %")
-    for each in sorted(report.classes, key=lambda each: (each.top1 is None, -(each.top1 or 0))):
-        table.add_row(each.name, each.subset, str(each.objects), _percent(each.top1), _percent(each.top5))
+def print_reports(reports: Sequence[ZeroShotReport]) -> None:
+    """A table of the classes, those that the teacher knows best first, and the means below it: top-1 for each way to
+    look at objects, and top-5 of the last.
+    """
+    best = reports[-1]
+    columns = [(f"{report.view}\ntop-1 %" if len(reports) > 1 else "top-1 %", report, "top1") for report in reports]
+    columns.append((f"{best.view}\ntop-5 %" if len(reports) > 1 else "top-5 %", best, "top5"))
+    table = Table(Column("class", no_wrap=True), "subset", "objects", *(title for title, _, _ in columns))
+    for index in sorted(range(len(best.classes)), key=lambda index: -(best.classes[index].top1 or 0)):
+        each = best.classes[index]
+        cells = [_percent(getattr(report.classes[index], which)) for _, report, which in columns]
+        table.add_row(each.name, each.subset, str(each.objects), *cells)
     table.add_section()
     for subset in ("base", "novel", "all"):
-        seen = [each for each in report.of(subset) if each.objects]
+        seen = [each for each in best.of(subset) if each.objects]
         if seen:
-            means = [_percent(report.mean(which, subset)) for which in ("top1", "top5")]
+            means = [_percent(report.mean(which, subset)) for _, report, which in columns]
             table.add_row(f"mean of {len(seen)} classes", subset, str(sum(each.objects for each in seen)), *means)
     console = Console()
     console.print(table)
-    console.print(
-        f"{report.teacher} ({report.fingerprint}), {len(report.classes)}-way, {len(report.templates)} prompts"
-    )
+    console.print(f"{best.teacher} ({best.fingerprint}), {len(best.classes)}-way, {len(best.templates)} prompts")
 
 
 def _percent(value: float | None) -> str:

@@ -5,7 +5,6 @@ from ovdet.modeling.dense_branch import DenseImageBranch
 from ovdet.modeling.fast_path import speed_up
 from ovdet.modeling.localisation_quality import LocalisationQuality
 from ovdet.modeling.other_names import OtherNames
-from ovdet.modeling.photo_teacher import PhotoTeacher
 from ovdet.modeling.postprocess import nms_over_classes, nms_per_class
 from ovdet.modeling.rcnn import ClosedSetRCNN, OpenVocabRCNN
 from ovdet.modeling.region_pooler import RegionPooler
@@ -27,7 +26,6 @@ __all__ = [
     "OpenVocabRCNN",
     "OpenVocabROIHeads",
     "OtherNames",
-    "PhotoTeacher",
     "RegionPooler",
     "SigmoidTextClassifier",
     "StoredRegions",

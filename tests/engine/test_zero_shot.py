@@ -10,7 +10,7 @@ import torch
 import torch.nn.functional as F
 from PIL import Image
 
-from ovdet.engine.zero_shot import ClassAccuracy, ZeroShotReport, inspect_teacher, print_report, rank_of_truth
+from ovdet.engine.zero_shot import ClassAccuracy, ZeroShotReport, inspect_teacher, print_reports, rank_of_truth
 from ovdet.errors import InputError
 
 COLOURS = {"red": (255, 0, 0), "green": (0, 255, 0), "blue": (0, 0, 255), "grey": (90, 90, 90)}
@@ -55,7 +55,8 @@ def data(tmp_path):
 
 
 def inspect(data, **options):
-    return inspect_teacher(ColourTeacher(), data / "truth.json", data, split=data / "split.json", **options)
+    (report,) = inspect_teacher(ColourTeacher(), data / "truth.json", data, split=data / "split.json", **options)
+    return report
 
 
 def test_ranks_give_scikit_learns_top_k_accuracy():
@@ -93,16 +94,21 @@ def test_some_objects_are_the_same_each_time(data):
 
 
 def test_without_a_split_all_classes_are_base(data):
-    report = inspect_teacher(ColourTeacher(), data / "truth.json", data)
+    (report,) = inspect_teacher(ColourTeacher(), data / "truth.json", data)
     assert report.mean("top1", "novel") is None
     assert report.mean("top1", "base") == report.mean("top1", "all")
 
 
 def test_a_table_of_classes_and_means(capsys):
     classes = (ClassAccuracy("cat", "base", 4, 0.25, 0.75), ClassAccuracy("dog", "base", 0, None, None))
-    print_report(ZeroShotReport("conse", "0" * 16, ("a {}",), classes))
+    first = ZeroShotReport("crops", "conse", "0" * 16, ("a {}",), classes)
+    print_reports([first])
     shown = capsys.readouterr().out
-    assert "25.0" in shown and "mean of 1 classes" in shown and "novel" not in shown
+    assert "25.0" in shown and "mean of 1 classes" in shown and "novel" not in shown and "crops" not in shown
+    better = ClassAccuracy("cat", "base", 4, 0.5, 1.0)
+    print_reports([first, ZeroShotReport("both", "conse", "0" * 16, ("a {}",), (better, classes[1]))])
+    shown = capsys.readouterr().out
+    assert all(word in shown for word in ("crops", "both", "25.0", "50.0", "100.0"))
 
 
 def test_what_is_refused(data):

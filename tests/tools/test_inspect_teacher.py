@@ -33,9 +33,11 @@ def test_the_embedded_teacher_knows_a_cat_and_a_cup_of_coffee(run_tool, data, tm
         "inspect_teacher.py", "conse", *data, "--split", tmp_path / "split.json", "--device", "cpu", "--output", output
     )
     assert code == 0, err
-    figures = json.loads(output.read_text())
-    assert figures["teacher"] == "conse" and len(figures["fingerprint"]) == 16
-    assert figures["base"]["top1"] == figures["novel"]["top1"] == figures["all"]["top1"] == 1
+    by_view = {figures["view"]: figures for figures in json.loads(output.read_text())}
+    assert list(by_view) == ["crops", "in photo", "both"]
+    for figures in by_view.values():
+        assert figures["teacher"] == "conse" and len(figures["fingerprint"]) == 16
+        assert figures["base"]["top1"] == figures["novel"]["top1"] == figures["all"]["top1"] == 1
     assert "mean of 1 classes" in out and "4-way" in out
 
 
@@ -67,8 +69,9 @@ def test_the_embedded_teacher_on_real_photos(run_tool, shared_data, tmp_path):
         "--split", pool / "ov_coco_split.json", "--output", tmp_path / "f.json",
     )  # fmt: skip
     assert code == 0, err
-    figures = json.loads((tmp_path / "f.json").read_text())
-    assert (figures["base"]["classes"], figures["novel"]["classes"]) == (48, 17)
-    chance = 1 / 65
-    assert min(figures["base"]["top1"], figures["novel"]["top1"]) > 10 * chance
-    assert figures["base"]["top5"] > figures["base"]["top1"]
+    crops, in_photo, both = json.loads((tmp_path / "f.json").read_text())
+    for figures in (crops, in_photo, both):
+        assert (figures["base"]["classes"], figures["novel"]["classes"]) == (48, 17)
+        assert figures["base"]["top5"] > figures["base"]["top1"]
+    assert both["base"]["top1"] >= 0.35 and both["novel"]["top1"] >= 0.40  # 65-way: chance is 0.015
+    assert both["all"]["top1"] > max(crops["all"]["top1"], in_photo["all"]["top1"])
