@@ -35,11 +35,18 @@ class Row:
         config: configs/lite/{config}.py.
         method: what it is called.
         scores: "" for a row that is trained; else the row with whose weights this one only scores differently.
+        share: of those weights, if they are averaged with the trunk's before.
     """
 
     config: str
     method: str
     scores: str = ""
+    share: float = 1.0
+
+    @property
+    def name(self) -> str:
+        """What `choose_rows` and the folders call it."""
+        return self.config if self.share == 1 else f"{self.config}_averaged"
 
 
 ROWS = (
@@ -51,21 +58,22 @@ ROWS = (
     Row("vild_ensemble", "ViLD-ensemble"),
     Row("rcnn_style", "R-CNN style: the teacher on crops", scores="vild_text"),
     Row("vild_text_teacher", "ViLD-text + the teacher on crops", scores="vild_text"),
-    Row("ovdet_lite", "ovdet-lite: the trunk's backbone adapts too, distilled"),
+    Row("ovdet_lite", "the trunk's backbone adapts too, distilled"),
+    Row("ovdet_lite", "ovdet-lite: the same, averaged with the trunk", scores="ovdet_lite", share=0.7),
 )
 
 
 def choose_rows(names: Sequence[str]) -> list[Row]:
-    """Rows by their configs' names, in the order of ROWS; all for none.
+    """Rows by their names, in the order of ROWS; all for none.
 
     Raises:
         InputError: there is no such row.
     """
-    known = [row.config for row in ROWS]
+    known = [row.name for row in ROWS]
     odd = [name for name in names if name not in known]
     if odd:
         raise InputError(f"expected rows out of {', '.join(known)}, got {', '.join(odd)}")
-    return [row for row in ROWS if row.config in names or not names]
+    return [row for row in ROWS if row.name in names or not names]
 
 
 def run_rows(
@@ -85,26 +93,35 @@ def run_rows(
     """
     output = Path(output)
     for row in rows:
-        run = output / run_folder(row.config, seed)
+        run = output / run_folder(row.name, seed)
         if (run / "evaluation/metrics.json").is_file():
             continue
         is_trained = (run / FINAL).is_file()
         start = (run if is_trained else output / run_folder(row.scores or TRUNK, seed)) / FINAL
         if row.config != TRUNK and not start.is_file():
-            raise InputError(f"expected the row {start.parent.name} before {row.config}, {start} does not exist")
+            raise InputError(f"expected the row {start.parent.name} before {row.name}, {start} does not exist")
+        if row.share < 1 and not is_trained:
+            run.mkdir(parents=True, exist_ok=True)
+            average = ["tools/average_weights.py", "--before", output / TRUNK / FINAL, "--after", start]
+            _run(*average, "--share", row.share, "--output", run / FINAL)
+            start = run / FINAL
         words = ["tools/train_net.py", "--config-file", f"configs/lite/{row.config}.py"]
         words.append("--eval-only" if row.scores or is_trained else "--resume")
         words += [f"dataset.root={data}", f"train.seed={seed}", f"train.output_dir={run}"]
         if is_trained or row.config != TRUNK:
             words.append(f"train.init_checkpoint={start}")
-        words += overrides
-        if subprocess.run([sys.executable, *words]).returncode:
-            raise InputError(f"expected every command to succeed, got a failure of: python {' '.join(words)}")
+        _run(*words, *overrides)
 
 
-def run_folder(config: str, seed: int | str) -> str:
+def _run(*words: object) -> None:
+    command = list(map(str, words))
+    if subprocess.run([sys.executable, *command]).returncode:
+        raise InputError(f"expected every command to succeed, got a failure of: python {' '.join(command)}")
+
+
+def run_folder(name: str, seed: int | str) -> str:
     """Where a row's run lies below the output folder, "*" for those of all seeds; these share one trunk."""
-    return TRUNK if config == TRUNK else f"seed_{seed}/{config}"
+    return TRUNK if name == TRUNK else f"seed_{seed}/{name}"
 
 
 def table(output: str | Path) -> str:
@@ -128,7 +145,7 @@ def table(output: str | Path) -> str:
 
 def _files_of(output: str | Path, row: Row, file: str) -> list[Path]:
     """A file of each of a row's runs, by seed."""
-    return sorted(Path(output).glob(f"{run_folder(row.config, '*')}/{file}"))
+    return sorted(Path(output).glob(f"{run_folder(row.name, '*')}/{file}"))
 
 
 def _spread(values: Sequence[float]) -> str:
@@ -160,7 +177,7 @@ def draw_learning_curves(output: str | Path) -> bytes:
             for run in _files_of(output, row, "metrics.json")[:1]:
                 steps, values = _curve(run, kind)
                 if steps:
-                    axes.plot(steps, values, label=row.config, linewidth=1.2)
+                    axes.plot(steps, values, label=row.name, linewidth=1.2)
         if axes.lines:
             axes.legend(fontsize=7)
     for axes in panels[1]:

@@ -63,6 +63,24 @@ def test_a_row_that_was_trained_but_not_evaluated_is_evaluated_with_its_own_weig
     )
 
 
+def test_a_row_of_averaged_weights(tmp_path, monkeypatch):
+    commands = []
+    monkeypatch.setattr(
+        reproduce.subprocess, "run", lambda words: commands.append(words) or type("Run", (), {"returncode": 0})
+    )
+    for run in ("trunk", "seed_0/ovdet_lite"):
+        (tmp_path / run).mkdir(parents=True)
+        (tmp_path / run / "model_final.pth").touch()
+    reproduce.run_rows(reproduce.choose_rows(["ovdet_lite_averaged"]), "data", tmp_path)
+    average, evaluate = commands
+    weights = f"{tmp_path}/seed_0/ovdet_lite_averaged/model_final.pth"
+    before, after = f"{tmp_path}/trunk/model_final.pth", f"{tmp_path}/seed_0/ovdet_lite/model_final.pth"
+    assert average[1:] == [
+        "tools/average_weights.py", "--before", before, "--after", after, "--share", "0.7", "--output", weights
+    ]  # fmt: skip
+    assert {"configs/lite/ovdet_lite.py", "--eval-only", f"train.init_checkpoint={weights}"} <= set(evaluate)
+
+
 def test_rows_that_need_the_first_one_say_so(tmp_path):
     with pytest.raises(InputError, match="trunk before vild"):
         reproduce.run_rows(reproduce.choose_rows(["vild"]), "data", tmp_path)

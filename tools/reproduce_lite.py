@@ -17,7 +17,7 @@ def parse_arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--data", required=True, metavar="PATH", help="images/ and the three json files")
     parser.add_argument("--output", required=True, metavar="DIR", help="runs, results.md, learning_curves.png go here")
-    rows = ", ".join(row.config for row in ROWS)
+    rows = ", ".join(row.name for row in ROWS)
     parser.add_argument("--rows", nargs="+", default=(), metavar="ROW", help=f"out of {rows} (default: all)")
     parser.add_argument("--seed", type=int, default=0, metavar="S", help="of the training (default: 0)")
     parser.add_argument("--set", nargs="+", default=(), metavar="key=value", help="overrides of all configs")

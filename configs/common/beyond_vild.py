@@ -11,7 +11,7 @@ from ovdet.modeling import (
     OnlineRegions,
     OtherNames,
 )
-from ovdet.teachers import InPhotoEmbedder
+from ovdet.teachers import InPhotoEmbedder, SumOfViews
 from ovdet.teachers.conse import load_conse_head, load_conse_names
 
 
@@ -40,6 +40,17 @@ def in_photo_regions(model: DictConfig, *, max_regions: int = 64) -> DictConfig:
     """
     teacher = L(InPhotoEmbedder)(short_sides=None, device=L(choose_device)(name="${train.device}"))
     model.region_source = L(OnlineRegions)(embed_crops=teacher, max_regions=max_regions)
+    return model
+
+
+def crops_and_in_photo(model: DictConfig) -> DictConfig:
+    """The teacher at test time looks at each region in both ways; for `conse`.
+
+    Args:
+        model: with the teacher on crops.
+    """
+    in_photo = L(InPhotoEmbedder)(device=L(choose_device)(name="${train.device}"))
+    model.roi_heads.crop_embedder = L(SumOfViews)(views=[model.roi_heads.crop_embedder, in_photo])
     return model
 
 

@@ -1,14 +1,15 @@
-"""ViLD-text + teacher on crops (arXiv:2104.13921, "ViLD-text+CLIP") on small photos.
+"""ViLD-text + teacher on crops and in the photo (arXiv:2104.13921, "ViLD-text+CLIP") on small photos.
 
 tools/train_net.py --config-file configs/lite/vild_text_teacher.py --eval-only dataset.root=PATH
 Hardware: two CPU cores or one GPU. Expected: docs/results.md.
 Nothing to train: it takes the weights of configs/lite/vild_text.py (train.init_checkpoint).
 """
 
-from ..common.beyond_vild import foreground_fusion, other_names
+from ..common.beyond_vild import crops_and_in_photo, foreground_fusion, other_names
 from ..common.methods import vild_text_teacher
 from .vild_text import dataloader, dataset, lr_multiplier, model, name_embedder, optimizer, teacher, train
 
-model = other_names(foreground_fusion(vild_text_teacher(model, max_crops=40)))
+model = crops_and_in_photo(vild_text_teacher(model, max_crops=40))
+model = other_names(foreground_fusion(model))
 dataloader.test.mapper.keep_original = True
 train.update(init_checkpoint="output/lite/vild_text/model_final.pth", output_dir="output/lite/vild_text_teacher")
