@@ -72,6 +72,12 @@ def second_box_pass(model: DictConfig) -> DictConfig:
     return model
 
 
+def overlap_decay(model: DictConfig) -> DictConfig:
+    """Boxes that overlap with better ones of their name score lower (Soft-NMS's Gaussian, arXiv:1704.04503)."""
+    model.roi_heads.overlap_decay = 0.5
+    return model
+
+
 def foreground_fusion(model: DictConfig) -> DictConfig:
     """Of a novel name the text branch of a short schedule knows little, but still that there is a thing."""
     model.roi_heads.score_fusion = L(GeometricScores)(

@@ -12,11 +12,12 @@ from ..common.beyond_vild import (
     foreground_fusion,
     localisation_quality,
     other_names,
+    overlap_decay,
     second_box_pass,
 )
 from ..common.lite_run import dataloader, dataset, lr_multiplier, name_embedder, optimizer, teacher, train
 from ..common.models.lite import model
 
 model = localisation_quality(dense_image_branch(model))
-model = second_box_pass(other_names(foreground_fusion(model)))
+model = overlap_decay(second_box_pass(other_names(foreground_fusion(model))))
 train.update(max_iter=4500, output_dir="output/lite/trunk")

@@ -17,7 +17,7 @@ from torchvision.ops import nms
 
 from ovdet.modeling import OpenVocabRCNN
 from ovdet.modeling.fixed_shapes import opaque, with_fixed_shapes
-from ovdet.modeling.postprocess import nms_per_class
+from ovdet.modeling.postprocess import nms_per_class, soften
 from ovdet.modeling.roi_heads import Regions
 
 CANDIDATES_PER_REGION = 10
@@ -73,6 +73,7 @@ class DetectionGraph(nn.Module):
             nms_threshold=predictor.test_nms_thresh,
             max_detections=predictor.test_topk_per_image,
             per_class=heads.suppress is nms_per_class,
+            overlap_decay=heads.overlap_decay,
         )
         if not heads.mask_on:
             return found, best, classes
@@ -154,6 +155,7 @@ def keep_best(
     nms_threshold: float,
     max_detections: int,
     per_class: bool = True,
+    overlap_decay: float | None = None,
 ) -> tuple[Tensor, Tensor, Tensor]:
     """Threshold, NMS, the best of what is left.
 
@@ -168,6 +170,7 @@ def keep_best(
         nms_threshold: IoU.
         max_detections: over all classes.
         per_class: whether NMS looks at each class by itself, or at all together.
+        overlap_decay: of `soften`; None leaves scores as they are.
 
     Returns:
         Boxes (N, 4), classes (N,), scores (N,), best first.
@@ -181,7 +184,12 @@ def keep_best(
     classes = index - regions * num_classes
     found = boxes[regions]
     keep = nms(apart(found, classes) if per_class else found, best, nms_threshold)[:max_detections]
-    return found[keep], classes[keep], best[keep].exp()
+    found, classes, scores = found[keep], classes[keep], best[keep].exp()
+    if overlap_decay is None:
+        return found, classes, scores
+    scores, order = soften(found, scores, classes, overlap_decay).sort(descending=True)
+    order = order[(scores > score_threshold).nonzero().squeeze(1)]
+    return found[order], classes[order], scores[: order.shape[0]]
 
 
 def apart(boxes: Tensor, groups: Tensor) -> Tensor:

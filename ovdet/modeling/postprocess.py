@@ -18,10 +18,11 @@ from collections.abc import Callable, Sequence
 from functools import partial
 
 import torch
+import torch.nn.functional as F
 from detectron2.layers import batched_nms
 from detectron2.structures import Boxes, Instances
 from torch import Tensor
-from torchvision.ops import nms
+from torchvision.ops import box_iou, nms
 
 from ovdet.modeling.candidates import Candidates, best_candidates
 
@@ -114,6 +115,27 @@ def _nms_in_turn(boxes: Tensor, scores: Tensor, classes: Tensor, threshold: floa
     return torch.cat([index[nms(b, s, threshold)] for index, b, s in parts]).sort().values
 
 
+def soften(boxes: Tensor, scores: Tensor, classes: Tensor, decay: float) -> Tensor:
+    """Lower the scores of detections that overlap with better ones of their class: they are often parts of these.
+
+    The Gaussian of Soft-NMS (Bodla et al., arXiv:1704.04503, eq. 4), after NMS and by the largest overlap alone:
+    score * exp(-IoU^2 / decay).
+
+    Args:
+        boxes: (C, 4) XYXY.
+        scores: (C,), descending.
+        classes: (C,).
+        decay: sigma of that paper, which has 0.5; positive.
+
+    Returns:
+        (C,), in the same order.
+    """
+    same_class = classes[:, None] == classes
+    overlaps = (box_iou(boxes, boxes).nan_to_num() * same_class).tril(-1)  # 0 / 0 of boxes without area
+    largest = F.pad(overlaps, (1, 0)).amax(1)  # the padding is for C = 0
+    return scores * (-(largest**2) / decay).exp()
+
+
 def settle(
     best: Callable[[float, int], Candidates],
     boxes: Tensor,
@@ -123,6 +145,7 @@ def settle(
     nms_threshold: float,
     max_detections: int,
     suppress: Suppress = nms_per_class,
+    overlap_decay: float | None = None,
 ) -> Instances:
     """The detections of one image.
 
@@ -134,6 +157,7 @@ def settle(
         nms_threshold: IoU, within [0, 1].
         max_detections: over all classes; all that there are if negative.
         suppress: nms_per_class or nms_over_classes.
+        overlap_decay: of `soften`, which comes last; None leaves scores as they are, as detectron2 does.
 
     Returns:
         Instances with pred_boxes, scores, pred_classes, best first.
@@ -150,10 +174,15 @@ def settle(
             break
         reach = max(2 * reach, reach * max_detections // max(len(keep), 1))  # as many more as the share that stays asks
     keep = keep[:max_detections] if max_detections >= 0 else keep
+    found, scores, classes = found[keep], candidates.scores[keep], candidates.classes[keep]
+    if overlap_decay is not None:
+        scores, order = soften(found, scores, classes, overlap_decay).sort(descending=True, stable=True)
+        order = order[scores > score_threshold]
+        found, scores, classes = found[order], scores[: len(order)], classes[order]
     detections = Instances(image_size)
-    detections.pred_boxes = Boxes(found[keep])
-    detections.scores = candidates.scores[keep]
-    detections.pred_classes = candidates.classes[keep]
+    detections.pred_boxes = Boxes(found)
+    detections.scores = scores
+    detections.pred_classes = classes
     return detections
 
 

@@ -101,6 +101,7 @@ class OpenVocabROIHeads(StandardROIHeads):
         crop_nms_threshold: float = 0.9,
         box_passes: int = 1,
         suppress: Suppress = nms_per_class,
+        overlap_decay: float | None = None,
         max_dense_classes: int = MAX_DENSE_CLASSES,
         **standard,
     ) -> None:
@@ -118,6 +119,8 @@ class OpenVocabROIHeads(StandardROIHeads):
             box_passes: how often boxes go through the head at test time, refined ones as proposals again: some need
                 more than one step.
             suppress: nms_per_class, or nms_over_classes, which leaves one name to an object.
+            overlap_decay: lowers the scores of boxes that overlap with better ones of their name, see `soften`; None
+                does not.
             max_dense_classes: K up to which all scores are computed as one matrix; beyond it the vocabulary is gone
                 through in chunks.
             standard: what StandardROIHeads takes, but for num_classes.
@@ -128,6 +131,8 @@ class OpenVocabROIHeads(StandardROIHeads):
             )
         if box_passes < 1:
             raise InputError(f"expected box_passes of at least 1, got {box_passes}")
+        if overlap_decay is not None and not overlap_decay > 0:
+            raise InputError(f"expected a positive overlap_decay or none, got {overlap_decay}")
         super().__init__(num_classes=1, **standard)
         self.score_fusion = score_fusion
         self.distillation = distillation
@@ -140,6 +145,7 @@ class OpenVocabROIHeads(StandardROIHeads):
         self.crop_nms_threshold = crop_nms_threshold
         self.box_passes = box_passes
         self.suppress = suppress
+        self.overlap_decay = overlap_decay
         self.max_dense_classes = max_dense_classes
         self.register_buffer("is_base", None, persistent=False)
         self.register_buffer("unlike", None, persistent=False)  # (O,), of the other names
@@ -261,6 +267,7 @@ class OpenVocabROIHeads(StandardROIHeads):
             nms_threshold=self.box_predictor.test_nms_thresh,
             max_detections=self.box_predictor.test_topk_per_image,
             suppress=self.suppress,
+            overlap_decay=self.overlap_decay,
         )
 
     def class_scores(self, regions: Regions) -> ClassScores:

@@ -17,6 +17,7 @@ from ovdet.engine import load_config
 from ovdet.export.graph import DetectionGraph, keep_best, pool
 from ovdet.modeling import DenseImageBranch, GeometricScores, OtherNames
 from ovdet.modeling.fixed_shapes import EverySecond, pad_and_convolve, with_fixed_shapes
+from ovdet.modeling.postprocess import detect
 
 
 def random_boxes(number: int, seed: int = 0) -> torch.Tensor:
@@ -46,6 +47,15 @@ def test_keep_best_is_fast_rcnn_inference(regions, classes):
     assert torch.equal(found, expected.pred_boxes.tensor)
     assert torch.equal(labels, expected.pred_classes)
     assert torch.allclose(best, expected.scores, atol=1e-6)
+
+
+def test_keep_best_softens_like_the_detector():
+    boxes, scores = random_boxes(60), torch.rand(60, 5, generator=torch.Generator().manual_seed(0))
+    options = dict(score_threshold=0.4, nms_threshold=0.5, max_detections=200, overlap_decay=0.5)
+    (expected,) = detect([boxes], [scores], [(500, 500)], **options)
+    found, labels, best = keep_best(boxes, scores.log(), **options)
+    assert torch.equal(found, expected.pred_boxes.tensor) and torch.equal(labels, expected.pred_classes)
+    assert torch.allclose(best, expected.scores, atol=1e-6) and 0 < len(best)
 
 
 def test_keep_best_loses_nothing_that_scores_a_tenth():

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from functools import partial
 
 import pytest
@@ -10,7 +11,15 @@ from detectron2.modeling.roi_heads.fast_rcnn import fast_rcnn_inference
 from torchvision.ops import box_iou, nms
 
 from ovdet.modeling.candidates import best_candidates
-from ovdet.modeling.postprocess import _nms_at_once, _nms_in_turn, detect, nms_over_classes, select_regions, settle
+from ovdet.modeling.postprocess import (
+    _nms_at_once,
+    _nms_in_turn,
+    detect,
+    nms_over_classes,
+    select_regions,
+    settle,
+    soften,
+)
 
 SIZE = (100, 90)
 DEVICES = ["cpu", pytest.param("cuda", marks=pytest.mark.skipif(not torch.cuda.is_available(), reason="no GPU"))]
@@ -228,3 +237,44 @@ def test_regions_are_the_most_object_like_that_do_not_overlap():
     overlap = box_iou(boxes[keep], boxes[keep]) - torch.eye(len(keep))
     assert overlap.max() <= 0.5
     assert len(select_regions(torch.zeros(0, 4), torch.zeros(0), 0.5, 10)) == 0
+
+
+def soften_by_hand(boxes, scores, classes, decay):
+    """One detection after the other, with plain numbers."""
+    result = []
+    for i, (box, score) in enumerate(zip(boxes.tolist(), scores.tolist(), strict=True)):
+        largest = 0.0
+        for j in range(i):
+            other = boxes[j].tolist()
+            if classes[i] == classes[j]:
+                width = min(box[2], other[2]) - max(box[0], other[0])
+                height = min(box[3], other[3]) - max(box[1], other[1])
+                common = max(width, 0) * max(height, 0)
+                areas = sum((b[2] - b[0]) * (b[3] - b[1]) for b in (box, other))
+                largest = max(largest, common / (areas - common) if common else 0.0)
+        result.append(score * math.exp(-(largest**2) / decay))
+    return result
+
+
+@pytest.mark.parametrize("number", [0, 1, 60])
+def test_overlapping_detections_score_lower(number):
+    boxes, classes = close_boxes(number), torch.arange(number) % 3
+    scores = torch.linspace(1, 0.1, number)
+    expected = soften_by_hand(boxes, scores, classes, 0.5)
+    torch.testing.assert_close(soften(boxes, scores, classes, 0.5), torch.tensor(expected))
+
+
+def test_softened_detections_are_the_same_in_another_order():
+    boxes, scores = random_boxes(300), random_scores(300, 5)
+    plain, soft = (ours(boxes, scores, 0.5, 0.5, 1000, overlap_decay=decay) for decay in (None, 0.5))
+    expected = soften(plain.pred_boxes.tensor, plain.scores, plain.pred_classes, 0.5)
+    above = expected[expected > 0.5]
+    assert torch.equal(soft.scores, above.sort(descending=True).values) and len(soft) < len(plain)
+    for box, kind, score in zip(soft.pred_boxes.tensor, soft.pred_classes, soft.scores, strict=True):
+        (index,) = ((plain.pred_boxes.tensor == box).all(1) & (plain.pred_classes == kind)).nonzero()
+        assert score == expected[index]
+
+
+def test_boxes_without_area_keep_their_scores():
+    boxes, scores = torch.zeros(4, 4), torch.linspace(0.9, 0.6, 4)
+    assert torch.equal(soften(boxes, scores, torch.zeros(4), 0.5), scores)
