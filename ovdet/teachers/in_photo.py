@@ -77,10 +77,6 @@ class InPhotoEmbedder:
         regions = roi_align(features, [boxes * scale], 1, 1 / _STRIDE, _SAMPLES, aligned=True).flatten(1)
         return self.teacher.embed_features(regions)
 
-    def to(self, device: str | torch.device) -> InPhotoEmbedder:
-        self.teacher.to(device)
-        return self
-
 
 class SumOfViews:
     """Several ways to look at a region, their embeddings added and brought to unit norm."""
