@@ -57,7 +57,7 @@ ROWS = (
     Row("vild", "ViLD"),
     Row("vild_ensemble", "ViLD-ensemble"),
     Row("rcnn_style", "R-CNN style: the teacher on crops", scores="vild_text"),
-    Row("vild_text_teacher", "ViLD-text + the teacher on crops", scores="vild_text"),
+    Row("vild_text_teacher", "ViLD-text + the teacher on crops and in the photo", scores="vild_text"),
     Row("ovdet_lite", "the trunk's backbone adapts too, distilled"),
     Row("ovdet_lite", "ovdet-lite: the same, averaged with the trunk", scores="ovdet_lite", share=0.7),
 )

@@ -24,4 +24,4 @@ model.proposal_generator.batch_size_per_image = 256
 dataloader.train.sampler = L(repeat_factor_sampler)(threshold=0.1)
 optimizer.update(lr=4e-4)
 optimizer.params.lr_factor_func = L(slower_part)(part="backbone.bottom_up", factor=0.25)
-train.update(init_checkpoint=TRUNK, max_iter=3000, output_dir="output/lite/ovdet_lite")
+train.update(init_checkpoint=TRUNK, max_iter=4600, output_dir="output/lite/ovdet_lite")
