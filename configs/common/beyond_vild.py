@@ -11,8 +11,8 @@ from ovdet.modeling import (
     OnlineRegions,
     OtherNames,
 )
-from ovdet.teachers import InPhotoEmbedder, SumOfViews
 from ovdet.teachers.conse import load_conse_head, load_conse_names
+from ovdet.teachers.in_photo import InPhotoEmbedder, SumOfViews
 
 
 def dense_image_branch(model: DictConfig, *, trained: bool = False) -> DictConfig:

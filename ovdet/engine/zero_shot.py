@@ -21,8 +21,9 @@ from torch import Tensor
 
 from ovdet.data import load_coco_subsets, read_image
 from ovdet.errors import InputError
-from ovdet.teachers import InPhotoEmbedder, RegionEmbedder, Teacher
+from ovdet.teachers import RegionEmbedder, Teacher
 from ovdet.teachers.conse import ConseTeacher
+from ovdet.teachers.in_photo import InPhotoEmbedder
 from ovdet.text import Vocabulary, embed_vocabulary, resolve_templates
 
 _PHOTOS_AT_ONCE = 8

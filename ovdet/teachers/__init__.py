@@ -2,12 +2,9 @@
 
 from ovdet.teachers.base import Teacher, load_teacher
 from ovdet.teachers.crops import RegionEmbedder, crop_regions, embed_region_batch, embed_regions, normalise_crops
-from ovdet.teachers.in_photo import InPhotoEmbedder, SumOfViews
 
 __all__ = [
-    "InPhotoEmbedder",
     "RegionEmbedder",
-    "SumOfViews",
     "Teacher",
     "crop_regions",
     "embed_region_batch",

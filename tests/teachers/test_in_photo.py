@@ -8,7 +8,7 @@ from torchvision.ops import roi_align
 
 from ovdet.errors import InputError
 from ovdet.imagenet_lite import MEAN, STD, load_efficientnet_lite_weights
-from ovdet.teachers import InPhotoEmbedder, SumOfViews
+from ovdet.teachers.in_photo import InPhotoEmbedder, SumOfViews
 
 BOXES = torch.tensor([[3.0, 5, 60, 50], [130, 68, 198, 200], [0, 0, 320, 224]])
 
