@@ -295,8 +295,8 @@ class OpenVocabPredictor:
 
 
 def default_threshold(was_trained: bool) -> float:
-    """A little below where F1 is best for trained names with `ovdet-lite`, 0.31 to 0.33. Other names score far lower,
-    best below 0.1, where most of what is found is wrong (docs/results.md).
+    """A little below where F1 is best for trained names with `ovdet-lite`, 0.30 to 0.34. Other names score far lower,
+    best at 0.09 to 0.17, where most of what is found is wrong (docs/results.md).
 
     Args:
         was_trained: whether the name is one of the classes that the detector was trained on.

@@ -19,6 +19,16 @@ def finished(folder, seed: int, row: str, base: float) -> None:
     (run.parent / "metrics.json").write_text("\n".join(map(json.dumps, losses)))
 
 
+@pytest.fixture
+def run_commands(monkeypatch) -> tuple[list, list]:
+    """The commands that were run, none of which runs in truth, and a list of the exit code that they end with."""
+    commands, codes = [], [0]
+    monkeypatch.setattr(
+        reproduce.subprocess, "run", lambda words: commands.append(words) or type("Run", (), {"returncode": codes[0]})
+    )
+    return commands, codes
+
+
 def test_the_table_and_the_picture(tmp_path):
     finished(tmp_path, 0, "vild", 10.0)
     finished(tmp_path, 1, "vild", 14.0)
@@ -30,11 +40,8 @@ def test_the_table_and_the_picture(tmp_path):
     assert (tmp_path / "learning_curves.png").read_bytes().startswith(b"\x89PNG")
 
 
-def test_a_row_is_run_once_and_a_failure_stops(tmp_path, monkeypatch):
-    commands, codes = [], [0, 1]
-    monkeypatch.setattr(
-        reproduce.subprocess, "run", lambda words: commands.append(words) or type("Run", (), {"returncode": codes[0]})
-    )
+def test_a_row_is_run_once_and_a_failure_stops(tmp_path, run_commands):
+    commands, codes = run_commands
     (tmp_path / "trunk").mkdir()
     (tmp_path / "trunk/model_final.pth").touch()
     rows = reproduce.choose_rows(["closed_set"])
@@ -44,35 +51,28 @@ def test_a_row_is_run_once_and_a_failure_stops(tmp_path, monkeypatch):
     finished(tmp_path, 3, "closed_set", 1.0)
     reproduce.run_rows(rows, "data", tmp_path, seed=3)
     assert len(commands) == 1
-    codes.pop(0)
+    codes[0] = 1
     with pytest.raises(InputError, match="tools/train_net.py"):
         reproduce.run_rows(rows, "data", tmp_path, seed=4)
 
 
-def test_a_row_that_was_trained_but_not_evaluated_is_evaluated_with_its_own_weights(tmp_path, monkeypatch):
-    commands = []
-    monkeypatch.setattr(
-        reproduce.subprocess, "run", lambda words: commands.append(words) or type("Run", (), {"returncode": 0})
-    )
+def test_a_row_that_was_trained_but_not_evaluated_is_evaluated_with_its_own_weights(tmp_path, run_commands):
     for run in ("trunk", "seed_0/vild"):
         (tmp_path / run).mkdir(parents=True)
         (tmp_path / run / "model_final.pth").touch()
     reproduce.run_rows(reproduce.choose_rows(["vild"]), "data", tmp_path)
+    commands, _ = run_commands
     assert (
         "--eval-only" in commands[0] and f"train.init_checkpoint={tmp_path}/seed_0/vild/model_final.pth" in commands[0]
     )
 
 
-def test_a_row_of_averaged_weights(tmp_path, monkeypatch):
-    commands = []
-    monkeypatch.setattr(
-        reproduce.subprocess, "run", lambda words: commands.append(words) or type("Run", (), {"returncode": 0})
-    )
+def test_a_row_of_averaged_weights(tmp_path, run_commands):
     for run in ("trunk", "seed_0/ovdet_lite"):
         (tmp_path / run).mkdir(parents=True)
         (tmp_path / run / "model_final.pth").touch()
     reproduce.run_rows(reproduce.choose_rows(["ovdet_lite_averaged"]), "data", tmp_path)
-    average, evaluate = commands
+    (average, evaluate), _ = run_commands
     weights = f"{tmp_path}/seed_0/ovdet_lite_averaged/model_final.pth"
     before, after = f"{tmp_path}/trunk/model_final.pth", f"{tmp_path}/seed_0/ovdet_lite/model_final.pth"
     assert average[1:] == [

@@ -18,6 +18,7 @@ from torchvision.ops import roi_align
 
 from ovdet.errors import InputError
 from ovdet.teachers.conse import ConseTeacher
+from ovdet.teachers.crops import normalise_crops
 
 Embedder = Callable[[Tensor, Tensor], Tensor]  # RGB photo (3, H, W) in [0, 255], boxes (R, 4) -> (R, D), unit norm
 
@@ -56,10 +57,7 @@ class InPhotoEmbedder:
             (R, D) float32, unit norm, on the teacher's device.
         """
         teacher = self.teacher
-        mean, std = (
-            torch.tensor(values, device=teacher.device)[:, None, None] for values in (teacher.mean, teacher.std)
-        )
-        pixels = ((photo.to(teacher.device) / 255 - mean) / std)[None]
+        pixels = normalise_crops(photo.to(teacher.device)[None], teacher.mean, teacher.std, white=255)
         boxes = boxes.to(pixels)
         short = min(photo.shape[1:])
         scales = [side / short for side in self.short_sides or (short,)]
