@@ -87,7 +87,8 @@ def test_photos_are_repeated_in_ov_lvis_alone():
 def test_transfer_has_one_exponent(file):
     config = load_config(str(file), ["model.roi_heads.score_fusion.open_exponent=0.4"])
     fusion = instantiate(config.model.roi_heads.score_fusion)
-    assert fusion.base_exponent == fusion.novel_exponent == fusion.open_exponent == 0.4
+    told_apart = fusion.exponents(torch.tensor([True, False]))
+    assert fusion.exponents(None).text == 0.4 and torch.equal(told_apart.text, torch.tensor([0.4, 0.4]))
     assert config.dataloader.test.dataset.names.name in BUILTIN
 
 

@@ -79,8 +79,11 @@ def overlap_decay(model: DictConfig) -> DictConfig:
 
 
 def foreground_fusion(model: DictConfig) -> DictConfig:
-    """Of a novel name the text branch of a short schedule knows little, but still that there is a thing."""
+    """Of a novel name the text branch of a short schedule knows little, but still that there is a thing.
+
+    What it takes for one is often a part of something else where the box is small, so that large boxes come first.
+    """
     model.roi_heads.score_fusion = L(GeometricScores)(
-        base_exponent=0.85, novel_exponent=0.15, foreground_exponent=0.35, objectness_exponent=0.3
+        base_exponent=0.85, novel_exponent=0.15, foreground_exponent=0.35, area_exponent=0.2, objectness_exponent=0.3
     )
     return model

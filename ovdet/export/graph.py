@@ -65,7 +65,7 @@ class DetectionGraph(nn.Module):
         image_side = text if heads.image_branch is None else heads.image_branch(pooled, features, [proposals])
         boxes = clip(boxes, size)
         unlike = None if heads.other_names is None else heads.other_names.unlike(vocabulary)
-        scores = heads.scores_for(Regions(boxes, text, image_side, objectness), vocabulary, is_base, unlike)
+        scores = heads.scores_for(Regions(boxes, text, image_side, objectness), size, vocabulary, is_base, unlike)
         found, classes, best = keep_best(
             boxes,
             scores.matrix,

@@ -22,7 +22,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from ovdet.modeling.candidates import BestOfRows, Candidates, best_candidates, first_of
-from ovdet.modeling.score_fusion import ScoreFusion, fuse_sides, join_region_scores
+from ovdet.modeling.score_fusion import Exponents, RegionTerms, ScoreFusion, fuse_sides
 from ovdet.modeling.sides import Side
 
 MAX_DENSE_CLASSES = 16384  # K up to which a whole matrix of scores is the faster way
@@ -41,6 +41,7 @@ class ClassScores:
         objectness_logits: (R,), finite.
         fusion: see modeling/score_fusion.py.
         is_base: (K,) booleans; None where base and novel classes are not told apart.
+        log_areas: (R,) of log_area_shares; None where the fusion does not need it.
     """
 
     class_embeddings: Tensor
@@ -49,6 +50,7 @@ class ClassScores:
     objectness_logits: Tensor
     fusion: ScoreFusion
     is_base: Tensor | None = None
+    log_areas: Tensor | None = None
 
     @cached_property
     def matrix(self) -> Tensor:
@@ -57,8 +59,7 @@ class ClassScores:
         (text, log_divisor), (image, _) = (
             (None, None) if side is None else side.log_probabilities(self.class_embeddings) for side in sides
         )
-        log_foreground = self.text.log_foreground(log_divisor) if self.fusion.needs_foreground else None
-        return self.fusion(text, image, self.objectness_logits, self.is_base, log_foreground=log_foreground)
+        return self.fusion(text, image, self._region_terms(log_divisor), self.is_base)
 
     def best_of_matrix(self, threshold: float, number: int) -> Candidates:
         """The first `number` candidates that score above the threshold."""
@@ -84,29 +85,33 @@ class ClassScores:
             embeddings = self.class_embeddings[chunk]
             logits = [None if side is None else side.logits(embeddings) for side in sides]
             classes = torch.arange(chunk.start, chunk.start + len(embeddings), device=embeddings.device)
-            for best, text_exponent, _, members in groups:
-                _add(best, logits, text_exponent, classes, None if members is None else members[chunk])
+            for best, exponents, members in groups:
+                _add(best, logits, exponents.text, classes, None if members is None else members[chunk])
             for divisor, of_side in zip(divisors, logits, strict=True):
                 if divisor is not None:
                     divisor.add_(of_side)
         log_divisors = [None if divisor is None else divisor.value() for divisor in divisors]  # (R,) each
-        log_foreground = self.text.log_foreground(log_divisors[0]) if self.fusion.needs_foreground else None
+        terms = self._region_terms(log_divisors[0])
         kept = [
-            self._divide(best.kept(), fuse_sides(*log_divisors, text_exponent), log_foreground, foreground_exponent)
-            for best, text_exponent, foreground_exponent, _ in groups
+            self._divide(best.kept(), fuse_sides(*log_divisors, exponents.text), terms, exponents)
+            for best, exponents, _ in groups
         ]
         kept = Candidates(*(torch.cat(parts) for parts in zip(*kept, strict=True)))
         return _scored(first_of(kept, len(self.class_embeddings), _logarithm(threshold), number), threshold)
 
-    def _groups(self) -> list[tuple[float, float, Tensor | None]]:
-        """The exponents of text and foreground, and for each pair which classes (K,) share it; None for all."""
-        exponents = (self.fusion.text_exponent(self.is_base), self.fusion.foreground_exponent(self.is_base))
-        if all(isinstance(exponent, float) for exponent in exponents):
-            return [(*exponents, None)]
+    def _region_terms(self, text_log_divisor: Tensor | None) -> RegionTerms:
+        """(R, 1) each, of the text side's log-divisor (R,)."""
+        foreground = self.text.log_foreground(text_log_divisor) if self.fusion.needs_foreground else None
+        terms = (F.logsigmoid(self.objectness_logits), foreground, self.log_areas)
+        return RegionTerms(*(None if term is None else term[:, None] for term in terms))
+
+    def _groups(self) -> list[tuple[Exponents, Tensor | None]]:
+        """Exponents as numbers, and which classes (K,) share them; None for all."""
+        exponents = self.fusion.exponents(self.is_base)
+        if not any(isinstance(exponent, Tensor) for exponent in exponents):
+            return [(exponents, None)]
         groups = [mask for mask in (self.is_base, ~self.is_base) if mask.any()]
-        return [
-            (*(x if isinstance(x, float) else float(x[mask.nonzero()[0]]) for x in exponents), mask) for mask in groups
-        ]
+        return [(Exponents(*(float(x[mask.nonzero()[0]]) for x in exponents)), mask) for mask in groups]
 
     def _chunks(self) -> Iterator[slice]:
         """Of the K classes, in order."""
@@ -117,14 +122,12 @@ class ClassScores:
             yield slice(start, start + size)
 
     def _divide(
-        self, kept: Candidates, log_divisors: Tensor, log_foreground: Tensor | None, foreground_exponent: float
+        self, kept: Candidates, log_divisors: Tensor, terms: RegionTerms, exponents: Exponents
     ) -> Candidates:
-        """Fused logits to logarithms of scores; log_divisors (R,), log_foreground (R,) where there is one."""
+        """Fused logits to logarithms of scores; log_divisors (R,), terms (R, 1)."""
+        terms = RegionTerms(*(None if term is None else term[kept.regions, 0] for term in terms))
         log_scores = kept.scores - log_divisors[kept.regions]
-        if log_foreground is not None:
-            log_scores = join_region_scores(log_scores, log_foreground[kept.regions], foreground_exponent)
-        objectness = F.logsigmoid(self.objectness_logits[kept.regions])
-        return kept._replace(scores=join_region_scores(log_scores, objectness, self.fusion.objectness_exponent))
+        return kept._replace(scores=self.fusion.join_terms(log_scores, terms, exponents))
 
 
 def chunk_size(num_rows: int, width: int) -> int:

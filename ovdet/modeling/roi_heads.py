@@ -29,7 +29,7 @@ from ovdet.modeling.localisation_quality import LocalisationQuality, join_object
 from ovdet.modeling.other_names import OtherNames
 from ovdet.modeling.postprocess import Suppress, nms_per_class, select_regions, settle
 from ovdet.modeling.region_sources import CropEmbedder
-from ovdet.modeling.score_fusion import ScoreFusion
+from ovdet.modeling.score_fusion import ScoreFusion, log_area_shares
 from ovdet.modeling.sides import SoftmaxSide
 from ovdet.modeling.text_classifier import RegionProjection
 
@@ -257,7 +257,7 @@ class OpenVocabROIHeads(StandardROIHeads):
 
     def _settle(self, regions: Regions, image_size: tuple[int, int]) -> Instances:
         regions = regions.finite()
-        scores = self.class_scores(regions)
+        scores = self.class_scores(regions, image_size)
         is_small = self.num_classes <= self.max_dense_classes
         return settle(
             scores.best_of_matrix if is_small else scores.best_of_chunks,
@@ -270,17 +270,23 @@ class OpenVocabROIHeads(StandardROIHeads):
             overlap_decay=self.overlap_decay,
         )
 
-    def class_scores(self, regions: Regions) -> ClassScores:
+    def class_scores(self, regions: Regions, image_size: tuple[int, int]) -> ClassScores:
         """What one image's regions score for the present vocabulary."""
-        return self.scores_for(regions, self.box_predictor.classifier.class_embeddings, self.is_base, self.unlike)
+        return self.scores_for(regions, image_size, self.box_predictor.classifier.class_embeddings, self.is_base, self.unlike)
 
     def scores_for(
-        self, regions: Regions, class_embeddings: Tensor, is_base: Tensor | None, unlike: Tensor | None
+        self,
+        regions: Regions,
+        image_size: tuple[int, int],
+        class_embeddings: Tensor,
+        is_base: Tensor | None,
+        unlike: Tensor | None,
     ) -> ClassScores:
         """What one image's regions score for a vocabulary.
 
         Args:
             regions: R of them.
+            image_size: (height, width), in whose pixels their boxes are.
             class_embeddings: (K, D), unit norm.
             is_base: (K,) booleans; None where base and novel are not told apart.
             unlike: (O,) booleans, which of the other names count; None for none of them.
@@ -293,6 +299,7 @@ class OpenVocabROIHeads(StandardROIHeads):
             objectness_logits=regions.objectness_logits,
             fusion=fusion,
             is_base=is_base,
+            log_areas=log_area_shares(regions.boxes, image_size) if fusion.needs_area else None,
         )
 
     def _image_side(self, embeddings: Tensor, unlike: Tensor | None) -> SoftmaxSide:

@@ -1,18 +1,56 @@
 """How the scores of a region become one number per class: text branch, image branch or teacher, objectness.
 
-Every score is `((text ** e * image ** (1 - e)) ** (1 - f) * foreground ** f) ** (1 - o) * objectness ** o`, with e and
-f per class, computed in logarithms. There the sum over the sides is linear, so that logits, log-probabilities and
-log-divisors can all be fused alike. `foreground` is what the text branch gives to all classes together, 1 less its
-background: of a novel class it may not know the name, and still see that something is there.
+Every score is `((text ** e * image ** (1 - e)) ** (1 - f) * foreground ** f) ** (1 - o) * objectness ** o * area ** a`,
+with e, f and a per class, computed in logarithms. There the sum over the sides is linear, so that logits,
+log-probabilities and log-divisors can all be fused alike. `foreground` is what the text branch gives to all classes
+together, 1 less its background: of a novel class it may not know the name, and still see that something is there.
+`area` is the box's share of the image: most small boxes lie on parts of things and on clutter, which a detector learns
+to tell from objects of the classes it was trained on, and not from others.
 
 Shape letters: R regions of one image, K classes of the present vocabulary.
 """
 
 from __future__ import annotations
 
+from typing import NamedTuple
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor
+
+_LEAST_AREA = 1e-4  # of an image: a box of 3 x 3 pixels on 300 x 300
+
+
+class Exponents(NamedTuple):
+    """e, f and a: each a number or (K,)."""
+
+    text: float | Tensor
+    foreground: float | Tensor = 0.0
+    area: float | Tensor = 0.0
+
+
+class RegionTerms(NamedTuple):
+    """What is known of a region whatever the class, in logarithms; in shapes that broadcast to the scores'."""
+
+    objectness: Tensor
+    foreground: Tensor | None = None  # None where the fusion does not need it
+    area: Tensor | None = None
+
+
+def log_area_shares(boxes: Tensor, image_size: tuple[int, int]) -> Tensor:
+    """Logarithms of the boxes' shares of their image, from 1e-4 on.
+
+    Args:
+        boxes: (R, 4) XYXY in pixels; what lies outside of the image does not count.
+        image_size: (height, width).
+
+    Returns:
+        (R,), 0 for the whole image.
+    """
+    height, width = image_size
+    x, y = boxes[:, 0::2].clamp(0, width), boxes[:, 1::2].clamp(0, height)
+    areas = (x[:, 1] - x[:, 0]) * (y[:, 1] - y[:, 0])
+    return (areas / (height * width)).clamp(min=_LEAST_AREA).log()
 
 
 def fuse_sides(text: Tensor | None, image: Tensor | None, text_exponent: float | Tensor) -> Tensor:
@@ -52,7 +90,7 @@ def join_region_scores(log_scores: Tensor, region_log_scores: Tensor, exponent: 
 class ScoreFusion:
     """A choice of sides and exponents."""
 
-    needs_text, needs_image, needs_foreground = True, True, False
+    needs_text, needs_image, needs_foreground, needs_area = True, True, False, False
 
     def __init__(self, *, objectness_exponent: float) -> None:
         """
@@ -61,39 +99,33 @@ class ScoreFusion:
         """
         self.objectness_exponent = objectness_exponent
 
-    def text_exponent(self, is_base: Tensor | None) -> float | Tensor:
-        """e, one or (K,)."""
+    def exponents(self, is_base: Tensor | None) -> Exponents:
+        """By class where base and novel are told apart, (K,) booleans; None where they are not."""
         raise NotImplementedError
 
-    def foreground_exponent(self, is_base: Tensor | None) -> float | Tensor:
-        """f, one or (K,)."""
-        return 0.0
-
     def __call__(
-        self,
-        text: Tensor | None,
-        image: Tensor | None,
-        objectness_logits: Tensor,
-        is_base: Tensor | None = None,
-        *,
-        log_foreground: Tensor | None = None,
+        self, text: Tensor | None, image: Tensor | None, regions: RegionTerms, is_base: Tensor | None = None
     ) -> Tensor:
         """Log-probabilities to logarithms of scores.
 
         Args:
             text: (R, K), None where not needed.
             image: (R, K), None where not needed.
-            objectness_logits: (R,).
+            regions: terms of (R, 1).
             is_base: (K,) booleans, or None where base and novel classes are not told apart.
-            log_foreground: (R,), None where not needed.
 
         Returns:
             (R, K).
         """
-        fused = fuse_sides(text, image, self.text_exponent(is_base))
+        exponents = self.exponents(is_base)
+        return self.join_terms(fuse_sides(text, image, exponents.text), regions, exponents)
+
+    def join_terms(self, log_scores: Tensor, regions: RegionTerms, exponents: Exponents) -> Tensor:
+        """Fused sides, and all that is not of a class: in the shape of `log_scores`, to which all must broadcast."""
         if self.needs_foreground:
-            fused = join_region_scores(fused, log_foreground[:, None], self.foreground_exponent(is_base))
-        return join_region_scores(fused, F.logsigmoid(objectness_logits)[:, None], self.objectness_exponent)
+            log_scores = join_region_scores(log_scores, regions.foreground, exponents.foreground)
+        log_scores = join_region_scores(log_scores, regions.objectness, self.objectness_exponent)
+        return log_scores + exponents.area * regions.area if self.needs_area else log_scores
 
 
 class TextScores(ScoreFusion):
@@ -104,9 +136,9 @@ class TextScores(ScoreFusion):
     def __init__(self, *, objectness_exponent: float = 0.0) -> None:
         super().__init__(objectness_exponent=objectness_exponent)
 
-    def text_exponent(self, is_base: Tensor | None) -> float:
-        """1."""
-        return 1.0
+    def exponents(self, is_base: Tensor | None) -> Exponents:
+        """e = 1."""
+        return Exponents(1.0)
 
 
 class ImageScores(ScoreFusion):
@@ -117,9 +149,9 @@ class ImageScores(ScoreFusion):
     def __init__(self, *, objectness_exponent: float = 0.5) -> None:
         super().__init__(objectness_exponent=objectness_exponent)
 
-    def text_exponent(self, is_base: Tensor | None) -> float:
-        """0."""
-        return 0.0
+    def exponents(self, is_base: Tensor | None) -> Exponents:
+        """e = 0."""
+        return Exponents(0.0)
 
 
 class GeometricScores(ScoreFusion):
@@ -132,6 +164,7 @@ class GeometricScores(ScoreFusion):
         novel_exponent: float = 1 / 3,
         open_exponent: float = 0.6,
         foreground_exponent: float = 0.0,
+        area_exponent: float = 0.0,
         objectness_exponent: float = 0.0,
     ) -> None:
         """
@@ -140,23 +173,18 @@ class GeometricScores(ScoreFusion):
             novel_exponent: of the text branch, for novel classes.
             open_exponent: of the text branch, where base and novel are not told apart (0.6 in DetPro's transfer).
             foreground_exponent: f of novel classes, and of all where base and novel are not told apart; 0 in ViLD.
+            area_exponent: a, of the same classes; 0 in ViLD.
             objectness_exponent: o; 0 in ViLD.
         """
         super().__init__(objectness_exponent=objectness_exponent)
-        self.base_exponent = base_exponent
-        self.novel_exponent = novel_exponent
-        self.open_exponent = open_exponent
-        self.novel_foreground_exponent = foreground_exponent
+        self._base = Exponents(base_exponent)
+        self._novel = Exponents(novel_exponent, foreground_exponent, area_exponent)
+        self._open = self._novel._replace(text=open_exponent)
         self.needs_foreground = foreground_exponent > 0
+        self.needs_area = area_exponent > 0
 
-    def text_exponent(self, is_base: Tensor | None) -> float | Tensor:
-        """(K,) by `is_base`; one where that is None."""
+    def exponents(self, is_base: Tensor | None) -> Exponents:
+        """(K,) each by `is_base`; numbers where that is None."""
         if is_base is None:
-            return self.open_exponent
-        return torch.where(is_base, self.base_exponent, self.novel_exponent)
-
-    def foreground_exponent(self, is_base: Tensor | None) -> float | Tensor:
-        """(K,) by `is_base`; one where that is None."""
-        if is_base is None:
-            return self.novel_foreground_exponent
-        return torch.where(is_base, 0.0, self.novel_foreground_exponent)
+            return self._open
+        return Exponents(*(torch.where(is_base, *pair) for pair in zip(self._base, self._novel, strict=True)))

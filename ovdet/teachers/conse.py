@@ -255,12 +255,13 @@ def load_conse_head(variant: int = 0) -> dict[str, Tensor]:
 
 
 def load_conse_names() -> dict[str, Tensor]:
-    """The embeddings of ImageNet's class names, as OtherNames takes them.
+    """The embeddings of ImageNet's class names, without and with definitions, as OtherNames takes them.
 
     Raises:
         InputError: a package that it needs is missing.
     """
-    return {"embeddings": ConseTeacher(0).name_embeddings}
+    teacher = ConseTeacher(0)
+    return {"embeddings": teacher.name_embeddings, "definitions": teacher.class_embeddings}
 
 
 def _find_sentence_encoder() -> Path:

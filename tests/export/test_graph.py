@@ -99,7 +99,7 @@ def dense(model):
     model.roi_heads.image_branch = L(DenseImageBranch)(
         in_feature="stride32", stride=32, channels=(64, 32), num_names=10, width=384
     )
-    model.roi_heads.score_fusion = L(GeometricScores)(base_exponent=2 / 3, novel_exponent=1 / 3)
+    model.roi_heads.score_fusion = L(GeometricScores)(foreground_exponent=0.3, area_exponent=0.2)
     return model
 
 

@@ -18,6 +18,8 @@ FUSIONS = {
     "geometric": GeometricScores(),
     "geometric and objectness": GeometricScores(objectness_exponent=0.2),
     "geometric and foreground": GeometricScores(foreground_exponent=0.4, objectness_exponent=0.1),
+    "geometric and area": GeometricScores(area_exponent=0.3, objectness_exponent=0.1),
+    "all": GeometricScores(foreground_exponent=0.4, area_exponent=0.2, objectness_exponent=0.1),
 }
 
 
@@ -43,6 +45,7 @@ def make_scores(make_unit_rows):
             objectness_logits=torch.randn(regions, generator=torch.Generator().manual_seed(4)),
             fusion=fusion,
             is_base=is_base,
+            log_areas=-4 * torch.rand(regions, generator=torch.Generator().manual_seed(6)),
         )
 
     return make_scores

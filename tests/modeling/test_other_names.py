@@ -9,22 +9,28 @@ from scipy.special import logsumexp
 from configs.common.methods import vild_ensemble
 from ovdet.modeling import OtherNames
 from ovdet.modeling.sides import SoftmaxSide
+from ovdet.teachers.conse import ConseTeacher, load_conse_names
 
 
 def rows(number: int, seed: int = 0) -> torch.Tensor:
     return F.normalize(torch.randn(number, 16, generator=torch.Generator().manual_seed(seed)), dim=1)
 
 
+def weights(number: int = 12, seed: int = 5) -> dict[str, torch.Tensor]:
+    return {"embeddings": rows(number, seed), "definitions": rows(number, seed + 100)}
+
+
 def others(number: int = 12, near: float = 0.3) -> OtherNames:
-    return OtherNames(number, width=16, near=near, weights={"embeddings": rows(number, seed=5)})
+    return OtherNames(number, width=16, near=near, weights=weights(number))
 
 
 def test_it_is_the_sum_over_the_names_unlike_all_asked_ones():
     asked, queries = rows(3, seed=1), rows(7, seed=2) / 0.1
     names = others()
     unlike = names.unlike(asked)
-    assert unlike.tolist() == [max(float(name @ word) for word in asked) < 0.3 for name in names.embeddings]
-    assert 0 < unlike.sum() < 12
+    near = [[max(float(name @ word) for word in asked) >= 0.3 for name in x] for x in weights().values()]
+    assert unlike.tolist() == [not (by_name or by_definition) for by_name, by_definition in zip(*near, strict=True)]
+    assert 0 < unlike.sum() < 12 and near[0] != near[1]
     expected = logsumexp((queries @ names.embeddings.T).double().numpy()[:, unlike.numpy()], axis=1)
     torch.testing.assert_close(names(queries, unlike), torch.from_numpy(expected).float())
 
@@ -93,12 +99,19 @@ def test_another_vocabulary_asks_anew(build, make_inputs):
 def test_weights_from_before_there_were_any():
     built, random = others(), OtherNames(12, width=16)
     assert built.load_state_dict({}).missing_keys == []
-    assert torch.equal(built.embeddings, rows(12, seed=5))
-    assert random.load_state_dict({}, strict=False).missing_keys == ["embeddings"]
-    built.load_state_dict({"embeddings": rows(12, seed=6)})
-    assert torch.equal(built.embeddings, rows(12, seed=6))
+    assert torch.equal(built.embeddings, rows(12, seed=5)) and torch.equal(built.definitions, rows(12, seed=105))
+    assert random.load_state_dict({}, strict=False).missing_keys == ["embeddings", "definitions"]
+    built.load_state_dict({"embeddings": rows(12, seed=6)})  # of before there were definitions
+    assert torch.equal(built.embeddings, rows(12, seed=6)) and torch.equal(built.definitions, rows(12, seed=105))
 
 
 def test_weights_of_another_number_are_refused():
     with pytest.raises(RuntimeError, match="size mismatch"):
-        OtherNames(11, width=16, weights={"embeddings": rows(12)})
+        OtherNames(11, width=16, weights=weights(12))
+
+
+def test_breeds_are_dogs():
+    """What conse's other names pass over where a dog is asked: ImageNet's classes 151 to 268 are breeds of dogs."""
+    teacher = ConseTeacher(0)
+    unlike = OtherNames(width=384, weights=load_conse_names()).unlike(teacher.encode_text(["a dog"]))
+    assert unlike[151:269].sum() < 25 and unlike.sum() > 850
