@@ -272,7 +272,8 @@ class OpenVocabROIHeads(StandardROIHeads):
 
     def class_scores(self, regions: Regions, image_size: tuple[int, int]) -> ClassScores:
         """What one image's regions score for the present vocabulary."""
-        return self.scores_for(regions, image_size, self.box_predictor.classifier.class_embeddings, self.is_base, self.unlike)
+        class_embeddings = self.box_predictor.classifier.class_embeddings
+        return self.scores_for(regions, image_size, class_embeddings, self.is_base, self.unlike)
 
     def scores_for(
         self,

@@ -15,7 +15,6 @@ from __future__ import annotations
 from typing import NamedTuple
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
 _LEAST_AREA = 1e-4  # of an image: a box of 3 x 3 pixels on 300 x 300

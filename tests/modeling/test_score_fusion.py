@@ -62,7 +62,8 @@ def test_the_area_joins_for_novel_classes_alone(probabilities):
 
 
 def test_area_shares_equal_those_of_torchvision_and_detectron2():
-    boxes = torch.tensor([[0.0, 0, 80, 60], [-20, 10, 40, 50], [70, 50, 200, 100], [10, 10, 10.1, 10.1], [90, 0, 99, 9]])
+    boxes = [[0, 0, 80, 60], [-20, 10, 40, 50], [70, 50, 200, 100], [10, 10, 10.1, 10.1], [90, 0, 99, 9]]
+    boxes = torch.tensor(boxes)
     expected = Boxes(clip_boxes_to_image(boxes, (60, 80))).area() / (60 * 80)
     shares = log_area_shares(boxes, (60, 80)).exp()
     torch.testing.assert_close(shares, expected.clamp(min=1e-4))
