@@ -121,9 +121,7 @@ class ClassScores:
         for start in range(0, num_classes, size):
             yield slice(start, start + size)
 
-    def _divide(
-        self, kept: Candidates, log_divisors: Tensor, terms: RegionTerms, exponents: Exponents
-    ) -> Candidates:
+    def _divide(self, kept: Candidates, log_divisors: Tensor, terms: RegionTerms, exponents: Exponents) -> Candidates:
         """Fused logits to logarithms of scores; log_divisors (R,), terms (R, 1)."""
         terms = RegionTerms(*(None if term is None else term[kept.regions, 0] for term in terms))
         log_scores = kept.scores - log_divisors[kept.regions]
