@@ -295,13 +295,13 @@ class OpenVocabPredictor:
 
 
 def default_threshold(was_trained: bool) -> float:
-    """A little below where F1 is best for trained names with `ovdet-lite`, 0.30 to 0.34. Other names score far lower,
-    best at 0.09 to 0.17, where most of what is found is wrong (docs/results.md).
+    """A little below where F1 is best for trained names with `ovdet-lite`, 0.30 to 0.41. Other names score far lower,
+    best at 0.03 to 0.09, where most of what is found is wrong (docs/results.md).
 
     Args:
         was_trained: whether the name is one of the classes that the detector was trained on.
     """
-    return 0.25 if was_trained else 0.15
+    return 0.25 if was_trained else 0.08
 
 
 def to_rgb(image: Photo, channel_order: str = "BGR") -> np.ndarray:

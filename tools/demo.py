@@ -29,7 +29,7 @@ def parse_arguments() -> argparse.Namespace:
     add("--config-file", metavar="F", help="of the detector, instead of --model")
     add("--weights", metavar="W", help="the config's checkpoint (default: its run's last), or an .onnx file alone")
     add("--teacher", metavar="T", help="whose text space it is (default: the config's)")
-    add("--threshold", type=float, metavar="t", help="lowest score (default: 0.25 for trained names, else 0.15)")
+    add("--threshold", type=float, metavar="t", help="lowest score (default: 0.25 for trained names, else 0.08)")
     add(
         "--distractors",
         metavar='"a,b"',
