@@ -6,10 +6,13 @@ import timm
 import torch
 from detectron2.modeling.backbone import FPN
 from detectron2.modeling.backbone.fpn import LastLevelMaxPool
+from timm.layers import Conv2dSame
+from torch import nn
 
 from ovdet.errors import InputError
 from ovdet.imagenet_lite import load_efficientnet_lite_weights
 from ovdet.modeling.backbones import PyramidWithMaps, TimmBackbone
+from ovdet.modeling.backbones.same_padding import EvenConv2dSame, pad_evenly
 
 
 def test_maps_equal_timms():
@@ -104,3 +107,29 @@ def test_refusals():
         TimmBackbone("tf_efficientnet_lite9")
     with pytest.raises(InputError, match="conv1.weight"):
         TimmBackbone("resnet18", weights=load_efficientnet_lite_weights(0))
+
+
+@pytest.mark.parametrize(
+    ("kernel", "stride", "dilation"), [(3, 2, 1), (5, 2, 1), (3, 1, 1), ((5, 3), (2, 1), 1), (2, 4, 1), (3, 2, 2)]
+)
+@pytest.mark.parametrize("groups", [1, 4])
+@pytest.mark.parametrize("size", [(16, 24), (15, 24), (4, 4)])
+def test_even_padding_is_the_same_padding_of_timm(kernel, stride, dilation, groups, size):
+    torch.manual_seed(0)
+    body = nn.Sequential(Conv2dSame(4, 8, kernel, stride, dilation=dilation, groups=groups))
+    x = torch.randn(2, 4, *size, requires_grad=True)
+    expected, keys = body(x), list(body.state_dict())
+    (expected_gradient,) = torch.autograd.grad(expected.square().sum(), x)
+    pad_evenly(body)
+    assert type(body[0]) is EvenConv2dSame and list(body.state_dict()) == keys
+    assert torch.equal(body(x), expected)  # weights that are trained go timm's way
+    found = body.requires_grad_(False)(x)
+    torch.testing.assert_close(found, expected)
+    torch.testing.assert_close(torch.autograd.grad(found.square().sum(), x)[0], expected_gradient)
+    assert body(x[:0]).shape == (0, *expected.shape[1:])
+
+
+def test_efficientnets_of_tensorflow_pad_evenly():
+    backbone = TimmBackbone("tf_efficientnet_lite0", out_indices=(2, 3, 4), folded_norm=True).eval()
+    kinds = [type(module) for module in backbone.modules()]
+    assert Conv2dSame not in kinds and kinds.count(EvenConv2dSame) == 5

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from ovdet.errors import InputError
 from ovdet.imagenet_lite import fold_batch_norms
+from ovdet.modeling.backbones.same_padding import pad_evenly
 
 
 class TimmBackbone(Backbone):
@@ -55,6 +56,7 @@ class TimmBackbone(Backbone):
             fold_batch_norms(self.body.eval())
         elif frozen_norm:
             self.body = freeze_batch_norm_2d(self.body)  # timm's own: its norm layers hold the activation too
+        pad_evenly(self.body)
         self._freeze(freeze_stages)
         if freeze_depthwise:
             self._freeze_depthwise()
