@@ -7,6 +7,7 @@ import pickle
 from pathlib import Path
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.nn.utils.fusion import fuse_conv_bn_eval
 
@@ -75,3 +76,20 @@ def fold_batch_norms(model: nn.Module) -> None:
             folded = fuse_conv_bn_eval(convolution, module)
             convolution.weight, convolution.bias = folded.weight, folded.bias
             model.set_submodule(name, module.act)
+
+
+def fold_padding(weight: Tensor, padding: tuple[int, int]) -> tuple[Tensor, tuple[int, int]]:
+    """Let a convolution pad by itself that has one pixel more at the end than at the beginning where their sum is odd.
+
+    TensorFlow pads so, and timm copies its whole input into a padded one for it. A kernel with a row and a column of
+    zeros in front, and as much padding at the beginning as at the end, gives the same.
+
+    Args:
+        weight: (C', C, h, w) of a convolution without dilation.
+        padding: of rows and of columns, beginning and end together.
+
+    Returns:
+        The weight, h and w larger by one where the sum is odd, and the padding on either side.
+    """
+    rows, columns = padding
+    return F.pad(weight, (columns % 2, 0, rows % 2, 0)), ((rows + 1) // 2, (columns + 1) // 2)

@@ -34,6 +34,7 @@ from ovdet.imagenet_lite import (
     STD,
     find_efficientnet_lite_file,
     fold_batch_norms,
+    fold_padding,
     load_efficientnet_lite_weights,
     timm_name,
 )
@@ -275,9 +276,6 @@ def _find_sentence_encoder() -> Path:
 def _fold_paddings(model: nn.Module, size: int) -> None:
     """Let the convolutions of stride 2 pad by themselves, in place; timm copies their whole input into a padded one.
 
-    TensorFlow's padding has one pixel more at the end than at the beginning where its sum is odd. A kernel with a row
-    and a column of zeros in front, and a padding of that one pixel more on all sides, gives the same.
-
     Args:
         model: timm's EfficientNet of the tf_ kind, in whose order of layers each such convolution follows the last.
         size: height and width of its input.
@@ -290,12 +288,12 @@ def _fold_paddings(model: nn.Module, size: int) -> None:
         kernel, stride = module.kernel_size[0], module.stride[0]
         outputs = -(-size // stride)
         padding = max((outputs - 1) * stride + kernel - size, 0)
-        size, odd = outputs, padding % 2
+        size = outputs
+        weight, padding = fold_padding(module.weight, (padding, padding))
         plain = nn.Conv2d(
-            *(module.in_channels, module.out_channels, kernel + odd, stride, (padding + odd) // 2),
+            *(module.in_channels, module.out_channels, weight.shape[2:], stride, padding),
             groups=module.groups,
             device="meta",
         )
-        weight = F.pad(module.weight, (odd, 0, odd, 0))
         plain.weight, plain.bias = nn.Parameter(weight, requires_grad=False), module.bias
         model.set_submodule(name, plain)
