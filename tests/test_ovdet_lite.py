@@ -3,8 +3,10 @@
 import json
 from pathlib import Path
 
+import numpy as np
 import pytest
 import safetensors
+import torch
 
 from ovdet import OpenVocabPredictor
 from ovdet.engine import find_model
@@ -39,3 +41,20 @@ def test_the_best_detection_has_the_obvious_name(predictor, photo, name):
     data = pytest.importorskip("skimage")
     found = predictor(Path(data.__file__).with_name("data") / f"{photo}.png", threshold=0)
     assert found.labels[0] == name
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="no GPU")
+def test_a_gpu_is_taken_where_there_is_one_and_finds_the_same(predictor):
+    data = Path(pytest.importorskip("skimage").__file__).with_name("data")
+    on_gpu = OpenVocabPredictor.from_pretrained()
+    on_gpu.set_vocabulary(NAMES)
+    assert on_gpu.model.device.type == "cuda"
+    for photo in ("chelsea.png", "coffee.png", "motorcycle_left.png"):
+        expected, found = predictor(data / photo), on_gpu(data / photo)
+        assert sorted(found.labels) == sorted(expected.labels) and len(expected)
+        for box, score, label in zip(expected.boxes, expected.scores, expected.labels, strict=True):
+            near = [
+                other == label and abs(scored - score) < 0.01 and np.abs(placed - box).max() < 1
+                for placed, scored, other in zip(found.boxes, found.scores, found.labels, strict=True)
+            ]
+            assert any(near)

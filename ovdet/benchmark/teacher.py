@@ -26,7 +26,7 @@ from ovdet.errors import InputError
 from ovdet.teachers import RegionEmbedder, Teacher, crop_regions, load_teacher, normalise_crops
 
 _DRAWN_SIZE = (480, 640)  # height and width in pixels
-_CPU_BATCHES, _DEVICE_BATCHES = (4, 8, 16, 32), (64, 128, 256, 512)  # crops; tried for the limit
+_CPU_BATCHES, _DEVICE_BATCHES = (4, 8, 16, 32), (128, 256, 512, 1024)  # crops; tried for the limit
 _LOWEST_COSINE = 0.99  # of ours to the usual way: both must have done the same work
 
 

@@ -8,13 +8,14 @@ Shape letters: R images (crops of regions), T texts, D embedding width, H x W pi
 from __future__ import annotations
 
 import contextlib
+import copy
 import hashlib
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Protocol, runtime_checkable
 
 import torch
 import torch.nn.functional as F
-from torch import Tensor
+from torch import Tensor, nn
 
 from ovdet.errors import InputError
 
@@ -120,14 +121,9 @@ def parse_device(device: str | torch.device) -> torch.device:
 
 
 @contextlib.contextmanager
-def plain_inference(device: torch.device, half: torch.dtype | None = None) -> Iterator[None]:
-    """No gradients, and nothing of the caller's precision: embeddings do not depend on who asks for them.
-
-    Args:
-        device: where it computes.
-        half: compute in this type where autocast finds it safe; None for float32 throughout.
-    """
-    with torch.inference_mode(), torch.autocast(device.type, half, enabled=half is not None), _without_tf32():
+def plain_inference(device: torch.device) -> Iterator[None]:
+    """No gradients, and nothing of the caller's precision: embeddings do not depend on who asks for them."""
+    with torch.inference_mode(), torch.autocast(device.type, enabled=False), _without_tf32():
         yield
 
 
@@ -146,29 +142,31 @@ def _without_tf32() -> Iterator[None]:
         setattr(place, name, before)
 
 
-def choose_half(
-    encode: Callable[[Tensor], Tensor], input_size: tuple[int, int], device: torch.device
-) -> torch.dtype | None:
-    """float16 on GPUs, unless the network overflows in it or turns an embedding: a fingerprint stands for both.
+def image_network(
+    model: nn.Module, encode: Callable[[nn.Module, Tensor], Tensor], input_size: tuple[int, int], device: torch.device
+) -> nn.Module:
+    """A model as it embeds images: on GPUs a float16 copy, unless the network overflows in it or turns an embedding,
+    as a fingerprint stands for both.
 
     Args:
-        encode: (R, 3, *input_size) float32 -> (R, D), not normalised.
+        model: of float32, on the device.
+        encode: such a model, pixels (R, 3, *input_size) of its type -> (R, D), not normalised.
         input_size: (height, width) in pixels.
         device: where it computes.
 
     Returns:
-        None for float32: on other devices, and where the cosine of a test picture falls below 0.999.
+        The model itself on other devices, and where the cosine of a test picture falls below 0.999.
     """
-    half = _HALF.get(device.type)
-    if half is None:
-        return None
+    if device.type not in _HALF:
+        return model
+    half = copy.deepcopy(model).to(_HALF[device.type])
     coarse = torch.randn(4, 3, 7, 7, generator=torch.Generator().manual_seed(0)).to(device)
     with plain_inference(device):
         pictures = F.interpolate(coarse, input_size, mode="bicubic")
-        exact = encode(pictures).float()
-    with plain_inference(device, half):
-        rounded = encode(pictures).float()
-    return half if bool((F.cosine_similarity(exact, rounded) >= _LOWEST_COSINE).all()) else None  # NaN is not above it
+        exact = encode(model, pictures).float()
+        rounded = encode(half, pictures.to(_HALF[device.type])).float()
+        is_near = bool((F.cosine_similarity(exact, rounded) >= _LOWEST_COSINE).all())  # NaN is not above it
+    return half if is_near else model
 
 
 def check_pixels(pixels: Tensor, input_size: tuple[int, int]) -> None:

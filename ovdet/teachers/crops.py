@@ -1,11 +1,9 @@
 """Regions cut out of photos and embedded by a teacher; all on the teacher's device, many regions at a time.
 
-A crop is what Pillow's `image.crop(box).resize(size, BICUBIC)` gives. On CPUs torch's own resize of bytes does that,
-one region after the other. Elsewhere, and for photos of floats, regions of like size are cut together: the resize is
-separable, so it is two matrix products per region, crop = W_y window W_x^T, with a weight matrix per axis.
+A crop is what Pillow's `image.crop(box).resize(size, BICUBIC)` gives (see bicubic.py).
 
 Shape letters: N photos, R regions (of one photo, or over all and scales), S scales, D embedding width, H x W photo,
-n x m window (a part of a photo that holds the crop), h x w crop.
+h x w crop.
 """
 
 from __future__ import annotations
@@ -18,10 +16,10 @@ from torch import Tensor
 
 from ovdet.errors import InputError
 from ovdet.teachers.base import Teacher, plain_inference
+from ovdet.teachers.bicubic import resize_regions
 
-_SMALLEST_WINDOW = 32  # pixels; below that the matrix products do not get cheaper
-_MOST_AT_ONCE = 64  # crops in one matrix product, to bound the memory
-_CPU_BATCH, _DEVICE_BATCH = 8, 256  # crops in one forward pass; on CPUs its maps then stay near the cache
+# Crops in one forward pass: on CPUs its maps then stay near the cache, elsewhere a photo of 300 regions is one pass.
+_CPU_BATCH, _DEVICE_BATCH = 8, 600
 
 
 def crop_regions(image: Tensor, boxes: Tensor, size: tuple[int, int], scale: float = 1.0) -> Tensor:
@@ -47,7 +45,7 @@ def crop_regions(image: Tensor, boxes: Tensor, size: tuple[int, int], scale: flo
     _check(image, boxes, (scale,))
     with plain_inference(image.device):
         edges = _pixel_edges(boxes, scale, image.shape[1:])
-        crops = _cut(image[None], F.pad(edges, (1, 0)), size) / 255
+        crops = resize_regions(image[None], F.pad(edges, (1, 0)), size) / 255
     return crops.clone()  # out of inference mode
 
 
@@ -113,13 +111,11 @@ def embed_region_batch(
     with plain_inference(teacher.device):
         canvas = _stack([photo.to(teacher.device) for photo in photos])
         edges = torch.cat([_canvas_edges(boxes, scale, photos) for scale in scales])  # (S * R, 5)
-        order = _order_by_window(edges, canvas)  # like sizes into one batch
         parts = []
-        for batch in edges[order].split(step):
-            levels = _cut(canvas, batch, teacher.input_size)
+        for batch in edges.split(step):
+            levels = resize_regions(canvas, batch, teacher.input_size)
             parts.append(teacher.encode_image(normalise_crops(levels, teacher.mean, teacher.std, white=255)))
-        embeddings = torch.cat(parts)[order.argsort().to(teacher.device)]  # (S * R, D), the caller's order again
-        summed = embeddings.view(len(scales), sum(counts), -1).sum(0)
+        summed = torch.cat(parts).view(len(scales), sum(counts), -1).sum(0)
         result = F.normalize(summed, dim=-1)
     return list(result.clone().split(counts))
 
@@ -204,77 +200,3 @@ def _stack(photos: Sequence[Tensor]) -> Tensor:
     for place, photo in zip(canvas, photos, strict=True):
         place[:, : photo.shape[1], : photo.shape[2]] = photo
     return canvas
-
-
-def _cut(canvas: Tensor, edges: Tensor, size: tuple[int, int]) -> Tensor:
-    """(N, 3, H, W) photos, (R, 5) edges on the CPU -> (R, 3, *size) uint8, channels last in memory."""
-    crops = torch.empty(
-        len(edges), 3, *size, dtype=torch.uint8, device=canvas.device, memory_format=torch.channels_last
-    )
-    if canvas.device.type == "cpu" and canvas.dtype == torch.uint8:
-        for crop, (number, left, top, right, bottom) in zip(crops, edges.tolist(), strict=True):
-            window = canvas[number, None, :, top:bottom, left:right]
-            crop.copy_(F.interpolate(window, size, mode="bicubic", antialias=True)[0])
-        return crops
-    windows = _windows(edges, canvas)
-    for window in windows.unique(dim=0):
-        for group in (windows == window).all(1).nonzero()[:, 0].split(_MOST_AT_ONCE):
-            levels = _resample(canvas, edges[group], window.tolist(), size)
-            crops[group.to(canvas.device)] = levels.to(torch.uint8)
-    return crops
-
-
-def _windows(edges: Tensor, canvas: Tensor) -> Tensor:
-    """(R, 5) edges -> (R, 2) height and width of the window that each is cut with.
-
-    The sides are powers of two, so that there are few kinds of them, or the canvas's.
-    """
-    extent = (edges[:, 3:] - edges[:, 1:3]).flip(1).double()  # (R, 2) height, width
-    window = extent.clamp(min=_SMALLEST_WINDOW).log2().ceil().exp2().long()
-    return window.minimum(torch.tensor(canvas.shape[2:]))
-
-
-def _order_by_window(edges: Tensor, canvas: Tensor) -> Tensor:
-    """The order (R,) in which regions with windows of one size are neighbours."""
-    height, width = _windows(edges, canvas).unbind(1)
-    return (height * canvas.shape[3] + width).argsort(stable=True)
-
-
-def _resample(canvas: Tensor, edges: Tensor, window: Sequence[int], size: tuple[int, int]) -> Tensor:
-    """Regions that fit into a window (n, m) -> (R, 3, *size) grey levels, rows first and then columns."""
-    n, m = window
-    left = edges[:, 1].clamp(max=canvas.shape[3] - m)
-    top = edges[:, 2].clamp(max=canvas.shape[2] - n)
-    number, *edges = edges.to(canvas.device).unbind(1)
-    left, top = left.to(canvas.device), top.to(canvas.device)
-    # a view of all windows there are, (N, H - n + 1, W - m + 1, n, 3, m), of which R are copied
-    windows = canvas.unfold(2, n, 1).unfold(3, m, 1).permute(0, 2, 3, 4, 1, 5)[number, top, left]
-    rows = _bicubic_weights(edges[0] - left, edges[2] - left, m, size[1])  # (R, w, m)
-    columns = _bicubic_weights(edges[1] - top, edges[3] - top, n, size[0])  # (R, h, n)
-    partial = torch.bmm(windows.reshape(len(left), n * 3, m).float(), rows.transpose(1, 2))  # (R, n * 3, w)
-    partial = partial.clamp_(0, 255).round_().view(len(left), n, 3 * size[1])
-    crops = torch.bmm(columns, partial).clamp_(0, 255).round_()  # (R, h, 3 * w)
-    return crops.view(len(left), size[0], 3, size[1]).transpose(1, 2)
-
-
-def _bicubic_weights(first: Tensor, last: Tensor, window: int, size: int) -> Tensor:
-    """What each pixel of a window gives to each of `size` output pixels, of a crop [first, last) inside the window.
-
-    The cubic of Keys (1981) with a = -0.5, widened by the scale where that is above 1 (antialiasing), cut at the
-    crop's edge and normalised, as in Pillow's Resample.c. A pixel k has its centre at k + 0.5.
-
-    Returns:
-        (R, size, window) float32.
-    """
-    length = (last - first).float()
-    scale = length / size
-    outputs = torch.arange(size, device=first.device)
-    pixels = torch.arange(window, device=first.device) - first[:, None]  # (R, window), counted from the crop's edge
-    centres = (outputs + 0.5) * scale[:, None]  # (R, size)
-    reach = scale.clamp(min=1)[:, None, None]
-    distance = ((pixels[:, None, :] + 0.5 - centres[:, :, None]) / reach).abs_().clamp_(max=2)
-    near = ((1.5 * distance - 2.5) * distance).mul_(distance).add_(1)
-    far = ((-0.5 * distance + 2.5) * distance).sub_(4).mul_(distance).add_(2)
-    inside = (pixels >= 0) & (pixels < length[:, None])
-    weights = torch.where(distance < 1, near, far).mul_(inside[:, None, :])
-    return weights.div_(weights.sum(-1, keepdim=True))

@@ -20,7 +20,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ovdet.errors import InputError
-from ovdet.teachers.base import check_pixels, choose_half, digest, parse_device, plain_inference
+from ovdet.teachers.base import check_pixels, digest, image_network, parse_device, plain_inference
 from ovdet.teachers.hub import offline_where_unreachable, reason_of
 
 _TEXT_BATCH = 256
@@ -96,23 +96,22 @@ class HuggingFaceTeacher:
         check_pixels(pixels, self.input_size)
         if len(pixels) == 0:
             return torch.zeros(0, self.width, device=self.device)
-        with plain_inference(self.device, self._half):
-            features = self._embed_images(pixels.to(self.device, torch.float32)).float()
-            embeddings = F.normalize(features, dim=-1)
+        model = self._image_model
+        pixels = pixels.to(self.device, model.dtype)
+        with plain_inference(self.device):
+            embeddings = F.normalize(_embed_images(model, pixels).float(), dim=-1)
         return embeddings.clone()
 
     def to(self, device: str | torch.device) -> HuggingFaceTeacher:
         self.device = parse_device(device)
         self._model.to(self.device)
-        self.__dict__.pop("_half", None)
+        self.__dict__.pop("_image_model", None)
         return self
 
     @cached_property
-    def _half(self) -> torch.dtype | None:
-        return choose_half(self._embed_images, self.input_size, self.device)
-
-    def _embed_images(self, pixels: Tensor) -> Tensor:
-        return _features(self._model.get_image_features(pixel_values=pixels))
+    @torch.inference_mode(False)
+    def _image_model(self) -> nn.Module:
+        return image_network(self._model, _embed_images, self.input_size, self.device)
 
     def _embed_texts(self, texts: Sequence[str]) -> Tensor:
         tokens = self._tokenize(texts)
@@ -129,6 +128,10 @@ class HuggingFaceTeacher:
         return self._tokenizer(
             list(texts), padding="max_length", truncation=True, max_length=length, return_tensors="pt"
         )
+
+
+def _embed_images(model: nn.Module, pixels: Tensor) -> Tensor:
+    return _features(model.get_image_features(pixel_values=pixels))
 
 
 def _features(output: Any) -> Tensor:

@@ -18,7 +18,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ovdet.errors import InputError
-from ovdet.teachers.base import check_pixels, choose_half, digest, parse_device, plain_inference
+from ovdet.teachers.base import check_pixels, digest, image_network, parse_device, plain_inference
 from ovdet.teachers.hub import offline_where_unreachable, reason_of
 
 _SUFFIXES = (".pt", ".pth", ".bin", ".safetensors")
@@ -82,19 +82,24 @@ class OpenClipTeacher:
         check_pixels(pixels, self.input_size)
         if len(pixels) == 0:
             return torch.zeros(0, self.width, device=self.device)
-        with plain_inference(self.device, self._half):
-            embeddings = F.normalize(self._model.encode_image(pixels.to(self.device, torch.float32)).float(), dim=-1)
+        model = self._image_model
+        pixels = pixels.to(self.device, next(model.parameters()).dtype)
+        with plain_inference(self.device):
+            embeddings = F.normalize(model.encode_image(pixels).float(), dim=-1)
         return embeddings.clone()
 
     def to(self, device: str | torch.device) -> OpenClipTeacher:
         self.device = parse_device(device)
         self._model.to(self.device)
-        self.__dict__.pop("_half", None)
+        self.__dict__.pop("_image_model", None)
         return self
 
     @cached_property
-    def _half(self) -> torch.dtype | None:
-        return choose_half(self._model.encode_image, self.input_size, self.device)
+    @torch.inference_mode(False)
+    def _image_model(self) -> nn.Module:
+        return image_network(
+            self._model, lambda model, pixels: model.encode_image(pixels), self.input_size, self.device
+        )
 
 
 def _parse_source(source: str) -> tuple[str, str, Path | None]:

@@ -10,7 +10,7 @@ import torch
 
 from ovdet.errors import InputError
 from ovdet.teachers import Teacher, load_teacher
-from ovdet.teachers.base import choose_half, plain_inference
+from ovdet.teachers.base import image_network, plain_inference
 
 
 @pytest.fixture(params=["conse", "open_clip", "clip", "align", "siglip"])
@@ -97,24 +97,23 @@ def test_convolutions_are_not_rounded_to_tf32_inside_and_are_as_before_outside()
 
 
 def test_half_precision_is_taken_where_the_embeddings_stay(monkeypatch):
-    """On the CPU, whose autocast rounds as a GPU's does."""
+    """On the CPU, which rounds as a GPU does."""
     torch.manual_seed(0)
     cpu, size = torch.device("cpu"), (16, 16)
     network = torch.nn.Sequential(torch.nn.Conv2d(3, 8, 4, 4), torch.nn.Flatten(), torch.nn.Linear(128, 8))
-    types = []
 
-    def encode(pixels):
-        types.append(network[0](pixels).dtype)
-        return network(pixels)
+    def encode(model, pixels):
+        return model(pixels)
 
-    assert choose_half(encode, size, cpu) is None and not types  # not tried on CPUs
+    assert image_network(network, encode, size, cpu) is network  # not tried on CPUs
     monkeypatch.setattr("ovdet.teachers.base._HALF", {"cpu": torch.float16})
-    assert choose_half(encode, size, cpu) is torch.float16
-    assert types == [torch.float32, torch.float16]
+    half = image_network(network, encode, size, cpu)
+    assert {weight.dtype for weight in half.parameters()} == {torch.float16}
+    assert {weight.dtype for weight in network.parameters()} == {torch.float32}
     network[2].weight.data *= 1e6  # beyond float16
-    assert choose_half(encode, size, cpu) is None
+    assert image_network(network, encode, size, cpu) is network
     network[2].weight.data /= 1e6
-    assert choose_half(lambda pixels: network(pixels).round(decimals=3) * 1e3 % 7, size, cpu) is None  # a rough one
+    assert image_network(network, lambda *both: encode(*both).round(decimals=3) * 1e3 % 7, size, cpu) is network
 
 
 @pytest.mark.parametrize("kind", ["open_clip", "hf"])

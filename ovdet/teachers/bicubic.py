@@ -1,0 +1,51 @@
+"""Pillow's bicubic resize of regions of photos.
+
+On CPUs torch's own resize does it, one region after the other. On CUDA devices one kernel cuts all of them.
+
+Shape letters: N photos, R regions, H x W photos, h x w crops.
+"""
+
+from __future__ import annotations
+
+import importlib.util
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+
+def resize_regions(photos: Tensor, edges: Tensor, size: tuple[int, int]) -> Tensor:
+    """What `image.crop(box).resize(size, BICUBIC)` gives: the cubic of Keys (1981) with a = -0.5, widened where it
+    shrinks (antialiasing), rounded to 256 levels after each of the two passes, rows first.
+
+    Args:
+        photos: (N, 3, H, W) in [0, 255], uint8 or float.
+        edges: (R, 5) int64 on the CPU: the photo's number, then XYXY in its pixels, inside of it and not empty.
+        size: (h, w).
+
+    Returns:
+        (R, 3, h, w) uint8, channels last in memory, on the photos' device.
+    """
+    if photos.device.type == "cuda" and importlib.util.find_spec("triton"):
+        from ovdet.teachers.bicubic_kernel import resize_regions_together
+
+        return resize_regions_together(photos, edges, size)
+    crops = torch.empty(
+        len(edges), 3, *size, dtype=torch.uint8, device=photos.device, memory_format=torch.channels_last
+    )
+    resize = _resize_bytes if photos.dtype == torch.uint8 and photos.device.type == "cpu" else _resize_floats
+    for crop, (number, left, top, right, bottom) in zip(crops, edges.tolist(), strict=True):
+        crop.copy_(resize(photos[number, None, :, top:bottom, left:right], size)[0])
+    return crops
+
+
+def _resize_bytes(region: Tensor, size: tuple[int, int]) -> Tensor:
+    """(1, 3, n, m) uint8 -> (1, 3, h, w) uint8."""
+    return F.interpolate(region, size, mode="bicubic", antialias=True)
+
+
+def _resize_floats(region: Tensor, size: tuple[int, int]) -> Tensor:
+    """(1, 3, n, m) -> (1, 3, h, w) float32 of whole numbers."""
+    for step in ((region.shape[2], size[1]), size):
+        region = F.interpolate(region.float(), step, mode="bicubic", antialias=True).clamp_(0, 255).round_()
+    return region
