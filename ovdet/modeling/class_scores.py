@@ -102,8 +102,8 @@ class ClassScores:
     def _region_terms(self, text_log_divisor: Tensor | None) -> RegionTerms:
         """(R, 1) each, of the text side's log-divisor (R,)."""
         foreground = self.text.log_foreground(text_log_divisor) if self.fusion.needs_foreground else None
-        terms = (F.logsigmoid(self.objectness_logits), foreground, self.log_areas)
-        return RegionTerms(*(None if term is None else term[:, None] for term in terms))
+        terms = RegionTerms(F.logsigmoid(self.objectness_logits), foreground, self.log_areas)
+        return terms.map(lambda term: term[:, None])
 
     def _groups(self) -> list[tuple[Exponents, Tensor | None]]:
         """Exponents as numbers, and which classes (K,) share them; None for all."""
@@ -123,9 +123,9 @@ class ClassScores:
 
     def _divide(self, kept: Candidates, log_divisors: Tensor, terms: RegionTerms, exponents: Exponents) -> Candidates:
         """Fused logits to logarithms of scores; log_divisors (R,), terms (R, 1)."""
-        terms = RegionTerms(*(None if term is None else term[kept.regions, 0] for term in terms))
         log_scores = kept.scores - log_divisors[kept.regions]
-        return kept._replace(scores=self.fusion.join_terms(log_scores, terms, exponents))
+        of_kept = terms.map(lambda term: term[kept.regions, 0])
+        return kept._replace(scores=self.fusion.join_terms(log_scores, of_kept, exponents))
 
 
 def chunk_size(num_rows: int, width: int) -> int:

@@ -12,6 +12,7 @@ Shape letters: R regions of one image, K classes of the present vocabulary.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import NamedTuple
 
 import torch
@@ -34,6 +35,10 @@ class RegionTerms(NamedTuple):
     objectness: Tensor
     foreground: Tensor | None = None  # None where the fusion does not need it
     area: Tensor | None = None
+
+    def map(self, change: Callable[[Tensor], Tensor]) -> RegionTerms:
+        """The same change of each term that is there."""
+        return RegionTerms(*(None if term is None else change(term) for term in self))
 
 
 def log_area_shares(boxes: Tensor, image_size: tuple[int, int]) -> Tensor:
