@@ -8,23 +8,18 @@ Shape letters: R images (crops of regions), T texts, D embedding width, H x W pi
 from __future__ import annotations
 
 import contextlib
-import copy
 import hashlib
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from typing import Protocol, runtime_checkable
 
 import torch
-import torch.nn.functional as F
-from torch import Tensor, nn
+from torch import Tensor
 
 from ovdet.errors import InputError
 
 CHOICES = (
     '"conse", "conse:lite0", "open_clip:ARCH/TAG", "open_clip:ARCH@WEIGHTS_FILE", "open_clip:ARCH/random" or "hf:REPO"'
 )
-
-_HALF = {"cuda": torch.float16}  # bfloat16 has three bits less, and on CPUs it is slower than float32 without AMX
-_LOWEST_COSINE = 0.999
 
 
 @runtime_checkable
@@ -140,33 +135,6 @@ def _without_tf32() -> Iterator[None]:
         yield
     finally:
         setattr(place, name, before)
-
-
-def image_network(
-    model: nn.Module, encode: Callable[[nn.Module, Tensor], Tensor], input_size: tuple[int, int], device: torch.device
-) -> nn.Module:
-    """A model as it embeds images: on GPUs a float16 copy, unless the network overflows in it or turns an embedding,
-    as a fingerprint stands for both.
-
-    Args:
-        model: of float32, on the device.
-        encode: such a model, pixels (R, 3, *input_size) of its type -> (R, D), not normalised.
-        input_size: (height, width) in pixels.
-        device: where it computes.
-
-    Returns:
-        The model itself on other devices, and where the cosine of a test picture falls below 0.999.
-    """
-    if device.type not in _HALF:
-        return model
-    half = copy.deepcopy(model).to(_HALF[device.type])
-    coarse = torch.randn(4, 3, 7, 7, generator=torch.Generator().manual_seed(0)).to(device)
-    with plain_inference(device):
-        pictures = F.interpolate(coarse, input_size, mode="bicubic")
-        exact = encode(model, pictures).float()
-        rounded = encode(half, pictures.to(_HALF[device.type])).float()
-        is_near = bool((F.cosine_similarity(exact, rounded) >= _LOWEST_COSINE).all())  # NaN is not above it
-    return half if is_near else model
 
 
 def check_pixels(pixels: Tensor, input_size: tuple[int, int]) -> None:

@@ -16,14 +16,12 @@ from pathlib import Path
 from typing import Any
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ovdet.errors import InputError
-from ovdet.teachers.base import check_pixels, digest, image_network, parse_device, plain_inference
+from ovdet.teachers.base import digest, parse_device, plain_inference
 from ovdet.teachers.hub import offline_where_unreachable, reason_of
-
-_TEXT_BATCH = 256
+from ovdet.teachers.two_towers import TwoTowerTeacher
 
 
 @dataclass(frozen=True)
@@ -44,7 +42,7 @@ _FAMILIES = {"clip": _TextRule(), "align": _TextRule(length=64), "siglip": _Text
 _SILENT_SETTINGS = ("hidden_act", "num_attention_heads", "layer_norm_eps")
 
 
-class HuggingFaceTeacher:
+class HuggingFaceTeacher(TwoTowerTeacher):
     """See the module; follows the `Teacher` protocol."""
 
     def __init__(self, source: str, *, device: str | torch.device = "cpu") -> None:
@@ -81,43 +79,15 @@ class HuggingFaceTeacher:
                 parts += [key.encode(), value.cpu().contiguous().reshape(-1).view(torch.uint8).numpy().tobytes()]
         return digest(parts)
 
-    def encode_text(self, texts: Sequence[str]) -> Tensor:
-        """T texts -> (T, D) float32, unit norm."""
-        texts = list(texts)
-        parts = [torch.zeros(0, self.width, device=self.device)]
-        with plain_inference(self.device):
-            for start in range(0, len(texts), _TEXT_BATCH):
-                parts.append(F.normalize(self._embed_texts(texts[start : start + _TEXT_BATCH]), dim=-1))
-            embeddings = torch.cat(parts)
-        return embeddings.clone()
-
-    def encode_image(self, pixels: Tensor) -> Tensor:
-        """(R, 3, H, W), normalised -> (R, D) float32, unit norm."""
-        check_pixels(pixels, self.input_size)
-        if len(pixels) == 0:
-            return torch.zeros(0, self.width, device=self.device)
-        model = self._image_model
-        pixels = pixels.to(self.device, model.dtype)
-        with plain_inference(self.device):
-            embeddings = F.normalize(_embed_images(model, pixels).float(), dim=-1)
-        return embeddings.clone()
-
-    def to(self, device: str | torch.device) -> HuggingFaceTeacher:
-        self.device = parse_device(device)
-        self._model.to(self.device)
-        self.__dict__.pop("_image_model", None)
-        return self
-
-    @cached_property
-    @torch.inference_mode(False)
-    def _image_model(self) -> nn.Module:
-        return image_network(self._model, _embed_images, self.input_size, self.device)
-
     def _embed_texts(self, texts: Sequence[str]) -> Tensor:
         tokens = self._tokenize(texts)
         return _features(
             self._model.get_text_features(**{key: tokens[key].to(self.device) for key in self._rule.inputs})
         )
+
+    @staticmethod
+    def _embed_images(model: nn.Module, pixels: Tensor) -> Tensor:
+        return _features(model.get_image_features(pixel_values=pixels))
 
     def _tokenize(self, texts: Sequence[str]) -> dict[str, Tensor]:
         """All texts are padded to the one length of the family: an embedding does not depend on its neighbours.
@@ -128,10 +98,6 @@ class HuggingFaceTeacher:
         return self._tokenizer(
             list(texts), padding="max_length", truncation=True, max_length=length, return_tensors="pt"
         )
-
-
-def _embed_images(model: nn.Module, pixels: Tensor) -> Tensor:
-    return _features(model.get_image_features(pixel_values=pixels))
 
 
 def _features(output: Any) -> Tensor:

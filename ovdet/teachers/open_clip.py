@@ -14,19 +14,18 @@ from functools import cached_property
 from pathlib import Path
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ovdet.errors import InputError
-from ovdet.teachers.base import check_pixels, digest, image_network, parse_device, plain_inference
+from ovdet.teachers.base import digest, parse_device
 from ovdet.teachers.hub import offline_where_unreachable, reason_of
+from ovdet.teachers.two_towers import TwoTowerTeacher
 
 _SUFFIXES = (".pt", ".pth", ".bin", ".safetensors")
-_TEXT_BATCH = 256
 _CLIP_TEMPERATURE = 0.01  # where there is no trained one
 
 
-class OpenClipTeacher:
+class OpenClipTeacher(TwoTowerTeacher):
     """See the module; follows the `Teacher` protocol."""
 
     def __init__(self, source: str, *, device: str | torch.device = "cpu") -> None:
@@ -66,40 +65,12 @@ class OpenClipTeacher:
             parts += [key.encode(), value.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy().tobytes()]
         return digest(parts)
 
-    def encode_text(self, texts: Sequence[str]) -> Tensor:
-        """T texts -> (T, D) float32, unit norm."""
-        texts = list(texts)
-        parts = [torch.zeros(0, self.width, device=self.device)]
-        with plain_inference(self.device):
-            for start in range(0, len(texts), _TEXT_BATCH):
-                tokens = self._tokenizer(texts[start : start + _TEXT_BATCH]).to(self.device)
-                parts.append(F.normalize(self._model.encode_text(tokens).float(), dim=-1))
-            embeddings = torch.cat(parts)
-        return embeddings.clone()
+    def _embed_texts(self, texts: Sequence[str]) -> Tensor:
+        return self._model.encode_text(self._tokenizer(texts).to(self.device))
 
-    def encode_image(self, pixels: Tensor) -> Tensor:
-        """(R, 3, H, W), normalised -> (R, D) float32, unit norm."""
-        check_pixels(pixels, self.input_size)
-        if len(pixels) == 0:
-            return torch.zeros(0, self.width, device=self.device)
-        model = self._image_model
-        pixels = pixels.to(self.device, next(model.parameters()).dtype)
-        with plain_inference(self.device):
-            embeddings = F.normalize(model.encode_image(pixels).float(), dim=-1)
-        return embeddings.clone()
-
-    def to(self, device: str | torch.device) -> OpenClipTeacher:
-        self.device = parse_device(device)
-        self._model.to(self.device)
-        self.__dict__.pop("_image_model", None)
-        return self
-
-    @cached_property
-    @torch.inference_mode(False)
-    def _image_model(self) -> nn.Module:
-        return image_network(
-            self._model, lambda model, pixels: model.encode_image(pixels), self.input_size, self.device
-        )
+    @staticmethod
+    def _embed_images(model: nn.Module, pixels: Tensor) -> Tensor:
+        return model.encode_image(pixels)
 
 
 def _parse_source(source: str) -> tuple[str, str, Path | None]:
