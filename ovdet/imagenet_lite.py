@@ -93,3 +93,17 @@ def fold_padding(weight: Tensor, padding: tuple[int, int]) -> tuple[Tensor, tupl
     """
     rows, columns = padding
     return F.pad(weight, (columns % 2, 0, rows % 2, 0)), ((rows + 1) // 2, (columns + 1) // 2)
+
+
+def with_padding(convolution: nn.Conv2d, padding: tuple[int, int]) -> nn.Conv2d:
+    """A convolution like another, which is given no padding, for inputs that it pads by itself; see `fold_padding`."""
+    weight, padding = fold_padding(convolution.weight.detach(), padding)
+    plain = nn.Conv2d(
+        *(convolution.in_channels, convolution.out_channels, weight.shape[2:], convolution.stride, padding),
+        groups=convolution.groups,
+        bias=convolution.bias is not None,
+        device="meta",
+    )
+    plain.weight = nn.Parameter(weight, requires_grad=convolution.weight.requires_grad)
+    plain.bias = convolution.bias
+    return plain

@@ -24,7 +24,9 @@ from ovdet.files import file_sha256
 
 Row = tuple[int, int]  # a shard's number, and a position in it
 
-LOWEST_COSINE = 0.998  # float16 costs 1e-6, a teacher in bfloat16 up to 1e-3; another crop or channel order far more
+# Storing in float16 costs 1e-6, a teacher that computes in it at most 1e-3 (two_towers.py); another crop or order of
+# channels far more.
+LOWEST_COSINE = 0.998
 
 
 @dataclass

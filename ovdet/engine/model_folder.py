@@ -11,7 +11,6 @@ import contextlib
 import dataclasses
 import json
 from collections.abc import Iterator
-from copy import deepcopy
 from pathlib import Path
 from typing import Any
 
@@ -36,7 +35,7 @@ from safetensors.torch import save
 from ovdet.data import OpenVocabMapper
 from ovdet.engine.checkpoint import HEADER
 from ovdet.engine.options import TrainOptions
-from ovdet.engine.train import load_detector
+from ovdet.engine.train import load_detector, without_training
 from ovdet.errors import InputError
 from ovdet.files import write_whole
 from ovdet.modeling import (
@@ -103,7 +102,7 @@ def write_model_folder(config: DictConfig, weights: str, folder: str | Path, *, 
             "fingerprint": header.get("fingerprint") or embed_names.fingerprint,
         },
         "resize": read_resize(instantiate(config.dataloader.test.mapper.augmentations)),
-        "model": _as_data(_without_training(config).model),
+        "model": _as_data(without_training(config).model),
     }
     _check_parts(content["model"], "the config")
     halves = {
@@ -126,7 +125,7 @@ def read_model_config(path: str | Path) -> DictConfig:
         InputError: unreadable, of another format, it names a part that is not known here, or its parts do not fit.
     """
     content = _read_content(path)
-    teacher, model = content["teacher"], content["model"]
+    teacher, model, folder = content["teacher"], content["model"], Path(path).parent
     mapper = LazyCall(OpenVocabMapper)(
         is_train=False,
         augmentations=[LazyCall(T.ResizeShortestEdge)(**content["resize"])],
@@ -147,7 +146,8 @@ def read_model_config(path: str | Path) -> DictConfig:
         "name_embedder": embedder,
         "dataset": {},
         "dataloader": {"test": LazyCall(build_detection_test_loader)(dataset=dataset, mapper=mapper, num_workers=2)},
-        "train": LazyCall(TrainOptions)(device="auto", init_checkpoint=str(Path(path).with_name(WEIGHTS))),
+        # its own folder, as `find_weights` takes the last checkpoint of a run's before the initial one
+        "train": LazyCall(TrainOptions)(output_dir=str(folder), init_checkpoint=str(folder / WEIGHTS)),
     }
     parts["teacher"]["embeddings"] = None
     return OmegaConf.create(parts, flags={"allow_objects": True})
@@ -224,13 +224,6 @@ def read_resize(augmentations: list[T.Augmentation]) -> dict[str, int]:
     if len(sizes) != 1 or only.interp != Image.BILINEAR:
         raise InputError(f"expected test photos resized by one bilinear ResizeShortestEdge, got {augmentations}")
     return {"short_edge_length": sizes.pop(), "max_size": only.max_size}
-
-
-def _without_training(config: DictConfig) -> DictConfig:
-    """The parts that detect, without those that only teach."""
-    config = deepcopy(config)
-    config.model.region_source = config.model.roi_heads.distillation = None
-    return config
 
 
 def _as_data(node: Any, key: str = "model") -> Any:

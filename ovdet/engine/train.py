@@ -6,6 +6,7 @@ import json
 import logging
 import os
 from collections.abc import Mapping
+from copy import deepcopy
 from pathlib import Path
 from typing import Any
 
@@ -259,6 +260,15 @@ def find_weights(config: DictConfig, weights: str = "") -> str:
     return weights
 
 
+def without_training(config: DictConfig) -> DictConfig:
+    """A copy whose model has only parts that detect: a teacher of its training is not even loaded."""
+    config = deepcopy(config)
+    for part, key in ((config.model, "region_source"), (config.model.roi_heads, "distillation")):
+        if key in part:
+            part[key] = None
+    return config
+
+
 def load_detector(config: DictConfig, weights: str = "") -> tuple[nn.Module, NameEmbedder, dict[str, Any]]:
     """A trained detector, ready for a vocabulary, in evaluation mode.
 
@@ -267,13 +277,13 @@ def load_detector(config: DictConfig, weights: str = "") -> tuple[nn.Module, Nam
         weights: see find_weights.
 
     Returns:
-        The model, what embeds names for it, and the checkpoint's header.
+        The model without what only trains it, what embeds names for it, and the checkpoint's header.
 
     Raises:
         InputError: there is no checkpoint, or it does not fit.
     """
     weights = find_weights(config, weights)
-    model = instantiate(config.model).to(build_options(config).torch_device())
+    model = instantiate(without_training(config).model).to(build_options(config).torch_device())
     embed_names = instantiate(config.name_embedder)
     header = SafeCheckpointer(model, header=text_space(config, embed_names)).load_weights(weights)
     expected, came = getattr(model, "training_classes", None), header.get("training_classes")

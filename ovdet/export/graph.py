@@ -62,7 +62,7 @@ class DetectionGraph(nn.Module):
             proposals = clip(boxes, size)
         pooled, box_features, text, boxes = self._refine(maps, proposals)
         objectness = heads.objectness(box_features, objectness)
-        image_side = text if heads.image_branch is None else heads.image_branch(pooled, features, [proposals])
+        image_side = heads.image_embeddings(pooled, features, [proposals], text)
         boxes = clip(boxes, size)
         unlike = None if heads.other_names is None else heads.other_names.unlike(vocabulary)
         scores = heads.scores_for(Regions(boxes, text, image_side, objectness), size, vocabulary, is_base, unlike)
@@ -159,9 +159,9 @@ def keep_best(
 ) -> tuple[Tensor, Tensor, Tensor]:
     """Threshold, NMS, the best of what is left.
 
-    A graph cannot look at more candidates until there are enough detections, so it looks at the best ten times R. A
-    region's probabilities add up to at most 1, so no candidate that scores 0.1 or more is ever left out, however many
-    names there are; and none at all is where `max_detections` are found.
+    A graph cannot look at more candidates until there are enough detections, so it looks at the best ten times R. None
+    is left out where `max_detections` are found among them. Where scores are a softmax's, which add up to at most 1,
+    none of 0.1 or more ever is; with foreground, objectness or area in them, names beyond a region's ten best may be.
 
     Args:
         boxes: (R, 4) XYXY.

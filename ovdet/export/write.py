@@ -104,17 +104,19 @@ def trace(detector: OpenVocabRCNN, *, tells_base: bool) -> ExportedProgram:
     """The detector as a program of torch.export, H, W and K free.
 
     Args:
-        detector: in evaluation mode.
+        detector: in evaluation mode, on the CPU.
         tells_base: whether it is known which classes were trained on; then a fusion of scores that weighs base and
             novel classes differently gets a third input `is_base` (K,).
 
     Raises:
-        InputError: a method that is no graph.
+        InputError: a method that is no graph, or a detector on another device.
     """
     if not isinstance(detector, OpenVocabRCNN):
         raise InputError(
             f"expected an open-vocabulary detector, got {type(detector).__name__}, whose classes are fixed"
         )
+    if detector.device.type != "cpu":
+        raise InputError(f"expected a detector on the CPU, got one on {detector.device}: set train.device=cpu")
     heads = detector.roi_heads
     if heads.crop_embedder is not None:
         raise InputError("expected a detector that scores by itself, got one that asks a teacher about crops")
@@ -124,7 +126,7 @@ def trace(detector: OpenVocabRCNN, *, tells_base: bool) -> ExportedProgram:
     shapes = {"image": {1: Dim("H", max=_MAX_SIDE), 2: Dim("W", max=_MAX_SIDE)}, "vocabulary": {0: names}}
     if tells_base and isinstance(heads.score_fusion, GeometricScores):
         inputs["is_base"], shapes["is_base"] = torch.zeros(65, dtype=torch.bool), {0: names}
-    graph = DetectionGraph(detector).eval().cpu()
+    graph = DetectionGraph(detector).eval()
     with _quiet(), torch.no_grad(), torch.backends.mkldnn.flags(enabled=False):  # whose choice of layers asks for sizes
         program = torch.export.export(
             graph, (), inputs, dynamic_shapes=shapes, strict=False, prefer_deferred_runtime_asserts_over_guards=True

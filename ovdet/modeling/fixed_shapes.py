@@ -9,6 +9,8 @@ from detectron2.modeling.backbone.fpn import LastLevelMaxPool
 from timm.layers import Conv2dSame
 from torch import Tensor, nn
 
+from ovdet.imagenet_lite import with_padding
+
 _LEAST_STEPS = 3  # below it a map may have a side of 1, for which torch's convolutions are chosen in another way
 
 
@@ -30,7 +32,7 @@ def with_fixed_shapes(backbone: nn.Module) -> nn.Module:
         if isinstance(module, LastLevelMaxPool):
             backbone.set_submodule(name, EverySecond())
         elif isinstance(module, Conv2dSame):
-            backbone.set_submodule(name, pad_and_convolve(module))
+            backbone.set_submodule(name, with_even_padding(module))
     return backbone
 
 
@@ -42,23 +44,12 @@ class EverySecond(LastLevelMaxPool):
         return [x[:, :, ::2, ::2].contiguous(memory_format=torch.channels_last)]
 
 
-def pad_and_convolve(same: Conv2dSame) -> nn.Sequential:
+def with_even_padding(same: Conv2dSame) -> nn.Module:
     """TensorFlow's "same" convolution, whose padding timm computes from each input, for sides that its stride divides.
 
-    Such a side n gives n / stride outputs, which take ((n / stride - 1) * stride + reach) inputs: n + reach - stride.
+    Such a side n gives n / stride outputs, which take ((n / stride - 1) * stride + kernel) inputs: n + kernel - stride.
+    One with dilation is left as it is.
     """
-    rows, columns = (
-        max((kernel - 1) * dilation + 1 - stride, 0)
-        for kernel, dilation, stride in zip(same.kernel_size, same.dilation, same.stride, strict=True)
-    )
-    plain = nn.Conv2d(
-        same.in_channels,
-        same.out_channels,
-        same.kernel_size,
-        same.stride,
-        dilation=same.dilation,
-        groups=same.groups,
-        bias=same.bias is not None,
-    )
-    plain.load_state_dict(same.state_dict())
-    return nn.Sequential(nn.ZeroPad2d((columns // 2, columns - columns // 2, rows // 2, rows - rows // 2)), plain)
+    if set(same.dilation) != {1}:
+        return same
+    return with_padding(same, tuple(max(k - s, 0) for k, s in zip(same.kernel_size, same.stride, strict=True)))

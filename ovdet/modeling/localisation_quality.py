@@ -13,7 +13,8 @@ from collections.abc import Sequence
 
 import torch
 import torch.nn.functional as F
-from detectron2.structures import Instances, pairwise_iou
+from detectron2.structures import Instances
+from detectron2.structures.boxes import matched_pairwise_iou
 from torch import Tensor, nn
 
 LEAST_OVERLAP = 0.3  # a box below it is on no annotated object, perhaps on another one
@@ -56,7 +57,7 @@ def _overlaps(proposals: Instances) -> Tensor:
     boxes = proposals.proposal_boxes
     if not len(boxes) or not proposals.has("gt_boxes"):
         return boxes.tensor.new_zeros(len(boxes))
-    return pairwise_iou(boxes, proposals.gt_boxes).diagonal()
+    return matched_pairwise_iou(boxes, proposals.gt_boxes).nan_to_num()  # 0 / 0 of boxes without area
 
 
 def join_objectness(first_logits: Tensor, second_logits: Tensor) -> Tensor:

@@ -17,6 +17,7 @@ from torch import Tensor, nn
 from ovdet.modeling.sides import dot_logits
 
 _BUFFERS = ("embeddings", "definitions")
+_CLASSES_AT_ONCE = 16384
 _NOTHING = -1e4  # a logit whose exponential is 0, and yet a number
 
 
@@ -57,8 +58,9 @@ class OtherNames(nn.Module):
 
     def unlike(self, class_embeddings: Tensor) -> Tensor:
         """(K, D), unit norm -> (O,) booleans: which of the other names are unlike all of them."""
-        both = torch.maximum(*(dot_logits(self.get_buffer(name), class_embeddings) for name in _BUFFERS))  # (O, K)
-        return both.amax(1) < self.near
+        names = torch.cat([self.get_buffer(name) for name in _BUFFERS])  # (2 O, D)
+        nearest = [dot_logits(names, classes).amax(1) for classes in class_embeddings.split(_CLASSES_AT_ONCE)]
+        return torch.stack(nearest).view(len(nearest), len(_BUFFERS), -1).amax((0, 1)) < self.near
 
     def forward(self, queries: Tensor, unlike: Tensor) -> Tensor:
         """The logit of the background.

@@ -55,6 +55,8 @@ class Regions(NamedTuple):
 
     def finite(self) -> Regions:
         """Without those of which a number is NaN or infinite: no detection comes of them."""
+        if not len(self.boxes):
+            return self
         mask = torch.stack([torch.isfinite(part.view(len(part), -1)).all(1) for part in self]).all(0)
         return self if mask.all() else self.take(mask)
 
@@ -157,9 +159,8 @@ class OpenVocabROIHeads(StandardROIHeads):
         self.box_predictor.set_vocabulary(class_embeddings)
         self.num_classes = self.box_predictor.num_classes
         self.is_base = None if is_base is None else is_base.bool().to(class_embeddings.device)
-        self.unlike = None
-        if self.other_names is not None and self.num_classes <= self.max_dense_classes:
-            self.unlike = self.other_names.unlike(self.box_predictor.classifier.class_embeddings)
+        others = self.other_names
+        self.unlike = None if others is None else others.unlike(self.box_predictor.classifier.class_embeddings)
 
     def forward(
         self,
@@ -214,6 +215,14 @@ class OpenVocabROIHeads(StandardROIHeads):
             losses.update(self.quality.losses(self.quality(box_features), proposals))
         return losses
 
+    def image_embeddings(
+        self, pooled: Tensor, features: Mapping[str, Tensor], boxes: Sequence[Tensor], text: Tensor
+    ) -> Tensor:
+        """What the image side says of regions: the image branch's, see there, or the text branch's own (R, D)."""
+        if self.image_branch is None or not self.score_fusion.needs_image:
+            return text
+        return self.image_branch(pooled, features, boxes)
+
     def objectness(self, box_features: Tensor, objectness_logits: Tensor) -> Tensor:
         """(R, F), the RPN's logits (R,) -> logits (R,), with how well the boxes fit where that was learned."""
         if self.quality is None:
@@ -227,9 +236,7 @@ class OpenVocabROIHeads(StandardROIHeads):
             _, _, _, boxes = self._refine(features, proposals)
             proposals = [_with_boxes(*pair) for pair in zip(proposals, boxes, strict=True)]
         pooled, box_features, text, boxes = self._refine(features, proposals)
-        image = text
-        if self.image_branch is not None and self.score_fusion.needs_image:
-            image = self.image_branch(pooled, features, [p.proposal_boxes.tensor for p in proposals])
+        image = self.image_embeddings(pooled, features, [p.proposal_boxes.tensor for p in proposals], text)
         counts = [len(p) for p in proposals]
         objectness = self.objectness(box_features, torch.cat([p.objectness_logits for p in proposals]))
         regions = map(Regions, boxes, *(part.split(counts) for part in (text, image, objectness)))
@@ -250,6 +257,7 @@ class OpenVocabROIHeads(StandardROIHeads):
     def _embed_crops(self, regions: Regions, image_size: tuple[int, int], photo: Tensor) -> Regions:
         """The best regions, with the teacher's embeddings of their crops, cut from the photo: it may be larger than the
         network's input."""
+        regions = regions.finite()
         keep = select_regions(regions.boxes, regions.objectness_logits, self.crop_nms_threshold, self.max_crops)
         regions = regions.take(keep)
         scale = regions.boxes.new_tensor([photo.shape[2] / image_size[1], photo.shape[1] / image_size[0]]).repeat(2)

@@ -18,6 +18,8 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from ovdet.errors import InputError
+
 _LEAST_AREA = 1e-4  # of an image: a box of 3 x 3 pixels on 300 x 300
 
 
@@ -86,9 +88,14 @@ def join_region_scores(log_scores: Tensor, region_log_scores: Tensor, exponent: 
     Returns:
         In the shape of `log_scores`, in logarithms.
     """
-    if isinstance(exponent, float) and exponent == 0:
+    if not isinstance(exponent, Tensor) and exponent == 0:
         return log_scores
     return torch.lerp(log_scores, region_log_scores, exponent)
+
+
+def _check_share(exponent: float) -> None:
+    if not 0 <= exponent <= 1:
+        raise InputError(f"expected exponents of sides, foreground and objectness within [0, 1], got {exponent}")
 
 
 class ScoreFusion:
@@ -100,8 +107,12 @@ class ScoreFusion:
         """
         Args:
             objectness_exponent: o.
+
+        Raises:
+            InputError: it is not within [0, 1].
         """
-        self.objectness_exponent = objectness_exponent
+        _check_share(objectness_exponent)
+        self.objectness_exponent = float(objectness_exponent)
 
     def exponents(self, is_base: Tensor | None) -> Exponents:
         """By class where base and novel are told apart, (K,) booleans; None where they are not."""
@@ -179,11 +190,18 @@ class GeometricScores(ScoreFusion):
             foreground_exponent: f of novel classes, and of all where base and novel are not told apart; 0 in ViLD.
             area_exponent: a, of the same classes; 0 in ViLD.
             objectness_exponent: o; 0 in ViLD.
+
+        Raises:
+            InputError: e, f or o outside of [0, 1], or a below 0.
         """
         super().__init__(objectness_exponent=objectness_exponent)
-        self._base = Exponents(base_exponent)
-        self._novel = Exponents(novel_exponent, foreground_exponent, area_exponent)
-        self._open = self._novel._replace(text=open_exponent)
+        for exponent in (base_exponent, novel_exponent, open_exponent, foreground_exponent):
+            _check_share(exponent)
+        if not 0 <= area_exponent < float("inf"):
+            raise InputError(f"expected an area_exponent of at least 0, got {area_exponent}")
+        self._base = Exponents(float(base_exponent))
+        self._novel = Exponents(float(novel_exponent), float(foreground_exponent), float(area_exponent))
+        self._open = self._novel._replace(text=float(open_exponent))
         self.needs_foreground = foreground_exponent > 0
         self.needs_area = area_exponent > 0
 

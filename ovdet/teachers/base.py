@@ -124,17 +124,19 @@ def plain_inference(device: torch.device) -> Iterator[None]:
 
 @contextlib.contextmanager
 def _without_tf32() -> Iterator[None]:
-    """cuDNN by itself rounds what float32 convolutions take to ten bits, as float16 would."""
-    cudnn = torch.backends.cudnn
-    place, name, exact = (
-        (cudnn.conv, "fp32_precision", "ieee") if hasattr(cudnn, "conv") else (cudnn, "allow_tf32", False)
-    )
-    before = getattr(place, name)
-    setattr(place, name, exact)
+    """cuDNN by itself rounds what float32 convolutions take to ten bits, as float16 would; matrix products where the
+    program asked for it."""
+    cudnn, matmul = torch.backends.cudnn, torch.backends.cuda.matmul
+    is_new = hasattr(cudnn, "conv")
+    places, name = ((cudnn.conv, matmul), "fp32_precision") if is_new else ((cudnn, matmul), "allow_tf32")
+    before = [getattr(place, name) for place in places]
+    for place in places:
+        setattr(place, name, "ieee" if is_new else False)
     try:
         yield
     finally:
-        setattr(place, name, before)
+        for place, value in zip(places, before, strict=True):
+            setattr(place, name, value)
 
 
 def check_pixels(pixels: Tensor, input_size: tuple[int, int]) -> None:

@@ -1,17 +1,22 @@
 """Pillow's bicubic resize of regions of photos.
 
-On CPUs torch's own resize does it, one region after the other. On CUDA devices one kernel cuts all of them.
+On CPUs torch's own resize does it, one region after the other. On CUDA devices one kernel cuts all of them, where
+Triton and the C compiler that it needs are there.
 
 Shape letters: N photos, R regions, H x W photos, h x w crops.
 """
 
 from __future__ import annotations
 
-import importlib.util
+import functools
+import logging
+from collections.abc import Callable
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
+
+logger = logging.getLogger(__name__)
 
 
 def resize_regions(photos: Tensor, edges: Tensor, size: tuple[int, int]) -> Tensor:
@@ -26,10 +31,9 @@ def resize_regions(photos: Tensor, edges: Tensor, size: tuple[int, int]) -> Tens
     Returns:
         (R, 3, h, w) uint8, channels last in memory, on the photos' device.
     """
-    if photos.device.type == "cuda" and importlib.util.find_spec("triton"):
-        from ovdet.teachers.bicubic_kernel import resize_regions_together
-
-        return resize_regions_together(photos, edges, size)
+    together = _kernel() if photos.device.type == "cuda" else None
+    if together is not None:
+        return together(photos, edges, size)
     crops = torch.empty(
         len(edges), 3, *size, dtype=torch.uint8, device=photos.device, memory_format=torch.channels_last
     )
@@ -37,6 +41,21 @@ def resize_regions(photos: Tensor, edges: Tensor, size: tuple[int, int]) -> Tens
     for crop, (number, left, top, right, bottom) in zip(crops, edges.tolist(), strict=True):
         crop.copy_(resize(photos[number, None, :, top:bottom, left:right], size)[0])
     return crops
+
+
+@functools.cache
+def _kernel() -> Callable[[Tensor, Tensor, tuple[int, int]], Tensor] | None:
+    """The same for all regions in one launch; None where it cannot be built here."""
+    try:
+        from ovdet.teachers.bicubic_kernel import resize_regions_together
+
+        pixel = torch.zeros(1, 3, 1, 1, dtype=torch.uint8, device="cuda")
+        resize_regions_together(pixel, torch.tensor([[0, 0, 0, 1, 1]]), (1, 1))
+    except Exception as error:  # no Triton, no C compiler for it, one that fails: there is no list of what may come
+        reason = (str(error).strip().splitlines() or ["no reason given"])[0]
+        logger.warning("crops are cut one by one, which is slower: %s: %s", type(error).__name__, reason)
+        return None
+    return resize_regions_together
 
 
 def _resize_bytes(region: Tensor, size: tuple[int, int]) -> Tensor:

@@ -34,9 +34,9 @@ from ovdet.imagenet_lite import (
     STD,
     find_efficientnet_lite_file,
     fold_batch_norms,
-    fold_padding,
     load_efficientnet_lite_weights,
     timm_name,
+    with_padding,
 )
 from ovdet.teachers.base import check_pixels, digest, parse_device, plain_inference
 
@@ -289,11 +289,4 @@ def _fold_paddings(model: nn.Module, size: int) -> None:
         outputs = -(-size // stride)
         padding = max((outputs - 1) * stride + kernel - size, 0)
         size = outputs
-        weight, padding = fold_padding(module.weight, (padding, padding))
-        plain = nn.Conv2d(
-            *(module.in_channels, module.out_channels, weight.shape[2:], stride, padding),
-            groups=module.groups,
-            device="meta",
-        )
-        plain.weight, plain.bias = nn.Parameter(weight, requires_grad=False), module.bias
-        model.set_submodule(name, plain)
+        model.set_submodule(name, with_padding(module, (padding, padding)))

@@ -123,17 +123,26 @@ def embed_region_batch(
 class RegionEmbedder:
     """A teacher and the scales at which it looks at regions. No module: its weights never enter a checkpoint."""
 
-    def __init__(self, teacher: Teacher, scales: Sequence[float] = (1.0, 1.5)) -> None:
+    def __init__(
+        self, teacher: Teacher, scales: Sequence[float] = (1.0, 1.5), *, batch_size: int | None = None
+    ) -> None:
+        """
+        Args:
+            teacher: on whose device crops are cut and embedded.
+            scales: of the boxes about their centres.
+            batch_size: crops in one forward pass; None: what suits the device. Fewer take less memory.
+        """
         self.teacher = teacher
         self.scales = tuple(scales)
+        self.batch_size = batch_size
 
     def __call__(self, image: Tensor, boxes: Tensor) -> Tensor:
         """RGB image (3, H, W) in [0, 255], boxes (R, 4) XYXY -> (R, D) float32, unit norm."""
-        return embed_regions(self.teacher, image, boxes, self.scales)
+        return embed_regions(self.teacher, image, boxes, self.scales, self.batch_size)
 
     def embed_batch(self, photos: Sequence[Tensor], boxes: Sequence[Tensor]) -> list[Tensor]:
         """RGB photos (3, H, W) in [0, 255] of any sizes, boxes (R, 4) XYXY of each -> (R, D) of each, unit norm."""
-        return embed_region_batch(self.teacher, photos, boxes, self.scales)
+        return embed_region_batch(self.teacher, photos, boxes, self.scales, self.batch_size)
 
     def to(self, device: str | torch.device) -> RegionEmbedder:
         self.teacher.to(device)

@@ -17,6 +17,7 @@ from torch import Tensor
 from torchvision.ops import roi_align
 
 from ovdet.errors import InputError
+from ovdet.teachers.base import plain_inference
 from ovdet.teachers.conse import ConseTeacher
 from ovdet.teachers.crops import normalise_crops
 
@@ -45,7 +46,6 @@ class InPhotoEmbedder:
         self.teacher = ConseTeacher(0, device=device)
         self.short_sides = short_sides and tuple(short_sides)
 
-    @torch.no_grad()
     def __call__(self, photo: Tensor, boxes: Tensor) -> Tensor:
         """Embed regions.
 
@@ -57,11 +57,13 @@ class InPhotoEmbedder:
             (R, D) float32, unit norm, on the teacher's device.
         """
         teacher = self.teacher
-        pixels = normalise_crops(photo.to(teacher.device)[None], teacher.mean, teacher.std, white=255)
-        boxes = boxes.to(pixels)
         short = min(photo.shape[1:])
         scales = [side / short for side in self.short_sides or (short,)]
-        return F.normalize(sum(self._embed(pixels, boxes, scale) for scale in scales), dim=-1)
+        with plain_inference(teacher.device):
+            pixels = normalise_crops(photo.to(teacher.device)[None], teacher.mean, teacher.std, white=255)
+            boxes = boxes.to(pixels)
+            embeddings = F.normalize(sum(self._embed(pixels, boxes, scale) for scale in scales), dim=-1)
+        return embeddings.clone()
 
     def _embed(self, pixels: Tensor, boxes: Tensor, scale: float) -> Tensor:
         if scale != 1:
@@ -71,7 +73,7 @@ class InPhotoEmbedder:
         pixels = F.pad(pixels, (0, -width % _STRIDE, 0, -height % _STRIDE)).contiguous(
             memory_format=torch.channels_last
         )
-        features = self.teacher.classifier.forward_features(pixels).float()  # (1, 1280, H / 32, W / 32)
+        features = self.teacher.classifier.forward_features(pixels)  # (1, 1280, H / 32, W / 32)
         regions = roi_align(features, [boxes * scale], 1, 1 / _STRIDE, _SAMPLES, aligned=True).flatten(1)
         return self.teacher.embed_features(regions)
 

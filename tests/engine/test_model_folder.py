@@ -17,6 +17,7 @@ from safetensors.torch import load_file, save_file
 from ovdet.engine import find_model, load_config, load_detector, write_model_folder
 from ovdet.engine.checkpoint import read_checkpoint
 from ovdet.engine.model_folder import CARD, CONFIG, FORMAT, WEIGHTS, read_model_config
+from ovdet.engine.train import find_weights
 from ovdet.errors import InputError
 from ovdet.modeling import nms_over_classes
 
@@ -111,6 +112,13 @@ def test_no_initial_weights_are_asked_for(tmp_path):
     found = read_back(tmp_path / "lite").state_dict()
     assert found.keys() == state.keys()
     assert all(torch.equal(found[key], value.half().to(value)) for key, value in state.items())
+
+
+def test_the_weights_beside_the_config_are_taken_wherever_one_is(packed, tmp_path, monkeypatch):
+    (tmp_path / "output").mkdir()
+    (tmp_path / "output/last_checkpoint").write_text("model_final.pth")  # of a run with no output_dir of its own
+    monkeypatch.chdir(tmp_path)
+    assert find_weights(load_config(str(packed / CONFIG))) == str(packed / WEIGHTS)
 
 
 def test_a_folder_takes_overrides_that_exist(packed):

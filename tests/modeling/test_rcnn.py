@@ -85,6 +85,24 @@ def test_text_alone_trains_without_a_teacher(build, make_inputs, make_unit_rows)
     assert set(step(model, make_inputs())) == BASE_LOSSES
 
 
+@pytest.mark.parametrize("method", ["vild_text_teacher", "vild"])
+def test_no_proposals_and_boxes_that_are_no_numbers(methods, build, make_inputs, make_unit_rows, method):
+    """Features beyond the range of float16, say: what has no number is left out, be it all."""
+
+    def refuse(photo: torch.Tensor, boxes: torch.Tensor) -> torch.Tensor:
+        assert torch.isfinite(boxes).all()
+        return mean_colour(photo, boxes)
+
+    model = build(lambda node: with_crops(with_online_if_distilled(getattr(methods, method)(node)), refuse)).eval()
+    model.set_vocabulary(("a", "b"), make_unit_rows(2))
+    model.roi_heads.box_predictor.test_score_thresh = -1.0
+    assert len(model(make_inputs(1))[0]["instances"]) > 0
+    model.roi_heads.box_predictor.bbox_pred.bias.data[0] = torch.nan
+    assert len(model(make_inputs(1))[0]["instances"]) == 0
+    model.proposal_generator.min_box_size = 1e6
+    assert len(model(make_inputs(1))[0]["instances"]) == 0
+
+
 def test_photos_without_boxes_train(methods, build, make_inputs, make_unit_rows):
     model = build(lambda node: with_online(methods.vild(node)))
     model.set_vocabulary(("a", "b"), make_unit_rows(2))

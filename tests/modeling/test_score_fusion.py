@@ -6,6 +6,7 @@ import torch.nn.functional as F
 from detectron2.structures import Boxes
 from torchvision.ops import clip_boxes_to_image
 
+from ovdet.errors import InputError
 from ovdet.modeling import GeometricScores, ImageScores, TextScores
 from ovdet.modeling.score_fusion import RegionTerms, fuse_sides, join_region_scores, log_area_shares
 
@@ -80,6 +81,27 @@ def test_single_sides(probabilities):
     assert torch.allclose(ImageScores()(None, image.log(), terms(objectness), is_base).exp(), expected)
     asks = [(fusion.needs_text, fusion.needs_image) for fusion in (TextScores, ImageScores, GeometricScores)]
     assert asks == [(True, False), (False, True), (True, True)]
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"base_exponent": 1.5}, r"within \[0, 1\], got 1.5"),
+        ({"foreground_exponent": -0.1}, r"within \[0, 1\], got -0.1"),
+        ({"objectness_exponent": float("nan")}, r"within \[0, 1\], got nan"),
+        ({"area_exponent": -0.5}, "area_exponent of at least 0, got -0.5"),
+    ],
+)
+def test_exponents_that_are_refused(options, message):
+    with pytest.raises(InputError, match=message):
+        GeometricScores(**options)
+
+
+def test_whole_numbers_are_exponents_too(probabilities):
+    text, image, objectness, is_base = probabilities
+    whole = GeometricScores(base_exponent=1, novel_exponent=0, objectness_exponent=0)
+    expected = torch.where(is_base, text, image)
+    assert torch.allclose(whole(text.log(), image.log(), terms(objectness), is_base).exp(), expected)
 
 
 def test_no_regions_and_nothing_impossible():

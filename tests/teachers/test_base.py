@@ -88,11 +88,12 @@ def test_devices_that_are_not_here(device):
         load_teacher("conse", device)
 
 
-def test_convolutions_are_not_rounded_to_tf32_inside_and_are_as_before_outside():
-    before = torch.backends.cudnn.conv.fp32_precision
+def test_nothing_is_rounded_to_tf32_inside_and_all_is_as_before_outside():
+    places = (torch.backends.cudnn.conv, torch.backends.cuda.matmul)
+    before = [place.fp32_precision for place in places]
     with plain_inference(torch.device("cpu")):
-        assert torch.backends.cudnn.conv.fp32_precision == "ieee"
-    assert torch.backends.cudnn.conv.fp32_precision == before
+        assert [place.fp32_precision for place in places] == ["ieee", "ieee"]
+    assert [place.fp32_precision for place in places] == before
     assert torch.backends.cudnn.allow_tf32 is True  # the older setting can still be read
 
 

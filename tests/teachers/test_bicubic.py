@@ -10,6 +10,7 @@ import pytest
 import torch
 from PIL import Image
 
+from ovdet.teachers import bicubic
 from ovdet.teachers.bicubic import resize_regions
 
 EDGES = torch.tensor(
@@ -68,3 +69,13 @@ def test_the_kernel_by_triton_s_interpreter():
     )
     environment = {**os.environ, "TRITON_INTERPRET": "1"}
     subprocess.run([sys.executable, "-W", "ignore", "-c", code], check=True, env=environment, cwd=os.getcwd())
+
+
+def test_without_triton_or_a_compiler_for_it_a_line_says_so(monkeypatch, caplog):
+    bicubic._kernel.cache_clear()
+    monkeypatch.setitem(sys.modules, "ovdet.teachers.bicubic_kernel", None)
+    assert bicubic._kernel() is None and bicubic._kernel() is None
+    assert [record.message.partition(":")[0] for record in caplog.records] == [
+        "crops are cut one by one, which is slower"
+    ]
+    bicubic._kernel.cache_clear()

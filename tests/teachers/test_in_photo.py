@@ -53,6 +53,12 @@ def test_sides_that_the_stride_does_not_divide(embedder):
     close(embedder(photo(210, 294), BOXES), by_hand(pixels, BOXES, embedder))
 
 
+def test_autocast_of_the_caller_changes_nothing(embedder):
+    with torch.autocast("cpu", torch.bfloat16):
+        found = embedder(photo(), BOXES)
+    assert torch.equal(found, embedder(photo(), BOXES)) and not found.is_inference()
+
+
 def test_sizes_are_summed(embedder):
     double = F.interpolate(normalised(photo()), size=(448, 640), mode="bilinear")
     expected = by_hand(normalised(photo()), BOXES, embedder) + by_hand(double, BOXES * 2, embedder)
