@@ -50,7 +50,8 @@ def crops_and_in_photo(model: DictConfig) -> DictConfig:
         model: with the teacher on crops.
     """
     in_photo = L(InPhotoEmbedder)(device=L(choose_device)(name="${train.device}"))
-    model.roi_heads.crop_embedder = L(SumOfViews)(views=[model.roi_heads.crop_embedder, in_photo])
+    teacher = model.roi_heads.region_teacher
+    teacher.embed_regions = L(SumOfViews)(views=[teacher.embed_regions, in_photo])
     return model
 
 

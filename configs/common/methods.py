@@ -9,10 +9,18 @@ from omegaconf import DictConfig
 from ovdet.data import RegionStore
 from ovdet.engine import choose_device, training_classes
 from ovdet.losses import L1Distillation
-from ovdet.modeling import ClosedSetRCNN, GeometricScores, ImageBranch, ImageScores, OnlineRegions, StoredRegions
+from ovdet.modeling import (
+    ClosedSetRCNN,
+    GeometricScores,
+    ImageBranch,
+    ImageScores,
+    OnlineRegions,
+    RegionTeacher,
+    StoredRegions,
+)
 from ovdet.teachers import RegionEmbedder, load_teacher
 
-_OPEN_ONLY = ("score_fusion", "image_temperature", "distillation", "image_branch", "crop_embedder", "max_crops")
+_OPEN_ONLY = ("score_fusion", "image_temperature", "distillation", "image_branch", "region_teacher")
 
 
 def _teacher_on_crops() -> DictConfig:
@@ -55,17 +63,18 @@ def vild_ensemble(model: DictConfig, weight: float = 0.5) -> DictConfig:
     return vild(model, weight)
 
 
-def vild_text_teacher(model: DictConfig, max_crops: int = 1000) -> DictConfig:
+def vild_text_teacher(model: DictConfig, max_crops: int = 1000, nms_threshold: float = 0.9) -> DictConfig:
     """ViLD-text weights; at test time the teacher on the crops takes the place of the image branch."""
-    model.roi_heads.crop_embedder = _teacher_on_crops()
-    model.roi_heads.max_crops = max_crops
+    model.roi_heads.region_teacher = L(RegionTeacher)(
+        embed_regions=_teacher_on_crops(), max_regions=max_crops, nms_threshold=nms_threshold
+    )
     model.roi_heads.score_fusion = L(GeometricScores)(base_exponent=2 / 3, novel_exponent=1 / 3)
     return model
 
 
-def rcnn_style(model: DictConfig, max_crops: int = 1000) -> DictConfig:
+def rcnn_style(model: DictConfig, max_crops: int = 1000, nms_threshold: float = 0.9) -> DictConfig:
     """The slow upper baseline: proposals and boxes of ViLD-text weights, scores by the teacher times objectness."""
-    model = vild_text_teacher(model, max_crops)
+    model = vild_text_teacher(model, max_crops, nms_threshold)
     model.roi_heads.score_fusion = L(ImageScores)(objectness_exponent=0.5)
     return model
 

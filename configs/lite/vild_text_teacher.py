@@ -9,8 +9,7 @@ from ..common.beyond_vild import crops_and_in_photo, foreground_fusion, other_na
 from ..common.methods import vild_text_teacher
 from .vild_text import dataloader, dataset, lr_multiplier, model, name_embedder, optimizer, teacher, train
 
-model = crops_and_in_photo(vild_text_teacher(model, max_crops=60))
+model = crops_and_in_photo(vild_text_teacher(model, max_crops=60, nms_threshold=0.7))
 model = other_names(foreground_fusion(model))
-model.roi_heads.crop_nms_threshold = 0.7
 dataloader.test.mapper.keep_original = True
 train.update(init_checkpoint="output/lite/vild_text/model_final.pth", output_dir="output/lite/vild_text_teacher")

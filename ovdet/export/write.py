@@ -118,7 +118,7 @@ def trace(detector: OpenVocabRCNN, *, tells_base: bool) -> ExportedProgram:
     if detector.device.type != "cpu":
         raise InputError(f"expected a detector on the CPU, got one on {detector.device}: set train.device=cpu")
     heads = detector.roi_heads
-    if heads.crop_embedder is not None:
+    if heads.region_teacher is not None:
         raise InputError("expected a detector that scores by itself, got one that asks a teacher about crops")
     width = heads.box_predictor.classifier.width
     inputs = {"image": torch.zeros(3, 320, 416, dtype=torch.uint8), "vocabulary": torch.eye(65, width)}

@@ -9,6 +9,7 @@ from ovdet.modeling.postprocess import nms_over_classes, nms_per_class
 from ovdet.modeling.rcnn import ClosedSetRCNN, OpenVocabRCNN
 from ovdet.modeling.region_pooler import RegionPooler
 from ovdet.modeling.region_sources import OnlineRegions, StoredRegions
+from ovdet.modeling.region_teacher import RegionTeacher
 from ovdet.modeling.roi_heads import ImageBranch, OpenVocabROIHeads
 from ovdet.modeling.score_fusion import GeometricScores, ImageScores, TextScores
 from ovdet.modeling.text_classifier import SigmoidTextClassifier, TextClassifier
@@ -27,6 +28,7 @@ __all__ = [
     "OpenVocabROIHeads",
     "OtherNames",
     "RegionPooler",
+    "RegionTeacher",
     "SigmoidTextClassifier",
     "StoredRegions",
     "TextClassifier",

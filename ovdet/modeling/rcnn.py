@@ -85,7 +85,7 @@ class OpenVocabRCNN(GeneralizedRCNN):
         features = self.backbone(images.tensor)
         proposals, _ = self.proposal_generator(images, features, None)
         photos = None
-        if self.roi_heads.crop_embedder is not None:
+        if self.roi_heads.region_teacher is not None:
             photos = [x["image_orig"] if "image_orig" in x else self._to_rgb(x["image"]) for x in batched_inputs]
             photos = [photo.to(self.device) for photo in photos]
         detections, _ = self.roi_heads(images, features, proposals, None, photos=photos)

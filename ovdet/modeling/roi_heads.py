@@ -1,6 +1,6 @@
 """ROI heads that classify against any vocabulary and distil a teacher into the regions: the five ViLD methods.
 
-| method | image_branch | distillation | score_fusion | crop_embedder |
+| method | image_branch | distillation | score_fusion | region_teacher |
 |---|---|---|---|---|
 | ViLD-text | - | - | TextScores | - |
 | ViLD-image | - | L1, no loss_cls | ImageScores | - |
@@ -27,8 +27,8 @@ from ovdet.errors import InputError
 from ovdet.modeling.class_scores import MAX_DENSE_CLASSES, ClassScores
 from ovdet.modeling.localisation_quality import LocalisationQuality, join_objectness
 from ovdet.modeling.other_names import OtherNames
-from ovdet.modeling.postprocess import Suppress, nms_per_class, select_regions, settle
-from ovdet.modeling.region_sources import CropEmbedder
+from ovdet.modeling.postprocess import Suppress, nms_per_class, settle
+from ovdet.modeling.region_teacher import RegionTeacher
 from ovdet.modeling.score_fusion import ScoreFusion, log_area_shares
 from ovdet.modeling.sides import SoftmaxSide
 from ovdet.modeling.text_classifier import RegionProjection
@@ -87,7 +87,14 @@ class ImageBranch(nn.Module):
 
 
 class OpenVocabROIHeads(StandardROIHeads):
-    """detectron2's StandardROIHeads with a vocabulary, a distillation loss and a fusion of scores."""
+    """detectron2's StandardROIHeads with a vocabulary, a distillation loss and a fusion of scores.
+
+    Attributes:
+        max_dense_classes: K up to which all scores are computed as one matrix; beyond it the vocabulary is gone through
+            in chunks.
+    """
+
+    max_dense_classes = MAX_DENSE_CLASSES
 
     def __init__(
         self,
@@ -95,16 +102,13 @@ class OpenVocabROIHeads(StandardROIHeads):
         score_fusion: ScoreFusion,
         distillation: nn.Module | None = None,
         image_branch: nn.Module | None = None,
-        crop_embedder: CropEmbedder | None = None,
+        region_teacher: RegionTeacher | None = None,
         quality: LocalisationQuality | None = None,
         other_names: OtherNames | None = None,
         image_temperature: float = 0.01,
-        max_crops: int = 1000,
-        crop_nms_threshold: float = 0.9,
         box_passes: int = 1,
         suppress: Suppress = nms_per_class,
         overlap_decay: float | None = None,
-        max_dense_classes: int = MAX_DENSE_CLASSES,
         **standard,
     ) -> None:
         """
@@ -112,19 +116,15 @@ class OpenVocabROIHeads(StandardROIHeads):
             score_fusion: see modeling/score_fusion.py.
             distillation: (student (M, D), teacher (M, D)) -> loss; None trains without a teacher.
             image_branch: ImageBranch or DenseImageBranch, for embeddings of their own; None shares the text branch's.
-            crop_embedder: the teacher on crops at test time, instead of distilled embeddings.
+            region_teacher: the teacher itself at test time, instead of distilled embeddings.
             quality: how well boxes fit, joined to the RPN's objectness; None leaves that as it is.
             other_names: the image side's background; None gives it none.
             image_temperature: divides the cosines of the image side before its softmax over the K names.
-            max_crops: regions that are kept for a crop_embedder, per image.
-            crop_nms_threshold: class-agnostic IoU among these.
             box_passes: how often boxes go through the head at test time, refined ones as proposals again: some need
                 more than one step.
             suppress: nms_per_class, or nms_over_classes, which leaves one name to an object.
             overlap_decay: lowers the scores of boxes that overlap with better ones of their name, see `soften`; None
                 does not.
-            max_dense_classes: K up to which all scores are computed as one matrix; beyond it the vocabulary is gone
-                through in chunks.
             standard: what StandardROIHeads takes, but for num_classes.
         """
         if standard.get("train_on_pred_boxes") or standard.get("keypoint_in_features"):
@@ -139,16 +139,13 @@ class OpenVocabROIHeads(StandardROIHeads):
         self.score_fusion = score_fusion
         self.distillation = distillation
         self.image_branch = image_branch
-        self.crop_embedder = crop_embedder
+        self.region_teacher = region_teacher
         self.quality = quality
         self.other_names = other_names
         self.image_temperature = image_temperature
-        self.max_crops = max_crops
-        self.crop_nms_threshold = crop_nms_threshold
         self.box_passes = box_passes
         self.suppress = suppress
         self.overlap_decay = overlap_decay
-        self.max_dense_classes = max_dense_classes
         self.register_buffer("is_base", None, persistent=False)
         self.register_buffer("unlike", None, persistent=False)  # (O,), of the other names
 
@@ -176,7 +173,7 @@ class OpenVocabROIHeads(StandardROIHeads):
 
         Args:
             regions: distillation regions per image (see modeling/region_sources.py), in training with a teacher.
-            photos: RGB images (3, H, W) in [0, 255] per image, for a crop_embedder at test time.
+            photos: RGB images (3, H, W) in [0, 255] per image, for a region_teacher at test time.
         """
         if not self.training:
             detections = self._detect(features, proposals, photos)
@@ -241,8 +238,8 @@ class OpenVocabROIHeads(StandardROIHeads):
         objectness = self.objectness(box_features, torch.cat([p.objectness_logits for p in proposals]))
         regions = map(Regions, boxes, *(part.split(counts) for part in (text, image, objectness)))
         sizes = [p.image_size for p in proposals]
-        if self.crop_embedder is not None:
-            regions = map(self._embed_crops, regions, sizes, photos)
+        if self.region_teacher is not None:
+            regions = map(self._ask_teacher, regions, sizes, photos)
         return list(map(self._settle, regions, sizes))
 
     def _refine(
@@ -254,14 +251,11 @@ class OpenVocabROIHeads(StandardROIHeads):
         text, deltas = self.box_predictor.embed(box_features)  # (R, D), (R, 4)
         return pooled, box_features, text, self.box_predictor.predict_boxes((None, deltas), proposals)
 
-    def _embed_crops(self, regions: Regions, image_size: tuple[int, int], photo: Tensor) -> Regions:
-        """The best regions, with the teacher's embeddings of their crops, cut from the photo: it may be larger than the
-        network's input."""
+    def _ask_teacher(self, regions: Regions, image_size: tuple[int, int], photo: Tensor) -> Regions:
+        """The regions that the teacher saw, with its embeddings."""
         regions = regions.finite()
-        keep = select_regions(regions.boxes, regions.objectness_logits, self.crop_nms_threshold, self.max_crops)
-        regions = regions.take(keep)
-        scale = regions.boxes.new_tensor([photo.shape[2] / image_size[1], photo.shape[1] / image_size[0]]).repeat(2)
-        return regions._replace(image=self.crop_embedder(photo, regions.boxes * scale).to(regions.boxes))
+        keep, embeddings = self.region_teacher(photo, regions.boxes, regions.objectness_logits, image_size)
+        return regions.take(keep)._replace(image=embeddings)
 
     def _settle(self, regions: Regions, image_size: tuple[int, int]) -> Instances:
         regions = regions.finite()

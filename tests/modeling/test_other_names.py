@@ -65,12 +65,12 @@ def detections(build, make_inputs, asked, *, with_names: bool, max_dense_classes
     def change(model):
         model = vild_ensemble(model)
         model.roi_heads.distillation = None
-        model.roi_heads.max_dense_classes = max_dense_classes
         names = L(OtherNames)(num_names=12, width=16, near=0.9)
         model.roi_heads.other_names = names if with_names else None
         return model
 
     model = build(change).eval()
+    model.roi_heads.max_dense_classes = max_dense_classes
     model.set_vocabulary([str(k) for k in range(len(asked))], asked, [False] * len(asked))
     return model, model(make_inputs(1))[0]["instances"]
 

@@ -54,8 +54,8 @@ def stored(model):
 
 
 def with_crops(model, embed_crops=mean_colour):
-    if "crop_embedder" in model.roi_heads:
-        model.roi_heads.crop_embedder = embed_crops
+    if "region_teacher" in model.roi_heads:
+        model.roi_heads.region_teacher.embed_regions = embed_crops
     return model
 
 

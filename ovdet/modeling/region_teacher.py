@@ -1,0 +1,44 @@
+"""The teacher at test time, in the place of distilled embeddings: it looks at each image's best regions itself.
+
+Shape letters: R regions of one image, M those that the teacher sees, D embedding width.
+"""
+
+from __future__ import annotations
+
+from torch import Tensor
+
+from ovdet.modeling.postprocess import select_regions
+from ovdet.modeling.region_sources import CropEmbedder
+
+
+class RegionTeacher:
+    """Which regions it sees, and what it says of them. No module: its weights never enter a checkpoint."""
+
+    def __init__(self, embed_regions: CropEmbedder, *, max_regions: int = 1000, nms_threshold: float = 0.9) -> None:
+        """
+        Args:
+            embed_regions: (RGB image (3, H, W) in [0, 255], boxes (R, 4)) -> (R, D), unit norm.
+            max_regions: M at most.
+            nms_threshold: class-agnostic IoU above which the less object-like of two regions goes.
+        """
+        self.embed_regions = embed_regions
+        self.max_regions = max_regions
+        self.nms_threshold = nms_threshold
+
+    def __call__(
+        self, photo: Tensor, boxes: Tensor, objectness_logits: Tensor, image_size: tuple[int, int]
+    ) -> tuple[Tensor, Tensor]:
+        """Look at the best of some regions.
+
+        Args:
+            photo: RGB (3, H, W) in [0, 255]; it may be larger than the network's input.
+            boxes: (R, 4) XYXY in pixels of that input, finite.
+            objectness_logits: (R,).
+            image_size: (height, width) of that input.
+
+        Returns:
+            Indices (M,) into R, most object-like first, and their embeddings (M, D), unit norm.
+        """
+        keep = select_regions(boxes, objectness_logits, self.nms_threshold, self.max_regions)
+        scale = boxes.new_tensor([photo.shape[2] / image_size[1], photo.shape[1] / image_size[0]]).repeat(2)
+        return keep, self.embed_regions(photo, boxes[keep] * scale).to(boxes)
