@@ -113,8 +113,8 @@ def write_results(
     if rows:
         write_whole(folder / "detections.json", (json.dumps(rows, indent=1, ensure_ascii=False) + "\n").encode())
     if failures:
-        more = f" (and {len(failures) - 1} more; the other {len(rows)} photos are done)" if rows or failures[1:] else ""
-        raise InputError(f"{failures[0]}{more}")
+        others = [f"{len(failures) - 1} more like it"] * (len(failures) > 1) + [f"done: {len(rows)}"] * bool(rows)
+        raise InputError(f"{failures[0]}" + (f" ({'; '.join(others)})" if others else ""))
     return results
 
 

@@ -235,6 +235,9 @@ class OpenVocabPredictor:
         """
         if not self.names:
             raise InputError("expected set_vocabulary(names) before the first photo, got a photo")
+        for what, value in (("threshold", threshold), ("overlap", overlap)):
+            if value is not None and not 0 <= value <= 1:
+                raise InputError(f"expected a {what} between 0 and 1, got {value}")
         inputs = [self._prepare(to_rgb(image, channel_order)) for image in images]
         if not inputs:
             return []
@@ -308,8 +311,10 @@ def to_rgb(image: Photo, channel_order: str = "BGR") -> np.ndarray:
     """A file, PIL image, array or tensor -> (H, W, 3) uint8 RGB; see `OpenVocabPredictor.__call__`.
 
     Raises:
-        InputError: unreadable, or an array or tensor that is no 8-bit colour image.
+        InputError: unreadable, an array or tensor that is no 8-bit colour image, or nothing of these kinds.
     """
+    if channel_order not in ("RGB", "BGR"):
+        raise InputError(f"expected channel_order RGB or BGR, got {channel_order!r}")
     if isinstance(image, Tensor):
         if image.dim() != 3 or image.shape[0] != 3 or image.dtype != torch.uint8 or image.numel() == 0:
             raise InputError(f"expected a tensor (3, H, W) of uint8, got shape {tuple(image.shape)} of {image.dtype}")
@@ -321,8 +326,8 @@ def to_rgb(image: Photo, channel_order: str = "BGR") -> np.ndarray:
             return rgb_array(image)
         except ValueError as error:
             raise InputError(f"expected a PIL image of 8 or 16 bits, got mode {image.mode}: {error}") from error
-    if channel_order not in ("RGB", "BGR"):
-        raise InputError(f"expected channel_order RGB or BGR, got {channel_order!r}")
+    if not isinstance(image, np.ndarray):
+        raise InputError(f"expected a file, a PIL image, an array or a tensor, got {type(image).__name__}")
     if image.ndim != 3 or image.shape[2] != 3 or image.dtype != np.uint8 or image.size == 0:
         raise InputError(f"expected an array (H, W, 3) of uint8, got shape {image.shape} of {image.dtype}")
     return image if channel_order == "RGB" else image[:, :, ::-1]

@@ -35,8 +35,8 @@ def draw_detections(
     """
     scale = max(SMALL / max(image.shape[:2]), 1.0)
     names = sorted(set(labels))
-    palette = colormap(rgb=True, maximum=1)
-    colours = [palette[names.index(label) * 7 % len(palette)] for label in labels]
+    palette = [colour for colour in colormap(rgb=True, maximum=1) if colour.max() > 0.75 and np.ptp(colour) > 0.45]
+    colours = [palette[names.index(label) * 7 % len(palette)] for label in labels]  # without greys and dark ones
     captions = [f"{label} {score:.2f}".replace("$", r"\$") for label, score in zip(labels, scores, strict=True)]
     painter = Visualizer(image, scale=scale)
     if len(boxes):

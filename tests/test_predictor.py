@@ -154,6 +154,21 @@ def test_arrays_that_are_no_photos(predictor, image):
 
 
 @pytest.mark.parametrize(
+    ("image", "options", "message"),
+    [
+        (None, {}, "an array or a tensor, got NoneType"),
+        ("photo.jpg", {"channel_order": "XYZ"}, "RGB or BGR, got 'XYZ'"),
+        ("photo.jpg", {"threshold": 5}, "threshold between 0 and 1, got 5"),
+        ("photo.jpg", {"overlap": -1}, "overlap between 0 and 1, got -1"),
+    ],
+)
+def test_what_else_is_refused(predictor, image, options, message):
+    predictor.set_vocabulary(["cat"])
+    with pytest.raises(InputError, match=message):
+        predictor(image, **options)
+
+
+@pytest.mark.parametrize(
     "image", [torch.zeros(4, 5, 3, dtype=torch.uint8), torch.zeros(3, 4, 5), torch.zeros(3, 0, 5, dtype=torch.uint8)]
 )
 def test_tensors_that_are_no_photos(predictor, image):

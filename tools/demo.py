@@ -59,7 +59,9 @@ def main() -> None:
     for option, value in (("threshold", arguments.threshold), ("overlap", arguments.overlap)):
         if value is not None and not 0 <= value <= 1:
             raise InputError(f"expected --{option} between 0 and 1, got {value}")
-    images = find_images(arguments.input) if arguments.input else sample_images()
+    if not arguments.output:
+        raise InputError("expected a folder to write to as --output, got an empty name")
+    images = sample_images() if arguments.input is None else find_images(arguments.input)
     embedded = arguments.vocabulary.endswith(".safetensors")
     vocabulary = (load_embeddings if embedded else parse_vocabulary)(arguments.vocabulary)
     overrides = [*arguments.overrides, *([f"teacher.name={arguments.teacher}"] if arguments.teacher else [])]
@@ -69,7 +71,7 @@ def main() -> None:
     detect = partial(predictor, threshold=arguments.threshold, overlap=arguments.overlap)
     for path, found in write_results(detect, images, Path(arguments.output)):
         best = ", ".join(f"{d['label']} {d['score']:.2f}" for d in list(found)[:5]) or "nothing"
-        print(f"{path}: {len(found)} detections; best: {best}")
+        print(f"{path}: {len(found)} detection{'' if len(found) == 1 else 's'}; best: {best}")
 
 
 if __name__ == "__main__":

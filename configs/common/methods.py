@@ -65,9 +65,8 @@ def vild_ensemble(model: DictConfig, weight: float = 0.5) -> DictConfig:
 
 def vild_text_teacher(model: DictConfig, max_crops: int = 1000, nms_threshold: float = 0.9) -> DictConfig:
     """ViLD-text weights; at test time the teacher on the crops takes the place of the image branch."""
-    model.roi_heads.region_teacher = L(RegionTeacher)(
-        embed_regions=_teacher_on_crops(), max_regions=max_crops, nms_threshold=nms_threshold
-    )
+    cut = dict(max_regions=max_crops, nms_threshold=nms_threshold)
+    model.roi_heads.region_teacher = L(RegionTeacher)(embed_regions=_teacher_on_crops(), **cut)
     model.roi_heads.score_fusion = L(GeometricScores)(base_exponent=2 / 3, novel_exponent=1 / 3)
     return model
 
@@ -79,6 +78,12 @@ def rcnn_style(model: DictConfig, max_crops: int = 1000, nms_threshold: float = 
     return model
 
 
+def weights_of(train: DictConfig, init_checkpoint: str, output_dir: str) -> None:
+    """The method takes another's weights as they are: nothing is left to train, and training is refused."""
+    train.update(init_checkpoint=init_checkpoint, init_parts="", output_dir=output_dir)
+    train.freeze = "backbone,proposal_generator,roi_heads"
+
+
 def closed_set(model: DictConfig) -> DictConfig:
     """The supervised baseline: detectron2's linear classifier over the base classes."""
     names = L(training_classes)(dataset_name="${dataloader.train.dataset.names}")
@@ -87,10 +92,7 @@ def closed_set(model: DictConfig) -> DictConfig:
     heads._target_, heads.num_classes = StandardROIHeads, "${dataset.num_base}"
     for key in _OPEN_ONLY:
         heads.pop(key, None)
-    predictor._target_, predictor.num_classes, predictor.cls_agnostic_bbox_reg = (
-        FastRCNNOutputLayers,
-        "${dataset.num_base}",
-        True,
-    )
+    predictor._target_, predictor.cls_agnostic_bbox_reg = FastRCNNOutputLayers, True
+    predictor.num_classes = "${dataset.num_base}"
     del predictor.width, predictor.temperature
     return model

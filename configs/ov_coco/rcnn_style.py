@@ -5,9 +5,9 @@ Hardware: 1 GPU. Expected: box AP50 novel / base / all 26.3 / 28.3 / 27.8 in the
 Nothing to train: it takes the weights of configs/ov_coco/vild_text.py (train.init_checkpoint).
 """
 
-from ..common.methods import rcnn_style
+from ..common.methods import rcnn_style, weights_of
 from .vild_text import dataloader, dataset, lr_multiplier, model, name_embedder, optimizer, teacher, train
 
 model = rcnn_style(model, max_crops=1000)
 dataloader.test.mapper.keep_original = True
-train.update(init_checkpoint="output/ov_coco/vild_text/model_final.pth", output_dir="output/ov_coco/rcnn_style")
+weights_of(train, "output/ov_coco/vild_text/model_final.pth", "output/ov_coco/rcnn_style")

@@ -5,9 +5,9 @@ Hardware: 1 GPU. Expected: mask APr / APc / APf / AP 18.9 / 18.8 / 16.0 / 17.7 i
 Nothing to train: it takes the weights of configs/ov_lvis/vild_text.py (train.init_checkpoint).
 """
 
-from ..common.methods import rcnn_style
+from ..common.methods import rcnn_style, weights_of
 from .vild_text import dataloader, dataset, lr_multiplier, model, name_embedder, optimizer, teacher, train
 
 model = rcnn_style(model, max_crops=1000)
 dataloader.test.mapper.keep_original = True
-train.update(init_checkpoint="output/ov_lvis/vild_text/model_final.pth", output_dir="output/ov_lvis/rcnn_style")
+weights_of(train, "output/ov_lvis/vild_text/model_final.pth", "output/ov_lvis/rcnn_style")

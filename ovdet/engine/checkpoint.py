@@ -57,6 +57,7 @@ def read_checkpoint(path: str) -> dict[str, Any]:
         content = _read(path)
     except Exception as error:  # each reader has its own family of errors, and a damaged file raises any of them
         message = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
+        message = message.partition(" (1)")[0]  # torch goes on with how to read it all the same, code included
         raise InputError(
             f"expected a checkpoint of tensors (.pth, .safetensors, .pkl), {path} is not: {message}"
         ) from error

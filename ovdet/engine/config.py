@@ -29,7 +29,8 @@ def load_config(path: str, overrides: Sequence[str] = ()) -> DictConfig:
         InputError: no such file, not a config, an override that is none, or whose key does not exist.
     """
     if not Path(path).is_file():
-        raise InputError(f"expected a config file, {path} does not exist")
+        why = "is a folder" if Path(path).is_dir() else "does not exist"
+        raise InputError(f"expected a config file, {path} {why}")
     config = read_model_config(path) if Path(path).suffix == ".json" else _run_config(path)
     for override in overrides:
         _check_override(config, override)
@@ -65,7 +66,7 @@ def _check_override(config: DictConfig, override: str) -> None:
             raise InputError(f"expected {'.'.join(parts[:depth])} to hold options, it is a value: {override!r}")
         last = depth == len(parts) - 1
         if part not in node and not (last and part in _arguments_of(node)):
-            known = sorted(map(str, node)) + sorted(_arguments_of(node))
+            known = sorted({*map(str, node), *_arguments_of(node)})
             near = difflib.get_close_matches(part, known, n=3, cutoff=0.4) or known
             raise InputError(f"no option {key!r} in the config; near it: {', '.join(near)}")
         node = node._get_node(part) if part in node else None

@@ -60,9 +60,9 @@ def _begin(folder: Path, job: ExtractJob, *, resume: bool) -> None:
         found = read_plan(folder)
         if not resume:
             missing = len(missing_shards(folder, found))
+            state = f"with {missing} of {found.num_shards} shards to come: add --resume to go on, or choose another"
             raise InputError(
-                f"expected a new folder, {folder} holds a region store with {missing} of {found.num_shards} shards to "
-                "come: add --resume to go on, or choose another"
+                f"expected a new folder, {folder} holds a region store {state if missing else 'that is complete'}"
             )
         check_same_plan(found, job.plan, folder)
         return

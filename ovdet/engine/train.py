@@ -245,18 +245,19 @@ def find_weights(config: DictConfig, weights: str = "") -> str:
 
     Args:
         config: as for do_train.
-        weights: a checkpoint; "" takes the output folder's last one, else `config.train.init_checkpoint`.
+        weights: a checkpoint; "" takes the output folder's last one, else `config.train.init_checkpoint` if training
+            takes that as a whole.
 
     Raises:
         InputError: there is none.
     """
     options = build_options(config)
     last = SafeCheckpointer(nn.Identity(), options.output_dir).get_checkpoint_file()
-    weights = weights or last or options.init_checkpoint
+    whole = "" if options.init_parts else options.init_checkpoint  # parts of one are no detector
+    weights = weights or last or whole
     if not weights:
-        raise InputError(
-            f"expected weights: train.init_checkpoint=FILE, or a checkpoint of a training run in {options.output_dir}"
-        )
+        other = "train it first" if options.init_parts else "or train.init_checkpoint=FILE"
+        raise InputError(f"expected a checkpoint of a training run in {options.output_dir}, got none: {other}")
     return weights
 
 

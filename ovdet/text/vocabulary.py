@@ -141,8 +141,10 @@ def parse_vocabulary(text_or_path: str) -> Vocabulary:
     """What a command line takes: a vocabulary file (.txt, .json), else names with commas between.
 
     Raises:
-        InputError: as of `Vocabulary` and its `load`.
+        InputError: a folder, or as of `Vocabulary` and its `load`.
     """
+    if os.path.isdir(text_or_path):
+        raise InputError(f"expected a vocabulary file or names, {text_or_path} is a folder")
     if text_or_path.endswith(tuple(_READERS)) or os.path.isfile(text_or_path):
         return Vocabulary.load(text_or_path)
     return Vocabulary.from_text(text_or_path)

@@ -179,6 +179,9 @@ def test_no_photos_of_its_own_without_scikit_image(run_tool, tmp_path, monkeypat
         (("--input", "configs"), "in configs, got none"),
         (("--vocabulary", "cat; , dog"), "an empty one for class 1"),
         (("--vocabulary", "none.txt"), "none.txt"),
+        (("--vocabulary", "configs"), "configs is a folder"),
+        (("--input", ""), "got an empty name"),
+        (("--output", ""), "as --output, got an empty name"),
     ],
 )
 def test_bad_options_are_one_line(photo, run_tool, tmp_path, more, message):

@@ -103,8 +103,10 @@ def test_store_holds_what_the_teacher_says_and_trains(trained, conse_store, cons
 def test_resume_computes_what_is_missing_and_nothing_else(extract, store, data):
     before = contents(store)
     code, _, err = extract("--output", store, "--proposals", "ground-truth")
-    assert code == 2 and "--resume" in last_line(err)
+    assert code == 2 and last_line(err).endswith("holds a region store that is complete")
     (store / "shard-00001.safetensors").unlink()
+    code, _, err = extract("--output", store, "--proposals", "ground-truth")
+    assert code == 2 and "1 of 3 shards to come: add --resume" in last_line(err)
     (store / ".shard-00001.safetensors.abc.part").write_bytes(b"of a killed run")
     kept = {path.name: path.stat().st_ino for path in store.glob("shard-*")}
     code, _, err = extract("--output", store, "--proposals", "ground-truth", "--resume")
