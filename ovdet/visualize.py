@@ -8,9 +8,10 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 import numpy as np
-from detectron2.utils.colormap import colormap
 from detectron2.utils.visualizer import Visualizer
+from matplotlib.colors import hsv_to_rgb
 
+_FIRST_HUE, _GOLDEN = 0.45, 0.618034  # steps of the golden ratio never come near one another, and few photos are cyan
 SMALL = 800  # pixels; smaller photos are enlarged so that the labels can be read
 
 
@@ -35,8 +36,8 @@ def draw_detections(
     """
     scale = max(SMALL / max(image.shape[:2]), 1.0)
     names = sorted(set(labels))
-    palette = [colour for colour in colormap(rgb=True, maximum=1) if colour.max() > 0.75 and np.ptp(colour) > 0.45]
-    colours = [palette[names.index(label) * 7 % len(palette)] for label in labels]  # without greys and dark ones
+    hues = [(_FIRST_HUE + names.index(label) * _GOLDEN) % 1 for label in labels]
+    colours = [hsv_to_rgb((hue, 0.9, 1.0)) for hue in hues]
     captions = [f"{label} {score:.2f}".replace("$", r"\$") for label, score in zip(labels, scores, strict=True)]
     painter = Visualizer(image, scale=scale)
     if len(boxes):
