@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import argparse
 import contextlib
 import hashlib
 import os
@@ -12,6 +13,17 @@ from pathlib import Path
 from typing import BinaryIO
 
 from ovdet.errors import InputError
+
+
+def folder_name(text: str) -> str:
+    """A type for argparse: an empty name would be the present folder.
+
+    Raises:
+        argparse.ArgumentTypeError: it is empty.
+    """
+    if not text:
+        raise argparse.ArgumentTypeError("expected a folder, got an empty name")
+    return text
 
 
 def write_whole(path: str | Path, content: bytes) -> None:

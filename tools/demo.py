@@ -14,6 +14,7 @@ from pathlib import Path
 from ovdet.data.images import find_images
 from ovdet.demo import load_predictor, sample_images, write_results
 from ovdet.errors import InputError, command
+from ovdet.files import folder_name
 from ovdet.text import Vocabulary, load_embeddings, parse_vocabulary
 from ovdet.text.columns import lay_out
 
@@ -24,7 +25,7 @@ def parse_arguments() -> argparse.Namespace:
     add("--input", metavar="IMAGE|FOLDER", help="a photo, or a folder of photos (default: some of scikit-image's)")
     names = "names with commas between, synonyms of a name after semicolons; or a file: .txt, .json, .safetensors"
     add("--vocabulary", required=True, metavar='"a,b;c"|FILE', help=names)
-    add("--output", required=True, metavar="DIR", help="pictures and detections.json go here")
+    add("--output", required=True, type=folder_name, metavar="DIR", help="pictures and detections.json go here")
     add("--model", metavar="M", help="a model's or run's folder, hf://OWNER/NAME, ovdet-lite (default: ovdet-lite)")
     add("--config-file", metavar="F", help="of the detector, instead of --model")
     add("--weights", metavar="W", help="the config's checkpoint (default: its run's last), or an .onnx file alone")
@@ -59,8 +60,6 @@ def main() -> None:
     for option, value in (("threshold", arguments.threshold), ("overlap", arguments.overlap)):
         if value is not None and not 0 <= value <= 1:
             raise InputError(f"expected --{option} between 0 and 1, got {value}")
-    if not arguments.output:
-        raise InputError("expected a folder to write to as --output, got an empty name")
     images = sample_images() if arguments.input is None else find_images(arguments.input)
     embedded = arguments.vocabulary.endswith(".safetensors")
     vocabulary = (load_embeddings if embedded else parse_vocabulary)(arguments.vocabulary)

@@ -63,7 +63,7 @@ def main() -> None:
     embeddings.save(options.output)
     print(
         f"{options.output}: {len(embeddings.names)} classes, width {embeddings.width}, "
-        f"teacher {embeddings.teacher}, {len(embeddings.prompts)} templates"
+        f"teacher {embeddings.teacher}, {len(embeddings.prompts)} template{'' if len(embeddings.prompts) == 1 else 's'}"
     )
 
 

@@ -11,13 +11,16 @@ import argparse
 
 from ovdet.engine import add_model_arguments, choose_model, evaluate_on, load_config
 from ovdet.errors import command
+from ovdet.files import folder_name
 
 
 def parse_arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--annotations", required=True, metavar="X.json", help="COCO format")
     parser.add_argument("--images", required=True, metavar="DIR", help="the folder of its photos")
-    parser.add_argument("--output", required=True, metavar="DIR", help="metrics, detections, plots and log go here")
+    parser.add_argument(
+        "--output", required=True, type=folder_name, metavar="DIR", help="metrics, detections, plots and log go here"
+    )
     parser.add_argument(
         "--split",
         metavar="S.json",

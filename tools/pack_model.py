@@ -11,13 +11,14 @@ from pathlib import Path
 
 from ovdet.engine import add_model_arguments, choose_model, load_config, write_model_folder
 from ovdet.errors import InputError, command
+from ovdet.files import folder_name
 
 
 def parse_arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     add_model_arguments(parser)
     parser.add_argument("--card", required=True, metavar="F.md", help="the model card: data, licences, figures, limits")
-    parser.add_argument("--output", required=True, metavar="DIR", help="the folder to write")
+    parser.add_argument("--output", required=True, type=folder_name, metavar="DIR", help="the folder to write")
     parser.add_argument("overrides", nargs="*", metavar="key=value", help="overrides of the config")
     return parser.parse_intermixed_args()
 

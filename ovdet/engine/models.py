@@ -59,6 +59,8 @@ def _fetch(name: str) -> Path:
     from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
 
     repository, _, revision = name.removeprefix(HUB).partition("@")
+    if repository.count("/") != 1 or not all(repository.split("/")):
+        raise InputError(f"expected {HUB}OWNER/NAME or {HUB}OWNER/NAME@REVISION, got {name}")
     try:
         with offline_where_unreachable():
             folder = snapshot_download(repository, revision=revision or None, allow_patterns=[CONFIG, WEIGHTS, CARD])

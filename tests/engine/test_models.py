@@ -107,11 +107,14 @@ def test_the_hub_has_something_else(tmp_path, ask_hub):
         find_model("hf://me/kites")
 
 
-@pytest.mark.parametrize("name", ["hf://", "hf://a b/c", "hf://a/b/c"])
-def test_names_that_the_hub_does_not_know(monkeypatch, name):
+@pytest.mark.parametrize(
+    ("name", "message"),
+    [("hf://", "got hf://"), ("hf://a/b/c", "expected hf://OWNER/NAME"), ("hf://a b/c", "a b/c cannot be had")],
+)
+def test_names_that_the_hub_does_not_know(monkeypatch, name, message):
     """By the hub's own client, which looks at names before it connects."""
     monkeypatch.setattr(hub, "_answers", lambda url: False)
-    with pytest.raises(InputError, match=f"{name} cannot be had") as error:
+    with pytest.raises(InputError, match=message) as error:
         find_model(name)
     assert "\n" not in str(error.value)
 

@@ -33,7 +33,7 @@ def test_names_become_a_file_of_their_embeddings(tmp_path, conse_teacher):
     command = [sys.executable, str(TOOL), "--vocabulary", "cat, Kühlschrank, red kite", "--output", str(output)]
     done = subprocess.run(command, capture_output=True, text=True, cwd=TOOL.parents[1])
     assert done.returncode == 0, done.stderr
-    assert done.stdout == f"{output}: 3 classes, width 384, teacher conse, 1 templates\n"
+    assert done.stdout == f"{output}: 3 classes, width 384, teacher conse, 1 template\n"
     assert done.stderr == ""
     loaded = load_embeddings(output, teacher=conse_teacher)  # the fingerprint is that of another process
     expected = conse_teacher.encode_text(["a cat", "a kühlschrank", "a red kite"])
@@ -92,7 +92,7 @@ def test_detics_matrices_become_vocabularies(shared_data, tmp_path, monkeypatch,
     source = shared_data / "clip_text_embeddings" / file
     arguments = ["--convert", source, "--vocabulary", vocabulary, "--teacher", CLIP, "--prompt", "a {}"]
     assert run(monkeypatch, *arguments, "--output", output) == 0
-    assert capsys.readouterr().out == f"{output}: {count} classes, width 512, teacher {CLIP}, 1 templates\n"
+    assert capsys.readouterr().out == f"{output}: {count} classes, width 512, teacher {CLIP}, 1 template\n"
     loaded = load_embeddings(output, width=512)
     assert loaded.matrix.shape == (count, 512) and loaded.names == tuple(names)
     torch.testing.assert_close(loaded.matrix.norm(dim=1), torch.ones(count), rtol=0, atol=1e-5)
