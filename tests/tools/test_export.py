@@ -219,3 +219,20 @@ def test_torch_export_finds_what_the_detector_finds(tiny_files, photo, run_tool,
         assert len(expected) > 10 and torch.equal(classes, expected.pred_classes)
         assert torch.allclose(scores, expected.scores, atol=1e-4)
         assert torch.allclose(boxes, expected.pred_boxes.tensor, atol=0.05)
+
+
+@pytest.mark.slow
+def test_the_shipped_detector(run_tool, tmp_path):
+    """With all that it has: an image side of its own, other names, two box passes."""
+    photo = Path(pytest.importorskip("skimage").__file__).with_name("data") / "motorcycle_left.png"
+    code, _, err = run_tool("export.py", "--model", "ovdet-lite", "--output", tmp_path / "lite.onnx")
+    assert code == 0, err
+    exported = load_onnx_predictor(tmp_path / "lite.onnx", device="cpu")
+    eager = OpenVocabPredictor.from_pretrained(device="cpu")
+    results = []
+    for predictor in (exported, eager):
+        predictor.set_vocabulary(["motorcycle", "mug", "tabby cat"])
+        results.append(predictor(photo))
+    found, expected = results
+    assert found.labels == expected.labels and found.labels[0] == "motorcycle"
+    assert np.abs(found.boxes - expected.boxes).max() < 1 and np.abs(found.scores - expected.scores).max() < 1e-2
