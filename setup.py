@@ -61,6 +61,7 @@ setup(
             *EXPORT,
             "pytest>=8.3",
             "pytest-timeout>=2.3",
+            "pytest-xdist>=3.6",
             "lvis==0.5.3",  # the judge of the federated figures
             "ruff==0.17.6",
             "scikit-image>=0.24",
