@@ -111,11 +111,21 @@ def write_results(
         height, width = found.size
         rows.append({"image": str(image), "width": width, "height": height, "detections": list(found)})
     if rows:
-        write_whole(folder / "detections.json", (json.dumps(rows, indent=1, ensure_ascii=False) + "\n").encode())
+        write_whole(folder / "detections.json", _as_json(rows).encode())
     if failures:
         others = [f"{len(failures) - 1} more like it"] * (len(failures) > 1) + [f"done: {len(rows)}"] * bool(rows)
         raise InputError(f"{failures[0]}" + (f" ({'; '.join(others)})" if others else ""))
     return results
+
+
+def _as_json(rows: Sequence[dict]) -> str:
+    """A list of photos, a detection a line."""
+    photos = []
+    for row in rows:
+        head = json.dumps({**row, "detections": []}, ensure_ascii=False).removesuffix("]}")
+        lines = [f"\n  {json.dumps(detection, ensure_ascii=False)}" for detection in row["detections"]]
+        photos.append(f"{head}{','.join(lines)}]}}")
+    return "[" + ",\n ".join(photos) + "]\n"
 
 
 def _picture_path(folder: Path, image: Path, taken: set[Path]) -> Path:
