@@ -65,8 +65,9 @@ def test_figures_are_train_nets_and_pycocotools(trained, data, evaluate, run_too
     metrics, detections = read(folder), read(folder, "detections.json")
     run = shutil.copytree(trained.output, tmp_path / "run")
     before = {file.name: file.read_bytes() for file in run.iterdir() if file.is_file()}
-    options = (*trained.overrides, ANY_SCORE, f"train.output_dir={run}", "train.device=cpu")  # as `evaluate` does
-    code, _, err = run_tool("train_net.py", "--config-file", QUICK, "--eval-only", *options)
+    code, _, err = run_tool(
+        "train_net.py", "--config-file", QUICK, "--eval-only", *trained.overrides, ANY_SCORE, f"train.output_dir={run}"
+    )
     assert code == 0, err[-3000:]
     assert {name: (run / name).read_bytes() for name in before} == before  # evaluation has a folder of its own
     assert detections == read(run / "evaluation", "detections.json")
@@ -124,7 +125,7 @@ def test_faster_on_demand(evaluate, monkeypatch):
     code, last, folder = evaluate("--compile", "--half", ANY_SCORE)
     assert code == 0, last
     assert (folder / "log.txt").read_text().count("torch.compile failed, going on without it: RuntimeError") == 1
-    assert read(folder, "detections.json")
+    assert read(folder)["all"]["AP50"] > 0
 
 
 def test_own_data_without_a_split(data, evaluate, tmp_path):

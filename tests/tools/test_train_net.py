@@ -18,6 +18,15 @@ def test_training_leaves_checkpoint_config_and_results(trained):
     assert {"AP", "AP50"} <= set(results["base"]) & set(results["novel"]) & set(results["all"])
 
 
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="no GPU")
+def test_a_gpu_is_taken_where_there_is_one(trained, run_tool, tmp_path):
+    torch.cuda.reset_peak_memory_stats()
+    overrides = (*trained.overrides, "train.device=auto", f"train.output_dir={tmp_path}/run")
+    code, _, err = run_tool("train_net.py", "--config-file", QUICK, *overrides)
+    assert code == 0, err[-3000:]
+    assert torch.cuda.max_memory_allocated() > 0 and (tmp_path / "run/model_final.pth").is_file()
+
+
 def test_checkpoint_says_what_it_was_trained_with_and_carries_no_vocabulary(trained):
     content = torch.load(trained.output / "model_final.pth", weights_only=True)
     assert content["ovdet"]["teacher"] == "conse" and content["ovdet"]["width"] == 384
