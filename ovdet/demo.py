@@ -113,8 +113,9 @@ def write_results(
     if rows:
         write_whole(folder / "detections.json", _as_json(rows).encode())
     if failures:
-        others = [f"{len(failures) - 1} more like it"] * (len(failures) > 1) + [f"done: {len(rows)}"] * bool(rows)
-        raise InputError(f"{failures[0]}" + (f" ({'; '.join(others)})" if others else ""))
+        more = f" ({len(failures) - 1} more like it)" if failures[1:] else ""
+        done = f" (done: {len(rows)})" if rows else ""
+        raise InputError(f"{failures[0]}{more}{done}")
     return results
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import argparse
 import contextlib
 import hashlib
 import os
@@ -15,15 +14,15 @@ from typing import BinaryIO
 from ovdet.errors import InputError
 
 
-def folder_name(text: str) -> str:
-    """A type for argparse: an empty name would be the present folder.
+def named(path: str) -> str:
+    """The same path: an empty one, of a variable that was not set, would be the present folder.
 
     Raises:
-        argparse.ArgumentTypeError: it is empty.
+        InputError: it is empty.
     """
-    if not text:
-        raise argparse.ArgumentTypeError("expected a folder, got an empty name")
-    return text
+    if not path:
+        raise InputError("expected a file or a folder, got an empty name")
+    return path
 
 
 def write_whole(path: str | Path, content: bytes) -> None:

@@ -14,7 +14,7 @@ from pathlib import Path
 from ovdet.data.images import find_images
 from ovdet.demo import load_predictor, sample_images, write_results
 from ovdet.errors import InputError, command
-from ovdet.files import folder_name
+from ovdet.files import named
 from ovdet.text import Vocabulary, load_embeddings, parse_vocabulary
 from ovdet.text.columns import lay_out
 
@@ -25,7 +25,7 @@ def parse_arguments() -> argparse.Namespace:
     add("--input", metavar="IMAGE|FOLDER", help="a photo, or a folder of photos (default: some of scikit-image's)")
     names = "names with commas between, synonyms of a name after semicolons; or a file: .txt, .json, .safetensors"
     add("--vocabulary", required=True, metavar='"a,b;c"|FILE', help=names)
-    add("--output", required=True, type=folder_name, metavar="DIR", help="pictures and detections.json go here")
+    add("--output", required=True, metavar="DIR", help="pictures and detections.json go here")
     add("--model", metavar="M", help="a model's or run's folder, hf://OWNER/NAME, ovdet-lite (default: ovdet-lite)")
     add("--config-file", metavar="F", help="of the detector, instead of --model")
     add("--weights", metavar="W", help="the config's checkpoint (default: its run's last), or an .onnx file alone")
@@ -60,7 +60,8 @@ def main() -> None:
     for option, value in (("threshold", arguments.threshold), ("overlap", arguments.overlap)):
         if value is not None and not 0 <= value <= 1:
             raise InputError(f"expected --{option} between 0 and 1, got {value}")
-    images = sample_images() if arguments.input is None else find_images(arguments.input)
+    output = Path(named(arguments.output))
+    images = sample_images() if arguments.input is None else find_images(named(arguments.input))
     embedded = arguments.vocabulary.endswith(".safetensors")
     vocabulary = (load_embeddings if embedded else parse_vocabulary)(arguments.vocabulary)
     overrides = [*arguments.overrides, *([f"teacher.name={arguments.teacher}"] if arguments.teacher else [])]
@@ -68,7 +69,7 @@ def main() -> None:
     predictor = load_predictor(**chosen, overrides=overrides)
     predictor.set_vocabulary(vocabulary, distractors=parse_distractors(arguments.distractors))
     detect = partial(predictor, threshold=arguments.threshold, overlap=arguments.overlap)
-    for path, found in write_results(detect, images, Path(arguments.output)):
+    for path, found in write_results(detect, images, output):
         best = ", ".join(f"{d['label']} {d['score']:.2f}" for d in list(found)[:5]) or "nothing"
         print(f"{path}: {len(found)} detection{'' if len(found) == 1 else 's'}; best: {best}")
 

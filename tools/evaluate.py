@@ -11,16 +11,14 @@ import argparse
 
 from ovdet.engine import add_model_arguments, choose_model, evaluate_on, load_config
 from ovdet.errors import command
-from ovdet.files import folder_name
+from ovdet.files import named
 
 
 def parse_arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--annotations", required=True, metavar="X.json", help="COCO format")
     parser.add_argument("--images", required=True, metavar="DIR", help="the folder of its photos")
-    parser.add_argument(
-        "--output", required=True, type=folder_name, metavar="DIR", help="metrics, detections, plots and log go here"
-    )
+    parser.add_argument("--output", required=True, metavar="DIR", help="metrics, detections, plots and log go here")
     parser.add_argument(
         "--split",
         metavar="S.json",
@@ -59,7 +57,7 @@ def main() -> None:
         load_config(config_file, overrides),
         arguments.annotations,
         arguments.images,
-        arguments.output,
+        named(arguments.output),
         weights=weights,
         split=arguments.split,
         setting=arguments.setting,

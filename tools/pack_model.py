@@ -11,14 +11,14 @@ from pathlib import Path
 
 from ovdet.engine import add_model_arguments, choose_model, load_config, write_model_folder
 from ovdet.errors import InputError, command
-from ovdet.files import folder_name
+from ovdet.files import named
 
 
 def parse_arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     add_model_arguments(parser)
     parser.add_argument("--card", required=True, metavar="F.md", help="the model card: data, licences, figures, limits")
-    parser.add_argument("--output", required=True, type=folder_name, metavar="DIR", help="the folder to write")
+    parser.add_argument("--output", required=True, metavar="DIR", help="the folder to write")
     parser.add_argument("overrides", nargs="*", metavar="key=value", help="overrides of the config")
     return parser.parse_intermixed_args()
 
@@ -32,7 +32,7 @@ def main() -> None:
     except (OSError, UnicodeDecodeError) as error:
         raise InputError(f"expected a model card, {arguments.card} cannot be read: {error}") from error
     config = load_config(config_file, [*arguments.overrides, "train.device=cpu"])
-    content = write_model_folder(config, weights, arguments.output, card=card)
+    content = write_model_folder(config, weights, named(arguments.output), card=card)
     size = sum(file.stat().st_size for file in Path(arguments.output).iterdir()) / 1e6
     print(f"{arguments.output}: {size:.1f} MB, names by teacher {content['teacher']['name']}")
 

@@ -10,16 +10,14 @@ from __future__ import annotations
 import argparse
 
 from ovdet.errors import command
-from ovdet.files import folder_name
+from ovdet.files import named
 from ovdet.reproduce import ROWS, choose_rows, run_rows, write_results
 
 
 def parse_arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--data", required=True, metavar="PATH", help="images/ and the three json files")
-    parser.add_argument(
-        "--output", required=True, type=folder_name, metavar="DIR", help="runs, results.md, learning_curves.png go here"
-    )
+    parser.add_argument("--output", required=True, metavar="DIR", help="runs, results.md, learning_curves.png go here")
     rows = ", ".join(row.name for row in ROWS)
     parser.add_argument("--rows", nargs="+", default=(), metavar="ROW", help=f"out of {rows} (default: all)")
     parser.add_argument("--seed", type=int, default=0, metavar="S", help="of the training (default: 0)")
@@ -31,7 +29,7 @@ def parse_arguments() -> argparse.Namespace:
 def main() -> None:
     arguments = parse_arguments()
     rows = choose_rows(arguments.rows)
-    run_rows(rows, arguments.data, arguments.output, seed=arguments.seed, overrides=arguments.set)
+    run_rows(rows, arguments.data, named(arguments.output), seed=arguments.seed, overrides=arguments.set)
     print(write_results(arguments.output))
 
 

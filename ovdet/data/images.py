@@ -24,8 +24,6 @@ def find_images(path: str | Path) -> list[Path]:
     Raises:
         InputError: it does not exist, or the folder has no photos.
     """
-    if not str(path):
-        raise InputError("expected an image or a folder of images, got an empty name")
     found = Path(path)
     if not found.is_dir():
         if not found.exists():
