@@ -57,7 +57,6 @@ def read_checkpoint(path: str) -> dict[str, Any]:
         content = _read(path)
     except Exception as error:  # each reader has its own family of errors, and a damaged file raises any of them
         message = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
-        message = message.partition(" (1)")[0]  # torch goes on with how to read it all the same, code included
         raise InputError(
             f"expected a checkpoint of tensors (.pth, .safetensors, .pkl), {path} is not: {message}"
         ) from error
@@ -75,7 +74,10 @@ def _read(path: str) -> Any:
             header = json.loads((file.metadata() or {}).get(HEADER, "{}"))
         return {"model": load_file(path), HEADER: header}
     if not path.endswith(".pkl"):
-        return torch.load(path, map_location="cpu", weights_only=True)
+        try:
+            return torch.load(path, map_location="cpu", weights_only=True)
+        except pickle.UnpicklingError as error:  # torch's message advises to read it all the same, code included
+            raise pickle.UnpicklingError("damaged, or more than tensors and plain values is in it") from error
     content = _ArraysOnly(io.BytesIO(Path(path).read_bytes()), encoding="latin1").load()
     if "model" in content and "__author__" in content:
         return content

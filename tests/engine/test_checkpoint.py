@@ -51,6 +51,14 @@ def test_other_shapes_and_missing_entries_are_refused(tmp_path):
         SafeCheckpointer(nn.Linear(3, 2)).load_weights(str(tmp_path / "half.pth"))
 
 
+def test_nobody_is_told_to_read_a_file_without_care(tmp_path):
+    torch.save({"model": print}, tmp_path / "code.pth")
+    (tmp_path / "text.pth").write_text("no weights")
+    for file in ("code.pth", "text.pth"):
+        with pytest.raises(InputError, match=f"{file} is not: damaged, or more than tensors"):
+            read_checkpoint(str(tmp_path / file))
+
+
 def test_parts_alone(tmp_path):
     def two() -> nn.ModuleDict:
         return nn.ModuleDict({"trunk": nn.Linear(3, 2), "head": nn.Linear(2, 2), "trunks": nn.Linear(1, 1)})
