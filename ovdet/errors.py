@@ -37,6 +37,11 @@ def command(main: Callable[..., None]) -> Callable[..., None]:
     return run
 
 
+def described(error: Exception) -> str:
+    """Its type and the first line of its message, for a log."""
+    return f"{type(error).__name__}: {(str(error).strip().splitlines() or ['no reason given'])[0]}"
+
+
 def _one_line(error: InputError) -> str:
     """The message; of one that a data loader's worker wrapped into its traceback, the last line."""
     return str(error).strip().splitlines()[-1].removeprefix(f"{InputError.__module__}.{InputError.__name__}: ")

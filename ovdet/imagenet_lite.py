@@ -95,6 +95,15 @@ def fold_padding(weight: Tensor, padding: tuple[int, int]) -> tuple[Tensor, tupl
     return F.pad(weight, (columns % 2, 0, rows % 2, 0)), ((rows + 1) // 2, (columns + 1) // 2)
 
 
+def same_padding(convolution: nn.Conv2d) -> tuple[int, int]:
+    """TensorFlow's "same" padding of rows and of columns, where a convolution's stride divides the sides of its input.
+
+    A side n gives n / stride outputs, which take ((n / stride - 1) * stride + kernel) inputs: n + kernel - stride.
+    """
+    (kernel_rows, kernel_columns), (row_stride, column_stride) = convolution.kernel_size, convolution.stride
+    return max(kernel_rows - row_stride, 0), max(kernel_columns - column_stride, 0)
+
+
 def with_padding(convolution: nn.Conv2d, padding: tuple[int, int]) -> nn.Conv2d:
     """A convolution like another, which is given no padding, for inputs that it pads by itself; see `fold_padding`."""
     weight, padding = fold_padding(convolution.weight.detach(), padding)

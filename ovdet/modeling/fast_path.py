@@ -12,6 +12,7 @@ from functools import cached_property
 import torch
 from torch import Tensor, nn
 
+from ovdet.errors import described
 from ovdet.modeling.fixed_shapes import with_fixed_shapes
 
 logger = logging.getLogger(__name__)
@@ -72,8 +73,7 @@ class CompiledBackbone:
             # it would else know only how they are computed, which grows with every layer until it takes minutes.
             return self._compiled(images.unflatten(3, (-1, self._step)).unflatten(2, (-1, self._step)))
         except Exception as error:  # no compiler, one that fails, no room for it: there is no list of what may come
-            reason = (str(error).strip().splitlines() or ["no reason given"])[0]
-            logger.warning("torch.compile failed, going on without it: %s: %s", type(error).__name__, reason)
+            logger.warning("torch.compile failed, going on without it: %s", described(error))
             self._failed = True
             return self._eager(images)
 

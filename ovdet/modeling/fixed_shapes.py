@@ -9,7 +9,7 @@ from detectron2.modeling.backbone.fpn import LastLevelMaxPool
 from timm.layers import Conv2dSame
 from torch import Tensor, nn
 
-from ovdet.imagenet_lite import with_padding
+from ovdet.imagenet_lite import same_padding, with_padding
 
 _LEAST_STEPS = 3  # below it a map may have a side of 1, for which torch's convolutions are chosen in another way
 
@@ -47,9 +47,6 @@ class EverySecond(LastLevelMaxPool):
 def with_even_padding(same: Conv2dSame) -> nn.Module:
     """TensorFlow's "same" convolution, whose padding timm computes from each input, for sides that its stride divides.
 
-    Such a side n gives n / stride outputs, which take ((n / stride - 1) * stride + kernel) inputs: n + kernel - stride.
     One with dilation is left as it is.
     """
-    if set(same.dilation) != {1}:
-        return same
-    return with_padding(same, tuple(max(k - s, 0) for k, s in zip(same.kernel_size, same.stride, strict=True)))
+    return with_padding(same, same_padding(same)) if set(same.dilation) == {1} else same

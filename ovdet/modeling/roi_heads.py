@@ -55,9 +55,7 @@ class Regions(NamedTuple):
 
     def finite(self) -> Regions:
         """Without those of which a number is NaN or infinite: no detection comes of them."""
-        if not len(self.boxes):
-            return self
-        mask = torch.stack([torch.isfinite(part.view(len(part), -1)).all(1) for part in self]).all(0)
+        mask = torch.stack([torch.isfinite(part[:, None].flatten(1)).all(1) for part in self]).all(0)
         return self if mask.all() else self.take(mask)
 
 

@@ -12,6 +12,7 @@ Shape letters: R regions of one image, K classes of the present vocabulary.
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Callable
 from typing import NamedTuple
 
@@ -98,7 +99,7 @@ def _check_share(exponent: float) -> None:
         raise InputError(f"expected exponents of sides, foreground and objectness within [0, 1], got {exponent}")
 
 
-class ScoreFusion:
+class ScoreFusion(ABC):
     """A choice of sides and exponents."""
 
     needs_text, needs_image, needs_foreground, needs_area = True, True, False, False
@@ -114,9 +115,9 @@ class ScoreFusion:
         _check_share(objectness_exponent)
         self.objectness_exponent = float(objectness_exponent)
 
+    @abstractmethod
     def exponents(self, is_base: Tensor | None) -> Exponents:
         """By class where base and novel are told apart, (K,) booleans; None where they are not."""
-        raise NotImplementedError
 
     def __call__(
         self, text: Tensor | None, image: Tensor | None, regions: RegionTerms, is_base: Tensor | None = None

@@ -110,8 +110,7 @@ def parse_device(device: str | torch.device) -> torch.device:
         parsed = torch.device(device)
     except (RuntimeError, TypeError) as error:
         raise InputError(f"expected a device such as cpu or cuda:0, got {device!r}") from error
-    if parsed.type == "cuda" and not (parsed.index or 0) < torch.cuda.device_count():
-        here = torch.cuda.device_count()
+    if parsed.type == "cuda" and not (parsed.index or 0) < (here := torch.cuda.device_count()):
         raise InputError(f"expected one of the {here} CUDA devices here{'' if here else ', or cpu'}, got {device!r}")
     return parsed
 

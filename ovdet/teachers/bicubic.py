@@ -16,6 +16,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from ovdet.errors import described
+
 logger = logging.getLogger(__name__)
 
 
@@ -52,8 +54,7 @@ def _kernel() -> Callable[[Tensor, Tensor, tuple[int, int]], Tensor] | None:
         pixel = torch.zeros(1, 3, 1, 1, dtype=torch.uint8, device="cuda")
         resize_regions_together(pixel, torch.tensor([[0, 0, 0, 1, 1]]), (1, 1))
     except Exception as error:  # no Triton, no C compiler for it, one that fails: there is no list of what may come
-        reason = (str(error).strip().splitlines() or ["no reason given"])[0]
-        logger.warning("crops are cut one by one, which is slower: %s: %s", type(error).__name__, reason)
+        logger.warning("crops are cut one by one, which is slower: %s", described(error))
         return None
     return resize_regions_together
 

@@ -6,6 +6,7 @@ Shape letters: R images, T texts, D embedding width.
 from __future__ import annotations
 
 import copy
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
 from functools import cached_property
 
@@ -20,7 +21,7 @@ _LOWEST_COSINE = 0.999
 _TEXT_BATCH = 256
 
 
-class TwoTowerTeacher:
+class TwoTowerTeacher(ABC):
     """Embeds with a model of float32; on GPUs, where that is enough, images with a float16 copy of it.
 
     Subclasses set `width`, `input_size`, `device` and `_model`, and say how it embeds.
@@ -31,14 +32,14 @@ class TwoTowerTeacher:
     device: torch.device
     _model: nn.Module
 
+    @abstractmethod
     def _embed_texts(self, texts: Sequence[str]) -> Tensor:
         """T texts, 1 or more -> (T, D), not normalised."""
-        raise NotImplementedError
 
     @staticmethod
+    @abstractmethod
     def _embed_images(model: nn.Module, pixels: Tensor) -> Tensor:
         """`_model` or its copy, (R, 3, H, W) of the model's type -> (R, D), not normalised."""
-        raise NotImplementedError
 
     def encode_text(self, texts: Sequence[str]) -> Tensor:
         """T texts -> (T, D) float32, unit norm."""

@@ -11,7 +11,7 @@ import torch.nn.functional as F
 from timm.layers import Conv2dSame
 from torch import Tensor, nn
 
-from ovdet.imagenet_lite import fold_padding
+from ovdet.imagenet_lite import fold_padding, same_padding
 
 
 class EvenConv2dSame(Conv2dSame):
@@ -25,8 +25,7 @@ class EvenConv2dSame(Conv2dSame):
         is_trained = torch.is_grad_enabled() and self.weight.requires_grad
         if is_trained or any(side % stride or dilation != 1 for side, stride, dilation in sides):
             return super().forward(x)
-        sums = (max(kernel - stride, 0) for kernel, stride in zip(self.kernel_size, self.stride, strict=True))
-        weight, padding = fold_padding(self.weight, tuple(sums))
+        weight, padding = fold_padding(self.weight, same_padding(self))
         return F.conv2d(x, weight, self.bias, self.stride, padding, groups=self.groups)
 
 
