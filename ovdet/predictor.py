@@ -28,6 +28,7 @@ from ovdet.data.images import find_images, read_image, rgb_array
 from ovdet.engine import find_model, load_config, load_detector
 from ovdet.errors import InputError
 from ovdet.modeling import speed_up
+from ovdet.modeling.postprocess import not_contained
 from ovdet.text import NameEmbedder, TextEmbeddings, Vocabulary
 from ovdet.text.columns import NOBODYS, Columns, far_from, lay_out
 
@@ -196,7 +197,13 @@ class OpenVocabPredictor:
         return columns, torch.cat([embeddings, self.embed_names(added)]) if added else embeddings
 
     def __call__(
-        self, image: Photo, *, threshold: float | None = None, overlap: float = 1.0, channel_order: str = "BGR"
+        self,
+        image: Photo,
+        *,
+        threshold: float | None = None,
+        overlap: float = 1.0,
+        contained: float = 1.0,
+        channel_order: str = "BGR",
     ) -> Detections:
         """Detect the vocabulary's names in one photo.
 
@@ -204,12 +211,14 @@ class OpenVocabPredictor:
             image: a file, a PIL image, an array (H, W, 3) of uint8, or a tensor (3, H, W) of uint8 in RGB.
             threshold: leave out detections that score below it; None takes `default_threshold` for each name.
             overlap: of boxes with an IoU above it, whatever their names, keep the best alone; 1 keeps all.
+            contained: leave out boxes of which a larger share lies within a better one of their name; 1 keeps all.
             channel_order: of an array: "BGR" as OpenCV reads it, or "RGB".
 
         Raises:
             InputError: no vocabulary was set, or the photo cannot be used.
         """
-        return self.detect_batch([image], threshold=threshold, overlap=overlap, channel_order=channel_order)[0]
+        chosen = dict(threshold=threshold, overlap=overlap, contained=contained, channel_order=channel_order)
+        return self.detect_batch([image], **chosen)[0]
 
     def detect_batch(
         self,
@@ -217,6 +226,7 @@ class OpenVocabPredictor:
         *,
         threshold: float | None = None,
         overlap: float = 1.0,
+        contained: float = 1.0,
         channel_order: str = "BGR",
     ) -> list[Detections]:
         """Detect the vocabulary's names in several photos with one pass of the network.
@@ -228,6 +238,7 @@ class OpenVocabPredictor:
             images: as for one photo.
             threshold: likewise.
             overlap: likewise.
+            contained: likewise.
             channel_order: of all arrays.
 
         Raises:
@@ -235,7 +246,7 @@ class OpenVocabPredictor:
         """
         if not self.names:
             raise InputError("expected set_vocabulary(names) before the first photo, got a photo")
-        for what, value in (("threshold", threshold), ("overlap", overlap)):
+        for what, value in (("threshold", threshold), ("overlap", overlap), ("contained", contained)):
             if value is not None and not 0 <= value <= 1:
                 raise InputError(f"expected a {what} between 0 and 1, got {value}")
         inputs = [self._prepare(to_rgb(image, channel_order)) for image in images]
@@ -243,10 +254,10 @@ class OpenVocabPredictor:
             return []
         with torch.inference_mode():
             outputs = self.model(inputs)
-        return [self._finish(output["instances"].to("cpu"), threshold, overlap) for output in outputs]
+        return [self._finish(output["instances"].to("cpu"), threshold, overlap, contained) for output in outputs]
 
     def detect_folder(
-        self, folder: str | Path, *, threshold: float | None = None, overlap: float = 1.0
+        self, folder: str | Path, *, threshold: float | None = None, overlap: float = 1.0, contained: float = 1.0
     ) -> Iterator[tuple[Path, Detections]]:
         """Detect the vocabulary's names in the photos of a folder, one after the other, behind a progress bar.
 
@@ -254,12 +265,13 @@ class OpenVocabPredictor:
             folder: its photos are taken in the order of their names.
             threshold: as for one photo.
             overlap: likewise.
+            contained: likewise.
 
         Raises:
             InputError: no vocabulary was set, the folder has no photos, or one cannot be used.
         """
         for file in track(find_images(folder), "detecting"):
-            yield file, self(file, threshold=threshold, overlap=overlap)
+            yield file, self(file, threshold=threshold, overlap=overlap, contained=contained)
 
     def _prepare(self, rgb: np.ndarray) -> dict:
         """(H, W, 3) uint8 RGB -> what the model takes for one photo."""
@@ -276,7 +288,7 @@ class OpenVocabPredictor:
             "width": width,
         }
 
-    def _finish(self, instances: Instances, threshold: float | None, overlap: float) -> Detections:
+    def _finish(self, instances: Instances, threshold: float | None, overlap: float, contained: float) -> Detections:
         """What the model found in one photo -> what the caller asked for of it."""
         owners = self._owners[instances.pred_classes]
         least = self._thresholds[instances.pred_classes] if threshold is None else threshold
@@ -284,6 +296,9 @@ class OpenVocabPredictor:
         instances, owners = instances[asked], owners[asked]
         if self._has_synonyms:
             keep = batched_nms(instances.pred_boxes.tensor, instances.scores, owners, SAME_OBJECT)
+            instances, owners = instances[keep], owners[keep]
+        if contained < 1:
+            keep = not_contained(instances.pred_boxes.tensor, owners, contained)
             instances, owners = instances[keep], owners[keep]
         if overlap < 1:
             keep = nms(instances.pred_boxes.tensor, instances.scores, overlap)

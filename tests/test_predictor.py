@@ -9,6 +9,7 @@ from PIL import Image
 from torchvision.ops import box_iou
 
 from ovdet import InputError, OpenVocabPredictor, TextEmbeddings, Vocabulary, embed_vocabulary
+from ovdet.modeling.postprocess import not_contained
 from ovdet.predictor import default_threshold
 from ovdet.text import NameEmbedder
 
@@ -99,6 +100,17 @@ def test_threshold_and_overlap(predictor, photo):
     assert 0 < len(predictor(photo, threshold=0, overlap=0.0)) < len(everything)
 
 
+def test_boxes_within_better_ones_of_their_name_are_left_out(predictor, photo):
+    predictor.set_vocabulary(["red square", "red circle"])
+    everything = predictor(photo, threshold=0)
+    found = predictor(photo, threshold=0, contained=0.9)
+    kept = not_contained(
+        torch.tensor(everything.boxes), torch.tensor([label == "red square" for label in everything.labels]), 0.9
+    )
+    assert 0 < len(found) == kept.sum() < len(everything)
+    assert np.array_equal(found.boxes, everything.boxes[kept.numpy()])
+
+
 def test_ready_embeddings(predictor, photo, conse_teacher):
     vocabulary = Vocabulary(("wheel", "red square"))
     predictor.set_vocabulary(vocabulary, distractors=())
@@ -160,6 +172,7 @@ def test_arrays_that_are_no_photos(predictor, image):
         ("photo.jpg", {"channel_order": "XYZ"}, "RGB or BGR, got 'XYZ'"),
         ("photo.jpg", {"threshold": 5}, "threshold between 0 and 1, got 5"),
         ("photo.jpg", {"overlap": -1}, "overlap between 0 and 1, got -1"),
+        ("photo.jpg", {"contained": 2}, "contained between 0 and 1, got 2"),
     ],
 )
 def test_what_else_is_refused(predictor, image, options, message):

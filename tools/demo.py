@@ -31,18 +31,12 @@ def parse_arguments() -> argparse.Namespace:
     add("--weights", metavar="W", help="the config's checkpoint (default: its run's last), or an .onnx file alone")
     add("--teacher", metavar="T", help="whose text space it is (default: the config's)")
     add("--threshold", type=float, metavar="t", help="lowest score (default: 0.25 for trained names, else 0.08)")
-    add(
-        "--distractors",
-        metavar='"a,b"',
-        help='what looks more like these is left out; "" for none (default: training classes unlike the names)',
-    )
-    add(
-        "--overlap",
-        type=float,
-        default=0.6,
-        metavar="IOU",
-        help="of boxes of different names that overlap more, the best alone is kept; 1 keeps all (default: 0.6)",
-    )
+    unlike = 'what looks more like these is left out; "" for none (default: training classes unlike the names)'
+    add("--distractors", metavar='"a,b"', help=unlike)
+    overlap = "of boxes of different names that overlap more, the best alone is kept; 1 keeps all (default: 0.6)"
+    add("--overlap", type=float, default=0.6, metavar="IOU", help=overlap)
+    contained = "boxes of which more lies within a better one of their name are left out; 1 keeps all (default: 0.9)"
+    add("--contained", type=float, default=0.9, metavar="SHARE", help=contained)
     add("--compile", action="store_true", help="torch.compile the backbone: a minute, then a little faster")
     add("--half", action="store_true", help="mixed precision: faster, finds nearly the same")
     add("--device", metavar="D", help="cpu, cuda, cuda:1, ... (default: a GPU where there is one)")
@@ -57,7 +51,8 @@ def parse_distractors(text: str | None) -> tuple[str, ...] | None:
 @command
 def main() -> None:
     arguments = parse_arguments()
-    for option, value in (("threshold", arguments.threshold), ("overlap", arguments.overlap)):
+    shown = {option: getattr(arguments, option) for option in ("threshold", "overlap", "contained")}
+    for option, value in shown.items():
         if value is not None and not 0 <= value <= 1:
             raise InputError(f"expected --{option} between 0 and 1, got {value}")
     output = Path(named(arguments.output))
@@ -68,8 +63,7 @@ def main() -> None:
     chosen = {key: getattr(arguments, key) for key in ("model", "config_file", "weights", "device", "compile", "half")}
     predictor = load_predictor(**chosen, overrides=overrides)
     predictor.set_vocabulary(vocabulary, distractors=parse_distractors(arguments.distractors))
-    detect = partial(predictor, threshold=arguments.threshold, overlap=arguments.overlap)
-    for path, found in write_results(detect, images, output):
+    for path, found in write_results(partial(predictor, **shown), images, output):
         best = ", ".join(f"{d['label']} {d['score']:.2f}" for d in list(found)[:5]) or "nothing"
         print(f"{path}: {len(found)} detection{'' if len(found) == 1 else 's'}; best: {best}")
 

@@ -15,7 +15,7 @@ from detectron2.utils import comm
 from detectron2.utils.logger import setup_logger
 from torch.multiprocessing import ProcessExitedException
 
-from ovdet.engine import do_train, evaluate_config, load_config, prepare_output
+from ovdet.engine import check_files, do_train, evaluate_config, load_config, prepare_output
 from ovdet.errors import InputError, command
 
 
@@ -34,6 +34,8 @@ def parse_arguments() -> argparse.Namespace:
 def run(arguments: argparse.Namespace) -> None:
     """One process's work."""
     config = load_config(arguments.config_file, arguments.opts)
+    if not arguments.eval_only:
+        check_files(config, resume=arguments.resume)
     prepare_output(config)
     if arguments.eval_only:
         named = any(option.startswith("train.init_checkpoint=") for option in arguments.opts)

@@ -10,13 +10,14 @@ from ovdet.engine.learning_rate import slower_part
 from ovdet.engine.model_folder import read_resize, write_model_folder
 from ovdet.engine.models import DEFAULT_MODEL, add_model_arguments, choose_model, find_model
 from ovdet.engine.options import TrainOptions, choose_device
-from ovdet.engine.train import do_train, load_detector, prepare_dataset, prepare_output, training_classes
+from ovdet.engine.train import check_files, do_train, load_detector, prepare_dataset, prepare_output, training_classes
 
 __all__ = [
     "DEFAULT_MODEL",
     "ExtractOptions",
     "TrainOptions",
     "add_model_arguments",
+    "check_files",
     "choose_device",
     "choose_model",
     "do_test",

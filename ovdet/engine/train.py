@@ -44,6 +44,25 @@ def build_options(config: DictConfig) -> TrainOptions:
         raise InputError(f"expected the options of TrainOptions under `train`, got {error}") from error
 
 
+def check_files(config: DictConfig, *, resume: bool = False) -> None:
+    """What training reads is there: said before anything is written.
+
+    Args:
+        config: as for do_train.
+        resume: its first weights are not needed any more.
+
+    Raises:
+        InputError: a file or folder does not exist.
+    """
+    keys = () if "prepare" in config.dataset else ("train", "val", "split")
+    named = {f"dataset.{key}": config.dataset.get(key) for key in (*keys, "region_store")}
+    if not resume:
+        named["train.init_checkpoint"] = build_options(config).init_checkpoint
+    for option, path in named.items():
+        if path and "://" not in path and not Path(path).exists():
+            raise InputError(f"expected {option} to be there, {path} does not exist")
+
+
 def prepare_output(config: DictConfig) -> None:
     """Check the options and make the output folder.
 

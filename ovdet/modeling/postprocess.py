@@ -20,7 +20,7 @@ from functools import partial
 import torch
 import torch.nn.functional as F
 from detectron2.layers import batched_nms
-from detectron2.structures import Boxes, Instances
+from detectron2.structures import Boxes, Instances, pairwise_ioa
 from torch import Tensor
 from torchvision.ops import box_iou, nms
 
@@ -134,6 +134,22 @@ def soften(boxes: Tensor, scores: Tensor, classes: Tensor, decay: float) -> Tens
     overlaps = (box_iou(boxes, boxes).nan_to_num() * same_class).tril(-1)  # 0 / 0 of boxes without area
     largest = F.pad(overlaps, (1, 0)).amax(1)  # the padding is for C = 0
     return scores * (-(largest**2) / decay).exp()
+
+
+def not_contained(boxes: Tensor, classes: Tensor, share: float) -> Tensor:
+    """Which detections to show: of those that lie within a better one of their class, most are parts of its object.
+
+    Args:
+        boxes: (C, 4) XYXY, best first.
+        classes: (C,).
+        share: of its own area; a box of which more lies within one better box of its class is left out. 1 keeps all.
+
+    Returns:
+        (C,) booleans.
+    """
+    within = pairwise_ioa(Boxes(boxes), Boxes(boxes)).T  # (C, C), the share of a row's box within a column's
+    same_class = classes[:, None] == classes
+    return ~((within > share) & same_class).tril(-1).any(1)
 
 
 def settle(

@@ -8,6 +8,7 @@ from functools import partial
 import pytest
 import torch
 from detectron2.modeling.roi_heads.fast_rcnn import fast_rcnn_inference
+from shapely import box as shape_of
 from torchvision.ops import box_iou, nms
 
 from ovdet.modeling.candidates import best_candidates
@@ -16,6 +17,7 @@ from ovdet.modeling.postprocess import (
     _nms_in_turn,
     detect,
     nms_over_classes,
+    not_contained,
     select_regions,
     settle,
     soften,
@@ -278,3 +280,20 @@ def test_softened_detections_are_the_same_in_another_order():
 def test_boxes_without_area_keep_their_scores():
     boxes, scores = torch.zeros(4, 4), torch.linspace(0.9, 0.6, 4)
     assert torch.equal(soften(boxes, scores, torch.zeros(4), 0.5), scores)
+
+
+@pytest.mark.parametrize("number", [0, 1, 60])
+@pytest.mark.parametrize("share", [0.5, 0.9])
+def test_boxes_within_better_ones_of_their_class(number, share):
+    shapes, classes = [shape_of(*corners) for corners in close_boxes(number).tolist()], torch.arange(number) % 2
+    expected = [
+        not any(classes[i] == classes[j] and shape.intersection(shapes[j]).area > share * shape.area for j in range(i))
+        for i, shape in enumerate(shapes)
+    ]
+    kept = not_contained(close_boxes(number), classes, share)
+    assert kept.tolist() == expected and (number < 2 or 2 < sum(expected) < number)
+    assert not_contained(close_boxes(number), classes, 1).all()
+
+
+def test_boxes_without_area_are_shown():
+    assert not_contained(torch.zeros(4, 4), torch.zeros(4), 0.9).all()

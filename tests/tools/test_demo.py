@@ -175,6 +175,7 @@ def test_no_photos_of_its_own_without_scikit_image(run_tool, tmp_path, monkeypat
         (("--weights", "w.pt2"), "can run code"),
         (("--threshold", "nan"), "--threshold between 0 and 1"),
         (("--overlap", "1.5"), "--overlap between 0 and 1"),
+        (("--contained", "-1"), "--contained between 0 and 1"),
         (("--input", "nowhere.jpg"), "nowhere.jpg does not exist"),
         (("--input", "configs"), "in configs, got none"),
         (("--vocabulary", "cat; , dog"), "an empty one for class 1"),

@@ -138,6 +138,20 @@ def test_bad_input_is_one_line_and_exit_code_2(trained, run_tool, tmp_path, argu
     assert not list(tmp_path.rglob("*.pth"))
 
 
+@pytest.mark.parametrize(
+    ("config", "override", "message"),
+    [
+        ("configs/lite/trunk.py", "dataset.root=/nowhere", "dataset.train to be there, /nowhere/instances_train.json"),
+        (QUICK, "train.init_checkpoint=/nowhere.pth", "train.init_checkpoint to be there, /nowhere.pth does not exist"),
+        ("configs/quick/vild_stored.py", "dataset.region_store=/nowhere", "dataset.region_store to be there, /nowhere"),
+    ],
+)
+def test_what_is_not_there_is_said_before_anything_is_written(run_tool, tmp_path, config, override, message):
+    code, out, err = run_tool("train_net.py", "--config-file", config, override, f"train.output_dir={tmp_path}/run")
+    assert (code, out) == (2, "") and err.startswith("error: ") and message in err and len(err.splitlines()) == 1
+    assert not list(tmp_path.iterdir())
+
+
 @pytest.mark.parametrize("workers", [0, 1])
 def test_a_broken_photo_is_one_line(trained, run_tool, tmp_path, workers):
     shutil.copytree(trained.output.parent / "data", tmp_path / "data")
