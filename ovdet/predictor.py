@@ -21,21 +21,20 @@ from detectron2.structures import Instances
 from PIL import Image
 from rich.progress import track
 from torch import Tensor, nn
-from torchvision.ops import batched_nms, nms
+from torchvision.ops import nms
 
 from ovdet.data.coco_json import plain_name
-from ovdet.data.images import find_images, read_image, rgb_array
+from ovdet.data.images import check_aspect, find_images, read_image, rgb_array
 from ovdet.engine import find_model, load_config, load_detector
 from ovdet.errors import InputError
 from ovdet.modeling import speed_up
-from ovdet.modeling.postprocess import not_contained
+from ovdet.modeling.postprocess import nms_per_class, not_contained
 from ovdet.text import NameEmbedder, TextEmbeddings, Vocabulary
 from ovdet.text.columns import NOBODYS, Columns, far_from, lay_out
 
 Photo = str | Path | Image.Image | np.ndarray | Tensor
 
 SAME_OBJECT = 0.5  # IoU of boxes of one name, from its synonyms
-MAX_ASPECT = 100  # longest to shortest side; beyond it a resized photo would have no pixel left on its short side
 
 
 @dataclass(frozen=True)
@@ -276,8 +275,7 @@ class OpenVocabPredictor:
     def _prepare(self, rgb: np.ndarray) -> dict:
         """(H, W, 3) uint8 RGB -> what the model takes for one photo."""
         height, width = rgb.shape[:2]
-        if max(height, width) > MAX_ASPECT * min(height, width):
-            raise InputError(f"expected a photo with sides of at most {MAX_ASPECT} to 1, got {width} x {height} pixels")
+        check_aspect(height, width)
         is_bgr = self.model.input_format == "BGR"
         resized = T.AugInput(np.ascontiguousarray(rgb[:, :, ::-1] if is_bgr else rgb))
         self.resize(resized)
@@ -295,7 +293,8 @@ class OpenVocabPredictor:
         asked = (owners != NOBODYS) & (instances.scores >= least)
         instances, owners = instances[asked], owners[asked]
         if self._has_synonyms:
-            keep = batched_nms(instances.pred_boxes.tensor, instances.scores, owners, SAME_OBJECT)
+            found = instances.pred_boxes.tensor, instances.scores, owners
+            keep = nms_per_class(*found, SAME_OBJECT, len(owners))
             instances, owners = instances[keep], owners[keep]
         if contained < 1:
             keep = not_contained(instances.pred_boxes.tensor, owners, contained)
@@ -341,6 +340,8 @@ def to_rgb(image: Photo, channel_order: str = "BGR") -> np.ndarray:
             return rgb_array(image)
         except ValueError as error:
             raise InputError(f"expected a PIL image of 8 or 16 bits, got mode {image.mode}: {error}") from error
+        except OSError as error:  # PIL reads the pixels only now
+            raise InputError(f"expected a readable image, got a broken one: {error}") from error
     if not isinstance(image, np.ndarray):
         raise InputError(f"expected a file, a PIL image, an array or a tensor, got {type(image).__name__}")
     if image.ndim != 3 or image.shape[2] != 3 or image.dtype != np.uint8 or image.size == 0:

@@ -1,6 +1,7 @@
 """Every config loads, instantiates, is short, and its header names itself."""
 
 import re
+from contextlib import nullcontext
 from pathlib import Path
 
 import pytest
@@ -8,7 +9,8 @@ import torch
 from detectron2.config import LazyConfig, instantiate
 
 from ovdet.data.builtin import BUILTIN
-from ovdet.engine import TrainOptions, load_config
+from ovdet.engine import TrainOptions, check_files, load_config
+from ovdet.errors import InputError
 from ovdet.modeling import FederatedBoxPredictor
 
 ROOT = Path(__file__).parents[1]
@@ -29,6 +31,18 @@ def offline(config):
 @pytest.mark.parametrize("family", ["lite", "ov_coco", "ov_lvis"])
 def test_all_methods_are_there(family):
     assert {f.stem for f in (ROOT / "configs" / family).glob("*.py")} >= METHODS
+
+
+@pytest.mark.parametrize("file", CONFIGS, ids=names)
+def test_only_what_training_reads_must_be_there(file, tmp_path):
+    config = load_config(str(file), [f"dataset.root={tmp_path}", "train.init_checkpoint="])
+    for key in ("train", "val", "split"):
+        path = Path(config.dataset.get(key) or tmp_path / "none")
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.touch()
+    needs_store = config.dataloader.get("train", {}).get("mapper", {}).get("region_store") is not None
+    with pytest.raises(InputError, match="extract_regions.py writes one") if needs_store else nullcontext():
+        check_files(config)
 
 
 @pytest.mark.parametrize("file", CONFIGS, ids=names)

@@ -91,6 +91,14 @@ def test_any_number_of_names(predictor, photo, number):
     assert labels and labels <= set(predictor.names)
 
 
+def test_a_broken_pil_image(predictor, photo, tmp_path):
+    Image.open(photo).convert("RGB").resize((90, 60)).save(tmp_path / "a.jpg")
+    (tmp_path / "a.jpg").write_bytes((tmp_path / "a.jpg").read_bytes()[:-300])
+    predictor.set_vocabulary(["cat"])
+    with pytest.raises(InputError, match="expected a readable image, got a broken one"):
+        predictor(Image.open(tmp_path / "a.jpg"))
+
+
 def test_threshold_and_overlap(predictor, photo):
     predictor.set_vocabulary(["red square", "red circle"])
     everything = predictor(photo, threshold=0)
@@ -170,6 +178,7 @@ def test_arrays_that_are_no_photos(predictor, image):
     [
         (None, {}, "an array or a tensor, got NoneType"),
         ("photo.jpg", {"channel_order": "XYZ"}, "RGB or BGR, got 'XYZ'"),
+        (Image.new("RGB", (0, 0)), {}, "at most 100 to 1, got 0 x 0 pixels"),
         ("photo.jpg", {"threshold": 5}, "threshold between 0 and 1, got 5"),
         ("photo.jpg", {"overlap": -1}, "overlap between 0 and 1, got -1"),
         ("photo.jpg", {"contained": 2}, "contained between 0 and 1, got 2"),

@@ -138,9 +138,12 @@ def _images_by_id(images: Sequence[dict[str, Any]], path: str | Path) -> dict[An
     _check_keys(images, ("id", "file_name", "height", "width"), "images", path)
     _check_unique([image["id"] for image in images], "image id", path)
     for image in images:
+        if not isinstance(image["file_name"], str):
+            came = image["file_name"]
+            raise InputError(f"expected the file name of image {image['id']!r} as text in {path}, got {came!r}")
         for key in ("height", "width"):
             value = image[key]
-            if not isinstance(value, (int, float)) or value < 1 or value != int(value):
+            if not isinstance(value, (int, float)) or not math.isfinite(value) or value < 1 or value != int(value):
                 raise InputError(f"expected a positive whole {key} of image {image['id']!r} in {path}, got {value!r}")
             image[key] = int(value)
     return {image["id"]: image for image in images}
@@ -167,11 +170,24 @@ def _check_annotations(
         if unknown:
             raise InputError(f"expected annotations of known {key}s in {path}, unknown: {listed(unknown)}")
     for annotation in annotations:
-        box = annotation["bbox"]
-        numbers = isinstance(box, list) and len(box) == 4 and all(isinstance(value, (int, float)) for value in box)
-        if not numbers or not all(math.isfinite(value) for value in box):
-            where = f"annotation {annotation['id']} of {path}"
-            raise InputError(f"expected bbox [x, y, width, height] in {where}, got {box!r}")
+        _check_numbers(annotation, path)
+
+
+def _check_numbers(annotation: dict[str, Any], path: str | Path) -> None:
+    """A box of four numbers, a crowd or none, perhaps an area; null for the last two says nothing and goes."""
+    where = f"annotation {annotation['id']} of {path}"
+    box = annotation["bbox"]
+    numbers = isinstance(box, list) and len(box) == 4 and all(isinstance(value, (int, float)) for value in box)
+    if not numbers or not all(math.isfinite(value) for value in box):
+        raise InputError(f"expected bbox [x, y, width, height] in {where}, got {box!r}")
+    for key in ("iscrowd", "area"):
+        if annotation.get(key, 0) is None:
+            del annotation[key]
+    if annotation.get("iscrowd", 0) not in (0, 1):
+        raise InputError(f"expected iscrowd of 0 or 1 in {where}, got {annotation['iscrowd']!r}")
+    area = annotation.get("area", 0.0)
+    if not isinstance(area, (int, float)) or not math.isfinite(area):
+        raise InputError(f"expected an area in square pixels in {where}, got {area!r}")
 
 
 def _check_keys(items: Sequence[dict[str, Any]], keys: Sequence[str], what: str, path: str | Path) -> None:
@@ -225,8 +241,11 @@ def usable_segmentation(segmentation: Any) -> Any:
     if isinstance(segmentation, dict):
         if "counts" not in segmentation or "size" not in segmentation:
             return []
+        size = segmentation["size"]
+        if not isinstance(size, list) or len(size) != 2 or not all(isinstance(side, int) and side > 0 for side in size):
+            return []
         if isinstance(segmentation["counts"], list):
-            return mask_util.frPyObjects(segmentation, *segmentation["size"])
+            return mask_util.frPyObjects(segmentation, *size)
         return segmentation
     polygons = segmentation if isinstance(segmentation, list) else []
     return [p for p in polygons if isinstance(p, list) and len(p) % 2 == 0 and len(p) >= 6]

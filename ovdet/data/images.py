@@ -15,6 +15,7 @@ from PIL import Image, ImageOps, UnidentifiedImageError
 from ovdet.errors import InputError
 
 WHITE = (255, 255, 255)
+MAX_ASPECT = 100  # longest to shortest side; beyond it a resized photo would have no pixel left on its short side
 SUFFIXES = {".bmp", ".gif", ".jpeg", ".jpg", ".png", ".ppm", ".tif", ".tiff", ".webp"}
 
 
@@ -66,6 +67,22 @@ def read_image(path: str | Path, format: str = "RGB") -> np.ndarray:
     return np.ascontiguousarray(rgb if format == "RGB" else rgb[:, :, ::-1])
 
 
+def check_aspect(height: int, width: int, photo: str = "") -> None:
+    """A photo that a detector can resize.
+
+    Args:
+        height: in pixels.
+        width: in pixels.
+        photo: its file, for the message.
+
+    Raises:
+        InputError: it is empty or far too thin.
+    """
+    if min(height, width) < 1 or max(height, width) > MAX_ASPECT * min(height, width):
+        came = f"{width} x {height} pixels" + (f" in {photo}" if photo else "")
+        raise InputError(f"expected a photo with sides of at most {MAX_ASPECT} to 1, got {came}")
+
+
 def _check_file(path: Path) -> None:
     try:
         if path.is_dir():
@@ -84,7 +101,7 @@ def _check_file(path: Path) -> None:
 
 def _read_with_pil(path: Path) -> np.ndarray:
     """(H, W, 3) uint8 RGB of any mode that PIL knows."""
-    with Image.open(path) as image:
+    with path.open("rb") as stream, Image.open(stream) as image:  # by its name PIL would map some TIFFs turned wrongly
         image.load()
         image = _upright(image)
     return rgb_array(image)

@@ -21,7 +21,7 @@ from detectron2.data.detection_utils import (
 from detectron2.structures import Boxes, Instances
 from torch import Tensor
 
-from ovdet.data.images import read_image
+from ovdet.data.images import check_aspect, read_image
 from ovdet.data.region_store import RegionStore
 from ovdet.errors import InputError
 
@@ -74,12 +74,14 @@ class OpenVocabMapper:
             `teacher_embeddings` (M, D) float32; with keep_original "image_orig" (3, height, width) uint8 RGB.
 
         Raises:
-            InputError: the photo cannot be read, is not of the size that json and store say, or has no stored regions.
+            InputError: the photo cannot be read, is far too thin or not of the size that json and store say, or has no
+                stored regions.
         """
         dataset_dict = copy.deepcopy(dataset_dict)
         annotations = dataset_dict.pop("annotations", [])
         image = read_image(dataset_dict["file_name"], self.image_format)
         _check_size(dataset_dict, image)
+        check_aspect(*image.shape[:2], photo=dataset_dict["file_name"])
         if self.keep_original:
             rgb = image if self.image_format == "RGB" else image[:, :, ::-1]
             dataset_dict["image_orig"] = _to_tensor(rgb)

@@ -146,8 +146,16 @@ class SafeCheckpointer(DetectionCheckpointer):
             The checkpoint's header.
 
         Raises:
-            InputError: unreadable, of another teacher or width, or parameters of a part are missing.
+            InputError: the model has no such part, the checkpoint is unreadable, of another teacher or width, or
+                parameters of a part are missing.
         """
+        keys = list(self.model.state_dict())
+        odd = [part for part in parts if not any(key.startswith(f"{part}.") for key in keys)]
+        if odd:
+            known = ", ".join(dict.fromkeys(key.split(".")[0] for key in keys))
+            raise InputError(f"expected train.init_parts to name parts of the model ({known}), got {odd[0]!r}")
+        if not path:
+            raise InputError(f"expected a checkpoint with {', '.join(parts)} as train.init_checkpoint, got none")
         self._parts = tuple(f"{part}." for part in parts)
         try:
             return self.load_weights(path)

@@ -43,7 +43,10 @@ def prepare_evaluation(config: DictConfig, folder: str | Path) -> None:
             LazyConfig.save(config, f"{scratch}/config.yaml")
             write_whole(folder / "config.yaml", Path(scratch, "config.yaml").read_bytes())
     comm.synchronize()
+    setup_logger.cache_clear()  # it remembers folders, and would not write to one again
     for name in ("detectron2", "fvcore", "ovdet"):
+        of_name = logging.getLogger(name)  # whose handlers of an evaluation before go: its log is complete
+        of_name.handlers = [each for each in of_name.handlers if type(each) is not logging.StreamHandler]
         setup_logger(str(folder), distributed_rank=comm.get_rank(), name=name)
 
 

@@ -17,6 +17,7 @@ from detectron2.data import DatasetCatalog, MetadataCatalog
 from detectron2.engine import AMPTrainer, SimpleTrainer, create_ddp_model, default_writers, hooks
 from detectron2.engine.train_loop import TrainerBase
 from detectron2.utils import comm
+from detectron2.utils.env import seed_all_rng
 from omegaconf import DictConfig
 from torch import nn
 
@@ -25,6 +26,7 @@ from ovdet.engine.checkpoint import HEADER, SafeCheckpointer, read_checkpoint
 from ovdet.engine.evaluate import do_test, set_names
 from ovdet.engine.hooks import Autocast, GradientClipping
 from ovdet.engine.options import TrainOptions
+from ovdet.engine.resume import resume_run, step_reached
 from ovdet.errors import InputError
 from ovdet.files import write_whole
 from ovdet.text import NameEmbedder
@@ -54,13 +56,16 @@ def check_files(config: DictConfig, *, resume: bool = False) -> None:
     Raises:
         InputError: a file or folder does not exist.
     """
-    keys = () if "prepare" in config.dataset else ("train", "val", "split")
-    named = {f"dataset.{key}": config.dataset.get(key) for key in (*keys, "region_store")}
+    keys = [] if "prepare" in config.dataset else ["train", "val", "split"]
+    if config.dataloader.train.mapper.get("region_store"):
+        keys.append("region_store")
+    named = {f"dataset.{key}": config.dataset.get(key) for key in keys}
     if not resume:
         named["train.init_checkpoint"] = build_options(config).init_checkpoint
     for option, path in named.items():
         if path and "://" not in path and not Path(path).exists():
-            raise InputError(f"expected {option} to be there, {path} does not exist")
+            how = " (tools/extract_regions.py writes one)" if option == "dataset.region_store" else ""
+            raise InputError(f"expected {option} to be there, {path} does not exist{how}")
 
 
 def prepare_output(config: DictConfig) -> None:
@@ -214,6 +219,11 @@ def do_train(config: DictConfig, *, resume: bool = False) -> Mapping[str, Any]:
     prepare_dataset(config)
     embed_names = instantiate(config.name_embedder)
     space = text_space(config, embed_names)
+    start = step_reached(options.output_dir) if resume else 0
+    if start >= options.max_iter:
+        raise InputError(f"expected steps to train, {options.output_dir} is at step {start} of {options.max_iter}")
+    if start and options.seed >= 0:  # or the photos of the first steps would come once more
+        seed_all_rng(options.seed + start + comm.get_rank())
     loader = build_train_loader(config, space)
     model = instantiate(config.model).to(options.torch_device())
     freeze_parts(model, options.freeze)
@@ -222,7 +232,9 @@ def do_train(config: DictConfig, *, resume: bool = False) -> Mapping[str, Any]:
 
     config.optimizer.params.model = model
     optimizer = instantiate(config.optimizer)
-    trainer = build_trainer(options, create_ddp_model(model, broadcast_buffers=False), loader, optimizer)
+    devices = {} if options.torch_device().type == "cuda" else {"device_ids": None}
+    parallel = create_ddp_model(model, broadcast_buffers=False, **devices)
+    trainer = build_trainer(options, parallel, loader, optimizer)
     header = {**space, "training_classes": names}
     checkpointer = SafeCheckpointer(model, options.output_dir, header=header, trainer=trainer)
     results: dict[str, Any] = {}
@@ -247,14 +259,12 @@ def do_train(config: DictConfig, *, resume: bool = False) -> Mapping[str, Any]:
             else None,
         ]
     )
-    resume = resume and checkpointer.has_checkpoint()
-    if options.init_parts and not resume:
+    if start:
+        resume_run(checkpointer, optimizer)
+    elif options.init_parts:
         checkpointer.load_parts(options.init_checkpoint, _parts(options.init_parts))
     else:
-        checkpointer.resume_or_load(options.init_checkpoint, resume=resume)
-    start = trainer.iter + 1 if resume else 0
-    if start >= options.max_iter:
-        raise InputError(f"expected steps to train, {options.output_dir} is at step {start} of {options.max_iter}")
+        checkpointer.resume_or_load(options.init_checkpoint, resume=False)
     trainer.train(start, options.max_iter)
     return results
 

@@ -140,8 +140,8 @@ class CocoAP:
             class_number = self._class_number.get(annotation["category_id"])
             if class_number is None:
                 continue
-            box = annotation["bbox"]
-            area, iscrowd = self._weigh(annotation, annotation.get("area", box[2] * box[3]))
+            box, area = annotation["bbox"], annotation.get("area")
+            area, iscrowd = self._weigh(annotation, box[2] * box[3] if area is None else area)
             if area is None:
                 continue
             self._number += 1
@@ -154,7 +154,7 @@ class CocoAP:
 
     def _weigh(self, annotation: Mapping[str, Any], area: float) -> tuple[float | None, int]:
         """(area, iscrowd) by which an object counts; an area of None leaves it out."""
-        return area, int(annotation.get("iscrowd", 0))
+        return area, int(annotation.get("iscrowd") or 0)
 
     def _boxes(self, detections: Mapping[Any, Sequence[Mapping[str, Any]]], image_ids: Sequence[Any]) -> np.ndarray:
         """(N, 7): image, x, y, width, height, score, class."""

@@ -197,7 +197,10 @@ def apart(boxes: Tensor, groups: Tensor) -> Tensor:
 
     Args:
         boxes: (R, 4) XYXY, not negative.
-        groups: (R,) int64.
+        groups: (R,) int64, not negative.
     """
     reach = F.pad(boxes.flatten(), (0, 1)).amax(0) + 1  # the padding is for R = 0
-    return boxes + (groups * reach)[:, None]
+    ordered, order = groups.sort(stable=True)
+    is_next = ordered != F.pad(ordered, (1, 0), value=-1)[:-1]
+    ranks = is_next.long().cumsum(0)[order.argsort()] - 1  # far groups would lose their boxes to rounding
+    return boxes + (ranks * reach)[:, None]

@@ -5,7 +5,8 @@ candidates, and at more of them as long as too few are left over.
 
 `fast_rcnn_inference` leaves NMS to torchvision's `batched_nms`, which goes about it in one of two ways: for few
 candidates it moves the classes apart, adding an offset in float32 that rounds the boxes; for many it takes one class
-after the other. Each is followed here, down to the last bit. Candidates of equal score keep the order of regions, then
+after the other. Each is followed here, down to the last bit, but for vocabularies so large that the offsets would round
+whole boxes away. Candidates of equal score keep the order of regions, then
 of classes; so they do in `batched_nms`, except that its way for many candidates ends in a sort that is not stable.
 
 Shape letters: R regions of one image, K classes of the present vocabulary, C candidates of one image, best first.
@@ -31,6 +32,7 @@ _FEW_ON_CPU, _FEW = 1000, 25_000
 _AT_ONCE = 4096  # boxes in one call of NMS, which is quadratic
 _MARGIN = 1e-5  # of an IoU, wider than what float32 may err by for boxes of at least _LEAST_SIDE
 _LEAST_SIDE = 0.01  # pixels
+_FAR = 2**21  # pixels; float32 rounds to quarters of them beyond, and LVIS's classes on photos of 1333 end before it
 
 # boxes (C, 4), scores (C,) descending, classes (C,), IoU threshold, reach -> indices of those that stay, ascending
 Suppress = Callable[[Tensor, Tensor, Tensor, float, int], Tensor]
@@ -81,10 +83,17 @@ def nms_per_class(boxes: Tensor, scores: Tensor, classes: Tensor, threshold: flo
         Indices into C of those that stay, ascending.
     """
     if len(boxes) <= few_candidates(boxes.device):
-        return batched_nms(boxes, scores, classes, threshold)
+        return batched_nms(boxes, scores, _close_together(classes, boxes), threshold)
     boxes, scores, classes = boxes[:reach], scores[:reach], classes[:reach]
     keep = _nms_at_once(boxes, scores, classes, threshold) if len(boxes) <= _AT_ONCE else None
     return _nms_in_turn(boxes, scores, classes, threshold) if keep is None else keep
+
+
+def _close_together(classes: Tensor, boxes: Tensor) -> Tensor:
+    """(C,), the classes' ranks where the boxes (C, 4) moved apart by the classes themselves would go too far."""
+    if not len(classes) or classes.max() * (boxes.max() + 1) <= _FAR:
+        return classes
+    return classes.unique(return_inverse=True)[1]
 
 
 def few_candidates(device: torch.device) -> int:

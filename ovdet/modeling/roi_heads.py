@@ -219,7 +219,8 @@ class OpenVocabROIHeads(StandardROIHeads):
         return self.image_branch(pooled, features, boxes)
 
     def objectness(self, box_features: Tensor, objectness_logits: Tensor) -> Tensor:
-        """(R, F), the RPN's logits (R,) -> logits (R,), with how well the boxes fit where that was learned."""
+        """(R, F), the RPN's logits (R,) -> logits (R,), float32, with how well the boxes fit where that was learned."""
+        objectness_logits = objectness_logits.float()
         if self.quality is None:
             return objectness_logits
         return join_objectness(objectness_logits, self.quality(box_features))

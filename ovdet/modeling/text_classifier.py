@@ -12,7 +12,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from ovdet.modeling.sides import SigmoidSide, SoftmaxSide, cosine_logits
+from ovdet.modeling.sides import SigmoidSide, SoftmaxSide, cosine_logits, dot_logits
 
 _OWN_ENTRIES = 2**24  # of a matrix of which the classifier makes itself a float32 copy: 64 MiB
 _ROWS_AT_ONCE = 8192
@@ -91,7 +91,8 @@ class TextClassifier(nn.Module):
     def side(self, region_embeddings: Tensor) -> SoftmaxSide:
         """(R, D), unit norm -> what they say of each class, for any part of the vocabulary."""
         queries = region_embeddings / self.temperature
-        return SoftmaxSide(queries, background_logits=queries @ F.normalize(self.background, dim=0))
+        background = F.normalize(self.background, dim=0)[None]
+        return SoftmaxSide(queries, background_logits=dot_logits(queries, background)[:, 0])
 
 
 class SigmoidTextClassifier(TextClassifier):

@@ -10,7 +10,14 @@ import pytest
 from rich.console import Console
 
 from ovdet.data import coco_json
-from ovdet.data.coco_json import read_coco_json, read_json, refuse_missing_photos, write_json
+from ovdet.data.coco_json import (
+    check_coco,
+    read_coco_json,
+    read_json,
+    refuse_missing_photos,
+    usable_segmentation,
+    write_json,
+)
 from ovdet.errors import InputError
 
 CONTENT = {
@@ -76,3 +83,30 @@ def test_missing_photos(tmp_path, caplog):
     with pytest.raises(InputError, match=r"expected 9 photos .* 7 are missing: .*0.jpg, .*\(7 in all\)"):
         refuse_missing_photos(missing, 9, tmp_path)
     assert [r.message for r in caplog.records if r.levelno == logging.ERROR] == [f"missing photo: {f}" for f in missing]
+
+
+@pytest.mark.parametrize(
+    ("kind", "change", "message"),
+    [
+        ("images", {"height": float("inf")}, "positive whole height of image 1 in x.json, got inf"),
+        ("images", {"width": float("nan")}, "positive whole width of image 1 in x.json, got nan"),
+        ("images", {"file_name": None}, "file name of image 1 as text in x.json, got None"),
+        ("annotations", {"iscrowd": "no"}, "iscrowd of 0 or 1 in annotation 1 of x.json, got 'no'"),
+        ("annotations", {"area": "large"}, "area in square pixels in annotation 1 of x.json, got 'large'"),
+        ("annotations", {"bbox": [0, 0, 1]}, r"bbox .* in annotation 1 of x.json, got \[0, 0, 1\]"),
+    ],
+)
+def test_entries_that_are_refused(kind, change, message):
+    content = {**CONTENT, kind: [{**CONTENT[kind][0], **change}, *CONTENT[kind][1:]]}
+    with pytest.raises(InputError, match=message):
+        check_coco(content, "x.json")
+
+
+def test_null_says_nothing():
+    content = {**CONTENT, "annotations": [{**CONTENT["annotations"][0], "iscrowd": None, "area": None}]}
+    assert check_coco(content, "x.json").annotations == CONTENT["annotations"][:1]
+
+
+@pytest.mark.parametrize("size", [[8], [8, 0], "88", [8.5, 8]])
+def test_run_lengths_of_no_size(size):
+    assert usable_segmentation({"counts": [3, 5], "size": size}) == []

@@ -85,6 +85,20 @@ def test_exif_orientation(tmp_path, orientation):
     assert np.abs(read.astype(int) - upright).mean() < 6
 
 
+@pytest.mark.parametrize("orientation", range(1, 9))
+@pytest.mark.parametrize("mode", ["L", "I;16", "P", "RGBA", "CMYK"])
+def test_exif_orientation_of_plain_tiffs(tmp_path, mode, orientation):
+    """PIL maps uncompressed ones into memory where it has a file's name, and turned ones wrongly."""
+    stored = Image.fromarray(np.arange(24 * 32, dtype=np.uint8).reshape(24, 32) // 4).convert(mode)
+    exif = Image.Exif()
+    exif[274] = orientation
+    stored.save(tmp_path / "plain.tif", exif=exif)
+    stored.save(tmp_path / "packed.tif", exif=exif, compression="tiff_lzw")
+    read = read_image(tmp_path / "plain.tif")
+    assert read.shape[:2] == ((24, 32) if orientation < 5 else (32, 24))
+    np.testing.assert_array_equal(read, read_image(tmp_path / "packed.tif"))
+
+
 def test_broken_exif_is_no_reason_to_refuse(tmp_path, rgb):
     Image.fromarray(rgb).save(tmp_path / "a.jpg", exif=b"Exif\x00\x00nonsense", quality=95)
     assert read_image(tmp_path / "a.jpg").shape == rgb.shape

@@ -210,6 +210,9 @@ def test_photos_that_do_not_fit(record):
         mapper(record)
     upright = {**record, "height": WIDTH, "width": HEIGHT}
     assert mapper(upright)["image"].shape == (3, WIDTH, HEIGHT)
+    Image.new("RGB", (2000, 1)).save(path)
+    with pytest.raises(InputError, match="at most 100 to 1, got 2000 x 1 pixels in .*photo.png"):
+        mapper({"file_name": path, "image_id": 5, "annotations": []})
     with open(path, "w") as file:
         file.write("no photo")
     with pytest.raises(InputError, match="photo.png"):

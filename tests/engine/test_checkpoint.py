@@ -73,6 +73,10 @@ def test_parts_alone(tmp_path):
     SafeCheckpointer(model["trunk"], str(tmp_path)).save("trunk_alone")
     with pytest.raises(InputError, match="lacks head.weight"):
         SafeCheckpointer(other).load_parts(str(tmp_path / "trunk_alone.pth"), ["head"])
+    with pytest.raises(InputError, match=r"parts of the model \(trunk, head, trunks\), got 'trun'"):
+        SafeCheckpointer(other).load_parts(str(tmp_path / "m.pth"), ["trun", "head"])
+    with pytest.raises(InputError, match="checkpoint with trunk as train.init_checkpoint, got none"):
+        SafeCheckpointer(other).load_parts("", ["trunk"])
 
 
 def test_to_begin_with_part_of_the_weights_is_enough(tmp_path):

@@ -135,6 +135,10 @@ def test_truth_without_area_and_iscrowd(judges):
         del annotation["iscrowd"], annotation["area"]
     found = average_precision(index_ground_truth(content), judges.make_detections(content), ids_of(content))
     np.testing.assert_allclose(means(found), expected, **EXACT)
+    for annotation in content["annotations"]:
+        annotation["iscrowd"] = annotation["area"] = None
+    found = average_precision(index_ground_truth(content), judges.make_detections(content), ids_of(content))
+    np.testing.assert_allclose(means(found), expected, **EXACT)
 
 
 def test_objects_and_detections_without_area(judges):

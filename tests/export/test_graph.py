@@ -49,6 +49,14 @@ def test_keep_best_is_fast_rcnn_inference(regions, classes):
     assert torch.allclose(best, expected.scores, atol=1e-6)
 
 
+def test_keep_best_of_very_many_classes():
+    boxes, scores = random_boxes(30), torch.zeros(30, 500_000)
+    scores[:, -3:] = torch.rand(30, 3, generator=torch.Generator().manual_seed(0))
+    options = dict(score_threshold=0.2, nms_threshold=0.5, max_detections=100)
+    few, many = (keep_best(boxes, some.log(), **options) for some in (scores[:, -3:], scores))
+    assert torch.equal(few[0], many[0]) and torch.equal(few[1] + scores.shape[1] - 3, many[1]) and 0 < len(few[0]) < 60
+
+
 def test_keep_best_softens_like_the_detector():
     boxes, scores = random_boxes(60), torch.rand(60, 5, generator=torch.Generator().manual_seed(0))
     options = dict(score_threshold=0.4, nms_threshold=0.5, max_detections=200, overlap_decay=0.5)

@@ -87,7 +87,7 @@ def test_half_finds_nearly_the_same(build_tiny):
     assert (found.scores[best.indices] - expected.scores)[near].abs().max() < 0.02
 
 
-@pytest.mark.parametrize("config", ["lite/ovdet_lite.py", "lite/vild_ensemble.py"])
+@pytest.mark.parametrize("config", ["lite/ovdet_lite.py", "lite/vild_ensemble.py", "lite/vild_image.py"])
 def test_half_takes_every_kind_of_image_side(config):
     node = load_config(f"configs/{config}").model
     if "region_source" in node:

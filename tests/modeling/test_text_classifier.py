@@ -115,6 +115,15 @@ def test_logits_are_float32_under_autocast(make_unit_rows):
     assert torch.equal(logits, cosine_logits(regions, classes, 0.01))
 
 
+def test_sides_are_float32_under_autocast(make_unit_rows):
+    classifier = TextClassifier(16, temperature=0.01)
+    classifier.set_vocabulary(make_unit_rows(3, seed=1))
+    regions = make_unit_rows(4)
+    with torch.autocast("cpu", torch.bfloat16):
+        side = classifier.side(regions)
+    assert torch.equal(side.background_logits, classifier.side(regions).background_logits)
+
+
 def test_sigmoid_scores_begin_at_the_prior_and_have_no_background(make_unit_rows):
     torch.manual_seed(0)
     classifier = SigmoidTextClassifier(16, temperature=0.5, prior=0.02)

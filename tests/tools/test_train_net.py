@@ -49,18 +49,41 @@ def test_eval_only_prints_base_novel_all(trained, run_tool, tmp_path):
         assert (tmp_path / "evaluation" / name).read_bytes() == (trained.output / "evaluation" / name).read_bytes()
 
 
-def test_resume_goes_on(trained, run_tool, tmp_path):
+def test_resume_goes_on(trained, run_tool, tmp_path, monkeypatch):
+    seeds = []
+    monkeypatch.setattr("ovdet.engine.train.seed_all_rng", seeds.append)
     shutil.copytree(trained.output, tmp_path / "run")
     overrides = [o for o in trained.overrides if not o.startswith(("train.output_dir", "train.max_iter"))]
     code, out, err = run_tool(
         "train_net.py", "--config-file", QUICK, "--resume", *overrides,
-        f"train.output_dir={tmp_path}/run", "train.max_iter=6", "train.log_period=1",
+        f"train.output_dir={tmp_path}/run", "train.max_iter=6", "train.log_period=1", "train.seed=7",
         f"train.init_checkpoint={tmp_path}/gone.pth",  # it began with them, and needs them no more
     )  # fmt: skip
     assert code == 0, (out + err)[-2000:]
     rows = [json.loads(line) for line in (tmp_path / "run/metrics.json").read_text().splitlines()]
     assert {4, 5} <= {row["iteration"] for row in rows}
+    assert seeds == [7 + 4]  # the photos of the first steps do not come once more
     assert torch.load(tmp_path / "run/model_final.pth", weights_only=True)["iteration"] == 5
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ("optimizer.lr=0.5", "the optimizer of the interrupted run, got lr 0.5, it had "),
+        ("optimizer.weight_decay=0.5", "the optimizer of the interrupted run, got weight_decay 0.5, it had "),
+        ("train.freeze=backbone", "optimizer and train.freeze of the interrupted run, got others: "),
+        ("train.max_iter=4", "is at step 4 of 4"),
+    ],
+)
+def test_resume_of_another_run(trained, run_tool, tmp_path, change, message):
+    shutil.copytree(trained.output, tmp_path / "run")
+    before = (tmp_path / "run/model_final.pth").read_bytes()
+    overrides = [o for o in trained.overrides if not o.startswith(("train.output_dir", "train.max_iter"))]
+    overrides += [f"train.output_dir={tmp_path}/run", "train.max_iter=6"]
+    code, _, err = run_tool("train_net.py", "--config-file", QUICK, "--resume", *overrides, change)
+    last = err.strip().splitlines()[-1]
+    assert code == 2 and last.startswith("error: ") and message in last and "Traceback" not in err
+    assert (tmp_path / "run/model_final.pth").read_bytes() == before
 
 
 def test_training_reports_what_it_sees(trained):
