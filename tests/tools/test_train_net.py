@@ -2,6 +2,9 @@
 
 import json
 import shutil
+import socket
+import subprocess
+import sys
 
 import pytest
 import torch
@@ -84,6 +87,31 @@ def test_resume_of_another_run(trained, run_tool, tmp_path, change, message):
     last = err.strip().splitlines()[-1]
     assert code == 2 and last.startswith("error: ") and message in last and "Traceback" not in err
     assert (tmp_path / "run/model_final.pth").read_bytes() == before
+
+
+@pytest.mark.slow
+def test_two_machines_without_gpus(trained, run_tool, tmp_path):
+    """They train one model, and find together what one process finds with it."""
+    with socket.socket() as probe:
+        probe.bind(("localhost", 0))
+        url = f"tcp://localhost:{probe.getsockname()[1]}"
+    overrides = (*trained.overrides, f"train.output_dir={tmp_path}/run")
+    shared = [sys.executable, "tools/train_net.py", "--config-file", QUICK, "--num-machines", "2", "--dist-url", url]
+    runs = [
+        subprocess.Popen(
+            [*shared, "--machine-rank", rank, *overrides], stdout=subprocess.PIPE, stderr=subprocess.STDOUT
+        )
+        for rank in "01"
+    ]
+    logs = [run.communicate(timeout=300)[0].decode() for run in runs]
+    assert [run.returncode for run in runs] == [0, 0], logs[0][-3000:] + logs[1][-3000:]
+    weights = f"train.init_checkpoint={tmp_path}/run/model_final.pth"
+    code, _, err = run_tool(
+        "train_net.py", "--config-file", QUICK, "--eval-only", *overrides, f"train.output_dir={tmp_path}/alone", weights
+    )
+    assert code == 0, err[-3000:]
+    together, alone = ((tmp_path / run / "evaluation/metrics.json").read_bytes() for run in ("run", "alone"))
+    assert together == alone
 
 
 def test_training_reports_what_it_sees(trained):
