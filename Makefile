@@ -17,13 +17,14 @@ help:            ## this list
 .venv: $(STAMP)  ## create the environment with all that ovdet needs
 
 # Where the chosen Python already imports detectron2, the environment builds on it and on the torch it was compiled for.
+# An environment without pip was left half made: venv adds what it lacks and deletes nothing.
 $(STAMP): setup.py .constraints.txt tools/install_detectron2.py
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 10) and "error: expected Python 3.10 or later, got " + sys.version.split()[0])'
 	@if $(PYTHON) -c 'import detectron2' 2>/dev/null; then \
-	    set -ex; test -x $(RUN) || $(PYTHON) -m venv --system-site-packages $(VENV); \
+	    set -ex; $(RUN) -m pip --version >/dev/null 2>&1 || $(PYTHON) -m venv --system-site-packages $(VENV); \
 	    $(RUN) -m pip install -q -e '.[dev]'; \
 	else \
-	    set -ex; test -x $(RUN) || $(PYTHON) -m venv $(VENV); \
+	    set -ex; $(RUN) -m pip --version >/dev/null 2>&1 || $(PYTHON) -m venv $(VENV); \
 	    $(RUN) -m pip install -q -c .constraints.txt -e '.[dev]'; \
 	fi
 	$(RUN) tools/install_detectron2.py

@@ -29,7 +29,7 @@ setup(
         "pycocotools>=2.0.7",
         "hotcoco>=1.3,<2",
         "timm>=1.0.9,<2",
-        "open_clip_torch>=2.24,<4",
+        "open_clip_torch>=3.0,<4",
         "safetensors>=0.4",
         "rich>=13",
         "tabulate>=0.9",

@@ -6,6 +6,7 @@ import importlib.util
 import io
 import json
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from itertools import chain, count
 from pathlib import Path
 
@@ -88,7 +89,7 @@ def write_results(
         folder: where to write; created.
 
     Returns:
-        The pictures' paths and what is on them.
+        The pictures' paths and what is on them, without its masks: those of many photos would fill the memory.
 
     Raises:
         InputError: photos that could not be used, after all others were done.
@@ -96,7 +97,7 @@ def write_results(
     results: list[tuple[Path, Detections]] = []
     rows: list[dict] = []
     failures: list[InputError] = []
-    inputs = {image.resolve() for image in images}  # a picture never takes the place of a photo
+    taken = {image.resolve() for image in images}  # a picture takes the place of no photo and of no other picture
     for image in track(images, "detecting", disable=len(images) == 1):
         try:
             photo = to_rgb(image)
@@ -105,9 +106,10 @@ def write_results(
             failures.append(error)
             continue
         picture = draw_detections(photo, found.boxes, found.labels, found.scores, found.masks)
-        path = _picture_path(folder, image, taken={*inputs, *(path.resolve() for path, _ in results)})
+        path = _picture_path(folder, image, taken)
+        taken.add(path.resolve())
         write_whole(path, _png(picture))
-        results.append((path, found))
+        results.append((path, replace(found, masks=None)))
         height, width = found.size
         rows.append({"image": str(image), "width": width, "height": height, "detections": list(found)})
     if rows:

@@ -26,6 +26,7 @@ from torchvision.ops import nms
 from ovdet.data.coco_json import plain_name
 from ovdet.data.images import check_aspect, find_images, read_image, rgb_array
 from ovdet.engine import find_model, load_config, load_detector
+from ovdet.engine.config import override
 from ovdet.errors import InputError
 from ovdet.modeling import speed_up
 from ovdet.modeling.postprocess import nms_per_class, not_contained
@@ -138,7 +139,7 @@ class OpenVocabPredictor:
         Raises:
             InputError: config or checkpoint are not there or do not fit each other.
         """
-        config = load_config(config_file, [*overrides, *([f"train.device={device}"] if device else [])])
+        config = load_config(config_file, [*overrides, *([override("train.device", str(device))] if device else [])])
         model, embed_names, header = load_detector(config, weights)
         speed_up(model, compile=compile, half=half)
         resize = T.AugmentationList(list(instantiate(config.dataloader.test.mapper.augmentations)))

@@ -10,6 +10,7 @@ from __future__ import annotations
 import io
 import json
 import re
+import shlex
 import statistics
 import subprocess
 import sys
@@ -19,9 +20,11 @@ from pathlib import Path
 
 from matplotlib.figure import Figure
 
+from ovdet.engine.config import override
 from ovdet.errors import InputError
 from ovdet.files import write_whole
 
+ROOT = Path(__file__).resolve().parents[1]  # of the repository, whose tools and configs the commands name
 TRUNK = "trunk"  # all other rows stand on its weights
 FINAL = "model_final.pth"
 COLUMNS = (("base", "AP50"), ("novel", "AP50"), ("all", "AP50"), ("all", "AP"))
@@ -89,8 +92,10 @@ def run_rows(
         overrides: `key=value` for all configs, such as train.max_iter=100.
 
     Raises:
-        InputError: a command failed; it has said why.
+        InputError: a command failed, which has said why; or the repository's tools are not here.
     """
+    if not (ROOT / "tools/train_net.py").is_file():
+        raise InputError(f"expected the repository's tools/ and configs/ beside ovdet, {ROOT} has none")
     output = Path(output)
     for row in rows:
         run = output / run_folder(row.name, seed)
@@ -102,21 +107,21 @@ def run_rows(
             raise InputError(f"expected the row {start.parent.name} before {row.name}, {start} does not exist")
         if row.share < 1 and not is_trained:
             run.mkdir(parents=True, exist_ok=True)
-            average = ["tools/average_weights.py", "--before", output / TRUNK / FINAL, "--after", start]
-            _run(*average, "--share", row.share, "--output", run / FINAL)
+            average = ["--before", output / TRUNK / FINAL, "--after", start]
+            _run("average_weights.py", *average, "--share", row.share, "--output", run / FINAL)
             start = run / FINAL
-        words = ["tools/train_net.py", "--config-file", f"configs/lite/{row.config}.py"]
+        words = ["--config-file", ROOT / f"configs/lite/{row.config}.py"]
         words.append("--eval-only" if row.scores or is_trained else "--resume")
-        words += [f"dataset.root={data}", f"train.seed={seed}", f"train.output_dir={run}"]
+        words += [override("dataset.root", data), f"train.seed={seed}", override("train.output_dir", str(run))]
         if is_trained or row.config != TRUNK:
-            words.append(f"train.init_checkpoint={start}")
-        _run(*words, *overrides)
+            words.append(override("train.init_checkpoint", str(start)))
+        _run("train_net.py", *words, *overrides)
 
 
-def _run(*words: object) -> None:
-    command = list(map(str, words))
+def _run(tool: str, *words: object) -> None:
+    command = [str(ROOT / "tools" / tool), *map(str, words)]
     if subprocess.run([sys.executable, *command]).returncode:
-        raise InputError(f"expected every command to succeed, got a failure of: python {' '.join(command)}")
+        raise InputError(f"expected every command to succeed, got a failure of: python {shlex.join(command)}")
 
 
 def run_folder(name: str, seed: int | str) -> str:
@@ -148,7 +153,10 @@ def _files_of(output: str | Path, row: Row, file: str) -> list[Path]:
     return sorted(Path(output).glob(f"{run_folder(row.name, '*')}/{file}"))
 
 
-def _spread(values: Sequence[float]) -> str:
+def _spread(values: Sequence[float | None]) -> str:
+    values = [value for value in values if value is not None]  # of a subset without objects
+    if not values:
+        return "-"
     middle = f"{statistics.mean(values):.1f}"
     return middle if len(values) < 2 else f"{middle} ({min(values):.1f} to {max(values):.1f})"
 

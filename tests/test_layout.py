@@ -27,7 +27,7 @@ ALLOWED = {
     "visualize": set(),
     "export": {"teachers", "text", "modeling", "data", "engine", "predictor"},
     "demo": {"predictor", "visualize", "export", "engine"},
-    "reproduce": set(),
+    "reproduce": {"engine"},
     "benchmark": {"teachers", "text", "modeling", "data", "evaluation", "engine", "losses", "predictor", "export"},
 }
 WITHOUT_DETECTRON2 = (*LEAVES, "imagenet_lite", "losses", "teachers", "text")

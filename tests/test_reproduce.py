@@ -1,11 +1,15 @@
 """The table of methods: from what finished runs left, the commands of a row, and bad input."""
 
 import json
+from pathlib import Path
 
 import pytest
 
 from ovdet import reproduce
+from ovdet.engine import load_config
 from ovdet.errors import InputError
+
+ROOT = Path(__file__).parents[1]
 
 
 def finished(folder, seed: int, row: str, base: float) -> None:
@@ -46,8 +50,8 @@ def test_a_row_is_run_once_and_a_failure_stops(tmp_path, run_commands):
     (tmp_path / "trunk/model_final.pth").touch()
     rows = reproduce.choose_rows(["closed_set"])
     reproduce.run_rows(rows, "data", tmp_path, seed=3, overrides=["train.max_iter=2"])
-    assert commands[0][1:4] == ["tools/train_net.py", "--config-file", "configs/lite/closed_set.py"]
-    assert {"--resume", "dataset.root=data", "train.seed=3", "train.max_iter=2"} <= set(commands[0])
+    assert commands[0][1:4] == [f"{ROOT}/tools/train_net.py", "--config-file", f"{ROOT}/configs/lite/closed_set.py"]
+    assert {"--resume", 'dataset.root="data"', "train.seed=3", "train.max_iter=2"} <= set(commands[0])
     finished(tmp_path, 3, "closed_set", 1.0)
     reproduce.run_rows(rows, "data", tmp_path, seed=3)
     assert len(commands) == 1
@@ -63,7 +67,8 @@ def test_a_row_that_was_trained_but_not_evaluated_is_evaluated_with_its_own_weig
     reproduce.run_rows(reproduce.choose_rows(["vild"]), "data", tmp_path)
     commands, _ = run_commands
     assert (
-        "--eval-only" in commands[0] and f"train.init_checkpoint={tmp_path}/seed_0/vild/model_final.pth" in commands[0]
+        "--eval-only" in commands[0]
+        and f'train.init_checkpoint="{tmp_path}/seed_0/vild/model_final.pth"' in commands[0]
     )
 
 
@@ -76,9 +81,34 @@ def test_a_row_of_averaged_weights(tmp_path, run_commands):
     weights = f"{tmp_path}/seed_0/ovdet_lite_averaged/model_final.pth"
     before, after = f"{tmp_path}/trunk/model_final.pth", f"{tmp_path}/seed_0/ovdet_lite/model_final.pth"
     assert average[1:] == [
-        "tools/average_weights.py", "--before", before, "--after", after, "--share", "0.7", "--output", weights
+        f"{ROOT}/tools/average_weights.py", "--before", before, "--after", after, "--share", "0.7", "--output", weights
     ]  # fmt: skip
-    assert {"configs/lite/ovdet_lite.py", "--eval-only", f"train.init_checkpoint={weights}"} <= set(evaluate)
+    assert {f"{ROOT}/configs/lite/ovdet_lite.py", "--eval-only", f'train.init_checkpoint="{weights}"'} <= set(evaluate)
+
+
+def test_commands_hold_in_any_folder_and_for_any_path(tmp_path, run_commands, monkeypatch):
+    """Tools and configs are the repository's, data and output the user's, whatever characters are in them."""
+    monkeypatch.chdir(tmp_path)
+    reproduce.run_rows(reproduce.choose_rows(["trunk"]), "photos, a=b (1)", 'out "q"')
+    ((_, tool, _, config, *words),) = run_commands[0]
+    assert Path(tool).is_file() and Path(config).is_file()
+    config = load_config(config, words[1:])
+    assert config.dataset.train == "photos, a=b (1)/instances_train.json"
+    assert config.train.output_dir == 'out "q"/trunk'
+
+
+def test_a_package_without_its_repository_says_so(tmp_path, run_commands, monkeypatch):
+    monkeypatch.setattr(reproduce, "ROOT", tmp_path)
+    with pytest.raises(InputError, match=f"expected the repository's tools/ and configs/ beside ovdet, {tmp_path} has"):
+        reproduce.run_rows(reproduce.choose_rows(["trunk"]), "data", tmp_path)
+    assert not run_commands[0]
+
+
+def test_figures_of_no_objects_are_a_dash(tmp_path):
+    finished(tmp_path, 0, "vild", 10.0)
+    file = tmp_path / "seed_0/vild/evaluation/metrics.json"
+    file.write_text(json.dumps({**json.loads(file.read_text()), "novel": {"AP": None, "AP50": None}}))
+    assert "| 10.0 | - | 10.0 | 5.0 | 0.25 | 1 |" in reproduce.table(tmp_path)
 
 
 def test_rows_that_need_the_first_one_say_so(tmp_path):

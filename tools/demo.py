@@ -13,6 +13,7 @@ from pathlib import Path
 
 from ovdet.data.images import find_images
 from ovdet.demo import load_predictor, sample_images, write_results
+from ovdet.engine.config import override
 from ovdet.errors import InputError, command
 from ovdet.files import named
 from ovdet.text import Vocabulary, load_embeddings, parse_vocabulary
@@ -59,7 +60,7 @@ def main() -> None:
     images = sample_images() if arguments.input is None else find_images(named(arguments.input))
     embedded = arguments.vocabulary.endswith(".safetensors")
     vocabulary = (load_embeddings if embedded else parse_vocabulary)(arguments.vocabulary)
-    overrides = [*arguments.overrides, *([f"teacher.name={arguments.teacher}"] if arguments.teacher else [])]
+    overrides = [*arguments.overrides, *([override("teacher.name", arguments.teacher)] if arguments.teacher else [])]
     chosen = {key: getattr(arguments, key) for key in ("model", "config_file", "weights", "device", "compile", "half")}
     predictor = load_predictor(**chosen, overrides=overrides)
     predictor.set_vocabulary(vocabulary, distractors=parse_distractors(arguments.distractors))

@@ -1,9 +1,10 @@
 """Class names to a file of class embeddings, or a matrix from elsewhere (.npy) to such a file.
 
 tools/embed_vocabulary.py --vocabulary "cat, dog, fire truck" --output animals.safetensors
-tools/embed_vocabulary.py --vocabulary lvis.json --teacher open_clip:ViT-B-32/openai --templates vild --output F
+tools/embed_vocabulary.py --vocabulary lvis.json --teacher open_clip:ViT-B-32-quickgelu/openai --templates vild
+    --output lvis.safetensors
 tools/embed_vocabulary.py --convert lvis_v1_clip_a+cname.npy --vocabulary lvis.json
-    --teacher open_clip:ViT-B-32/openai --prompt "a {}" --output lvis.safetensors
+    --teacher open_clip:ViT-B-32-quickgelu/openai --prompt "a {}" --output lvis.safetensors
 """
 
 from __future__ import annotations

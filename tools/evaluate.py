@@ -10,6 +10,7 @@ from __future__ import annotations
 import argparse
 
 from ovdet.engine import add_model_arguments, choose_model, evaluate_on, load_config
+from ovdet.engine.config import override
 from ovdet.errors import command
 from ovdet.files import named
 
@@ -22,8 +23,8 @@ def parse_arguments() -> argparse.Namespace:
     parser.add_argument(
         "--split",
         metavar="S.json",
-        help="which classes are base, novel or ignored: figures come by subset, photos without a base or novel object "
-        "are left out, as OV-COCO does (default: all classes, all photos)",
+        help="which classes are base, novel or ignored: figures come by subset, photos without an object of the asked "
+        "names are left out, as OV-COCO does; with --lvis none are (default: all classes, all photos)",
     )
     parser.add_argument(
         "--setting",
@@ -52,7 +53,7 @@ def main() -> None:
     arguments = parse_arguments()
     config_file, weights = choose_model(arguments.model, arguments.config_file, arguments.weights)
     chosen = {"teacher.name": arguments.teacher, "train.device": arguments.device}
-    overrides = [*arguments.overrides, *(f"{key}={value}" for key, value in chosen.items() if value)]
+    overrides = [*arguments.overrides, *(override(key, value) for key, value in chosen.items() if value)]
     evaluate_on(
         load_config(config_file, overrides),
         arguments.annotations,

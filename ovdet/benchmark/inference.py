@@ -48,8 +48,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 @torch.inference_mode()
 def run(arguments: argparse.Namespace) -> list[Row]:
     """A row for each size of vocabulary, and for the other peers that were asked for."""
-    if arguments.photos < 1:
-        raise InputError(f"expected --photos of at least 1, got {arguments.photos}")
+    numbers = (arguments.photos, *arguments.size)
+    if min(numbers) < 1:
+        raise InputError(f"expected --photos and --size of at least 1, got {numbers}")
     device = choose_device(arguments.device)
     generator = torch.Generator().manual_seed(0)
     photos = [random_photo(*arguments.size, generator) for _ in range(arguments.photos)]

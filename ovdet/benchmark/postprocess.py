@@ -14,6 +14,7 @@ from detectron2.structures import Instances
 from torch import Tensor
 
 from ovdet.benchmark.timing import Row, compare
+from ovdet.engine.options import choose_device
 from ovdet.errors import InputError
 from ovdet.modeling.postprocess import detect
 
@@ -34,12 +35,14 @@ def run(arguments: argparse.Namespace) -> list[Row]:
     """A row for scores of each kind, the peer's detections being the same; the limit is torch's topk of the scores.
 
     Raises:
-        InputError: sizes that are none.
+        InputError: sizes that are none, or a device that is not here.
     """
     sizes = (arguments.regions, arguments.classes, arguments.detections)
     if min(sizes) < 1:
         raise InputError(f"expected --regions, --classes and --detections of at least 1, got {sizes}")
-    return [_row(name, boxes, scores, arguments) for name, (boxes, scores) in draw_cases(*sizes[:2]).items()]
+    device = choose_device(arguments.device)
+    cases = draw_cases(*sizes[:2]).items()
+    return [_row(name, boxes.to(device), scores.to(device), arguments) for name, (boxes, scores) in cases]
 
 
 def draw_cases(regions: int, classes: int) -> dict[str, tuple[Tensor, Tensor]]:
@@ -64,7 +67,6 @@ def draw_cases(regions: int, classes: int) -> dict[str, tuple[Tensor, Tensor]]:
 
 
 def _row(name: str, boxes: Tensor, scores: Tensor, arguments: argparse.Namespace) -> Row:
-    boxes, scores = boxes.to(arguments.device), scores.to(arguments.device)
     with_background = F.pad(scores, (0, 1))
     number = arguments.detections
 
@@ -85,5 +87,5 @@ def _row(name: str, boxes: Tensor, scores: Tensor, arguments: argparse.Namespace
         peer=("fast_rcnn_inference", peer),
         limit=lambda: scores.flatten().topk(min(number, scores.numel())),
         rounds=arguments.rounds,
-        device=arguments.device,
+        device=scores.device,
     )

@@ -39,6 +39,8 @@ def run(arguments: argparse.Namespace) -> list[Row]:
     for name in ("photos", "regions", "classes"):
         if getattr(arguments, name) < 1:
             raise InputError(f"expected --{name} of at least 1, got {getattr(arguments, name)}")
+    if min(arguments.size) < 1:
+        raise InputError(f"expected --size of at least 1 x 1, got {' x '.join(map(str, arguments.size))}")
     device = choose_device(arguments.device)
     config = load_config(arguments.config_file)
     generator = torch.Generator().manual_seed(0)

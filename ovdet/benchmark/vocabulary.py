@@ -19,6 +19,7 @@ from torch import Tensor
 
 from ovdet.benchmark.memory import peak_memory
 from ovdet.benchmark.timing import Row, compare
+from ovdet.engine.options import choose_device
 from ovdet.errors import InputError
 from ovdet.files import write_whole
 from ovdet.modeling import TextClassifier, TextScores
@@ -46,19 +47,20 @@ def run(arguments: argparse.Namespace) -> list[Row]:
     """Two rows for each number of classes; the limit is the bare product of regions and classes.
 
     Raises:
-        InputError: sizes that are none.
+        InputError: sizes that are none, or a device that is not here.
     """
     if arguments.regions < 1 or arguments.largest < 1:
         raise InputError(
             f"expected --regions and --largest of at least 1, got {arguments.regions}, {arguments.largest}"
         )
+    device = choose_device(arguments.device)
     sizes = [size for size in SIZES if size <= arguments.largest]
     rows = []
     with tempfile.TemporaryDirectory() as folder, torch.inference_mode():
         dtype = torch.float16 if arguments.half else torch.float32
         vocabulary = map_random_rows(Path(folder) / "vocabulary", sizes[-1], dtype)
         for size in sizes:
-            rows += time_size(vocabulary[:size], arguments.regions, arguments.rounds, arguments.device)
+            rows += time_size(vocabulary[:size], arguments.regions, arguments.rounds, device)
     if arguments.picture:
         draw(sizes, rows, arguments.picture)
     return rows
@@ -73,12 +75,12 @@ def map_random_rows(path: Path, number: int, dtype: torch.dtype) -> Tensor:
     return matrix
 
 
-def time_size(vocabulary: Tensor, regions: int, rounds: int, device: str) -> list[Row]:
+def time_size(vocabulary: Tensor, regions: int, rounds: int, device: torch.device) -> list[Row]:
     """(K, D) -> the row of candidates, the row of detections."""
     photo = _Photo(vocabulary, regions, device)
     entries, name = regions * len(vocabulary), f"{len(vocabulary)} classes x {regions} regions"
     extra = peak_memory(photo.candidates)
-    told = "" if extra is None or device != "cpu" else f", {extra / 2**20:.0f} MiB"
+    told = "" if extra is None or device.type != "cpu" else f", {extra / 2**20:.0f} MiB"
     return [
         compare(
             f"{name}: candidates{told}",
@@ -102,7 +104,7 @@ def time_size(vocabulary: Tensor, regions: int, rounds: int, device: str) -> lis
 class _Photo:
     """Regions and boxes of a photo that was never taken, and the ways to classify them."""
 
-    def __init__(self, vocabulary: Tensor, regions: int, device: str) -> None:
+    def __init__(self, vocabulary: Tensor, regions: int, device: torch.device) -> None:
         generator = torch.Generator().manual_seed(1)
         torch.manual_seed(1)
         self.classifier = TextClassifier(WIDTH).to(device)

@@ -4,12 +4,16 @@ from __future__ import annotations
 
 import difflib
 import inspect
+import re
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 from detectron2.config import LazyConfig
 from detectron2.config.instantiate import locate
+from hydra.core.override_parser.overrides_parser import OverridesParser
+from hydra.core.override_parser.types import Quote, QuotedString, ValueType
+from hydra.errors import HydraException
 from omegaconf import DictConfig, OmegaConf
 
 from ovdet.engine.model_folder import read_model_config
@@ -24,6 +28,8 @@ def load_config(path: str, overrides: Sequence[str] = ()) -> DictConfig:
     Args:
         path: a LazyConfig .py, the config.yaml that a run wrote, or a model folder's config.json, which is no program.
         overrides: `key=value`, keys with dots. A key must stand in the config, or be an argument of the node's target.
+            Values are read by hydra's grammar; what it does not take for one value is text where text stands now, and
+            needs quotes elsewhere.
 
     Raises:
         InputError: no such file, not a config, an override that is none, or whose key does not exist.
@@ -32,13 +38,22 @@ def load_config(path: str, overrides: Sequence[str] = ()) -> DictConfig:
         why = "is a folder" if Path(path).is_dir() else "does not exist"
         raise InputError(f"expected a config file, {path} {why}")
     config = read_model_config(path) if Path(path).suffix == ".json" else _run_config(path)
-    for override in overrides:
-        _check_override(config, override)
+    readable = [_readable(given, _present_value(config, given)) for given in overrides]
     try:
-        return LazyConfig.apply_overrides(config, list(overrides))
+        return LazyConfig.apply_overrides(config, readable)
     except Exception as error:  # hydra's parser has its own family of errors
         message = str(error).strip().splitlines()[0]
         raise InputError(f"expected overrides as key=value, got {' '.join(overrides)!r}: {message}") from error
+
+
+def override(key: str, value: str) -> str:
+    """A `key=value` for `load_config` that gives the option this very text, whatever characters are in it."""
+    text = re.sub(r"(\\*)\$\{", r"\1\1\\${", value)  # no interpolation, and backslashes before it stay as many
+    return f"{key}={_quoted(text)}"
+
+
+def _quoted(text: str) -> str:
+    return QuotedString(text, Quote.double).with_quotes()
 
 
 def _run_config(path: str) -> DictConfig:
@@ -55,30 +70,58 @@ def _run_config(path: str) -> DictConfig:
     return config
 
 
-def _check_override(config: DictConfig, override: str) -> None:
-    key, equals, _ = override.partition("=")
+def _readable(given: str, present: Any) -> str:
+    """An override that hydra takes for one value: itself, or in quotes where the present value is text.
+
+    Raises:
+        InputError: it is neither.
+    """
+    key, _, value = given.partition("=")
+    try:
+        is_one_value = OverridesParser.create().parse_override(given).value_type is ValueType.ELEMENT
+    except HydraException:
+        is_one_value = False
+    if is_one_value:
+        return given
+    if not isinstance(present, str):
+        hint = "text with special characters in quotes: 'key=\"a,b\"'"
+        raise InputError(f"expected an override as key=value, {hint}, got {given!r}")
+    return f"{key}={_quoted(value)}"
+
+
+def _present_value(config: DictConfig, given: str) -> Any:
+    """What an override would replace.
+
+    Raises:
+        InputError: no `key=value`, or there is no such option.
+    """
+    key, equals, _ = given.partition("=")
     if not equals or not key:
-        raise InputError(f"expected an override as key=value, got {override!r}")
+        raise InputError(f"expected an override as key=value, got {given!r}")
     node: Any = config
     parts = key.split(".")
     for depth, part in enumerate(parts):
         if not OmegaConf.is_dict(node):
-            raise InputError(f"expected {'.'.join(parts[:depth])} to hold options, it is a value: {override!r}")
-        last = depth == len(parts) - 1
-        if part not in node and not (last and part in _arguments_of(node)):
-            known = sorted({*map(str, node), *_arguments_of(node)})
+            raise InputError(f"expected {'.'.join(parts[:depth])} to hold options, it is a value: {given!r}")
+        if part in node:
+            node = node._get_node(part)
+            continue
+        arguments = _arguments_of(node)
+        if depth < len(parts) - 1 or part not in arguments:
+            known = sorted({*map(str, node), *arguments})
             near = difflib.get_close_matches(part, known, n=3, cutoff=0.4) or known
             raise InputError(f"no option {key!r} in the config; near it: {', '.join(near)}")
-        node = node._get_node(part) if part in node else None
+        return arguments[part]
+    return OmegaConf.select(config, key, throw_on_resolution_failure=False)
 
 
-def _arguments_of(node: DictConfig) -> set[str]:
-    """Arguments that the node's target takes but the config may leave at their defaults; of a class, the bases' too."""
+def _arguments_of(node: DictConfig) -> dict[str, Any]:
+    """Arguments and their defaults, which the config may leave to the node's target; of a class, the bases' too."""
     target = node.get("_target_")
     if target is None:
-        return set()
+        return {}
     target = locate(target) if isinstance(target, str) else target
-    calls = [base.__init__ for base in target.__mro__[:-1]] if inspect.isclass(target) else [target]
+    calls = [base.__init__ for base in reversed(target.__mro__[:-1])] if inspect.isclass(target) else [target]
     parameters = (parameter for call in calls for parameter in inspect.signature(call).parameters.values())
     gathering = (inspect.Parameter.VAR_POSITIONAL, inspect.Parameter.VAR_KEYWORD)
-    return {parameter.name for parameter in parameters if parameter.kind not in gathering} - {"self"}
+    return {each.name: each.default for each in parameters if each.kind not in gathering and each.name != "self"}

@@ -161,9 +161,9 @@ def _embed_objects(
     views: Mapping[str, _EmbedBatch], objects: Sequence[tuple[Mapping[str, Any], Mapping[str, Any]]]
 ) -> Iterator[tuple[dict[str, Tensor], Tensor]]:
     """(photo's record, annotation) pairs, photo by photo -> embeddings (R, D) by view and labels (R,) of some."""
-    by_photo: dict[str, tuple[Mapping[str, Any], list]] = {}
+    by_photo: dict[Any, tuple[Mapping[str, Any], list]] = {}  # by id: two may name one file
     for record, annotation in objects:
-        by_photo.setdefault(record["file_name"], (record, []))[1].append(annotation)
+        by_photo.setdefault(record["image_id"], (record, []))[1].append(annotation)
     photos = list(by_photo.values())
     starts = range(0, len(photos), _PHOTOS_AT_ONCE)
     for start in track(starts, f"{len(objects)} objects in {len(photos)} photos", transient=True):

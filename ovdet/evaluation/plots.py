@@ -92,8 +92,9 @@ def draw_per_class(
     shown = order
     if len(order) > MOST_BARS:
         half = MOST_BARS // 2
-        worst = counted[np.lexsort((-per_class.objects[counted], scores[counted]))][:half]
-        shown = np.concatenate([order[:half], order[np.isin(order, worst)]])
+        best, rest = order[:half], order[half:]
+        worst = rest[np.lexsort((-per_class.objects[rest], scores[rest]))][:half]
+        shown = np.concatenate([best, rest[np.isin(rest, worst)]])
         note = f"the best and the worst {half} of {note}"
     figure = Figure(figsize=(9, 1.6 + 0.19 * max(len(shown), 1)), layout="constrained")
     axes = figure.add_subplot(xlabel="AP50 (light) and AP (dark), percent")

@@ -67,7 +67,8 @@ def load_teacher(name: str, device: str | torch.device = "cpu") -> Teacher:
     Args:
         name: one of
             "conse": the embedded one, EfficientNet-Lite2 at 260 px (see conse.py); "conse:lite0": Lite0 at 224 px;
-            "open_clip:ARCH/TAG": open_clip's architecture and pretrained tag, e.g. "open_clip:ViT-B-32/openai";
+            "open_clip:ARCH/TAG": open_clip's architecture and pretrained tag, such as
+                "open_clip:ViT-B-32-quickgelu/openai";
             "open_clip:ARCH@WEIGHTS_FILE": that architecture with weights from a file (.pt, .pth, .bin, .safetensors);
             "open_clip:ARCH/random": untrained, for tests;
             "hf:REPO": CLIP, ALIGN or SigLIP by transformers, by its id on the hub, e.g. "hf:kakaobrain/align-base", or
@@ -104,7 +105,7 @@ def parse_device(device: str | torch.device) -> torch.device:
     """A device that is here.
 
     Raises:
-        InputError: not a device's name, or a CUDA device where there is none.
+        InputError: not a device's name, or none that torch can compute on here.
     """
     try:
         parsed = torch.device(device)
@@ -112,6 +113,11 @@ def parse_device(device: str | torch.device) -> torch.device:
         raise InputError(f"expected a device such as cpu or cuda:0, got {device!r}") from error
     if parsed.type == "cuda" and not (parsed.index or 0) < (here := torch.cuda.device_count()):
         raise InputError(f"expected one of the {here} CUDA devices here{'' if here else ', or cpu'}, got {device!r}")
+    if parsed.type not in ("cpu", "cuda"):  # to touch a GPU costs memory in every process that asks
+        try:
+            torch.zeros(1, device=parsed).item()
+        except Exception as error:  # each kind of device fails in its own way
+            raise InputError(f"expected a device that torch has here, such as cpu, got {device!r}") from error
     return parsed
 
 

@@ -35,7 +35,7 @@ class OpenClipTeacher(TwoTowerTeacher):
             device: where it computes.
 
         Raises:
-            InputError: no such architecture or tag, or its weights cannot be had.
+            InputError: no such architecture or tag, the two do not fit, or the weights cannot be had.
         """
         architecture, tag, file = _parse_source(source)
         self.device = parse_device(device)
@@ -77,7 +77,7 @@ def _parse_source(source: str) -> tuple[str, str, Path | None]:
     """-> architecture, pretrained tag ("" for a file), weights file.
 
     Raises:
-        InputError: no such architecture, tag or file.
+        InputError: no such architecture, tag or file, or a tag that does not fit the architecture.
     """
     import open_clip
 
@@ -98,7 +98,19 @@ def _parse_source(source: str) -> tuple[str, str, Path | None]:
     if tag not in tags:
         near = _nearest(tag, tags, f"open_clip.list_pretrained_tags_by_model({architecture!r})")
         raise InputError(f"expected a pretrained tag of {architecture}, as in open_clip:ARCH/TAG, got {tag!r}; {near}")
+    _check_activation(architecture, tag)
     return architecture, tag, None
+
+
+def _check_activation(architecture: str, tag: str) -> None:
+    """Refuse weights trained with QuickGELU where the architecture has GELU, of which open_clip only warns."""
+    import open_clip
+
+    needs = open_clip.get_pretrained_cfg(architecture, tag).get("quick_gelu", False)
+    if needs and not open_clip.get_model_config(architecture).get("quick_gelu", False):
+        fitting = f"{architecture}-quickgelu"
+        use = f"; use open_clip:{fitting}/{tag}" if fitting in open_clip.list_models() else ""
+        raise InputError(f"expected an architecture with QuickGELU for the weights {tag!r}, got {architecture}{use}")
 
 
 def _nearest(given: str, known: Sequence[str], where: str) -> str:

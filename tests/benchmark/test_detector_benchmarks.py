@@ -34,9 +34,13 @@ def test_training_step(run_tool, tmp_path):
 
 def test_bad_input(run_tool):
     code, _, err = run_tool("benchmark.py", "inference", "--photos", "0")
-    assert (code, err) == (2, "error: expected --photos of at least 1, got 0\n")
+    assert (code, err) == (2, "error: expected --photos and --size of at least 1, got (0, 320, 427)\n")
+    code, _, err = run_tool("benchmark.py", "inference", "--size", "0", "96")
+    assert (code, err) == (2, "error: expected --photos and --size of at least 1, got (4, 0, 96)\n")
     code, _, err = run_tool("benchmark.py", "train", "--regions", "0")
     assert (code, err) == (2, "error: expected --regions of at least 1, got 0\n")
+    code, _, err = run_tool("benchmark.py", "train", "--size", "64", "0")
+    assert (code, err) == (2, "error: expected --size of at least 1 x 1, got 64 x 0\n")
     code, _, err = run_tool("benchmark.py", "inference", *SMALL, "--config-file", "configs/ov_coco/vild_text.py")
     assert code == 2 and "--peer-config with the backbone" in err
     code, _, err = run_tool("benchmark.py", "inference", *SMALL, "--yolox", "/nowhere.onnx")

@@ -30,7 +30,11 @@ def test_drawn_scores_are_as_awkward_as_they_say():
 
 @pytest.mark.parametrize(
     ("arguments", "message"),
-    [(("--regions", 0), "at least 1, got (0, 1203, 300)"), (("--rounds", 0), "--rounds of at least 1")],
+    [
+        (("--regions", 0), "at least 1, got (0, 1203, 300)"),
+        (("--rounds", 0), "--rounds of at least 1"),
+        (("--device", "cuda:99"), "got 'cuda:99'"),
+    ],
 )
 def test_bad_input(run_tool, arguments, message):
     code, _, err = run_tool("benchmark.py", "postprocess", *arguments)

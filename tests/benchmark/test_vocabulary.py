@@ -38,6 +38,7 @@ def test_peak_memory_counts_what_is_gone_again_and_no_mapped_files(tmp_path):
     ("arguments", "message"),
     [
         (("--largest", 0), "at least 1, got 300, 0"),
+        (("--largest", 1, "--device", "cuda:99"), "got 'cuda:99'"),
         (("--picture", "/proc/nowhere/cost.png", "--largest", 1, "--rounds", 1), "expected a place to write to"),
     ],
 )

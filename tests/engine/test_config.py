@@ -5,6 +5,7 @@ from pathlib import Path
 import pytest
 
 from ovdet.engine import TrainOptions, choose_device, load_config
+from ovdet.engine.config import override
 from ovdet.errors import InputError
 
 QUICK = str(Path(__file__).parents[2] / "configs/quick/vild.py")
@@ -22,7 +23,7 @@ def test_an_argument_that_the_config_leaves_at_its_default_may_be_set():
 
 
 @pytest.mark.parametrize(
-    ("override", "message"),
+    ("given", "message"),
     [
         ("train.max_itr=7", "max_iter"),
         ("trian.max_iter=7", "train"),
@@ -31,12 +32,45 @@ def test_an_argument_that_the_config_leaves_at_its_default_may_be_set():
         ("train.max_iter", "key=value"),
         ("=3", "key=value"),
         ("train.max_iter=[1", "key=value"),
+        ("train.max_iter=1,2", "in quotes: 'key=\"a,b\"'"),
+        ("teacher.embeddings=a,b", "in quotes: 'key=\"a,b\"'"),
     ],
 )
-def test_misspelt_overrides_are_refused(override, message):
+def test_misspelt_overrides_are_refused(given, message):
     with pytest.raises(InputError, match=message) as error:
-        load_config(QUICK, [override])
+        load_config(QUICK, [given])
     assert "\n" not in str(error.value)
+
+
+AWKWARD = (
+    "/data/photos (1)", "/data/a,b", "/data/a=b", "/data/[x]", "/data/{x}", "/data/a#1", "~/x", "/data/it's",
+    '/data/"q"', "/data/${x}", "/data/\\${x}", "C:\\photos\\", '\\"', " a ", "a: b", "null", "true", "3", "1e3",
+    "choice(a,b)", "猫", "",
+)  # fmt: skip
+
+
+@pytest.mark.parametrize("text", AWKWARD)
+def test_an_override_of_any_text_gives_that_text(text):
+    config = load_config(QUICK, [override("dataset.root", text), override("train.output_dir", text)])
+    assert config.dataset.root == config.train.output_dir == text
+    assert config.dataset.train == f"{text}/instances_train.json"
+
+
+@pytest.mark.parametrize("text", ["/data/photos (1)", "/data/a,b", "/data/a=b", "/data/[x]", "/data/a#1", "/data/it's"])
+def test_text_that_hydra_cannot_read_needs_no_quotes_where_text_stands(text):
+    config = load_config(QUICK, [f"dataset.root={text}", f"train.freeze={text}"])  # freeze: the argument's default
+    assert config.dataset.root == config.train.freeze == text
+
+
+@pytest.mark.parametrize(
+    ("value", "expected"),
+    [
+        ("null", None), ("3", 3), ("true", True), ("[a,b]", ["a", "b"]), ('"a,b"', "a,b"), ("'a b'", "a b"),
+        (r"a\,b", "a,b"), ("${train.output_dir}/x", "output/quick/x"), ("${train.output_dir}/x,y", "output/quick/x,y"),
+    ],
+)  # fmt: skip
+def test_values_keep_what_they_mean_to_hydra(value, expected):
+    assert load_config(QUICK, ["train.output_dir=output/quick", f"dataset.root={value}"]).dataset.root == expected
 
 
 def test_files_that_are_no_configs(tmp_path):

@@ -93,6 +93,25 @@ def test_some_objects_are_the_same_each_time(data):
     assert inspect(data, max_objects=100) == inspect(data)
 
 
+def test_a_file_that_the_json_names_twice(data):
+    """Each object counts for its own class, though the two photos of one file have another between them."""
+    Image.new("RGB", (90, 40), COLOURS["green"]).save(data / "green.png")
+    content = json.loads((data / "truth.json").read_text())
+    files, truth, places = (
+        ("photo.png", "green.png", "photo.png"),
+        (10, 13, 12),
+        (4, 4, 40),
+    )  # the green one called grey
+    content["images"] = [{"id": i, "file_name": file, "height": 40, "width": 90} for i, file in enumerate(files)]
+    content["annotations"] = [
+        {"id": i, "image_id": i, "category_id": category, "bbox": [x, 4, 10, 30]}
+        for i, (category, x) in enumerate(zip(truth, places, strict=True))
+    ]
+    (data / "truth.json").write_text(json.dumps(content))
+    found = {each.name: each.top1 for each in inspect(data).classes}
+    assert found == {"red": 1.0, "green": None, "blue": 1.0, "grey": 0.0}
+
+
 def test_without_a_split_all_classes_are_base(data):
     (report,) = inspect_teacher(ColourTeacher(), data / "truth.json", data)
     assert report.mean("top1", "novel") is None

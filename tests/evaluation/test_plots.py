@@ -73,6 +73,15 @@ def test_bars(drawn, num_classes):
     assert not pyplot.get_fignums()
 
 
+def test_bars_of_many_classes_at_0_are_drawn_once_each(drawn):
+    scores, objects = np.zeros(120), np.arange(120)
+    scores[:10] = np.arange(10, 0, -1)
+    per_class = PerClass({m: scores for m in METRICS}, np.zeros((101, 120)), objects)
+    draw_per_class(per_class, [f"class {k}" for k in range(120)], {}, "title")
+    shown = [int(label.get_text().split()[1]) for label in drawn[0].axes[0].get_yticklabels()]
+    assert shown == [*range(10), *range(119, 49, -1)]  # of those at 0 the 70 with most objects
+
+
 @pytest.mark.filterwarnings("error")
 def test_nothing_to_show_and_names_that_mean_something_to_matplotlib():
     nothing = PerClass({m: np.full(2, np.nan) for m in METRICS}, np.full((101, 2), np.nan), np.zeros(2, dtype=int))

@@ -82,7 +82,7 @@ def test_names_of_no_teacher(name, message):
     assert "\n" not in str(caught.value)
 
 
-@pytest.mark.parametrize("device", ["gpu", "cuda:99"])
+@pytest.mark.parametrize("device", ["gpu", "cuda:99", "meta", "xla"])
 def test_devices_that_are_not_here(device):
     with pytest.raises(InputError, match=f"got '{device}'"):
         load_teacher("conse", device)

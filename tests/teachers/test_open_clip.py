@@ -10,6 +10,7 @@ import torch.nn.functional as F
 
 from ovdet.errors import InputError
 from ovdet.teachers import load_teacher
+from ovdet.teachers.open_clip import _parse_source
 
 
 @pytest.fixture(scope="module")
@@ -70,6 +71,24 @@ def test_weights_that_cannot_be_fetched(monkeypatch):
         raise OSError("no route to the hub\nand more")
 
     monkeypatch.setattr("open_clip.factory.download_pretrained", fail)
-    with pytest.raises(InputError, match="could not fetch the weights 'openai' of RN50 .*no route") as caught:
-        load_teacher("open_clip:RN50/openai")
-    assert "\n" not in str(caught.value) and "open_clip:RN50@WEIGHTS_FILE" in str(caught.value)
+    with pytest.raises(InputError, match="could not fetch the weights 'openai' of RN50-quickgelu .*no route") as caught:
+        load_teacher("open_clip:RN50-quickgelu/openai")
+    assert "\n" not in str(caught.value) and "open_clip:RN50-quickgelu@WEIGHTS_FILE" in str(caught.value)
+
+
+def test_weights_of_another_activation_are_refused_before_they_are_fetched(monkeypatch):
+    monkeypatch.setattr("open_clip.factory.download_pretrained", lambda *_, **__: pytest.fail("asks for weights"))
+    for source in ("ViT-B-32/openai", "ViT-B/32/openai", "RN50/openai"):
+        architecture = source.rpartition("/")[0].replace("/", "-")
+        with pytest.raises(InputError, match="expected an architecture with QuickGELU for the weights") as caught:
+            load_teacher(f"open_clip:{source}")
+        assert str(caught.value).endswith(f"got {architecture}; use open_clip:{architecture}-quickgelu/openai")
+
+
+def test_every_other_architecture_has_the_activation_of_its_weights():
+    """Of the pairs that open_clip lists none is refused without one to use instead."""
+    for architecture, tag in open_clip.list_pretrained():
+        try:
+            _parse_source(f"{architecture}/{tag}")
+        except InputError as error:
+            assert _parse_source(str(error).rpartition("use open_clip:")[2]) == (f"{architecture}-quickgelu", tag, None)

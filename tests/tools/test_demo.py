@@ -7,7 +7,10 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from ovdet.demo import write_results
+from ovdet.predictor import Detections, to_rgb
 from ovdet.text import Vocabulary, convert_matrix, embed_vocabulary
+from ovdet.visualize import draw_detections
 
 QUICK = "configs/quick/vild.py"
 
@@ -67,6 +70,17 @@ def test_a_folder_with_a_broken_photo_does_the_others(demo, photo, tmp_path):
     assert code == 2 and "b.jpg" in err and len(err.strip().splitlines()[-1]) < 400
     assert [row["image"].split("/")[-1] for row in rows] == ["a.jpg", "a.png", "c.webp"]
     assert len(list((tmp_path / "out").glob("*.png"))) == 3
+
+
+def test_masks_are_drawn_and_not_kept(photo, tmp_path):
+    mask = np.zeros((1, 90, 120), dtype=bool)
+    mask[:, 20:70, 30:90] = True
+    found = Detections(np.float32([[30, 20, 90, 70]]), np.float32([0.9]), ("wheel",), (90, 120), mask)
+    results = write_results(lambda photo, **_: found, [photo, photo], tmp_path / "out")
+    assert [path.name for path, _ in results] == ["photo.png", "photo.png.png"]
+    assert all(kept.masks is None and list(kept) == list(found) for _, kept in results)
+    expected = draw_detections(to_rgb(photo), found.boxes, found.labels, found.scores, mask)
+    assert all(np.array_equal(np.asarray(Image.open(path)), expected) for path, _ in results)
 
 
 def test_pictures_never_take_the_place_of_photos(demo, photo, tmp_path):
@@ -255,6 +269,7 @@ def test_bad_weights_teacher_threshold_and_output(demo, photo, trained, tmp_path
         (("--weights", tmp_path / "none.pth"), "does not exist"),
         (("--weights", tmp_path / "junk.pth"), "junk.pth"),
         (("--teacher", "clip"), "'clip'"),
+        (("--teacher", "a,b (c"), "'a,b (c'"),
         (("--teacher", "open_clip:ViT-B-32/random"), "open_clip:ViT-B-32/random"),
         (("--threshold", "7"), "between 0 and 1"),
         (("--output", tmp_path / "file/below"), "file"),
