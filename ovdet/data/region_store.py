@@ -148,7 +148,8 @@ class RegionStore:
             if photo.image_id in image_ids
         ]  # fmt: skip
         if faults:
-            raise InputError(f"expected regions of all photos, {self.path} could not be made of {listed(faults)}")
+            raise InputError(f"expected regions of all photos, {self.path} could not be made of {listed(faults)}; "
+                             "tools/extract_regions.py --resume tries again")  # fmt: skip
 
 
 def _describe(file_name: str, height: int, width: int) -> str:

@@ -6,7 +6,7 @@ import io
 import json
 import os
 import pickle
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -66,6 +66,21 @@ def read_checkpoint(path: str) -> dict[str, Any]:
         content = {"model": content}
     content.setdefault(HEADER, {})
     return content
+
+
+def known_classes(header: Mapping[str, Any]) -> list[str] | None:
+    """All classes whose boxes weights have seen, those of the weights before them too; None where they do not say.
+
+    Args:
+        header: of their checkpoint.
+    """
+    before, own = header.get("known_classes"), header.get("training_classes")
+    return None if before is None and own is None else classes_of_both(before, own)
+
+
+def classes_of_both(first: Sequence[str] | None, second: Sequence[str] | None) -> list[str]:
+    """What weights know that were trained on the `second` and begun from others that know the `first`, each once."""
+    return list(dict.fromkeys([*(second or ()), *(first or ())]))
 
 
 def _read(path: str) -> Any:
@@ -189,7 +204,7 @@ class SafeCheckpointer(DetectionCheckpointer):
 
 
 def average_checkpoints(before: str, after: str, share: float, output: str | Path) -> None:
-    """Write `(1 - share) * before + share * after`, entry by entry, with the header of `after`.
+    """Write `(1 - share) * before + share * after`, entry by entry, with the header of `after`, and what both know.
 
     Entries that `before` lacks, and whole numbers, are those of `after`.
 
@@ -211,6 +226,9 @@ def average_checkpoints(before: str, after: str, share: float, output: str | Pat
             raise InputError(f"expected two checkpoints of one detector, {after} has no {key} of {tuple(value.shape)}")
         if value.is_floating_point():
             model[key] = torch.lerp(value.float(), model[key].float(), share).to(value.dtype)
+    header = dict(second[HEADER])
+    if known := classes_of_both(known_classes(first[HEADER]), known_classes(header)):
+        header["known_classes"] = known
     stream = io.BytesIO()
-    torch.save({"model": model, HEADER: second[HEADER]}, stream)
+    torch.save({"model": model, HEADER: header}, stream)
     write_whole(output, stream.getvalue())

@@ -12,7 +12,7 @@ from detectron2.utils import comm
 from omegaconf import DictConfig
 
 from ovdet.data.region_plan import PLAN, Photo, check_same_plan, read_plan, write_plan
-from ovdet.data.region_shard import missing_shards
+from ovdet.data.region_shard import Shard, missing_shards, shard_path
 from ovdet.data.region_store import faulty_photos
 from ovdet.engine.extract_plan import ExtractJob, ExtractOptions, Shards, plan_extraction
 from ovdet.engine.extract_ray import run_on_ray
@@ -30,7 +30,7 @@ class Extracted(NamedTuple):
 
 
 def extract_regions(config: DictConfig, options: ExtractOptions, engine: str = "local") -> Extracted:
-    """Make a region store, or finish one that was begun.
+    """Make a region store, or finish one that was begun; shards with photos that could not be read are made again.
 
     Args:
         config: as for do_train.
@@ -39,7 +39,7 @@ def extract_regions(config: DictConfig, options: ExtractOptions, engine: str = "
 
     Raises:
         InputError: as of plan_extraction; a store is there already and not to be resumed, or was begun with other
-            settings; it cannot be written to.
+            settings; it cannot be written to; no photo can be read.
     """
     job = plan_extraction(config, options)
     folder = Path(options.output).absolute()
@@ -52,7 +52,10 @@ def extract_regions(config: DictConfig, options: ExtractOptions, engine: str = "
         raise InputError(f"expected {job.plan.num_shards} shards in {folder}, {len(missing)} are missing: --resume")
     for part in folder.glob(".*.part"):  # of runs that were killed while they wrote
         part.unlink(missing_ok=True)
-    return Extracted(job.plan.teacher, len(job.photos), faulty_photos(folder, job.plan))
+    faults = faulty_photos(folder, job.plan)
+    if faults and len(faults) == len(job.photos):
+        raise InputError(f"expected photos that can be read, none of {len(faults)} can, as {faults[0][1]}: --resume")
+    return Extracted(job.plan.teacher, len(job.photos), faults)
 
 
 def _begin(folder: Path, job: ExtractJob, *, resume: bool) -> None:
@@ -65,8 +68,11 @@ def _begin(folder: Path, job: ExtractJob, *, resume: bool) -> None:
                 f"expected a new folder, {folder} holds a region store {state if missing else 'that is complete'}"
             )
         check_same_plan(found, job.plan, folder)
+        for number in set(range(found.num_shards)).difference(missing_shards(folder, found)):
+            if Shard(folder, found, number).faults:  # a disk may have been away
+                shard_path(folder, number).unlink()
         return
-    if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
+    if folder.exists() and (not folder.is_dir() or any(file.suffix != ".part" for file in folder.iterdir())):
         raise InputError(f"expected a new or empty folder for a region store, got {folder}")
     write_plan(folder, job.plan)
 

@@ -23,7 +23,7 @@ import ovdet.data.builtin  # noqa: F401 (makes its data sets known by name)
 from ovdet.data.coco_json import listed, plain_name, read_json
 from ovdet.data.coco_subsets import load_coco_subsets
 from ovdet.data.region_plan import Photo, RegionPlan
-from ovdet.engine.checkpoint import HEADER, read_checkpoint
+from ovdet.engine.checkpoint import HEADER, known_classes, read_checkpoint
 from ovdet.engine.train import find_weights, prepare_dataset
 from ovdet.errors import InputError
 from ovdet.files import file_sha256
@@ -147,11 +147,11 @@ def plan_extraction(config: DictConfig, options: ExtractOptions) -> ExtractJob:
     )
     nothing: tuple[list[Box], list[float]] = ([], [])
     photos = [
-        PhotoJob(*(record[key] for key in ("image_id", "file_name", "height", "width")),
+        PhotoJob(record["image_id"], str(Path(record["file_name"]).absolute()), record["height"], record["width"],
                  *source.given.get(record["image_id"], nothing))
         for record in data.dicts
     ]  # fmt: skip
-    return ExtractJob(plan, photos, source.weights)
+    return ExtractJob(plan, photos, source.weights and str(Path(source.weights).absolute()))
 
 
 def _photo(record: Mapping[str, Any], root: str) -> Photo:
@@ -213,7 +213,7 @@ def _from_ground_truth(config: DictConfig, options: ExtractOptions, data: Data) 
 
 def _from_rpn(config: DictConfig, options: ExtractOptions, data: Data) -> Source:
     weights = find_weights(config, options.weights)
-    trained_on = read_checkpoint(weights)[HEADER].get("training_classes")
+    trained_on = known_classes(read_checkpoint(weights)[HEADER])
     if trained_on is None:
         raise InputError(f"expected weights that say which classes they were trained on, {weights} do not")
     known = {plain_name(name) for name in trained_on}

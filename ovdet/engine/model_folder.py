@@ -10,6 +10,7 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import json
+import os
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -110,9 +111,11 @@ def write_model_folder(config: DictConfig, weights: str, folder: str | Path, *, 
         for key, value in detector.state_dict().items()
     }
     folder = Path(folder)
+    packed = save(halves, {HEADER: json.dumps(header)})
+    write_whole(folder / f"{WEIGHTS}.new", packed)  # a full disk leaves an older detector as it was
     with contextlib.suppress(OSError):
-        (folder / CONFIG).unlink(missing_ok=True)  # an older one would not fit the new weights
-    write_whole(folder / WEIGHTS, save(halves, {HEADER: json.dumps(header)}))
+        (folder / CONFIG).unlink(missing_ok=True)  # which would not fit the new weights
+    os.replace(folder / f"{WEIGHTS}.new", folder / WEIGHTS)
     write_whole(folder / CARD, card.encode())
     write_whole(folder / CONFIG, (json.dumps(content, indent=1) + "\n").encode())
     return content

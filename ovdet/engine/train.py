@@ -22,11 +22,11 @@ from omegaconf import DictConfig
 from torch import nn
 
 from ovdet.data import check_no_leak, find_leaks
-from ovdet.engine.checkpoint import HEADER, SafeCheckpointer, read_checkpoint
+from ovdet.engine.checkpoint import SafeCheckpointer, classes_of_both
 from ovdet.engine.evaluate import do_test, set_names
 from ovdet.engine.hooks import Autocast, GradientClipping
 from ovdet.engine.options import TrainOptions
-from ovdet.engine.resume import resume_run, step_reached
+from ovdet.engine.start import FirstWeights, first_weights, resume_run, step_reached
 from ovdet.errors import InputError
 from ovdet.files import write_whole
 from ovdet.text import NameEmbedder
@@ -101,12 +101,13 @@ def text_space(config: DictConfig, embed_names: NameEmbedder) -> dict[str, Any]:
     }
 
 
-def build_train_loader(config: DictConfig, space: Mapping[str, Any]) -> Any:
+def build_train_loader(config: DictConfig, space: Mapping[str, Any], first: FirstWeights) -> Any:
     """The training loader, behind the leak check.
 
     Args:
         config: as for do_train. A `sampler` is a function of the dataset dicts (see data/sampling.py).
         space: see text_space; stored regions must be of it.
+        first: what training begins or goes on with.
 
     Raises:
         InputError: annotations, names or stored regions of novel classes would reach training, the store is of another
@@ -120,7 +121,7 @@ def build_train_loader(config: DictConfig, space: Mapping[str, Any]) -> Any:
     if options.get("sampler") is not None:
         options["sampler"] = options["sampler"](dicts)
     store = options["mapper"].region_store
-    report_leaks(config, dicts, metadata, None if store is None else store.header)
+    report_leaks(config, dicts, metadata, None if store is None else store.header, first)
     if store is not None:
         known = {key: value for key, value in space.items() if value}
         store.check(**known, photos=dicts)
@@ -133,7 +134,11 @@ def build_train_loader(config: DictConfig, space: Mapping[str, Any]) -> Any:
 
 
 def report_leaks(
-    config: DictConfig, dicts: list[dict[str, Any]], metadata: Any, proposals: Mapping[str, Any] | None
+    config: DictConfig,
+    dicts: list[dict[str, Any]],
+    metadata: Any,
+    proposals: Mapping[str, Any] | None,
+    first: FirstWeights,
 ) -> None:
     """Log what the run will see, write it to leak_report.json in the output folder, stop where novel classes leak.
 
@@ -142,21 +147,20 @@ def report_leaks(
         dicts: of the training set.
         metadata: of the training set.
         proposals: the header of the region store, if one is used.
+        first: see first_weights.
 
     Raises:
         InputError: annotations, names, proposals or initial weights of novel classes would reach training; or what is
             wrong with the test set or the initial weights.
     """
     test_dicts = DatasetCatalog.get(instantiate(config.dataloader.test.dataset.names))
-    first = build_options(config).init_checkpoint
-    known = read_checkpoint(first)[HEADER].get("training_classes", ()) if Path(first).is_file() else ()
     report = find_leaks(
         dicts,
         metadata,
         vocabulary=metadata.thing_classes,
         proposals=proposals,
-        weights_source=first,
-        weights_classes=known,
+        weights_source=first.source + (" (which classes they know they do not say)" if first.classes is None else ""),
+        weights_classes=first.classes or (),
         test_dicts=test_dicts,
     )
     if comm.is_main_process():
@@ -224,7 +228,8 @@ def do_train(config: DictConfig, *, resume: bool = False) -> Mapping[str, Any]:
         raise InputError(f"expected steps to train, {options.output_dir} is at step {start} of {options.max_iter}")
     if start and options.seed >= 0:  # or the photos of the first steps would come once more
         seed_all_rng(options.seed + start + comm.get_rank())
-    loader = build_train_loader(config, space)
+    first = first_weights(options, resume=resume)
+    loader = build_train_loader(config, space, first)
     model = instantiate(config.model).to(options.torch_device())
     freeze_parts(model, options.freeze)
     names = training_classes(instantiate(config.dataloader.train.dataset.names))
@@ -235,7 +240,7 @@ def do_train(config: DictConfig, *, resume: bool = False) -> Mapping[str, Any]:
     devices = {} if options.torch_device().type == "cuda" else {"device_ids": None}
     parallel = create_ddp_model(model, broadcast_buffers=False, **devices)
     trainer = build_trainer(options, parallel, loader, optimizer)
-    header = {**space, "training_classes": names}
+    header = {**space, "training_classes": names, "known_classes": classes_of_both(first.classes, names)}
     checkpointer = SafeCheckpointer(model, options.output_dir, header=header, trainer=trainer)
     results: dict[str, Any] = {}
 

@@ -147,6 +147,11 @@ def test_the_average_of_two(tmp_path):
     average_checkpoints(str(tmp_path / "a.pth"), str(tmp_path / "b.pth"), 0.75, tmp_path / "c.pth")
     found = read_checkpoint(str(tmp_path / "c.pth"))
     assert found["ovdet"] == {"width": 2}
+    SafeCheckpointer(first, str(tmp_path), header={"training_classes": ["cat", "dog"]}).save("cats")
+    SafeCheckpointer(second, str(tmp_path), header={"training_classes": ["cow", "cat"]}).save("cows")
+    average_checkpoints(str(tmp_path / "cats.pth"), str(tmp_path / "cows.pth"), 0.5, tmp_path / "both.pth")
+    header = read_checkpoint(str(tmp_path / "both.pth"))["ovdet"]
+    assert header == {"training_classes": ["cow", "cat"], "known_classes": ["cow", "cat", "dog"]}
     torch.testing.assert_close(found["model"]["weight"], 0.25 * first.weight.detach() + 0.75 * second.weight.detach())
     SafeCheckpointer(nn.Linear(4, 2), str(tmp_path)).save("d")
     with pytest.raises(InputError, match=r"d.pth has no weight of \(2, 3\)"):

@@ -15,6 +15,7 @@ from detectron2.data.samplers import RepeatFactorTrainingSampler
 
 from ovdet.data import builtin
 from ovdet.engine import do_test, evaluate_on, find_model, load_config, load_detector
+from ovdet.engine.start import FirstWeights
 from ovdet.engine.train import build_train_loader
 
 ROOT = Path(__file__).parents[2]
@@ -54,7 +55,7 @@ def test_training_photos_and_weights(config, root):
     config.dataloader.train.num_workers = config.dataloader.test.num_workers = 0
     config.dataloader.train.mapper.augmentations = []
     config.dataloader.train.sampler.threshold = 1.0
-    photos = [photo for (photo,) in itertools.islice(build_train_loader(config, {}), 120)]
+    photos = [photo for (photo,) in itertools.islice(build_train_loader(config, {}, FirstWeights("", [])), 120)]
     assert len(photos[0]["instances"].gt_masks) > 0
     drawn = Counter(photo["image_id"] for photo in photos)
     dicts = DatasetCatalog.get("ov_lvis_v1_train")

@@ -134,12 +134,25 @@ def test_several_processes_make_the_same_store(extract, conse_store, tmp_path):
 
 def test_photos_that_cannot_be_read_are_listed(extract, data, tmp_path):
     photos = sorted((tmp_path / "data/images").iterdir())
-    photos[0].write_bytes(photos[0].read_bytes()[:300])
+    whole = photos[0].read_bytes()
+    photos[0].write_bytes(whole[:300])
     code, out, err = extract("--output", tmp_path / "regions", *data, "--proposals", "ground-truth")
     assert code == 0 and "15 photos" in out
     assert photos[0].name in err and "left out" in err
     store = RegionStore(tmp_path / "regions")
     assert "ground truth" in store.header["proposal_source"]
+    photos[0].write_bytes(whole)  # the disk is back
+    code, out, err = extract("--output", tmp_path / "regions", *data, "--proposals", "ground-truth", "--resume")
+    assert code == 0 and "16 photos" in out and "left out" not in err
+
+
+def test_no_photo_can_be_read(extract, data, tmp_path):
+    for photo in (tmp_path / "data/images").iterdir():
+        photo.write_bytes(b"")
+    (tmp_path / "regions").mkdir()
+    (tmp_path / "regions/.plan.json.abc.part").write_bytes(b"of a killed run")
+    code, _, err = extract("--output", tmp_path / "regions", *data, "--proposals", "ground-truth")
+    assert code == 2 and "photos that can be read, none of 16 can, as " in last_line(err)
 
 
 def test_a_registered_data_set(extract, data, tmp_path):

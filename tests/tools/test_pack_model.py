@@ -1,5 +1,6 @@
 """Packing a trained model as a user does, to be used by the next one who gets the folder."""
 
+import errno
 import json
 import shutil
 
@@ -64,6 +65,20 @@ def test_a_folder_may_be_packed_again(trained, card, run_tool, tmp_path):
     assert after == before[0]
     weights = load_file(tmp_path / "model/model.safetensors")
     assert all(weights[key].equal(value) for key, value in before[1].items()) and len(weights) == len(before[1])
+
+
+def test_a_full_disk_leaves_an_older_detector(trained, card, run_tool, tmp_path, monkeypatch):
+    given = ("pack_model.py", "--model", trained.output, "--card", card, "--output", tmp_path / "model")
+    assert run_tool(*given)[0] == 0
+    before = {file.name: file.read_bytes() for file in (tmp_path / "model").iterdir()}
+
+    def full(descriptor):
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr("os.fsync", full)
+    code, _, err = run_tool(*given, "model.roi_heads.box_predictor.test_nms_thresh=0.4")
+    assert code == 2 and "No space left on device" in err.strip().splitlines()[-1]
+    assert {file.name: file.read_bytes() for file in (tmp_path / "model").iterdir()} == before
 
 
 @pytest.mark.parametrize(

@@ -35,6 +35,7 @@ def test_checkpoint_says_what_it_was_trained_with_and_carries_no_vocabulary(trai
     assert content["ovdet"]["teacher"] == "conse" and content["ovdet"]["width"] == 384
     assert len(content["ovdet"]["training_classes"]) == 24
     assert "red square" not in content["ovdet"]["training_classes"]
+    assert content["ovdet"]["known_classes"] == content["ovdet"]["training_classes"]
     assert not [key for key in content["model"] if "class_embeddings" in key]
 
 
@@ -67,6 +68,18 @@ def test_resume_goes_on(trained, run_tool, tmp_path, monkeypatch):
     assert {4, 5} <= {row["iteration"] for row in rows}
     assert seeds == [7 + 4]  # the photos of the first steps do not come once more
     assert torch.load(tmp_path / "run/model_final.pth", weights_only=True)["iteration"] == 5
+
+
+def test_resume_of_a_run_that_knows_a_novel_class(trained, run_tool, tmp_path):
+    shutil.copytree(trained.output, tmp_path / "run")
+    content = torch.load(tmp_path / "run/model_final.pth", weights_only=True)
+    content["ovdet"]["known_classes"].append("blue circle")
+    torch.save(content, tmp_path / "run/model_final.pth")
+    overrides = [o for o in trained.overrides if not o.startswith(("train.output_dir", "train.max_iter"))]
+    overrides += [f"train.output_dir={tmp_path}/run", "train.max_iter=6"]
+    code, _, err = run_tool("train_net.py", "--config-file", QUICK, "--resume", *overrides)
+    last = err.strip().splitlines()[-1]
+    assert code == 2 and "model_final.pth was trained on blue circle" in last
 
 
 @pytest.mark.parametrize(

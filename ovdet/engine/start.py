@@ -1,20 +1,55 @@
-"""Going on with a run that was interrupted."""
+"""What a training run begins with, or goes on with after an interruption."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
+from detectron2.utils.file_io import PathManager
 from torch import nn
 
-from ovdet.engine.checkpoint import SafeCheckpointer, read_checkpoint
-from ovdet.errors import InputError
+from ovdet.engine.checkpoint import HEADER, SafeCheckpointer, known_classes, read_checkpoint
+from ovdet.engine.options import TrainOptions
+from ovdet.errors import InputError, described
+
+
+class FirstWeights(NamedTuple):
+    """What training begins or goes on with.
+
+    Attributes:
+        source: a file or an address; "" for none.
+        classes: whose boxes these weights have seen; None where they do not say.
+    """
+
+    source: str
+    classes: list[str] | None
+
+
+def first_weights(options: TrainOptions, *, resume: bool) -> FirstWeights:
+    """What a run begins with; one that is resumed, its last checkpoint.
+
+    Raises:
+        InputError: it is not there, cannot be fetched or is no checkpoint.
+    """
+    source = (last_checkpoint(options.output_dir) if resume else "") or options.init_checkpoint
+    if not source:
+        return FirstWeights("", [])
+    try:
+        file = PathManager.get_local_path(source)
+    except Exception as error:  # each kind of address fails in its own way
+        raise InputError(f"expected initial weights, {source} cannot be fetched: {described(error)}") from error
+    return FirstWeights(source, known_classes(read_checkpoint(file)[HEADER]))
+
+
+def last_checkpoint(output_dir: str) -> str:
+    """The last one of a run's folder; "" where there is none."""
+    return SafeCheckpointer(nn.Identity(), output_dir).get_checkpoint_file()
 
 
 def step_reached(output_dir: str) -> int:
     """The step to go on with: behind the last checkpoint of a run's folder; 0 where there is none."""
-    last = SafeCheckpointer(nn.Identity(), output_dir).get_checkpoint_file()
+    last = last_checkpoint(output_dir)
     return read_checkpoint(last).get("iteration", -1) + 1 if last else 0
 
 
