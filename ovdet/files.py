@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import os
-import tempfile
+import uuid
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -45,22 +45,20 @@ def writing_whole(path: str | Path) -> Iterator[BinaryIO]:
         InputError: the place cannot be written to.
     """
     path = Path(path)
-    part = ""
+    part = path.parent / f".{uuid.uuid4().hex}.part"
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        handle, part = tempfile.mkstemp(prefix=f".{path.name[:100]}.", suffix=".part", dir=path.parent)
-        with os.fdopen(handle, "wb") as stream:
+        with open(part, "xb") as stream:
             yield stream
             stream.flush()
             os.fsync(stream.fileno())  # else the name may outlive a power cut, and the content not
-        os.chmod(part, 0o666 & ~_umask())  # mkstemp's own is 0600
         os.replace(part, path)
         _sync_folder(path.parent)
     except OSError as error:
         raise InputError(f"expected a place to write to, got {path}: {error.strerror or error}") from error
     finally:
-        if part:
-            Path(part).unlink(missing_ok=True)
+        with contextlib.suppress(OSError):  # mostly renamed by now
+            part.unlink()
 
 
 def file_sha256(path: str | Path) -> str:
@@ -87,9 +85,3 @@ def _sync_folder(folder: Path) -> None:
             os.fsync(handle)
         finally:
             os.close(handle)
-
-
-def _umask() -> int:
-    mask = os.umask(0)
-    os.umask(mask)
-    return mask

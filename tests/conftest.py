@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import logging
+import os
 import runpy
 import subprocess
 import sys
@@ -16,6 +17,7 @@ from detectron2.config import instantiate
 from detectron2.utils.logger import setup_logger
 from safetensors.torch import save_file
 
+from ovdet.cache import cache_folder
 from ovdet.engine import load_config
 from ovdet.teachers import Teacher, load_teacher
 
@@ -24,6 +26,19 @@ torch.set_num_threads(1)  # the tensors are small; more threads only get in each
 
 ROOT = Path(__file__).resolve().parents[1]
 QUICK = "configs/quick/vild.py"
+
+
+@pytest.fixture(scope="session", autouse=True)
+def own_cache(tmp_path_factory: pytest.TempPathFactory):
+    """A cache that is empty when the tests start, one for all that run side by side; other programs keep theirs."""
+    folder = tmp_path_factory.getbasetemp()
+    folder = folder.parent if "PYTEST_XDIST_WORKER" in os.environ else folder
+    users = cache_folder().parent
+    with pytest.MonkeyPatch.context() as patch:
+        for variable, program in (("HF_HOME", "huggingface"), ("TORCH_HOME", "torch"), ("MPLCONFIGDIR", "matplotlib")):
+            patch.setenv(variable, os.environ.get(variable) or str(users / program))
+        patch.setenv("XDG_CACHE_HOME", str(folder / "cache"))
+        yield
 
 
 @pytest.fixture(scope="session")

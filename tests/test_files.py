@@ -10,14 +10,32 @@ from ovdet.errors import InputError
 from ovdet.files import write_whole, writing_whole
 
 
-def test_a_file_is_written_with_its_folders_and_usual_rights(tmp_path):
+@pytest.mark.parametrize("mask", [0o022, 0o027, 0o077])
+def test_a_file_is_written_with_its_folders_and_usual_rights(tmp_path, mask):
     path = tmp_path / "new" / "folder" / "file.bin"
-    write_whole(path, b"abc")
+    before = os.umask(mask)
+    try:
+        write_whole(path, b"abc")
+    finally:
+        os.umask(before)
     assert path.read_bytes() == b"abc"
-    mask = os.umask(0)
-    os.umask(mask)
     assert path.stat().st_mode & 0o777 == 0o666 & ~mask
     assert os.listdir(path.parent) == ["file.bin"]
+
+
+def test_the_mask_of_the_process_is_let_be(tmp_path, monkeypatch):
+    """All threads share it: what others create meanwhile would get other rights."""
+    monkeypatch.setattr(os, "umask", None)
+    write_whole(tmp_path / "file.bin", b"")
+
+
+@pytest.mark.parametrize("name", ["写" * 80 + ".png", "x" * 255], ids=["wide", "plain"])
+def test_names_as_long_as_the_file_system_takes(tmp_path, name):
+    write_whole(tmp_path / name, b"abc")
+    assert os.listdir(tmp_path) == [name]
+    with pytest.raises(InputError, match="File name too long"):
+        write_whole(tmp_path / (name * 4), b"abc")
+    assert os.listdir(tmp_path) == [name]
 
 
 def test_a_failure_leaves_the_old_file_and_no_part(tmp_path, monkeypatch):

@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import torch
-from safetensors import SafetensorError, safe_open
+from safetensors import safe_open
 from safetensors.torch import save
 from torch import Tensor
 
@@ -124,7 +124,7 @@ class Shard:
         try:
             self._file: Any = safe_open(str(self.path), framework="pt")
             self._read_index(plan)
-        except (SafetensorError, OSError, ValueError, KeyError, TypeError) as error:
+        except Exception as error:  # whatever a strange file raises
             reason = str(error) if isinstance(error, InputError) else f"{type(error).__name__}: {error}"
             raise InputError(
                 f"expected a whole shard, {self.path} is not: {reason}; delete it and extract again with --resume"
@@ -139,11 +139,13 @@ class Shard:
         self.faults: dict[int, str] = {int(key): value for key, value in header["faults"].items()}
         self._offsets: list[int] = self._file.get_tensor("offsets").tolist()
         num_photos, total = len(plan.photos[plan.of_shard(self._number)]), self._offsets[-1]
-        expected = {"boxes": (total, 4), "embeddings": (total, plan.width), "scores": (total,),
-                    "offsets": (num_photos + 1,), "sizes": (num_photos, 2), "hashes": (num_photos, 32)}  # fmt: skip
-        shapes = {name: tuple(self._file.get_slice(name).get_shape()) for name in TENSORS}
-        if shapes != expected or self._offsets != sorted(self._offsets) or self._offsets[0] != 0:
-            raise InputError(f"expected shapes {expected}, got {shapes}")
+        expected = {"boxes": ("F32", total, 4), "embeddings": ("F16", total, plan.width), "scores": ("F32", total),
+                    "offsets": ("I64", num_photos + 1), "sizes": ("I32", num_photos, 2),
+                    "hashes": ("U8", num_photos, 32)}  # fmt: skip
+        slices = {name: self._file.get_slice(name) for name in TENSORS}
+        came = {name: (rows.get_dtype(), *rows.get_shape()) for name, rows in slices.items()}
+        if came != expected or self._offsets != sorted(self._offsets) or self._offsets[0] != 0:
+            raise InputError(f"expected rising offsets and tensors {expected}, got {came}")
         self._sizes: list[list[int]] = self._file.get_tensor("sizes").tolist()
 
     def photo(self, position: int) -> PhotoRegions:

@@ -201,23 +201,26 @@ def build_synthetic(
         `root`.
 
     Raises:
-        InputError: `root` holds something else, or a dataset drawn with other arguments.
+        InputError: `root` holds something else, or a dataset drawn with other arguments, or cannot be written to.
     """
     root = Path(root)
     wanted = {"num_train": num_train, "num_val": num_val, "seed": seed, "size": list(size)}
     if _holds_dataset(root, wanted):
         return root
-    root.parent.mkdir(parents=True, exist_ok=True)
-    temporary = Path(tempfile.mkdtemp(prefix=f".{root.name}.", dir=root.parent))
     try:
-        draw_dataset(temporary, num_train, num_val, seed, size)
-        temporary.chmod(0o755)
-        os.rename(temporary, root)
-    except OSError:
+        root.parent.mkdir(parents=True, exist_ok=True)
+        temporary = Path(tempfile.mkdtemp(prefix=f".{root.name}.", dir=root.parent))
+        try:
+            draw_dataset(temporary, num_train, num_val, seed, size)
+            temporary.chmod(0o755)
+            os.rename(temporary, root)
+        finally:
+            shutil.rmtree(temporary, ignore_errors=True)
+    except OSError as error:
         if not _holds_dataset(root, wanted):  # another process may have been faster
-            raise
-    finally:
-        shutil.rmtree(temporary, ignore_errors=True)
+            raise InputError(
+                f"expected a place to write a drawn dataset to, got {root}: {error.strerror or error}"
+            ) from error
     return root
 
 

@@ -200,7 +200,8 @@ def apart(boxes: Tensor, groups: Tensor) -> Tensor:
         groups: (R,) int64, not negative.
     """
     reach = F.pad(boxes.flatten(), (0, 1)).amax(0) + 1  # the padding is for R = 0
-    ordered, order = groups.sort(stable=True)
-    is_next = ordered != F.pad(ordered, (1, 0), value=-1)[:-1]
-    ranks = is_next.long().cumsum(0)[order.argsort()] - 1  # far groups would lose their boxes to rounding
+    order = groups.neg().topk(groups.shape[0]).indices  # ascending; ONNX has no stable sort
+    ordered = groups[order]
+    is_next = (ordered != F.pad(ordered, (1, 0), value=-1)[:-1]).long()
+    ranks = torch.zeros_like(groups).scatter(0, order, is_next.cumsum(0) - 1)  # far groups would be rounded away
     return boxes + (ranks * reach)[:, None]

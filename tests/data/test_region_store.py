@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import json
 import os
 import pickle
 
@@ -183,15 +184,43 @@ def test_shards_that_are_damaged_or_of_another_store(store, write_store):
     Shard(store.path, store.plan, 1).check_content()
 
 
-def test_offsets_that_lie(store):
-    path = shard_path(store.path, 0)
-    with safe_open(str(path), "pt") as file:
-        tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (no mapping)
-        metadata = file.metadata()
-    tensors["offsets"] = torch.tensor([0, 5, 3, 4])
-    save_file(tensors, path, metadata=metadata)
-    with pytest.raises(InputError):
-        RegionStore(store.path).regions(7)
+@pytest.fixture
+def rewrite(store):
+    """Change tensors of a shard and entries of its header -> the store."""
+
+    def rewrite(tensors: dict[str, torch.Tensor], header: object) -> RegionStore:
+        path = shard_path(store.path, 0)
+        with safe_open(str(path), "pt") as file:
+            tensors = {name: file.get_tensor(name) for name in file.keys()} | tensors  # noqa: SIM118 (no mapping)
+            written = json.loads(file.metadata()["ovdet"])
+        header = {**written, **header} if isinstance(header, dict) else header
+        save_file(tensors, path, metadata={"ovdet": json.dumps(header)})
+        return RegionStore(store.path)
+
+    return rewrite
+
+
+@pytest.mark.parametrize(
+    "offsets",
+    [
+        torch.tensor([0, 5, 3, 4]),
+        torch.tensor([1, 3, 3, 4]),
+        torch.tensor([0.0, 3, 3, 4]),
+        torch.tensor([0, 3, 3, 4], dtype=torch.int32),
+        torch.tensor([], dtype=torch.int64),
+        torch.tensor(4),
+    ],
+)
+def test_offsets_that_lie(rewrite, offsets):
+    assert rewrite({"offsets": torch.tensor([0, 3, 3, 4])}, {}).regions(7)[0].shape == (3, 4)
+    with pytest.raises(InputError, match="shard-00000.safetensors is not.*--resume"):
+        rewrite({"offsets": offsets}, {}).regions(7)
+
+
+@pytest.mark.parametrize("header", [[], None, "text", {"faults": []}, {"faults": None}, {"faults": {"x": "why"}}])
+def test_headers_of_something_else(rewrite, header):
+    with pytest.raises(InputError, match="shard-00000.safetensors is not.*--resume"):
+        rewrite({}, header).regions(7)
 
 
 def test_what_is_no_store(store, tmp_path):

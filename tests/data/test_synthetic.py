@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
 
 import cv2
 import numpy as np
@@ -111,6 +112,21 @@ def test_build_draws_once_and_whole(tmp_path, monkeypatch):
     with pytest.raises(KeyboardInterrupt):
         build_synthetic(tmp_path / "data" / "other", 2, 1, size=(64, 96))
     assert [path.name for path in (tmp_path / "data").iterdir()] == ["drawn"]
+
+
+def test_a_place_that_cannot_be_written_to(tmp_path, monkeypatch):
+    (tmp_path / "file").write_text("x")
+    for root in (tmp_path / "file/below", tmp_path / "file/far/below", "/proc/nowhere"):
+        with pytest.raises(InputError, match=f"expected a place to write a drawn dataset to, got {root}: "):
+            build_synthetic(root, 2, 1, size=(64, 96))
+
+    def full(*arguments):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(os, "rename", full)
+    with pytest.raises(InputError, match="drawn: No space left on device"):
+        build_synthetic(tmp_path / "drawn", 2, 1, size=(64, 96))
+    assert [path.name for path in tmp_path.iterdir()] == ["file"]
 
 
 def test_build_leaves_other_folders_alone(tmp_path):

@@ -102,6 +102,17 @@ def test_a_photo_is_found_by_its_name_and_the_folders_that_agree(tmp_path):
     assert find_photos([], tmp_path) == [] and find_photos(["x.jpg"], tmp_path / "nowhere") == [None]
 
 
+def test_photos_in_linked_folders_are_found(tmp_path):
+    """Patches often lie on another disk; a link that leads back is followed once."""
+    (tmp_path / "disk/patch1").mkdir(parents=True)
+    (tmp_path / "disk/patch1/x.jpg").touch()
+    (tmp_path / "val").mkdir()
+    (tmp_path / "val/patch1").symlink_to(tmp_path / "disk/patch1")
+    for name in ("again", "once more"):
+        (tmp_path / "disk/patch1" / name).symlink_to(tmp_path / "val")
+    assert find_photos(["images/v1/patch1/x.jpg"], tmp_path / "val") == ["patch1/x.jpg"]
+
+
 def test_missing_photos_are_refused_or_left_out(official, run, refused):
     (official / "objects365_v2/val/patch8/objects365_v1_00420917.jpg").unlink()
     message = refused(run(2))

@@ -34,15 +34,22 @@ def _sentences(encoder, sentences: list[str]) -> torch.Tensor:
     return F.normalize(F.normalize(encoder.encode(sentences, convert_to_tensor=True), dim=1).mean(0), dim=0)
 
 
-@pytest.mark.parametrize("index", [0, 207, 281, 999])
-def test_a_class_is_the_mean_of_its_names_without_and_with_its_definition(conse_teacher, index):
-    names, definition = timm.data.ImageNetInfo().label_descriptions(detailed=True)[index].split(":", 1)
-    names = [name.strip() for name in names.split(",")]
-    encoder = conse_teacher._sentence_encoder
-    expected = _sentences(encoder, [f"a {name}" for name in names])
-    torch.testing.assert_close(conse_teacher._name_sentences[index], expected, rtol=0, atol=1e-4)
-    expected = _sentences(encoder, [f"a {name}, {definition.strip()}" for name in names])
-    torch.testing.assert_close(conse_teacher._definition_sentences[index], expected, rtol=0, atol=1e-4)
+def test_a_class_is_the_mean_of_its_names_without_and_with_its_definition(conse_teacher, monkeypatch, tmp_path):
+    """Four classes computed anew, their eight names in batches that cut through classes; and found among all."""
+    indices = [0, 207, 281, 999]
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    monkeypatch.setattr("ovdet.teachers.conse._SENTENCES_AT_ONCE", 3)
+    teacher = ConseTeacher()
+    teacher._classes = [teacher._classes[index] for index in indices]
+    for row, index in enumerate(indices):
+        names, definition = timm.data.ImageNetInfo().label_descriptions(detailed=True)[index].split(":", 1)
+        names = [name.strip() for name in names.split(",")]
+        expected = _sentences(teacher._sentence_encoder, [f"a {name}" for name in names])
+        for sentence in (teacher._name_sentences[row], conse_teacher._name_sentences[index]):
+            torch.testing.assert_close(sentence, expected, rtol=0, atol=1e-4)
+        expected = _sentences(teacher._sentence_encoder, [f"a {name}, {definition.strip()}" for name in names])
+        for sentence in (teacher._definition_sentences[row], conse_teacher._definition_sentences[index]):
+            torch.testing.assert_close(sentence, expected, rtol=0, atol=1e-4)
 
 
 def test_names_and_classes_are_without_what_each_has_in_common(conse_teacher):

@@ -147,6 +147,7 @@ def no_hub(monkeypatch, tmp_path):
 
     monkeypatch.setattr(constants, "ENDPOINT", "http://127.0.0.1:9")
     monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path / "hub"))
+    monkeypatch.setattr(constants, "HF_HUB_OFFLINE", False)
     monkeypatch.setenv("NO_PROXY", "127.0.0.1")
 
 
@@ -165,6 +166,7 @@ def test_a_hub_that_does_not_answer_is_asked_once(no_hub, name):
 def test_a_hub_that_answers_is_used(monkeypatch):
     from huggingface_hub import constants
 
+    monkeypatch.setattr(constants, "HF_HUB_OFFLINE", False)
     monkeypatch.setattr("ovdet.teachers.hub._answers", lambda url: True)
     with offline_where_unreachable():
         assert constants.HF_HUB_OFFLINE is False

@@ -93,13 +93,19 @@ def find_photos(file_names: Sequence[str], folder: Path) -> list[str | None]:
 
     Args:
         file_names: with any folders before the name.
-        folder: looked through with all that is below it.
+        folder: looked through with all that is below it, linked folders too.
 
     Returns:
         Paths relative to `folder`, None for a photo that is not there.
     """
     by_name = defaultdict(list)
-    for parent, _, files in os.walk(folder):
+    seen = set()
+    for parent, folders, files in os.walk(folder, followlinks=True):
+        real = os.path.realpath(parent)
+        if real in seen:  # a link into what was looked through, or in a circle
+            folders.clear()
+            continue
+        seen.add(real)
         for file in files:
             by_name[file].append(PurePosixPath(Path(parent, file).relative_to(folder).as_posix()))
     return [_closest(by_name.get(PurePosixPath(name).name, []), PurePosixPath(name)) for name in file_names]

@@ -1,0 +1,74 @@
+"""Pictures of detections show them: boxes and masks where they are, one colour a name, and nothing elsewhere."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from matplotlib.colors import rgb_to_hsv
+
+from ovdet.visualize import draw_detections
+
+GREY = 128
+
+
+def draw(size, boxes, labels, masks=None):
+    """On a grey photo -> the picture, and which of its pixels are not grey."""
+    photo = np.full((*size, 3), GREY, dtype=np.uint8)
+    picture = draw_detections(photo, np.float32(boxes).reshape(-1, 4), labels, np.full(len(labels), 0.9), masks)
+    assert picture.dtype == np.uint8 and (photo == GREY).all()
+    return picture, (np.abs(picture.astype(int) - GREY) > 8).any(axis=2)
+
+
+def sides(box):
+    """The pixels (row, column) in the middle of a box's sides."""
+    x1, y1, x2, y2 = box
+    return [(y1, (x1 + x2) // 2), (y2, (x1 + x2) // 2), ((y1 + y2) // 2, x1), ((y1 + y2) // 2, x2)]
+
+
+def hue(picture, box):
+    """Of a box's lower side, where no caption is."""
+    return rgb_to_hsv(picture[sides(box)[1]] / 255)[0]
+
+
+def test_boxes_are_drawn_in_one_colour_a_name():
+    boxes = [(100, 100, 300, 300), (450, 60, 700, 250), (350, 320, 600, 560)]
+    picture, changed = draw((600, 800), boxes, ("cat", "dog", "cat"))
+    assert picture.shape == (600, 800, 3)
+    for box in boxes:
+        assert all(changed[side] for side in sides(box))
+        assert not changed[box[1] + 60 : box[3] - 10, box[0] + 10 : box[2] - 10].any()  # below the caption
+    cat, dog, other_cat = (hue(picture, box) for box in boxes)
+    assert cat == pytest.approx(other_cat, abs=0.02) and 0.1 < abs(cat - dog) < 0.9
+
+
+def test_names_are_written():
+    box = (100, 100, 500, 400)
+    pictures = [draw((600, 800), [box], (name,))[0] for name in ("cat", "dog", "cat")]
+    differing = (pictures[0] != pictures[1]).any(axis=2)
+    assert 20 < differing.sum() and not differing[160:].any()
+    assert np.array_equal(pictures[0], pictures[2])
+
+
+def test_a_mask_changes_its_inside_and_nothing_else():
+    box = (200, 100, 600, 500)
+    mask = np.zeros((1, 600, 800), dtype=bool)
+    mask[:, 300:500, 400:600] = True
+    changed = draw((600, 800), [box], ("wheel",), mask)[1]
+    assert changed[310:490, 410:590].all()
+    changed[90:510, 190:610] = False
+    assert not changed.any()
+    changed = draw((600, 800), [box], ("wheel",), mask)[1]
+    assert not changed[310:490, 210:390].any()  # in the box, beside the mask
+
+
+@pytest.mark.parametrize(
+    ("size", "enlarged"),
+    [((90, 120), (600, 800)), ((20, 10), (800, 400)), ((600, 800), (600, 800)), ((1000, 900), (1000, 900))],
+)
+def test_small_photos_are_enlarged_with_their_boxes(size, enlarged):
+    picture, changed = draw(size, [], ())
+    assert picture.shape == (*enlarged, 3) and not changed.any()
+    scale = enlarged[0] / size[0]
+    box = [round(side * part) for side, part in zip((size[1], size[0]) * 2, (0.2, 0.2, 0.8, 0.8), strict=True)]
+    changed = draw(size, [box], ("cat",))[1]
+    assert all(changed[side] for side in sides([round(side * scale) for side in box]))
