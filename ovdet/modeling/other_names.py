@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from ovdet.modeling.sides import dot_logits
 
 _BUFFERS = ("embeddings", "definitions")
-_CLASSES_AT_ONCE = 16_384  # beside 2,000 names 130 MB
+_NAMES_AT_ONCE = 128  # beside a million classes half a gigabyte
 _NOTHING = -1e4  # a logit whose exponential is 0, and yet a number
 
 
@@ -59,8 +59,9 @@ class OtherNames(nn.Module):
     def unlike(self, class_embeddings: Tensor) -> Tensor:
         """(K, D), unit norm -> (O,) booleans: which of the other names are unlike all of them."""
         names = torch.cat([self.get_buffer(name) for name in _BUFFERS])  # (2 O, D)
-        nearest = [dot_logits(names, some).amax(1) for some in class_embeddings.split(_CLASSES_AT_ONCE)]
-        return torch.stack(nearest).amax(0).view(len(_BUFFERS), -1).amax(0) < self.near
+        class_embeddings = class_embeddings.to(names)  # once, not for each part of the names
+        nearest = [dot_logits(some, class_embeddings).amax(1) for some in names.split(_NAMES_AT_ONCE)]
+        return torch.cat(nearest).view(len(_BUFFERS), -1).amax(0) < self.near
 
     def forward(self, queries: Tensor, unlike: Tensor) -> Tensor:
         """The logit of the background.

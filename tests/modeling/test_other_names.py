@@ -84,7 +84,7 @@ def test_a_detector_scores_lower_with_them(build, make_inputs):
 
 def test_a_vocabulary_in_chunks_has_them_too(build, make_inputs, monkeypatch):
     model, found = detections(build, make_inputs, rows(3), with_names=True)
-    monkeypatch.setattr("ovdet.modeling.other_names._CLASSES_AT_ONCE", 2)
+    monkeypatch.setattr("ovdet.modeling.other_names._NAMES_AT_ONCE", 5)
     in_chunks, same = detections(build, make_inputs, rows(3), with_names=True, max_dense_classes=2)
     assert torch.equal(in_chunks.roi_heads.unlike, model.roi_heads.unlike)
     torch.testing.assert_close(found.scores, same.scores)
