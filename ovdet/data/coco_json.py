@@ -143,7 +143,7 @@ def _images_by_id(images: Sequence[dict[str, Any]], path: str | Path) -> dict[An
             raise InputError(f"expected the file name of image {image['id']!r} as text in {path}, got {came!r}")
         for key in ("height", "width"):
             value = image[key]
-            if not isinstance(value, (int, float)) or not math.isfinite(value) or value < 1 or value != int(value):
+            if not _is_finite(value) or value < 1 or value != int(value):
                 raise InputError(f"expected a positive whole {key} of image {image['id']!r} in {path}, got {value!r}")
             image[key] = int(value)
     return {image["id"]: image for image in images}
@@ -175,19 +175,24 @@ def _check_annotations(
 
 def _check_numbers(annotation: dict[str, Any], path: str | Path) -> None:
     """A box of four numbers, a crowd or none, perhaps an area; null for the last two says nothing and goes."""
-    where = f"annotation {annotation['id']} of {path}"
     box = annotation["bbox"]
-    numbers = isinstance(box, list) and len(box) == 4 and all(isinstance(value, (int, float)) for value in box)
-    if not numbers or not all(math.isfinite(value) for value in box):
-        raise InputError(f"expected bbox [x, y, width, height] in {where}, got {box!r}")
     for key in ("iscrowd", "area"):
         if annotation.get(key, 0) is None:
             del annotation[key]
-    if annotation.get("iscrowd", 0) not in (0, 1):
-        raise InputError(f"expected iscrowd of 0 or 1 in {where}, got {annotation['iscrowd']!r}")
-    area = annotation.get("area", 0.0)
-    if not isinstance(area, (int, float)) or not math.isfinite(area):
-        raise InputError(f"expected an area in square pixels in {where}, got {area!r}")
+    iscrowd, area = annotation.get("iscrowd", 0), annotation.get("area", 0.0)
+    if not isinstance(box, list) or len(box) != 4 or not all(map(_is_finite, box)):
+        expected, came = "bbox [x, y, width, height]", box
+    elif iscrowd not in (0, 1):
+        expected, came = "iscrowd of 0 or 1", iscrowd
+    elif not _is_finite(area):
+        expected, came = "an area in square pixels", area
+    else:
+        return
+    raise InputError(f"expected {expected} in annotation {annotation['id']} of {path}, got {came!r}")
+
+
+def _is_finite(value: Any) -> bool:
+    return isinstance(value, (int, float)) and math.isfinite(value)
 
 
 def _check_keys(items: Sequence[dict[str, Any]], keys: Sequence[str], what: str, path: str | Path) -> None:

@@ -162,10 +162,18 @@ def faulty_photos(folder: Path, plan: RegionPlan) -> list[tuple[Any, str]]:
     Raises:
         InputError: a shard is damaged.
     """
-    missing = set(missing_shards(folder, plan))
     return [
         (plan.photos[plan.of_shard(number)][position], fault)
-        for number in range(plan.num_shards)
-        if number not in missing
-        for position, fault in Shard(folder, plan, number).faults.items()
+        for number, faults in faults_by_shard(folder, plan).items()
+        for position, fault in faults.items()
     ]
+
+
+def faults_by_shard(folder: Path, plan: RegionPlan) -> dict[int, dict[int, str]]:
+    """Of the shards that are there, by their numbers: the positions of photos that could not be read, and why.
+
+    Raises:
+        InputError: a shard is damaged.
+    """
+    missing = set(missing_shards(folder, plan))
+    return {number: Shard(folder, plan, number).faults for number in range(plan.num_shards) if number not in missing}

@@ -100,6 +100,25 @@ def _read(path: str) -> Any:
     return {"model": blobs, "__author__": "Caffe2", "matching_heuristics": True}
 
 
+def find_parts(model: nn.Module, names: Sequence[str], option: str) -> list[nn.Module]:
+    """A model's submodules by their names.
+
+    Args:
+        model: any.
+        names: of submodules, with dots.
+        option: that says so, for the message.
+
+    Raises:
+        InputError: the model has no such part.
+    """
+    try:
+        return [model.get_submodule(name) for name in names]
+    except AttributeError as error:
+        odd = next(name for name in names if name not in dict(model.named_modules()))
+        children = ", ".join(name for name, _ in model.named_children())
+        raise InputError(f"expected {option} to name parts of the model ({children}), got {odd!r}") from error
+
+
 class SafeCheckpointer(DetectionCheckpointer):
     """detectron2's checkpointer with safe reading, whole writes and a header."""
 
@@ -164,11 +183,7 @@ class SafeCheckpointer(DetectionCheckpointer):
             InputError: the model has no such part, the checkpoint is unreadable, of another teacher or width, or
                 parameters of a part are missing.
         """
-        keys = list(self.model.state_dict())
-        odd = [part for part in parts if not any(key.startswith(f"{part}.") for key in keys)]
-        if odd:
-            known = ", ".join(dict.fromkeys(key.split(".")[0] for key in keys))
-            raise InputError(f"expected train.init_parts to name parts of the model ({known}), got {odd[0]!r}")
+        find_parts(self.model, parts, "train.init_parts")
         if not path:
             raise InputError(f"expected a checkpoint with {', '.join(parts)} as train.init_checkpoint, got none")
         self._parts = tuple(f"{part}." for part in parts)

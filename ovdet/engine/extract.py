@@ -12,8 +12,8 @@ from detectron2.utils import comm
 from omegaconf import DictConfig
 
 from ovdet.data.region_plan import PLAN, Photo, check_same_plan, read_plan, write_plan
-from ovdet.data.region_shard import Shard, missing_shards, shard_path
-from ovdet.data.region_store import faulty_photos
+from ovdet.data.region_shard import missing_shards, shard_path
+from ovdet.data.region_store import faults_by_shard, faulty_photos
 from ovdet.engine.extract_plan import ExtractJob, ExtractOptions, Shards, plan_extraction
 from ovdet.engine.extract_ray import run_on_ray
 from ovdet.engine.extract_shards import build_extractor
@@ -68,8 +68,8 @@ def _begin(folder: Path, job: ExtractJob, *, resume: bool) -> None:
                 f"expected a new folder, {folder} holds a region store {state if missing else 'that is complete'}"
             )
         check_same_plan(found, job.plan, folder)
-        for number in set(range(found.num_shards)).difference(missing_shards(folder, found)):
-            if Shard(folder, found, number).faults:  # a disk may have been away
+        for number, faults in faults_by_shard(folder, found).items():
+            if faults:  # a disk may have been away
                 shard_path(folder, number).unlink()
         return
     if folder.exists() and (not folder.is_dir() or any(file.suffix != ".part" for file in folder.iterdir())):

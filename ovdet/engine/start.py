@@ -20,10 +20,12 @@ class FirstWeights(NamedTuple):
     Attributes:
         source: a file or an address; "" for none.
         classes: whose boxes these weights have seen; None where they do not say.
+        step: the one to go on with; 0 of a run that begins.
     """
 
     source: str
     classes: list[str] | None
+    step: int = 0
 
 
 def first_weights(options: TrainOptions, *, resume: bool) -> FirstWeights:
@@ -32,25 +34,21 @@ def first_weights(options: TrainOptions, *, resume: bool) -> FirstWeights:
     Raises:
         InputError: it is not there, cannot be fetched or is no checkpoint.
     """
-    source = (last_checkpoint(options.output_dir) if resume else "") or options.init_checkpoint
+    last = last_checkpoint(options.output_dir) if resume else ""
+    source = last or options.init_checkpoint
     if not source:
         return FirstWeights("", [])
     try:
         file = PathManager.get_local_path(source)
     except Exception as error:  # each kind of address fails in its own way
         raise InputError(f"expected initial weights, {source} cannot be fetched: {described(error)}") from error
-    return FirstWeights(source, known_classes(read_checkpoint(file)[HEADER]))
+    content = read_checkpoint(file)
+    return FirstWeights(source, known_classes(content[HEADER]), content.get("iteration", -1) + 1 if last else 0)
 
 
 def last_checkpoint(output_dir: str) -> str:
     """The last one of a run's folder; "" where there is none."""
     return SafeCheckpointer(nn.Identity(), output_dir).get_checkpoint_file()
-
-
-def step_reached(output_dir: str) -> int:
-    """The step to go on with: behind the last checkpoint of a run's folder; 0 where there is none."""
-    last = last_checkpoint(output_dir)
-    return read_checkpoint(last).get("iteration", -1) + 1 if last else 0
 
 
 def resume_run(checkpointer: SafeCheckpointer, optimizer: torch.optim.Optimizer) -> None:

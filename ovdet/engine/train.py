@@ -22,11 +22,11 @@ from omegaconf import DictConfig
 from torch import nn
 
 from ovdet.data import check_no_leak, find_leaks
-from ovdet.engine.checkpoint import SafeCheckpointer, classes_of_both
+from ovdet.engine.checkpoint import SafeCheckpointer, classes_of_both, find_parts
 from ovdet.engine.evaluate import do_test, set_names
 from ovdet.engine.hooks import Autocast, GradientClipping
 from ovdet.engine.options import TrainOptions
-from ovdet.engine.start import FirstWeights, first_weights, resume_run, step_reached
+from ovdet.engine.start import FirstWeights, first_weights, last_checkpoint, resume_run
 from ovdet.errors import InputError
 from ovdet.files import write_whole
 from ovdet.text import NameEmbedder
@@ -199,12 +199,8 @@ def freeze_parts(model: nn.Module, parts: str) -> None:
     Raises:
         InputError: the model has no such part, or nothing would be left.
     """
-    for part in _parts(parts):
-        try:
-            model.get_submodule(part).requires_grad_(False)
-        except AttributeError as error:
-            children = ", ".join(name for name, _ in model.named_children())
-            raise InputError(f"expected train.freeze to name parts of the model ({children}), got {part!r}") from error
+    for part in find_parts(model, _parts(parts), "train.freeze"):
+        part.requires_grad_(False)
     if not any(parameter.requires_grad for parameter in model.parameters()):
         raise InputError(f"expected something left to train, train.freeze={parts} leaves nothing")
 
@@ -223,12 +219,11 @@ def do_train(config: DictConfig, *, resume: bool = False) -> Mapping[str, Any]:
     prepare_dataset(config)
     embed_names = instantiate(config.name_embedder)
     space = text_space(config, embed_names)
-    start = step_reached(options.output_dir) if resume else 0
-    if start >= options.max_iter:
-        raise InputError(f"expected steps to train, {options.output_dir} is at step {start} of {options.max_iter}")
-    if start and options.seed >= 0:  # or the photos of the first steps would come once more
-        seed_all_rng(options.seed + start + comm.get_rank())
     first = first_weights(options, resume=resume)
+    if first.step >= options.max_iter:
+        raise InputError(f"expected steps to train, {options.output_dir} is at step {first.step} of {options.max_iter}")
+    if first.step and options.seed >= 0:  # or the photos of the first steps would come once more
+        seed_all_rng(options.seed + first.step + comm.get_rank())
     loader = build_train_loader(config, space, first)
     model = instantiate(config.model).to(options.torch_device())
     freeze_parts(model, options.freeze)
@@ -264,13 +259,13 @@ def do_train(config: DictConfig, *, resume: bool = False) -> Mapping[str, Any]:
             else None,
         ]
     )
-    if start:
+    if first.step:
         resume_run(checkpointer, optimizer)
     elif options.init_parts:
         checkpointer.load_parts(options.init_checkpoint, _parts(options.init_parts))
     else:
         checkpointer.resume_or_load(options.init_checkpoint, resume=False)
-    trainer.train(start, options.max_iter)
+    trainer.train(first.step, options.max_iter)
     return results
 
 
@@ -286,7 +281,7 @@ def find_weights(config: DictConfig, weights: str = "") -> str:
         InputError: there is none.
     """
     options = build_options(config)
-    last = SafeCheckpointer(nn.Identity(), options.output_dir).get_checkpoint_file()
+    last = last_checkpoint(options.output_dir)
     whole = "" if options.init_parts else options.init_checkpoint  # parts of one are no detector
     weights = weights or last or whole
     if not weights:

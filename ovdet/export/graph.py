@@ -183,7 +183,7 @@ def keep_best(
     regions = index // num_classes
     classes = index - regions * num_classes
     found = boxes[regions]
-    keep = nms(apart(found, classes) if per_class else found, best, nms_threshold)[:max_detections]
+    keep = nms(apart(found, ranks(classes)) if per_class else found, best, nms_threshold)[:max_detections]
     found, classes, scores = found[keep], classes[keep], best[keep].exp()
     if overlap_decay is None:
         return found, classes, scores
@@ -197,11 +197,15 @@ def apart(boxes: Tensor, groups: Tensor) -> Tensor:
 
     Args:
         boxes: (R, 4) XYXY, not negative.
-        groups: (R,) int64, not negative.
+        groups: (R,) int64; small, or the boxes are rounded away.
     """
     reach = F.pad(boxes.flatten(), (0, 1)).amax(0) + 1  # the padding is for R = 0
+    return boxes + (groups * reach)[:, None]
+
+
+def ranks(groups: Tensor) -> Tensor:
+    """(R,) int64, not negative -> (R,): 0, 1, 2, ... in the order of the groups, by operators that ONNX has."""
     order = groups.neg().topk(groups.shape[0]).indices  # ascending; ONNX has no stable sort
     ordered = groups[order]
     is_next = (ordered != F.pad(ordered, (1, 0), value=-1)[:-1]).long()
-    ranks = torch.zeros_like(groups).scatter(0, order, is_next.cumsum(0) - 1)  # far groups would be rounded away
-    return boxes + (ranks * reach)[:, None]
+    return torch.zeros_like(groups).scatter(0, order, is_next.cumsum(0) - 1)

@@ -39,6 +39,10 @@ def test_a_resumed_run_begins_with_its_last_checkpoint(tmp_path):
     assert first_weights(options, resume=True).classes == ["w"]
     (tmp_path / "last_checkpoint").write_text("last.pth")
     assert first_weights(options, resume=True) == FirstWeights(f"{tmp_path}/last.pth", ["last"])
+    for name in ("w", "last"):
+        torch.save({"model": {}, "iteration": 3}, tmp_path / f"{name}.pth")
+    assert first_weights(options, resume=True).step == 4 and first_weights(options, resume=False).step == 0
+    torch.save({"model": {}, "ovdet": {"training_classes": ["w"]}}, tmp_path / "w.pth")
     assert first_weights(options, resume=False).classes == ["w"]
 
 
