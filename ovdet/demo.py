@@ -1,10 +1,11 @@
-"""What the demo does with photos and folders of them."""
+"""What the demo does with photos, folders of them, and videos."""
 
 from __future__ import annotations
 
 import importlib.util
 import io
 import json
+from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from itertools import chain, count
@@ -14,13 +15,16 @@ import numpy as np
 from PIL import Image
 from rich.progress import track
 
+from ovdet.data.images import find_images
+from ovdet.data.videos import Video, is_video, writing_video
 from ovdet.engine import DEFAULT_MODEL, choose_model
 from ovdet.errors import InputError
 from ovdet.export import load_onnx_predictor
-from ovdet.files import write_whole
+from ovdet.files import named, write_whole, writing_whole
 from ovdet.predictor import Detections, OpenVocabPredictor, to_rgb
 from ovdet.visualize import draw_detections
 
+DETECTIONS_FILE = "detections.json"
 SAMPLES = ("chelsea.png", "coffee.png", "motorcycle_left.png")  # of scikit-image; free to use
 
 
@@ -63,6 +67,17 @@ def load_predictor(
     return OpenVocabPredictor.from_config(*files, overrides=overrides, device=device, compile=compile, half=half)
 
 
+def find_input(path: str | None) -> Video | list[Path]:
+    """A video, a photo, the photos of a folder; None for some that scikit-image ships.
+
+    Raises:
+        InputError: it is not there, or nothing of these.
+    """
+    if path is None:
+        return sample_images()
+    return Video.open(path) if is_video(path) else find_images(named(path))
+
+
 def sample_images() -> list[Path]:
     """Photos that scikit-image ships.
 
@@ -77,7 +92,7 @@ def sample_images() -> list[Path]:
 
 
 def write_results(
-    detect: Callable[..., Detections], images: Sequence[Path], folder: Path
+    detect: Callable[..., Detections], images: Sequence[Path], folder: Path, *, names: Sequence[str] = ()
 ) -> list[tuple[Path, Detections]]:
     """Detect on each photo; write a picture each as it is done, and detections.json at the end.
 
@@ -87,6 +102,7 @@ def write_results(
         detect: an OpenVocabPredictor, its thresholds bound.
         images: files.
         folder: where to write; created.
+        names: see `draw_detections`.
 
     Returns:
         The pictures' paths and what is on them, without its masks: those of many photos would fill the memory.
@@ -105,15 +121,13 @@ def write_results(
         except InputError as error:
             failures.append(error)
             continue
-        picture = draw_detections(photo, found.boxes, found.labels, found.scores, found.masks)
-        path = _picture_path(folder, image, taken)
+        path = _free_path(folder, image, ".png", taken)
         taken.add(path.resolve())
-        write_whole(path, _png(picture))
+        write_whole(path, _png(_draw(photo, found, names)))
         results.append((path, replace(found, masks=None)))
-        height, width = found.size
-        rows.append({"image": str(image), "width": width, "height": height, "detections": list(found)})
+        rows.append(_row(found, image=str(image)))
     if rows:
-        write_whole(folder / "detections.json", _as_json(rows).encode())
+        write_whole(folder / DETECTIONS_FILE, _as_json(rows))
     if failures:
         more = f" ({len(failures) - 1} more like it)" if failures[1:] else ""
         done = f" (done: {len(rows)})" if rows else ""
@@ -121,20 +135,62 @@ def write_results(
     return results
 
 
-def _as_json(rows: Sequence[dict]) -> str:
+def write_video(
+    detect: Callable[..., Detections], video: Video, folder: Path, *, names: Sequence[str] = ()
+) -> tuple[Path, int, Counter[str]]:
+    """Detect on each frame of a video; write an annotated video and detections.json, both at the end.
+
+    Args:
+        detect: an OpenVocabPredictor, its thresholds bound.
+        video: its file.
+        folder: where to write; created.
+        names: see `draw_detections`.
+
+    Returns:
+        The annotated video's path, its number of frames, and in how many of them each name is.
+
+    Raises:
+        InputError: it cannot be read, or the folder not be written to.
+    """
+    path = _free_path(folder, video.path, ".mp4", {video.path.resolve()})
+    frames_with: Counter[str] = Counter()
+    with writing_whole(folder / DETECTIONS_FILE) as stream, writing_video(path, video.rate) as write_frame:
+        for number, frame in enumerate(track(video, "detecting", total=video.num_frames)):
+            found = detect(frame, channel_order="RGB")
+            write_frame(_draw(frame, found, names))
+            frames_with.update(set(found.labels))
+            row = _row(found, video=str(video.path), frame=number, seconds=round(number / video.rate, 3))
+            stream.write(b",\n " if number else b"[")
+            stream.write(_as_text(row).encode())
+        stream.write(b"]\n")
+    return path, number + 1, frames_with
+
+
+def _draw(photo: np.ndarray, found: Detections, names: Sequence[str]) -> np.ndarray:
+    return draw_detections(photo, found.boxes, found.labels, found.scores, found.masks, names)
+
+
+def _row(found: Detections, **source: str | float) -> dict:
+    """Where it comes from, its size, what was found."""
+    height, width = found.size
+    return {**source, "width": width, "height": height, "detections": list(found)}
+
+
+def _as_json(rows: Sequence[dict]) -> bytes:
     """A list of photos, a detection a line."""
-    photos = []
-    for row in rows:
-        head = json.dumps({**row, "detections": []}, ensure_ascii=False).removesuffix("]}")
-        lines = [f"\n  {json.dumps(detection, ensure_ascii=False)}" for detection in row["detections"]]
-        photos.append(f"{head}{','.join(lines)}]}}")
-    return "[" + ",\n ".join(photos) + "]\n"
+    return ("[" + ",\n ".join(map(_as_text, rows)) + "]\n").encode()
 
 
-def _picture_path(folder: Path, image: Path, taken: set[Path]) -> Path:
+def _as_text(row: dict) -> str:
+    head = json.dumps({**row, "detections": []}, ensure_ascii=False).removesuffix("]}")
+    lines = [f"\n  {json.dumps(detection, ensure_ascii=False)}" for detection in row["detections"]]
+    return f"{head}{','.join(lines)}]}}"
+
+
+def _free_path(folder: Path, file: Path, suffix: str, taken: set[Path]) -> Path:
     """photo.jpg -> photo.png; photo.jpg.png, photo.jpg.2.png, ... where that is another photo or picture already."""
-    names = chain([image.stem, image.name], (f"{image.name}.{number}" for number in count(2)))
-    return next(path for name in names if (path := folder / f"{name}.png").resolve() not in taken)
+    names = chain([file.stem, file.name], (f"{file.name}.{number}" for number in count(2)))
+    return next(path for name in names if (path := folder / f"{name}{suffix}").resolve() not in taken)
 
 
 def _png(picture: np.ndarray) -> bytes:

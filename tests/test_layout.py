@@ -27,13 +27,14 @@ ALLOWED = {
     "predictor": {"teachers", "text", "modeling", "data", "engine"},
     "visualize": set(),
     "export": {"teachers", "text", "modeling", "data", "engine", "predictor"},
-    "demo": {"predictor", "visualize", "export", "engine"},
+    "demo": {"predictor", "visualize", "export", "engine", "data"},
     "reproduce": {"engine"},
     "benchmark": {"teachers", "text", "modeling", "data", "evaluation", "engine", "losses", "predictor", "export"},
 }
 WITHOUT_DETECTRON2 = (*LEAVES, "imagenet_lite", "losses", "teachers", "text")
+OF_DATA = ("images", "region_plan", "region_shard", "region_store", "split", "synthetic", "videos")
 FILES_WITHOUT_DETECTRON2 = (
-    *(f"data/{name}.py" for name in ("images", "region_plan", "region_shard", "region_store", "split", "synthetic")),
+    *(f"data/{name}.py" for name in OF_DATA),
     *(f"data/prepare/{file.name}" for file in (PACKAGE / "data" / "prepare").glob("*.py")),
 )
 

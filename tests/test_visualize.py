@@ -11,10 +11,10 @@ from ovdet.visualize import draw_detections
 GREY = 128
 
 
-def draw(size, boxes, labels, masks=None):
+def draw(size, boxes, labels, masks=None, names=()):
     """On a grey photo -> the picture, and which of its pixels are not grey."""
     photo = np.full((*size, 3), GREY, dtype=np.uint8)
-    picture = draw_detections(photo, np.float32(boxes).reshape(-1, 4), labels, np.full(len(labels), 0.9), masks)
+    picture = draw_detections(photo, np.float32(boxes).reshape(-1, 4), labels, np.full(len(labels), 0.9), masks, names)
     assert picture.dtype == np.uint8 and (photo == GREY).all()
     return picture, (np.abs(picture.astype(int) - GREY) > 8).any(axis=2)
 
@@ -39,6 +39,14 @@ def test_boxes_are_drawn_in_one_colour_a_name():
         assert not changed[box[1] + 60 : box[3] - 10, box[0] + 10 : box[2] - 10].any()  # below the caption
     cat, dog, other_cat = (hue(picture, box) for box in boxes)
     assert cat == pytest.approx(other_cat, abs=0.02) and 0.1 < abs(cat - dog) < 0.9
+
+
+def test_a_name_keeps_its_colour_whatever_else_is_there():
+    asked, box, other = ("dog", "cat", "bird"), (100, 100, 300, 300), (450, 60, 700, 250)
+    alone = draw((600, 800), [box], ("cat",), names=asked)[0]
+    beside = draw((600, 800), [box, other], ("cat", "bird"), names=asked)[0]
+    assert hue(alone, box) == pytest.approx(hue(beside, box), abs=0.02)
+    assert 0.1 < abs(hue(alone, box) - hue(draw((600, 800), [box], ("cat",))[0], box)) < 0.9  # it was the first there
 
 
 def test_names_are_written():

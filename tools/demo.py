@@ -1,4 +1,4 @@
-"""Boxes for any names on any photos: an annotated picture each, and detections.json.
+"""Boxes for any names on any photos or video: annotated pictures or a video, and detections.json.
 
 tools/demo.py --input photo.jpg --vocabulary "red kite, wheel; tyre" --output output/demo
 tools/demo.py --input photos --vocabulary names.txt --output output/demo --model output/lite/vild
@@ -11,8 +11,8 @@ import argparse
 from functools import partial
 from pathlib import Path
 
-from ovdet.data.images import find_images
-from ovdet.demo import load_predictor, sample_images, write_results
+from ovdet.data.videos import Video
+from ovdet.demo import find_input, load_predictor, write_results, write_video
 from ovdet.engine.config import override
 from ovdet.errors import InputError, command
 from ovdet.files import named
@@ -23,7 +23,7 @@ from ovdet.text.columns import lay_out
 def parse_arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     add = parser.add_argument
-    add("--input", metavar="IMAGE|FOLDER", help="a photo, or a folder of photos (default: some of scikit-image's)")
+    add("--input", metavar="FILE|FOLDER", help="a photo, a folder of them, or a video (default: scikit-image's photos)")
     names = "names with commas between, synonyms of a name after semicolons; or a file: .txt, .json, .safetensors"
     add("--vocabulary", required=True, metavar='"a,b;c"|FILE', help=names)
     add("--output", required=True, metavar="DIR", help="pictures and detections.json go here")
@@ -57,14 +57,20 @@ def main() -> None:
         if value is not None and not 0 <= value <= 1:
             raise InputError(f"expected --{option} between 0 and 1, got {value}")
     output = Path(named(arguments.output))
-    images = sample_images() if arguments.input is None else find_images(named(arguments.input))
+    source = find_input(arguments.input)
     embedded = arguments.vocabulary.endswith(".safetensors")
     vocabulary = (load_embeddings if embedded else parse_vocabulary)(arguments.vocabulary)
     overrides = [*arguments.overrides, *([override("teacher.name", arguments.teacher)] if arguments.teacher else [])]
     chosen = {key: getattr(arguments, key) for key in ("model", "config_file", "weights", "device", "compile", "half")}
     predictor = load_predictor(**chosen, overrides=overrides)
     predictor.set_vocabulary(vocabulary, distractors=parse_distractors(arguments.distractors))
-    for path, found in write_results(partial(predictor, **shown), images, output):
+    detect = partial(predictor, **shown)
+    if isinstance(source, Video):
+        path, frames, frames_with = write_video(detect, source, output, names=predictor.names)
+        most = ", ".join(f"{name} in {number}" for name, number in frames_with.most_common(5)) or "nothing"
+        print(f"{path}: {frames} frame{'' if frames == 1 else 's'}; {most}")
+        return
+    for path, found in write_results(detect, source, output, names=predictor.names):
         best = ", ".join(f"{d['label']} {d['score']:.2f}" for d in list(found)[:5]) or "nothing"
         print(f"{path}: {len(found)} detection{'' if len(found) == 1 else 's'}; best: {best}")
 

@@ -7,7 +7,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from ovdet.demo import write_results
+from ovdet.data.videos import Video, writing_video
+from ovdet.demo import write_results, write_video
 from ovdet.predictor import Detections, to_rgb
 from ovdet.text import Vocabulary, convert_matrix, embed_vocabulary
 from ovdet.visualize import draw_detections
@@ -259,6 +260,66 @@ def test_bad_photos(demo, photo, tmp_path, kind):
     last = err.strip().splitlines()[-1]
     assert last.startswith("error: ") and "Traceback" not in err
     assert kind == "thin" or path.name in last
+    assert not (tmp_path / "out").exists()
+
+
+@pytest.fixture
+def video(tmp_path):
+    """Ten frames in half a second, 121 x 90 (which MPEG-4 rounds up): grey, ever lighter."""
+    path = tmp_path / "clip.mp4"
+    with writing_video(path, 20) as write:
+        for level in range(20, 220, 20):
+            write(np.full((90, 121, 3), level, dtype=np.uint8))
+    return path
+
+
+def test_a_video(demo, video, tmp_path):
+    code, err, rows = demo(video)
+    assert code == 0, err
+    assert [(row["video"], row["frame"], row["seconds"]) for row in rows] == [
+        (str(video), number, round(number / 20, 3)) for number in range(10)
+    ]
+    for row in rows:
+        check(row, 122, 90, {"red square", "wheel"})
+    annotated = list(Video.open(tmp_path / "out/clip.mp4"))
+    assert len(annotated) == 10 and annotated[0].shape[1] == 800  # enlarged, so that names can be read
+    assert sorted(f.name for f in (tmp_path / "out").iterdir()) == ["clip.mp4", "detections.json"]
+
+
+def test_a_video_beside_itself_is_kept(video, tmp_path):
+    before = video.read_bytes()
+    found = Detections(np.float32([[30, 20, 90, 70]]), np.float32([0.9]), ("wheel",), (90, 122))
+    path, frames, frames_with = write_video(
+        lambda frame, **_: found, Video.open(video), tmp_path, names=("cat", "wheel")
+    )
+    assert path.name == "clip.mp4.mp4" and (frames, frames_with) == (10, {"wheel": 10})
+    assert video.read_bytes() == before
+
+
+def test_a_video_that_fails_in_the_middle_leaves_nothing(video, tmp_path):
+    frames = []
+
+    def detect(frame, **_):
+        frames.append(frame)
+        if len(frames) == 5:
+            raise KeyboardInterrupt
+        return Detections(np.zeros((0, 4), np.float32), np.zeros(0, np.float32), (), frame.shape[:2])
+
+    with pytest.raises(KeyboardInterrupt):
+        write_video(detect, Video.open(video), tmp_path / "out")
+    assert len(frames) == 5 and not list((tmp_path / "out").iterdir())
+
+
+@pytest.mark.parametrize("kind", ["missing", "empty", "junk", "truncated", "folder"])
+def test_bad_videos(demo, video, tmp_path, kind):
+    path = tmp_path / f"{kind}.mp4"
+    if kind == "folder":
+        path.mkdir()
+    elif kind != "missing":
+        path.write_bytes({"empty": b"", "junk": b"junk" * 99, "truncated": video.read_bytes()[:800]}[kind])
+    code, err, rows = demo(path)
+    assert code == 2 and rows is None
+    assert err.strip().splitlines()[-1].startswith(f"error: expected a video, got {path}")
     assert not (tmp_path / "out").exists()
 
 
