@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import logging
 import os
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from copy import deepcopy
 from pathlib import Path
 from typing import Any
@@ -15,7 +15,7 @@ from detectron2.config import instantiate
 from detectron2.config.instantiate import locate
 from detectron2.data import DatasetCatalog, MetadataCatalog
 from detectron2.engine import AMPTrainer, SimpleTrainer, create_ddp_model, default_writers, hooks
-from detectron2.engine.train_loop import TrainerBase
+from detectron2.engine.train_loop import HookBase, TrainerBase
 from detectron2.utils import comm
 from detectron2.utils.env import seed_all_rng
 from omegaconf import DictConfig
@@ -243,22 +243,7 @@ def do_train(config: DictConfig, *, resume: bool = False) -> Mapping[str, Any]:
         results.update(do_test(config, model, embed_names, names))
         return results
 
-    trainer.register_hooks(
-        [
-            hooks.IterationTimer(),
-            GradientClipping(options.clip_gradient_norm) if options.clip_gradient_norm > 0 else None,
-            hooks.LRScheduler(scheduler=instantiate(config.lr_multiplier)),
-            hooks.PeriodicCheckpointer(
-                checkpointer, options.checkpoint_period, options.max_iter, options.max_checkpoints
-            )
-            if comm.is_main_process()
-            else None,
-            hooks.EvalHook(options.eval_period, evaluate),
-            hooks.PeriodicWriter(default_writers(options.output_dir, options.max_iter), options.log_period)
-            if comm.is_main_process()
-            else None,
-        ]
-    )
+    trainer.register_hooks(_hooks(config, options, checkpointer, evaluate))
     if first.step:
         resume_run(checkpointer, optimizer)
     elif options.init_parts:
@@ -267,6 +252,22 @@ def do_train(config: DictConfig, *, resume: bool = False) -> Mapping[str, Any]:
         checkpointer.resume_or_load(options.init_checkpoint, resume=False)
     trainer.train(first.step, options.max_iter)
     return results
+
+
+def _hooks(
+    config: DictConfig, options: TrainOptions, checkpointer: SafeCheckpointer, evaluate: Callable[[], Mapping[str, Any]]
+) -> list[HookBase | None]:
+    """What happens around the steps, in this order; the main process alone writes."""
+    writes = comm.is_main_process()
+    period, steps = options.checkpoint_period, options.max_iter
+    return [
+        hooks.IterationTimer(),
+        GradientClipping(options.clip_gradient_norm) if options.clip_gradient_norm > 0 else None,
+        hooks.LRScheduler(scheduler=instantiate(config.lr_multiplier)),
+        hooks.PeriodicCheckpointer(checkpointer, period, steps, options.max_checkpoints) if writes else None,
+        hooks.EvalHook(options.eval_period, evaluate),
+        hooks.PeriodicWriter(default_writers(options.output_dir, steps), options.log_period) if writes else None,
+    ]
 
 
 def find_weights(config: DictConfig, weights: str = "") -> str:
