@@ -68,7 +68,8 @@ def main() -> None:
     if isinstance(source, Video):
         path, frames, frames_with = write_video(detect, source, output, names=predictor.names)
         most = ", ".join(f"{name} in {number}" for name, number in frames_with.most_common(5)) or "nothing"
-        print(f"{path}: {frames} frame{'' if frames == 1 else 's'}; {most}")
+        said = f" of {source.num_frames}" if frames < (source.num_frames or 0) else ""  # the rest cannot be read
+        print(f"{path}: {frames}{said} frame{'' if frames == 1 else 's'}; {most}")
         return
     for path, found in write_results(detect, source, output, names=predictor.names):
         best = ", ".join(f"{d['label']} {d['score']:.2f}" for d in list(found)[:5]) or "nothing"

@@ -42,13 +42,25 @@ def test_odd_sizes_are_padded_by_their_edge(tmp_path):
     assert frame.shape == (48, 64, 3) and np.abs(frame.astype(int) - 200).max() < 8
 
 
-def test_other_containers(tmp_path):
-    path = str(tmp_path / "clip.AVI")
-    writer = cv2.VideoWriter(path, cv2.VideoWriter_fourcc(*"MJPG"), 10, (64, 48))
-    for frame in frames(3):
-        writer.write(frame)
+@pytest.fixture
+def avi(tmp_path):
+    """Twenty noisy frames, each compressed by itself."""
+    path, noise = tmp_path / "clip.AVI", np.random.default_rng(0)
+    writer = cv2.VideoWriter(str(path), cv2.VideoWriter_fourcc(*"MJPG"), 10, (320, 240))
+    for _ in range(20):
+        writer.write(noise.integers(0, 255, (240, 320, 3), dtype=np.uint8))
     writer.release()
-    assert is_video(path) and len(list(Video.open(path))) == 3
+    return path
+
+
+def test_other_containers(avi):
+    assert is_video(avi) and len(list(Video.open(avi))) == 20
+
+
+def test_what_is_left_of_a_video_that_was_cut_off(avi):
+    avi.write_bytes(avi.read_bytes()[: avi.stat().st_size * 2 // 3])
+    video = Video.open(avi)
+    assert video.num_frames == 20 and 10 <= len(list(video)) < 20
 
 
 @pytest.mark.parametrize("rate", [0.0, 1e6, float("nan")])
