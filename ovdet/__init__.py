@@ -10,6 +10,7 @@ import importlib
 __version__ = "0.1.0"
 
 _PUBLIC = {
+    "Detections": "ovdet.predictor",
     "InputError": "ovdet.errors",
     "OpenVocabPredictor": "ovdet.predictor",
     "TextEmbeddings": "ovdet.text",

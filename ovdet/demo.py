@@ -5,14 +5,16 @@ from __future__ import annotations
 import importlib.util
 import io
 import json
+import sys
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from itertools import chain, count
 from pathlib import Path
 
 import numpy as np
 from PIL import Image
+from rich.console import Console
 from rich.progress import track
 
 from ovdet.data.images import find_images
@@ -93,10 +95,11 @@ def sample_images() -> list[Path]:
 
 def write_results(
     detect: Callable[..., Detections], images: Sequence[Path], folder: Path, *, names: Sequence[str] = ()
-) -> list[tuple[Path, Detections]]:
+) -> Iterator[tuple[Path, Detections]]:
     """Detect on each photo; write a picture each as it is done, and detections.json at the end.
 
-    A photo that cannot be read does not stop the others. More than one photo shows a progress bar.
+    A photo that cannot be read does not stop the others; an interruption leaves a detections.json of those that are
+    done. More than one photo shows a progress bar on stderr.
 
     Args:
         detect: an OpenVocabPredictor, its thresholds bound.
@@ -104,35 +107,37 @@ def write_results(
         folder: where to write; created.
         names: see `draw_detections`.
 
-    Returns:
-        The pictures' paths and what is on them, without its masks: those of many photos would fill the memory.
+    Yields:
+        Each picture's path and what is on it, without its masks: those of many photos would fill the memory.
 
     Raises:
         InputError: photos that could not be used, after all others were done.
     """
-    results: list[tuple[Path, Detections]] = []
     rows: list[dict] = []
     failures: list[InputError] = []
     taken = {image.resolve() for image in images}  # a picture takes the place of no photo and of no other picture
-    for image in track(images, "detecting", disable=len(images) == 1):
-        try:
-            photo = to_rgb(image)
-            found = detect(photo, channel_order="RGB")
-        except InputError as error:
-            failures.append(error)
-            continue
-        path = _free_path(folder, image, ".png", taken)
-        taken.add(path.resolve())
-        write_whole(path, _png(_draw(photo, found, names)))
-        results.append((path, replace(found, masks=None)))
-        rows.append(_row(found, image=str(image)))
-    if rows:
-        write_whole(folder / DETECTIONS_FILE, _as_json(rows))
+    try:
+        for image in track(images, "detecting", console=Console(stderr=True), disable=len(images) == 1):
+            try:
+                photo = to_rgb(image)
+                found = detect(photo, channel_order="RGB")
+            except InputError as error:
+                failures.append(error)
+                if images[1:]:
+                    print(f"left out: {error}", file=sys.stderr)
+                continue
+            path = _free_path(folder, image, ".png", taken)
+            taken.add(path.resolve())
+            write_whole(path, _png(_draw(photo, found, names)))
+            rows.append(_row(found, image=str(image)))
+            yield path, replace(found, masks=None)
+    finally:
+        if rows:
+            write_whole(folder / DETECTIONS_FILE, _as_json(rows))
     if failures:
         more = f" ({len(failures) - 1} more like it)" if failures[1:] else ""
         done = f" (done: {len(rows)})" if rows else ""
         raise InputError(f"{failures[0]}{more}{done}")
-    return results
 
 
 def write_video(
@@ -155,13 +160,14 @@ def write_video(
     path = _free_path(folder, video.path, ".mp4", {video.path.resolve()})
     frames_with: Counter[str] = Counter()
     with writing_whole(folder / DETECTIONS_FILE) as stream, writing_video(path, video.rate) as write_frame:
-        for number, frame in enumerate(track(video, "detecting", total=video.num_frames)):
+        frames = track(video, "detecting", total=video.num_frames, console=Console(stderr=True))
+        for number, frame in enumerate(frames):
             found = detect(frame, channel_order="RGB")
             write_frame(_draw(frame, found, names))
             frames_with.update(set(found.labels))
             row = _row(found, video=str(video.path), frame=number, seconds=round(number / video.rate, 3))
             stream.write(b",\n " if number else b"[")
-            stream.write(_as_text(row).encode())
+            stream.write(_as_bytes(row))
         stream.write(b"]\n")
     return path, number + 1, frames_with
 
@@ -178,13 +184,14 @@ def _row(found: Detections, **source: str | float) -> dict:
 
 def _as_json(rows: Sequence[dict]) -> bytes:
     """A list of photos, a detection a line."""
-    return ("[" + ",\n ".join(map(_as_text, rows)) + "]\n").encode()
+    return b"[" + b",\n ".join(map(_as_bytes, rows)) + b"]\n"
 
 
-def _as_text(row: dict) -> str:
+def _as_bytes(row: dict) -> bytes:
+    """Names of files that are not UTF-8 (surrogates, to Python) as json's own escapes."""
     head = json.dumps({**row, "detections": []}, ensure_ascii=False).removesuffix("]}")
     lines = [f"\n  {json.dumps(detection, ensure_ascii=False)}" for detection in row["detections"]]
-    return f"{head}{','.join(lines)}]}}"
+    return f"{head}{','.join(lines)}]}}".encode(errors="backslashreplace")
 
 
 def _free_path(folder: Path, file: Path, suffix: str, taken: set[Path]) -> Path:

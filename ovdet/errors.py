@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import logging
+import os
 import sys
 import warnings
 from collections.abc import Callable
@@ -16,7 +17,7 @@ class InputError(ValueError):
 
 
 def command(main: Callable[..., None]) -> Callable[..., None]:
-    """Run a command line's `main`; an InputError becomes one line on stderr and exit code 2.
+    """Run a command line's `main`; an InputError becomes one line on stderr and exit code 2, ctrl-C one and 130.
 
     Freed memory is kept for reuse (see memory.py), and what libraries log to each other is left out.
     """
@@ -24,6 +25,7 @@ def command(main: Callable[..., None]) -> Callable[..., None]:
     @functools.wraps(main)
     def run(*arguments: object) -> None:
         reuse_freed_memory()
+        sys.stdout.reconfigure(errors="backslashreplace")  # files have names that no terminal's encoding has
         warnings.filterwarnings("ignore", message="torch.meshgrid: in an upcoming release")  # detectron2's anchors
         warnings.filterwarnings("ignore", message="pkg_resources is deprecated")  # detectron2's model zoo
         logging.getLogger("torch.fx._symbolic_trace").setLevel(logging.ERROR)  # detectron2's question for tracing
@@ -33,6 +35,12 @@ def command(main: Callable[..., None]) -> Callable[..., None]:
         except InputError as error:
             print(f"error: {_one_line(error)}", file=sys.stderr)
             sys.exit(2)
+        except KeyboardInterrupt:
+            print("interrupted", file=sys.stderr)
+            sys.exit(130)  # as shells have it: 128 and the signal's number
+        except BrokenPipeError:  # `| head`: nobody reads on
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+            sys.exit(141)
 
     return run
 

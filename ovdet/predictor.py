@@ -9,6 +9,7 @@ Shape letters: H, W of the photo; R detections; K names, S columns of the classi
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,11 +20,11 @@ from detectron2.config import instantiate
 from detectron2.data import transforms as T
 from detectron2.structures import Instances
 from PIL import Image
+from rich.console import Console
 from rich.progress import track
 from torch import Tensor, nn
 from torchvision.ops import nms
 
-from ovdet.data.coco_json import plain_name
 from ovdet.data.images import check_aspect, find_images, read_image, rgb_array
 from ovdet.engine import find_model, load_config, load_detector
 from ovdet.engine.config import override
@@ -31,14 +32,16 @@ from ovdet.errors import InputError
 from ovdet.modeling import speed_up
 from ovdet.modeling.postprocess import nms_per_class, not_contained
 from ovdet.text import NameEmbedder, TextEmbeddings, Vocabulary
-from ovdet.text.columns import NOBODYS, Columns, far_from, lay_out
+from ovdet.text.columns import NOBODYS, Columns, add_distractors, far_from, lay_out
+from ovdet.text.prompts import clean_name
 
 Photo = str | Path | Image.Image | np.ndarray | Tensor
 
+warnings.filterwarnings("ignore", message="torch.meshgrid: in an upcoming release")  # detectron2's anchors
 SAME_OBJECT = 0.5  # IoU of boxes of one name, from its synonyms
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Detections:
     """What was found in one photo, best first.
 
@@ -66,7 +69,10 @@ class Detections:
 
 
 class OpenVocabPredictor:
-    """A trained detector, what embeds names for it, and how it wants its photos resized."""
+    """A trained detector, what embeds names for it, and how it wants its photos resized.
+
+    Threads may share it as long as none of them sets another vocabulary.
+    """
 
     def __init__(
         self,
@@ -154,24 +160,22 @@ class OpenVocabPredictor:
             vocabulary: names; a Vocabulary, where the best of a name and its synonyms counts; or ready embeddings.
             distractors: names of other things, for what looks more like them to be left out: a detector that is asked
                 for cats alone would else find some in every dog. None takes those classes that the detector was
-                trained on and that are unlike all asked names; () takes none. Beside ready embeddings there are none.
+                trained on and that are unlike all asked names; () takes none.
 
         Raises:
-            InputError: no names, names that are none, embeddings of another space than the model's, or distractors
-                beside ready embeddings.
+            InputError: no names, names that are none, or embeddings of another space than the model's.
         """
         if isinstance(vocabulary, TextEmbeddings):
-            if distractors:
-                raise InputError("expected no distractors beside ready embeddings, which hold all that is asked for")
             self.embed_names.check(vocabulary)
-            columns, embeddings = Columns(vocabulary.names, tuple(range(len(vocabulary.names)))), vocabulary.matrix
-            names = vocabulary.names
+            asked = Columns(vocabulary.names, tuple(range(len(vocabulary.names))))
+            columns, embeddings = self._columns(asked, vocabulary.matrix, distractors)
         else:
             vocabulary = vocabulary if isinstance(vocabulary, Vocabulary) else Vocabulary(vocabulary)
-            names = vocabulary.names
-            columns, embeddings = self._columns(vocabulary, distractors)
-        known = {plain_name(name) for name in self.training_classes}
-        is_known = [plain_name(text) in known for text in columns.texts]
+            asked = lay_out(vocabulary)
+            columns, embeddings = self._columns(asked, self.embed_names(asked.texts), distractors)
+        names = vocabulary.names
+        known = {clean_name(name) for name in self.training_classes}
+        is_known = [clean_name(text) in known for text in columns.texts]
         base = {owner for owner, was in zip(columns.owners, is_known, strict=True) if was and owner != NOBODYS}
         is_base = [was or owner in base for owner, was in zip(columns.owners, is_known, strict=True)] if known else None
         self.model.set_vocabulary(columns.texts, embeddings, is_base)
@@ -180,21 +184,17 @@ class OpenVocabPredictor:
         self._thresholds = torch.tensor([default_threshold(was) for was in is_base or [True] * len(columns.owners)])
         self._has_synonyms = len(columns.texts) - columns.owners.count(NOBODYS) > len(names)
 
-    def _columns(self, vocabulary: Vocabulary, distractors: Sequence[str] | None) -> tuple[Columns, Tensor]:
-        """-> columns and their embeddings (S, D)."""
+    def _columns(self, asked: Columns, embeddings: Tensor, distractors: Sequence[str] | None) -> tuple[Columns, Tensor]:
+        """What is asked for and its embeddings -> the same with distractors: S columns, (S, D)."""
         if isinstance(distractors, str):
             raise InputError(f"expected the distractors to be a list of names, got {distractors!r}")
-        asked = lay_out(vocabulary)
-        embeddings = self.embed_names(asked.texts)
         if distractors is None:
             others = self.embed_names.known_of(self.training_classes)
-            is_far = far_from(self.embed_names(others), embeddings) if others else ()
+            is_far = far_from(self.embed_names(others).to(embeddings), embeddings) if others else ()
             distractors = [name for name, far in zip(others, is_far, strict=True) if far]
-        if not distractors:
-            return asked, embeddings
-        columns = lay_out(vocabulary, distractors)
+        columns = add_distractors(asked, distractors)
         added = columns.texts[len(asked.texts) :]
-        return columns, torch.cat([embeddings, self.embed_names(added)]) if added else embeddings
+        return columns, torch.cat([embeddings, self.embed_names(added).to(embeddings)]) if added else embeddings
 
     def __call__(
         self,
@@ -208,7 +208,8 @@ class OpenVocabPredictor:
         """Detect the vocabulary's names in one photo.
 
         Args:
-            image: a file, a PIL image, an array (H, W, 3) of uint8, or a tensor (3, H, W) of uint8 in RGB.
+            image: a file, which is turned upright where its EXIF data say so; or pixels as they are: a PIL image, an
+                array (H, W, 3) of uint8, or a tensor (3, H, W) of uint8 in RGB.
             threshold: leave out detections that score below it; None takes `default_threshold` for each name.
             overlap: of boxes with an IoU above it, whatever their names, keep the best alone; 1 keeps all.
             contained: leave out boxes of which a larger share lies within a better one of their name; 1 keeps all.
@@ -244,6 +245,8 @@ class OpenVocabPredictor:
         Raises:
             InputError: no vocabulary was set, or a photo cannot be used.
         """
+        if isinstance(images, (str, Path, Image.Image)) or (hasattr(images, "ndim") and images.ndim == 3):
+            raise InputError("expected a list of photos, got one")
         if not self.names:
             raise InputError("expected set_vocabulary(names) before the first photo, got a photo")
         for what, value in (("threshold", threshold), ("overlap", overlap), ("contained", contained)):
@@ -270,7 +273,7 @@ class OpenVocabPredictor:
         Raises:
             InputError: no vocabulary was set, the folder has no photos, or one cannot be used.
         """
-        for file in track(find_images(folder), "detecting"):
+        for file in track(find_images(folder), "detecting", console=Console(stderr=True)):
             yield file, self(file, threshold=threshold, overlap=overlap, contained=contained)
 
     def _prepare(self, rgb: np.ndarray) -> dict:
@@ -344,7 +347,9 @@ def to_rgb(image: Photo, channel_order: str = "BGR") -> np.ndarray:
         except OSError as error:  # PIL reads the pixels only now
             raise InputError(f"expected a readable image, got a broken one: {error}") from error
     if not isinstance(image, np.ndarray):
-        raise InputError(f"expected a file, a PIL image, an array or a tensor, got {type(image).__name__}")
+        hint = " (cv2.imread's answer to a file that it cannot read)" if image is None else ""
+        hint = " (of several photos: detect_batch)" if isinstance(image, (list, tuple)) else hint
+        raise InputError(f"expected a file, a PIL image, an array or a tensor, got {type(image).__name__}{hint}")
     if image.ndim != 3 or image.shape[2] != 3 or image.dtype != np.uint8 or image.size == 0:
         raise InputError(f"expected an array (H, W, 3) of uint8, got shape {image.shape} of {image.dtype}")
     return image if channel_order == "RGB" else image[:, :, ::-1]

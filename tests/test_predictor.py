@@ -64,7 +64,11 @@ def test_a_folder_is_its_photos(predictor, photo, tmp_path, capsys):
     assert [file for file, _ in found] == [tmp_path / "a.png", tmp_path / "b.png"]
     assert all(same(each, predictor(file, threshold=0, overlap=0.0)) for file, each in found)
     assert all(len(each) < len(predictor(file, threshold=0)) for file, each in found)
-    assert "detecting" in capsys.readouterr().out
+    captured = capsys.readouterr()
+    assert "detecting" in captured.err and not captured.out
+    (tmp_path / "._a.png").write_bytes(b"")  # of a Mac
+    (tmp_path / "folder.png").mkdir()
+    assert len(list(predictor.detect_folder(tmp_path))) == 2
     (tmp_path / "c.png").write_bytes(b"")
     with pytest.raises(InputError, match="c.png is empty"):
         list(predictor.detect_folder(tmp_path))
@@ -123,7 +127,11 @@ def test_ready_embeddings(predictor, photo, conse_teacher):
     vocabulary = Vocabulary(("wheel", "red square"))
     predictor.set_vocabulary(vocabulary, distractors=())
     expected = predictor(photo, threshold=0)
-    predictor.set_vocabulary(embed_vocabulary(vocabulary, conse_teacher))
+    predictor.set_vocabulary(embed_vocabulary(vocabulary, conse_teacher), distractors=())
+    assert same(predictor(photo, threshold=0), expected)
+    predictor.set_vocabulary(vocabulary)
+    expected = predictor(photo, threshold=0)
+    predictor.set_vocabulary(embed_vocabulary(vocabulary, conse_teacher))  # the same distractors beside them
     assert same(predictor(photo, threshold=0), expected)
     other = TextEmbeddings(torch.eye(384)[:1], ("wheel",), ("a {}",), "open_clip:ViT-B-32/openai", "")
     with pytest.raises(InputError, match="teacher 'conse', got teacher 'open_clip"):
@@ -176,7 +184,8 @@ def test_arrays_that_are_no_photos(predictor, image):
 @pytest.mark.parametrize(
     ("image", "options", "message"),
     [
-        (None, {}, "an array or a tensor, got NoneType"),
+        (None, {}, r"an array or a tensor, got NoneType \(cv2.imread's answer"),
+        (["a.jpg"], {}, r"an array or a tensor, got list \(of several photos: detect_batch\)"),
         ("photo.jpg", {"channel_order": "XYZ"}, "RGB or BGR, got 'XYZ'"),
         (Image.new("RGB", (0, 0)), {}, "at most 100 to 1, got 0 x 0 pixels"),
         ("photo.jpg", {"threshold": 5}, "threshold between 0 and 1, got 5"),
@@ -207,6 +216,12 @@ def test_pil_images_are_converted_like_files(predictor, tmp_path):
     assert same(predictor(image, threshold=0), predictor(tmp_path / "grey16.png", threshold=0))
 
 
+@pytest.mark.parametrize("photos", ["a.jpg", Image.new("RGB", (9, 9)), np.zeros((9, 9, 3), np.uint8)])
+def test_one_photo_is_no_batch(predictor, photos):
+    with pytest.raises(InputError, match="expected a list of photos, got one"):
+        predictor.detect_batch(photos)
+
+
 def test_one_string_is_no_list_of_names(predictor):
     with pytest.raises(InputError, match="list"):
         predictor.set_vocabulary("cat")
@@ -226,6 +241,7 @@ class Scripted:
     """A model that finds one box a column, 10 pixels wide, with the scores and, if any, the places it was given."""
 
     input_format = "RGB"
+    masks = None
 
     def __init__(self, *scores: float, places=None) -> None:
         self.found = torch.tensor(scores)
@@ -235,11 +251,14 @@ class Scripted:
         self.columns, self.embeddings, self.is_base = tuple(names), embeddings, is_base
 
     def __call__(self, inputs):
+        self.inputs = inputs
         instances = Instances((inputs[0]["height"], inputs[0]["width"]))
         left = self.places
         instances.pred_boxes = Boxes(torch.stack([left, left * 0, left + 10, left * 0 + 10], dim=1))
         instances.scores = self.found
         instances.pred_classes = torch.arange(len(self.found)) % len(self.columns)
+        if self.masks is not None:
+            instances.pred_masks = self.masks
         return [{"instances": instances}]
 
 
@@ -313,3 +332,52 @@ def test_a_file_of_embeddings_gives_those_distractors_that_it_holds(tmp_path, co
     assert predictor.model.columns == ("man", "bicycle")
     with pytest.raises(InputError, match="truck"):
         predictor.set_vocabulary(["man"], distractors=["truck"])
+
+
+@pytest.mark.parametrize("input_format", ["RGB", "BGR"])
+def test_the_network_gets_its_own_channel_order_and_the_teacher_rgb(input_format):
+    predictor = scripted(0.9)
+    predictor.model.input_format = input_format
+    predictor.set_vocabulary(["man"])
+    red = np.zeros((10, 400, 3), np.uint8)
+    red[:, :, 2] = 200  # OpenCV's order
+    predictor(red)
+    (given,) = predictor.model.inputs
+    assert given["image"][:, 0, 0].tolist() == ([200, 0, 0] if input_format == "RGB" else [0, 0, 200])
+    assert given["image_orig"][:, 0, 0].tolist() == [200, 0, 0]
+
+
+@pytest.mark.parametrize(("overlap", "left"), [(0.4, ("man",)), (0.45, ("man", "cup"))])
+def test_boxes_of_different_names_overlap_up_to_what_is_asked(overlap, left):
+    predictor = scripted(0.9, 0.8, places=[0.0, 4.0])  # 6 px of 14: an IoU of 0.43
+    predictor.set_vocabulary(["man", "cup"])
+    assert predictor(np.zeros((10, 400, 3), np.uint8), overlap=overlap).labels == left
+
+
+def test_a_synonym_of_a_trained_name_is_as_good_as_trained():
+    predictor = scripted(training_classes=["person"])
+    predictor.set_vocabulary(Vocabulary(("person", "cup"), {"person": ("human",)}), distractors=())
+    assert predictor.model.columns == ("person", "cup", "human") and predictor.model.is_base == [True, False, True]
+
+
+def test_a_trained_name_may_be_spelt_in_any_way_that_reads_alike():
+    predictor = scripted(training_classes=["hot_dog"])
+    predictor.set_vocabulary(["Hot  Dog.", "dog"], distractors=())
+    assert predictor.model.is_base == [True, False]
+
+
+def test_detections_can_be_compared_and_kept_in_a_set():
+    predictor = scripted(0.9)
+    predictor.set_vocabulary(["man"])
+    first, second = (predictor(np.zeros((10, 400, 3), np.uint8)) for _ in range(2))
+    assert first == first and first != second and len({first, second}) == 2
+
+
+def test_masks_go_with_their_boxes():
+    predictor = scripted(0.9, 0.1, 0.8)
+    predictor.model.masks = torch.arange(3)[:, None, None].expand(3, 10, 400) == 2
+    predictor.set_vocabulary(["man"])
+    image = np.zeros((10, 400, 3), np.uint8)
+    assert [mask.all() for mask in predictor(image).masks] == [False, True]  # the second scores too low
+    predictor.model.masks = None
+    assert predictor(image).masks is None

@@ -4,6 +4,7 @@ import json
 from pathlib import Path
 
 import pytest
+from matplotlib.axes import Axes
 
 from ovdet import reproduce
 from ovdet.engine import load_config
@@ -126,3 +127,41 @@ def test_rows_that_score_with_the_weights_of_another_say_so(tmp_path):
 def test_bad_rows_on_the_command_line(run_tool, tmp_path):
     code, _, err = run_tool("reproduce_lite.py", "--data", tmp_path, "--output", tmp_path / "out", "--rows", "vild9")
     assert code == 2 and "vild9" in err.strip().splitlines()[-1] and not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize("row", ["rcnn_style", "vild_text_teacher"])
+def test_rows_that_score_with_the_weights_of_another_take_those_of_their_seed(tmp_path, run_commands, row):
+    for run in ("trunk", "seed_0/vild_text", "seed_3/vild_text"):
+        (tmp_path / run).mkdir(parents=True)
+        (tmp_path / run / "model_final.pth").touch()
+    reproduce.run_rows(reproduce.choose_rows([row]), "data", tmp_path, seed=3)
+    ((*words,),) = run_commands[0]
+    assert f"{ROOT}/configs/lite/{row}.py" in words and "--eval-only" in words
+    assert f'train.init_checkpoint="{tmp_path}/seed_3/vild_text/model_final.pth"' in words
+
+
+def test_curves_are_the_losses_of_each_run(tmp_path, monkeypatch):
+    finished(tmp_path, 0, "vild", 10.0)
+    drawn, plot = {}, Axes.plot
+
+    def spy(axes, steps, values, **style):
+        drawn[axes.get_title(), style["label"]] = list(steps), list(values)
+        return plot(axes, steps, values, **style)
+
+    monkeypatch.setattr(Axes, "plot", spy)
+    reproduce.draw_learning_curves(tmp_path)
+    ((key, (steps, values)),) = drawn.items()
+    assert key == ("loss_cls", "vild") and steps == [20, 40, 60]
+    assert values[1] == pytest.approx((1 / 20 + 1 / 40 + 1 / 60) / 3)  # smoothed
+
+
+def test_the_command(tmp_path, run_commands, run_tool):
+    (tmp_path / "trunk").mkdir()
+    (tmp_path / "trunk/model_final.pth").touch()
+    finished(tmp_path, 3, "closed_set", 1.0)
+    options = ("--data", "D", "--output", tmp_path, "--seed", 3)
+    code, out, err = run_tool("reproduce_lite.py", *options, "--rows", "vild", "closed_set")
+    assert code == 0, err
+    ((*words,),) = run_commands[0]
+    assert 'dataset.root="D"' in words and "train.seed=3" in words and f"{ROOT}/configs/lite/vild.py" in words
+    assert "| supervised, base classes only | 1.0 |" in out and (tmp_path / "results.md").read_text() in out

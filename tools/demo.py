@@ -16,7 +16,7 @@ from ovdet.demo import find_input, load_predictor, write_results, write_video
 from ovdet.engine.config import override
 from ovdet.errors import InputError, command
 from ovdet.files import named
-from ovdet.text import Vocabulary, load_embeddings, parse_vocabulary
+from ovdet.text import load_embeddings, parse_vocabulary
 from ovdet.text.columns import lay_out
 
 
@@ -46,7 +46,7 @@ def parse_arguments() -> argparse.Namespace:
 
 
 def parse_distractors(text: str | None) -> tuple[str, ...] | None:
-    return text if text is None else lay_out(Vocabulary.from_text(text)).texts if text.strip() else ()
+    return text if text is None else lay_out(parse_vocabulary(text)).texts if text.strip() else ()
 
 
 @command

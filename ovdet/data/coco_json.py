@@ -47,7 +47,7 @@ def read_json(path: str | Path, what: str, *, progress: bool = False) -> Any:
         InputError: the file is missing or not json.
     """
     try:
-        text = Path(path).read_text(encoding="utf-8")
+        text = Path(path).read_text(encoding="utf-8-sig")
         return _parse_with_bar(text, Path(path).name) if progress and len(text) > LARGE else json.loads(text)
     except OSError as error:
         raise InputError(f"expected {what}, {path} cannot be read: {error.strerror or error}") from error

@@ -30,7 +30,8 @@ def find_images(path: str | Path) -> list[Path]:
         if not found.exists():
             raise InputError(f"expected an image or a folder of images, {path} does not exist")
         return [found]
-    images = sorted(file for file in found.iterdir() if file.suffix.lower() in SUFFIXES)
+    seen = (file for file in found.iterdir() if not file.name.startswith("."))  # a Mac's ._photo.jpg is none
+    images = sorted(file for file in seen if file.suffix.lower() in SUFFIXES and file.is_file())
     if not images:
         raise InputError(f"expected images ({', '.join(sorted(SUFFIXES))}) in {path}, got none")
     return images

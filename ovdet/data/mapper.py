@@ -153,7 +153,7 @@ def _check_size(dataset_dict: dict[str, Any], image: np.ndarray) -> None:
     expected = (dataset_dict.setdefault("height", height), dataset_dict.setdefault("width", width))
     if expected == (height, width):
         return
-    turned = "; its EXIF orientation turns it" if expected == (width, height) else ""
+    turned = "; swapped there, or its EXIF orientation turns it" if expected == (width, height) else ""
     raise InputError(
         f"expected {dataset_dict['file_name']} to be {expected[1]} x {expected[0]} pixels as its json says, "
         f"it is {width} x {height}{turned}"

@@ -17,7 +17,7 @@ from safetensors.torch import load_file
 from torch import nn
 
 from ovdet.errors import InputError
-from ovdet.files import write_whole
+from ovdet.files import writing_whole
 
 HEADER = "ovdet"  # the entry of a checkpoint that says what it was trained with
 
@@ -137,14 +137,17 @@ class SafeCheckpointer(DetectionCheckpointer):
         self.header = header or {}
 
     def save(self, name: str, **extra: Any) -> None:
-        """Write `name`.pth under a temporary name, then rename it."""
+        """Write `name`.pth, whole or not at all.
+
+        Raises:
+            InputError: the folder cannot be written to, or is full.
+        """
         if not self.save_dir or not self.save_to_disk:
             return
         content = {"model": self.model.state_dict(), HEADER: self.header, **extra}
         content.update({key: part.state_dict() for key, part in self.checkpointables.items()})
         target = os.path.join(self.save_dir, f"{name}.pth")
-        torch.save(content, target + ".part")
-        os.replace(target + ".part", target)
+        _save_whole(content, target)
         self.logger.info("saved %s", target)
         self.tag_last_checkpoint(f"{name}.pth")
 
@@ -234,6 +237,8 @@ def average_checkpoints(before: str, after: str, share: float, output: str | Pat
     """
     if not 0 <= share <= 1:
         raise InputError(f"expected a share between 0 and 1, got {share}")
+    if Path(output).suffix != ".pth":
+        raise InputError(f"expected a .pth file to write to, got {output}")
     first, second = read_checkpoint(before), read_checkpoint(after)
     model = dict(second["model"])
     for key, value in first["model"].items():
@@ -244,6 +249,14 @@ def average_checkpoints(before: str, after: str, share: float, output: str | Pat
     header = dict(second[HEADER])
     if known := classes_of_both(known_classes(first[HEADER]), known_classes(header)):
         header["known_classes"] = known
-    stream = io.BytesIO()
-    torch.save({"model": model, HEADER: header}, stream)
-    write_whole(output, stream.getvalue())
+    _save_whole({"model": model, HEADER: header}, output)
+
+
+def _save_whole(content: dict[str, Any], path: str | Path) -> None:
+    try:
+        with writing_whole(path) as stream:
+            torch.save(content, stream)
+    except RuntimeError as error:
+        if not isinstance(error.__context__, OSError):  # which torch.save turns into its own
+            raise
+        raise InputError(f"expected a place to write to, got {path}: {error.__context__.strerror}") from error

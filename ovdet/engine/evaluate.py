@@ -20,9 +20,9 @@ from omegaconf import DictConfig
 from torch import Tensor, nn
 from torch.utils.data import DataLoader
 
-from ovdet.data.coco_json import plain_name
 from ovdet.engine.progress import show_progress
 from ovdet.files import write_whole
+from ovdet.text.prompts import clean_name
 
 EmbedNames = Callable[[Sequence[str]], Tensor]
 
@@ -57,10 +57,10 @@ def set_names(model: nn.Module, names: Sequence[str], embed_names: EmbedNames, b
         model: with `set_vocabulary(names, embeddings, is_base)`.
         names: K class names.
         embed_names: K names -> (K, D).
-        base: which names were trained on, but for case and underscores; none where base and novel are not told apart.
+        base: which names were trained on, spelt so that they read alike; none where base and novel are not told apart.
     """
-    known = {plain_name(name) for name in base or ()}
-    model.set_vocabulary(names, embed_names(names), [plain_name(name) in known for name in names] if known else None)
+    known = {clean_name(name) for name in base or ()}
+    model.set_vocabulary(names, embed_names(names), [clean_name(name) in known for name in names] if known else None)
 
 
 @contextmanager

@@ -93,6 +93,7 @@ def write_model_folder(config: DictConfig, weights: str, folder: str | Path, *, 
         InputError: config or weights are not there or do not fit, the detector has a part that a folder cannot name,
             or the folder cannot be written to.
     """
+    _check_is_free(Path(folder))
     detector, embed_names, header = load_detector(config, weights)
     content = {
         "format": FORMAT,
@@ -115,10 +116,27 @@ def write_model_folder(config: DictConfig, weights: str, folder: str | Path, *, 
     write_whole(folder / f"{WEIGHTS}.new", packed)  # a full disk leaves an older detector as it was
     with contextlib.suppress(OSError):
         (folder / CONFIG).unlink(missing_ok=True)  # which would not fit the new weights
-    os.replace(folder / f"{WEIGHTS}.new", folder / WEIGHTS)
+    try:
+        os.replace(folder / f"{WEIGHTS}.new", folder / WEIGHTS)
+    except OSError as error:
+        (folder / f"{WEIGHTS}.new").unlink()
+        raise InputError(f"expected a place to write to, got {folder / WEIGHTS}: {error.strerror}") from error
     write_whole(folder / CARD, card.encode())
     write_whole(folder / CONFIG, (json.dumps(content, indent=1) + "\n").encode())
     return content
+
+
+def _check_is_free(folder: Path) -> None:
+    """Nothing is written over but an older detector, whole or not: its config.json or its weights tell."""
+    config = folder / CONFIG
+    if config.is_file():
+        is_ours = f'"{FORMAT}"' in config.read_text(encoding="utf-8", errors="replace")
+    else:
+        is_ours = (folder / WEIGHTS).exists() or not (folder / CARD).exists()
+    if not is_ours:
+        raise InputError(
+            f"expected a new folder or one of a detector, got {folder} with a {CONFIG} or {CARD} of its own"
+        )
 
 
 def read_model_config(path: str | Path) -> DictConfig:

@@ -34,15 +34,24 @@ class Columns(NamedTuple):
 
 def lay_out(vocabulary: Vocabulary, distractors: Sequence[str] = ()) -> Columns:
     """A column for each name, each synonym and each distractor; a text that comes twice belongs to its first owner."""
-    owners: dict[str, int] = {}
-    taken: set[str] = set()
     names = [(name, index) for index, name in enumerate(vocabulary.names)]
     synonyms = [(text, i) for i, name in enumerate(vocabulary.names) for text in vocabulary.synonyms.get(name, ())]
-    for text, owner in [*names, *synonyms, *((text, NOBODYS) for text in distractors)]:
+    return add_distractors(_extended(Columns((), ()), [*names, *synonyms]), distractors)
+
+
+def add_distractors(columns: Columns, distractors: Sequence[str]) -> Columns:
+    """A further column for each distractor that does not read like one that is there."""
+    return _extended(columns, [(text, NOBODYS) for text in distractors])
+
+
+def _extended(columns: Columns, more: Sequence[tuple[str, int]]) -> Columns:
+    taken = {clean_name(text) for text in columns.texts}
+    added: dict[str, int] = {}
+    for text, owner in more:
         if clean_name(text) not in taken:
             taken.add(clean_name(text))
-            owners[text] = owner
-    return Columns(tuple(owners), tuple(owners.values()))
+            added[text] = owner
+    return Columns((*columns.texts, *added), (*columns.owners, *added.values()))
 
 
 def far_from(embeddings: Tensor, asked: Tensor, near: float = NEAR) -> list[bool]:

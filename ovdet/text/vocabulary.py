@@ -88,10 +88,11 @@ class Vocabulary:
             InputError: no such file, another kind, or a vocabulary that is refused; the file is named.
         """
         path = Path(path)
-        if path.suffix not in _READERS:
+        suffix = path.suffix.lower()
+        if suffix not in _READERS:
             raise InputError(f"expected a vocabulary file in .txt or .json, got {path}")
         try:
-            return _READERS[path.suffix](path.read_text(encoding="utf-8-sig"))
+            return _READERS[suffix](path.read_text(encoding="utf-8-sig"))
         except OSError as error:
             raise InputError(f"expected a vocabulary file, got {path}: {error.strerror}") from error
         except UnicodeDecodeError as error:
@@ -143,9 +144,9 @@ def parse_vocabulary(text_or_path: str) -> Vocabulary:
     Raises:
         InputError: a folder, or as of `Vocabulary` and its `load`.
     """
-    if os.path.isdir(text_or_path):
+    if os.path.isdir(text_or_path) and (os.sep in text_or_path or text_or_path in (os.curdir, os.pardir)):
         raise InputError(f"expected a vocabulary file or names, {text_or_path} is a folder")
-    if text_or_path.endswith(tuple(_READERS)) or os.path.isfile(text_or_path):
+    if text_or_path.lower().endswith(_FILES) or os.path.isfile(text_or_path):
         return Vocabulary.load(text_or_path)
     return Vocabulary.from_text(text_or_path)
 
@@ -172,7 +173,10 @@ def _check_name(name: str, what: str) -> None:
 
 
 def _read_lines(text: str) -> Vocabulary:
-    return _read_rows([line.split(";") for line in text.split("\n") if line.strip()])
+    lines = [line for line in text.split("\n") if line.strip()]
+    if len(lines) == 1 and "," in lines[0]:
+        raise InputError(f"expected a class a line, got one line with commas: {lines[0].strip()[:60]!r}")
+    return _read_rows([line.split(";") for line in lines])
 
 
 def _read_rows(rows: Sequence[Sequence[str]]) -> Vocabulary:
@@ -200,3 +204,4 @@ def _read_json(text: str) -> Vocabulary:
 
 
 _READERS = {".txt": _read_lines, ".json": _read_json}
+_FILES = (*_READERS, ".csv", ".yaml", ".yml", ".names")  # what ends like this was meant to be a file

@@ -1,12 +1,14 @@
 """Checkpoints: read without running code, refused where they do not fit, written whole."""
 
 import pickle
+import resource
 
 import numpy as np
 import pytest
 import torch
 from safetensors.torch import save_file
 from torch import nn
+from torch.optim.swa_utils import AveragedModel, get_ema_avg_fn
 
 from ovdet.engine.checkpoint import SafeCheckpointer, average_checkpoints, read_checkpoint
 from ovdet.errors import InputError
@@ -34,10 +36,12 @@ def test_round_trip_with_header(tmp_path):
 @pytest.mark.parametrize(
     ("header", "message"),
     [({"teacher": "open_clip:ViT-B-32/openai"}, "teacher 'open_clip:ViT-B-32/openai', got teacher 'conse'"),
-     ({"width": 512}, "width 512, got width 384")],
+     ({"width": 512}, "width 512, got width 384"),
+     ({"fingerprint": "b"}, "fingerprint 'b', got fingerprint 'a'")],
 )  # fmt: skip
 def test_another_teacher_or_width_is_refused(tmp_path, header, message):
-    SafeCheckpointer(nn.Linear(3, 2), str(tmp_path), header={"teacher": "conse", "width": 384}).save("m")
+    theirs = {"teacher": "conse", "width": 384, "fingerprint": "a"}
+    SafeCheckpointer(nn.Linear(3, 2), str(tmp_path), header=theirs).save("m")
     with pytest.raises(InputError, match=message):
         SafeCheckpointer(nn.Linear(3, 2), header=header).load_weights(str(tmp_path / "m.pth"))
 
@@ -125,19 +129,69 @@ def test_damaged_and_missing_files(tmp_path, name):
     assert "\n" not in str(error.value)
 
 
-def test_a_broken_write_leaves_the_old_checkpoint(tmp_path, monkeypatch):
-    model = nn.Linear(3, 2)
-    checkpointer = SafeCheckpointer(model, str(tmp_path))
+@pytest.fixture
+def full_disk():
+    """Files of more than 600 bytes cannot be written."""
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (600, before[1]))
+    yield
+    resource.setrlimit(resource.RLIMIT_FSIZE, before)
+
+
+def test_a_full_disk_leaves_the_old_checkpoint(tmp_path, full_disk):
+    (tmp_path / "m.pth").write_bytes(b"older")
+    with pytest.raises(InputError, match=r"expected a place to write to, got .*m\.pth: File too large"):
+        SafeCheckpointer(nn.Linear(3, 2), str(tmp_path)).save("m")
+    assert (tmp_path / "m.pth").read_bytes() == b"older" and len(list(tmp_path.iterdir())) == 1
+
+
+def test_a_write_that_breaks_off_leaves_the_old_checkpoint(tmp_path, monkeypatch):
+    checkpointer = SafeCheckpointer(nn.Linear(3, 2), str(tmp_path))
     checkpointer.save("m")
     before = (tmp_path / "m.pth").read_bytes()
 
-    def full_disk(content, path):
-        raise OSError("No space left on device")
+    def breaks_off(content, file):
+        (open(file, "wb") if isinstance(file, str) else file).write(b"half")
+        raise KeyboardInterrupt
 
-    monkeypatch.setattr(torch, "save", full_disk)
-    with pytest.raises(OSError):
+    monkeypatch.setattr(torch, "save", breaks_off)
+    with pytest.raises(KeyboardInterrupt):
         checkpointer.save("m")
     assert (tmp_path / "m.pth").read_bytes() == before
+    assert sorted(file.name for file in tmp_path.iterdir()) == ["last_checkpoint", "m.pth"]
+
+
+def test_the_average_is_that_of_torch(tmp_path):
+    """Halves stay halves, and whole numbers are not averaged."""
+    first, second = (nn.Sequential(nn.Linear(3, 2).half(), nn.BatchNorm1d(2)) for _ in range(2))
+    second[1].num_batches_tracked += 6
+    for name, model in (("a", first), ("b", second)):
+        SafeCheckpointer(model, str(tmp_path)).save(name)
+    average_checkpoints(str(tmp_path / "a.pth"), str(tmp_path / "b.pth"), 0.75, tmp_path / "c.pth")
+    found = read_checkpoint(str(tmp_path / "c.pth"))["model"]
+    judge = AveragedModel(first, avg_fn=get_ema_avg_fn(0.25))
+    judge.update_parameters(first)
+    judge.update_parameters(second)
+    for name, value in judge.module.named_parameters():
+        torch.testing.assert_close(found[name], value.data, rtol=1e-3, atol=1e-3)
+    assert found["1.num_batches_tracked"] == 6 and found["0.weight"].dtype == torch.float16
+
+
+def test_an_average_takes_what_is_new_from_the_later_one(tmp_path):
+    for name, content in (("a", {}), ("b", {"bias": torch.ones(2)})):
+        torch.save({"model": content}, tmp_path / f"{name}.pth")
+    average_checkpoints(str(tmp_path / "a.pth"), str(tmp_path / "b.pth"), 0.1, tmp_path / "c.pth")
+    assert read_checkpoint(str(tmp_path / "c.pth"))["model"]["bias"].tolist() == [1, 1]
+    average_checkpoints(str(tmp_path / "a.pth"), str(tmp_path / "a.pth"), 0.1, tmp_path / "d.pth")
+    assert read_checkpoint(str(tmp_path / "d.pth"))["model"] == {}
+
+
+def test_the_model_zoo_of_caffe2(tmp_path):
+    """Its names are matched, its momenta left out."""
+    content = {"blobs": {"conv1_w": np.ones(3, np.float32), "conv1_w_momentum": np.ones(3, np.float32)}}
+    (tmp_path / "r50.pkl").write_bytes(pickle.dumps(content))
+    found = read_checkpoint(str(tmp_path / "r50.pkl"))
+    assert set(found["model"]) == {"conv1_w"} and found["matching_heuristics"] is True
 
 
 def test_the_average_of_two(tmp_path):

@@ -269,6 +269,21 @@ def test_what_cannot_be_packed(config, weights, tiny_files, tmp_path):
     assert not (tmp_path / "model").exists()
 
 
+@pytest.mark.parametrize("file", [CONFIG, CARD])
+def test_a_folder_of_something_else_is_left_alone(config, weights, tmp_path, file):
+    (tmp_path / file).write_text("mine")
+    with pytest.raises(InputError, match="expected a new folder or one of a detector"):
+        write_model_folder(config, weights, tmp_path, card="")
+    assert [(found.name, found.read_text()) for found in tmp_path.iterdir()] == [(file, "mine")]
+
+
+def test_a_folder_where_the_weights_should_be(config, weights, tmp_path):
+    (tmp_path / WEIGHTS).mkdir()
+    with pytest.raises(InputError, match=f"expected a place to write to, got .*{WEIGHTS}: "):
+        write_model_folder(config, weights, tmp_path, card="")
+    assert [found.name for found in tmp_path.iterdir()] == [WEIGHTS]
+
+
 def test_a_folder_that_was_not_written_to_its_end_is_none(config, weights, tmp_path):
     """The config, which makes it a model, is written last."""
     (tmp_path / "model" / CONFIG).mkdir(parents=True)  # nothing can be written there

@@ -112,6 +112,20 @@ def test_a_file_that_the_json_names_twice(data):
     assert found == {"red": 1.0, "green": None, "blue": 1.0, "grey": 0.0}
 
 
+def test_both_ways_to_look_are_summed(data, monkeypatch):
+    """Of a teacher that sees whole photos too: each way is wrong about one object, both together about none."""
+    in_photo = torch.tensor([[1.0, 0, 0], [0.8, 0.6, 0], [0, 0, 1], [1, -0.5, 0]])
+    monkeypatch.setattr("ovdet.engine.zero_shot.ConseTeacher", ColourTeacher)
+    monkeypatch.setattr("ovdet.engine.zero_shot.InPhotoEmbedder", lambda **_: lambda photo, boxes: in_photo)
+    reports = inspect_teacher(ColourTeacher(), data / "truth.json", data, split=data / "split.json")
+    found = {report.view: {each.name: each.top1 for each in report.classes if each.objects} for report in reports}
+    assert found == {
+        "crops": {"red": 0.5, "green": 1.0, "blue": 1.0},
+        "in photo": {"red": 1.0, "green": 0.0, "blue": 1.0},
+        "both": {"red": 1.0, "green": 1.0, "blue": 1.0},
+    }
+
+
 def test_without_a_split_all_classes_are_base(data):
     (report,) = inspect_teacher(ColourTeacher(), data / "truth.json", data)
     assert report.mean("top1", "novel") is None

@@ -73,6 +73,8 @@ def test_equal_to_lvis_api(judges, run_lvis_api, seed, max_detections, iou_type)
         truth, detections, list(truth.names), iou_type, protocol=LvisAP, max_detections=max_detections
     )
     np.testing.assert_array_equal(np.nan_to_num(found.curves, nan=-1), expected[0, :, :, 0])
+    counted = [a["category_id"] for a in content["annotations"] if a["area"] > 0 and not a.get("ignore")]
+    assert found.objects.tolist() == [counted.count(category_id) for category_id in truth.names]
     names = list(truth.names.values())
     groups = {letter: [truth.names[i] for i, given in truth.frequencies.items() if given == letter] for letter in "rcf"}
     summary = summarise_subsets(found, names, groups)

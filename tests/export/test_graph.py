@@ -15,7 +15,7 @@ from timm.layers import Conv2dSame
 from configs.common.methods import vild_ensemble, vild_image
 from ovdet.engine import load_config
 from ovdet.export.graph import DetectionGraph, keep_best, pool
-from ovdet.modeling import DenseImageBranch, GeometricScores, OtherNames
+from ovdet.modeling import DenseImageBranch, GeometricScores, OtherNames, nms_over_classes
 from ovdet.modeling.fixed_shapes import EverySecond, with_even_padding, with_fixed_shapes
 from ovdet.modeling.postprocess import detect
 
@@ -121,12 +121,20 @@ def twice_with_other_names(model):
     return model
 
 
+def one_name_each(model):
+    """NMS over all classes at once."""
+    model.roi_heads.suppress = nms_over_classes
+    model.roi_heads.box_predictor.test_nms_thresh = 0.9  # a hundred are left
+    return model
+
+
 METHODS = {
     "ViLD": lambda model: model,
     "ensemble": vild_ensemble,
     "image": vild_image,
     "dense": dense,
     "twice": twice_with_other_names,
+    "one name each": one_name_each,
 }
 
 

@@ -14,6 +14,7 @@ from detectron2.structures import BitMasks, Boxes, Instances
 from detectron2.utils.events import EventStorage
 from torchvision.ops import box_iou
 
+from configs.common.beyond_vild import localisation_quality
 from ovdet.errors import InputError
 from ovdet.modeling import OnlineRegions, StoredRegions, nms_over_classes
 
@@ -101,6 +102,55 @@ def test_no_proposals_and_boxes_that_are_no_numbers(methods, build, make_inputs,
     assert len(model(make_inputs(1))[0]["instances"]) == 0
     model.proposal_generator.min_box_size = 1e6
     assert len(model(make_inputs(1))[0]["instances"]) == 0
+
+
+@pytest.mark.parametrize("input_format", ["RGB", "BGR"])
+def test_the_online_teacher_sees_rgb(methods, build, make_inputs, make_unit_rows, input_format):
+    seen = []
+
+    def look(photo: torch.Tensor, boxes: torch.Tensor) -> torch.Tensor:
+        seen.append(photo)
+        return mean_colour(photo, boxes)
+
+    def change(node):
+        node = methods.vild(node)
+        node.region_source, node.input_format = L(OnlineRegions)(embed_crops=look, max_regions=4), input_format
+        return node
+
+    model = build(change)
+    model.set_vocabulary(("a", "b"), make_unit_rows(2))
+    (inputs,) = make_inputs(1)
+    step(model, [inputs])
+    expected = inputs["image"] if input_format == "RGB" else inputs["image"].flip(0)
+    assert torch.equal(seen[0], expected) and not torch.equal(expected[0], expected[2])
+
+
+def test_the_image_side_has_a_temperature_of_its_own(methods, build, make_unit_rows):
+    def change(node):
+        node.roi_heads.image_temperature = 0.07
+        return methods.vild_ensemble(with_online(node))
+
+    heads = build(change).roi_heads
+    embeddings = make_unit_rows(3)
+    assert torch.equal(heads._image_side(embeddings, None).queries, embeddings / 0.07)
+
+
+def test_localisation_quality_is_learned_and_counts_as_objectness(methods, build, make_inputs, make_unit_rows):
+    def change(node):
+        node = localisation_quality(methods.vild_ensemble(with_online(node)))
+        node.roi_heads.score_fusion.objectness_exponent = 0.5
+        return node
+
+    model = build(change)
+    model.set_vocabulary(("a", "b"), make_unit_rows(2))
+    assert set(step(model, make_inputs())) == BASE_LOSSES | {"loss_distill", "loss_quality"}
+    assert model.roi_heads.quality.linear.weight.grad.abs().sum() > 0
+    model.eval()
+    model.roi_heads.box_predictor.test_score_thresh = -1.0
+    before = model(make_inputs(1))[0]["instances"].scores
+    model.roi_heads.quality.linear.bias.data -= 5
+    after = model(make_inputs(1))[0]["instances"].scores
+    assert len(before) and after.max() < 0.8 * before.max()
 
 
 def test_photos_without_boxes_train(methods, build, make_inputs, make_unit_rows):

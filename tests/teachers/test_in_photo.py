@@ -65,6 +65,11 @@ def test_sizes_are_summed(embedder):
     close(InPhotoEmbedder((224, 448))(photo(), BOXES), F.normalize(expected, dim=1))
 
 
+def test_a_photo_is_shrunk_smoothly(embedder):
+    half = F.interpolate(normalised(photo(256, 384)), size=(128, 192), mode="bilinear", antialias=True)
+    close(InPhotoEmbedder((128,))(photo(256, 384), BOXES), by_hand(half, BOXES / 2, embedder))
+
+
 def test_views_are_summed(embedder):
     other = InPhotoEmbedder((160,))
     expected = F.normalize(embedder(photo(), BOXES) + other(photo(), BOXES), dim=1)

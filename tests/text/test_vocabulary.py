@@ -122,9 +122,28 @@ def test_other_files_that_are_refused(tmp_path):
     (tmp_path / "names.csv").write_text("cat")
     with pytest.raises(InputError, match="expected a vocabulary file in .txt or .json"):
         parse_vocabulary(str(tmp_path / "names.csv"))
+    (tmp_path / "one_line.txt").write_text("cat, dog, cup\n")
+    with pytest.raises(InputError, match="a class a line, got one line with commas: 'cat, dog, cup'"):
+        parse_vocabulary(str(tmp_path / "one_line.txt"))
     (tmp_path / "folder.txt").mkdir()
     with pytest.raises(InputError, match="expected a vocabulary file"):
         parse_vocabulary(str(tmp_path / "folder.txt"))
+
+
+@pytest.mark.parametrize("name", ["nope.csv", "nope.TXT", "nowhere/names.yaml"])
+def test_what_was_meant_to_be_a_file_is_no_name(name):
+    with pytest.raises(InputError, match="expected a vocabulary file"):
+        parse_vocabulary(name)
+
+
+def test_suffixes_of_any_case_and_folders_that_are_called_like_a_class(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "NAMES.TXT").write_text("cat\ndog, the pet\n")
+    assert parse_vocabulary("NAMES.TXT").names == ("cat", "dog, the pet")
+    (tmp_path / "dog").mkdir()
+    assert parse_vocabulary("dog").names == ("dog",)
+    with pytest.raises(InputError, match="dog/ is a folder"):
+        parse_vocabulary("dog/")
 
 
 def test_json_of_the_shared_split_can_be_written_as_a_vocabulary(shared_data, tmp_path):

@@ -8,6 +8,11 @@ import shutil
 import numpy as np
 import pytest
 import torch
+from detectron2.config import LazyCall as L
+from detectron2.config import LazyConfig, instantiate
+from detectron2.layers import ShapeSpec
+from detectron2.modeling.poolers import ROIPooler
+from detectron2.modeling.roi_heads import MaskRCNNConvUpsampleHead
 from pycocotools.coco import COCO
 from pycocotools.cocoeval import COCOeval
 
@@ -126,6 +131,9 @@ def test_faster_on_demand(evaluate, monkeypatch):
     assert code == 0, last
     assert (folder / "log.txt").read_text().count("torch.compile failed, going on without it: RuntimeError") == 1
     assert read(folder)["all"]["AP50"] > 0
+    halves = [found["score"] for found in read(folder, "detections.json")]
+    assert evaluate(ANY_SCORE)[0] == 0
+    assert halves != [found["score"] for found in read(folder, "detections.json")]
 
 
 def test_own_data_without_a_split(data, evaluate, tmp_path):
@@ -219,6 +227,40 @@ def test_bad_options_are_one_line(evaluate, options, message):
     code, last, folder = evaluate(**options)
     assert code == 2 and last.startswith("error: ") and message in last
     assert not (folder / "metrics.json").exists()
+
+
+def test_lvis_figures_of_masks(trained, data, evaluate, tmp_path):
+    """Of a detector with untrained masks. A photo that nothing is annotated in is asked about too."""
+    config = load_config(str(trained.output / "config.yaml"), ["train.device=cpu"])
+    model, heads = config.model, config.model.roi_heads
+    model.region_source = heads.distillation = None
+    heads.mask_in_features = heads.box_in_features
+    heads.mask_pooler = L(ROIPooler)(
+        output_size=14, scales=heads.box_pooler.scales, sampling_ratio=0, pooler_type="ROIAlignV2"
+    )
+    shape = L(ShapeSpec)(channels=heads.box_head.input_shape.channels, width=14, height=14)
+    heads.mask_head = L(MaskRCNNConvUpsampleHead)(input_shape=shape, num_classes=1, conv_dims=[8, 8])
+    detector, weights = instantiate(model), torch.load(trained.output / "model_final.pth", weights_only=True)
+    detector.load_state_dict(weights["model"], strict=False)
+    torch.save({**weights, "model": detector.state_dict()}, tmp_path / "masks.pth")
+    LazyConfig.save(config, str(tmp_path / "config.yaml"))
+    content = read(data, "instances_val.json")
+    for category in content["categories"]:
+        category["frequency"] = "f"
+    for image in content["images"]:
+        image.update(neg_category_ids=[1, 2, 3], not_exhaustive_category_ids=[])
+    empty = content["images"][0]["id"]
+    content["annotations"] = [a for a in content["annotations"] if a["image_id"] != empty]
+    (tmp_path / "lvis.json").write_text(json.dumps(content))
+    code, last, folder = evaluate(
+        "--lvis", "--masks", ANY_SCORE, annotations=tmp_path / "lvis.json", model=None,
+        config_file=tmp_path / "config.yaml", weights=tmp_path / "masks.pth",
+    )  # fmt: skip
+    assert code == 0, last
+    metrics, detections = read(folder), read(folder, "detections.json")
+    assert "LVIS" in metrics["protocol"] and metrics["segm"]["all"]["AP"] is not None
+    assert {found["image_id"] for found in detections} == {image["id"] for image in content["images"]}
+    assert all("segmentation" in found for found in detections)
 
 
 def test_masks_of_a_detector_without(evaluate):

@@ -6,6 +6,7 @@ import shutil
 
 import pytest
 import torch
+import torch.nn.functional as F
 from detectron2.structures import Boxes, Instances
 
 from ovdet.data import OpenVocabMapper, RegionStore, read_image, register_coco_subsets
@@ -119,6 +120,24 @@ def test_resume_computes_what_is_missing_and_nothing_else(extract, store, data):
     assert contents(store) == before
 
 
+def test_resume_with_other_proposals_is_refused(trained, extract, data, tmp_path):
+    whole = json.loads(data[1].read_text())
+    whole.update(images=whole["images"][:2], annotations=[])  # two photos are enough
+    data[1].write_text(json.dumps(whole))
+    code, _, err = extract("--output", tmp_path / "regions", *data)
+    assert code == 0, err
+    content = torch.load(trained.output / "model_final.pth", weights_only=True)
+    content["model"]["proposal_generator.rpn_head.objectness_logits.bias"] += 1
+    (tmp_path / "other").mkdir()
+    torch.save(content, tmp_path / "other/model_final.pth")
+    for other, what in (
+        (("--weights", tmp_path / "other/model_final.pth"), "proposals.weights_sha256"),
+        (("model.proposal_generator.nms_thresh=0.5",), "proposals.detector"),
+    ):
+        code, _, err = extract("--output", tmp_path / "regions", "--resume", *data, *other)
+        assert code == 2 and f"expected to go on with {what} " in last_line(err), err
+
+
 @pytest.mark.slow
 def test_several_processes_make_the_same_store(extract, conse_store, tmp_path):
     code, out, err = extract(
@@ -146,6 +165,33 @@ def test_photos_that_cannot_be_read_are_listed(extract, data, tmp_path):
     assert code == 0 and "16 photos" in out and "left out" not in err
 
 
+def test_a_store_that_does_not_fit_the_training_set(trained, extract, tiny_teacher, data, run_tool, tmp_path):
+    """Boxes of novel classes, which nobody called novel when the store was made; photos of other names."""
+    overrides = [o for o in trained.overrides if not o.startswith("train.output_dir")]
+
+    def train(store):
+        more = (f"teacher.name='{tiny_teacher}'", "teacher.width=24", "train.max_iter=1")
+        code, out, err = run_tool(
+            "train_net.py", "--config-file", "configs/quick/vild_stored.py", *overrides, *more,
+            f"dataset.region_store={store}", f"train.output_dir={tmp_path}/run",
+        )  # fmt: skip
+        return code, last_line(err or out)
+
+    code, _, err = extract("--output", tmp_path / "leaky", *data[:4], "--proposals", "ground-truth")
+    assert code == 0, err
+    code, line = train(tmp_path / "leaky")
+    assert code == 2 and "red square" in line and "expected region proposals that know no novel class" in line
+    content = json.loads(data[1].read_text())
+    for image in content["images"]:
+        (data[3] / image["file_name"]).rename(data[3] / f"other-{image['file_name']}")
+        image["file_name"] = f"other-{image['file_name']}"
+    data[1].write_text(json.dumps(content))
+    code, _, err = extract("--output", tmp_path / "other", *data, "--proposals", "ground-truth")
+    assert code == 0, err
+    code, line = train(tmp_path / "other")
+    assert code == 2 and "expected a region store of the training set" in line and "other-" in line
+
+
 def test_no_photo_can_be_read(extract, data, tmp_path):
     for photo in (tmp_path / "data/images").iterdir():
         photo.write_bytes(b"")
@@ -156,10 +202,18 @@ def test_no_photo_can_be_read(extract, data, tmp_path):
 
 
 def test_a_registered_data_set(extract, data, tmp_path):
-    name = register_coco_subsets("test_extract_registered", data[1], data[3], data[5], is_train=True)
+    content = json.loads(data[1].read_text())
+    base = {c["id"] for c in content["categories"] if c["name"] in json.loads(data[5].read_text())["base"]}
+    crowd = next(annotation for annotation in content["annotations"] if annotation["category_id"] in base)
+    crowd["iscrowd"] = 1
+    data[1].write_text(json.dumps(content))
+    name = register_coco_subsets("test_extract_registered", data[1], data[3], data[5])
     code, _, err = extract("--output", tmp_path / "regions", "--dataset", name, "--proposals", "ground-truth")
     assert code == 0, err
-    assert RegionStore(tmp_path / "regions").header["dataset"] == name
+    store = RegionStore(tmp_path / "regions")
+    corners = store.regions(crowd["image_id"])[0][:, :2]
+    assert store.header["dataset"] == name and len(corners)
+    assert not (corners == torch.tensor(crowd["bbox"][:2])).all(1).any()  # a crowd is no object
     name = register_coco_subsets("test_extract_leaky", data[1], data[3], data[5], ["base", "novel"], is_train=True)
     code, _, err = extract("--output", tmp_path / "leaky", "--dataset", name, "--proposals", "ground-truth")
     assert code == 2 and "red square" in last_line(err) and not (tmp_path / "leaky").exists()
@@ -298,14 +352,19 @@ def test_verify_finds_what_is_wrong(trained, extract, run_tool, data, tmp_path):
 
 
 def test_verify_finds_wrong_embeddings(extract, run_tool, data, tmp_path):
-    """Whatever made them: here somebody wrote them for photos with red and blue swapped."""
+    """Whatever made them: red and blue swapped in one photo, or a teacher that is nearly the plan's."""
     assert extract("--output", tmp_path / "regions", *data, "--proposals", "ground-truth")[0] == 0
     plan = read_plan(tmp_path / "regions")
     embed = RegionEmbedder(load_teacher(plan.teacher))
     shard = Shard(tmp_path / "regions", plan, 0)
     entries = [shard.photo(position) for position in range(6)]
     pixels = torch.from_numpy(read_image(plan.path_of(plan.photos[2]), "BGR").transpose(2, 0, 1).copy())
-    entries[2] = entries[2]._replace(embeddings=embed(pixels, entries[2].boxes))
-    write_shard(tmp_path / "regions", plan, 0, entries)
-    code, out, _ = run_tool("extract_regions.py", "verify", tmp_path / "regions")
-    assert code == 1 and "embeddings are not the teacher's" in out and plan.photos[2].file_name in out
+    nearly = entries[2].embeddings.clone()
+    aside = torch.eye(plan.width)[0]
+    aside = F.normalize(aside - aside @ nearly[0] * nearly[0], dim=0)
+    nearly[0] = 0.99 * nearly[0] + (1 - 0.99**2) ** 0.5 * aside  # at a cosine of 0.99
+    for wrong in (embed(pixels, entries[2].boxes), nearly):
+        entries[2] = entries[2]._replace(embeddings=wrong)
+        write_shard(tmp_path / "regions", plan, 0, entries)
+        code, out, _ = run_tool("extract_regions.py", "verify", tmp_path / "regions")
+        assert code == 1 and "embeddings are not the teacher's" in out and plan.photos[2].file_name in out

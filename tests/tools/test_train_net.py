@@ -61,13 +61,30 @@ def test_resume_goes_on(trained, run_tool, tmp_path, monkeypatch):
     code, out, err = run_tool(
         "train_net.py", "--config-file", QUICK, "--resume", *overrides,
         f"train.output_dir={tmp_path}/run", "train.max_iter=6", "train.log_period=1", "train.seed=7",
+        "train.clip_gradient_norm=1",
         f"train.init_checkpoint={tmp_path}/gone.pth",  # it began with them, and needs them no more
     )  # fmt: skip
     assert code == 0, (out + err)[-2000:]
     rows = [json.loads(line) for line in (tmp_path / "run/metrics.json").read_text().splitlines()]
-    assert {4, 5} <= {row["iteration"] for row in rows}
+    fourth, fifth = (next(row for row in rows if row["iteration"] == step and "lr" in row) for step in (4, 5))
+    assert fourth["lr"] > fifth["lr"] > 0 and fourth["gradient_norm"] > 0  # schedule and clipping are at work
     assert seeds == [7 + 4]  # the photos of the first steps do not come once more
     assert torch.load(tmp_path / "run/model_final.pth", weights_only=True)["iteration"] == 5
+
+
+def test_parts_of_other_weights_are_where_a_run_begins(trained, run_tool, tmp_path):
+    """And nothing but these parts: the heads are new."""
+    weights = trained.output / "model_final.pth"
+    overrides = [o for o in trained.overrides if not o.startswith(("train.output_dir", "train.max_iter"))]
+    code, out, err = run_tool(
+        "train_net.py", "--config-file", QUICK, *overrides, f"train.output_dir={tmp_path}", "train.max_iter=1",
+        f"train.init_checkpoint={weights}", "train.init_parts=backbone", "optimizer.lr=0", "train.seed=5",
+    )  # fmt: skip
+    assert code == 0, (out + err)[-2000:]
+    before, after = (torch.load(file, weights_only=True)["model"] for file in (weights, tmp_path / "model_final.pth"))
+    same = {key for key, value in before.items() if torch.equal(value, after[key])}
+    assert {key for key in before if key.startswith("backbone.") and key.endswith("weight")} <= same
+    assert not same & {key for key in before if key.startswith("roi_heads.box_head.") and key.endswith("weight")}
 
 
 def test_resume_of_a_run_that_knows_a_novel_class(trained, run_tool, tmp_path):
