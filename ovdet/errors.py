@@ -26,7 +26,6 @@ def command(main: Callable[..., None]) -> Callable[..., None]:
     def run(*arguments: object) -> None:
         reuse_freed_memory()
         sys.stdout.reconfigure(errors="backslashreplace")  # files have names that no terminal's encoding has
-        warnings.filterwarnings("ignore", message="torch.meshgrid: in an upcoming release")  # detectron2's anchors
         warnings.filterwarnings("ignore", message="pkg_resources is deprecated")  # detectron2's model zoo
         logging.getLogger("torch.fx._symbolic_trace").setLevel(logging.ERROR)  # detectron2's question for tracing
         logging.getLogger("detectron2.engine.train_loop").addFilter(_is_no_input_error)

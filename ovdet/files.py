@@ -44,14 +44,28 @@ def writing_whole(path: str | Path) -> Iterator[BinaryIO]:
     Raises:
         InputError: the place cannot be written to.
     """
+    with part_of(path) as part, open(part, "xb") as stream:
+        yield stream
+        stream.flush()
+        os.fsync(stream.fileno())  # else the name may outlive a power cut, and the content not
+
+
+@contextmanager
+def part_of(path: str | Path, suffix: str = ".part") -> Iterator[Path]:
+    """As `writing_whole`, for a writer that opens files by itself: a path to write to, which is renamed at the end.
+
+    Args:
+        path: of the whole file.
+        suffix: of the part, where its writer goes by that.
+
+    Raises:
+        InputError: the place cannot be written to.
+    """
     path = Path(path)
-    part = path.parent / f".{uuid.uuid4().hex}.part"
+    part = path.parent / f".{uuid.uuid4().hex}{suffix}"
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        with open(part, "xb") as stream:
-            yield stream
-            stream.flush()
-            os.fsync(stream.fileno())  # else the name may outlive a power cut, and the content not
+        yield part
         os.replace(part, path)
         _sync_folder(path.parent)
     except OSError as error:

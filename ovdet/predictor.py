@@ -9,7 +9,6 @@ Shape letters: H, W of the photo; R detections; K names, S columns of the classi
 
 from __future__ import annotations
 
-import warnings
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -37,7 +36,6 @@ from ovdet.text.prompts import clean_name
 
 Photo = str | Path | Image.Image | np.ndarray | Tensor
 
-warnings.filterwarnings("ignore", message="torch.meshgrid: in an upcoming release")  # detectron2's anchors
 SAME_OBJECT = 0.5  # IoU of boxes of one name, from its synonyms
 
 
@@ -192,6 +190,8 @@ class OpenVocabPredictor:
             others = self.embed_names.known_of(self.training_classes)
             is_far = far_from(self.embed_names(others).to(embeddings), embeddings) if others else ()
             distractors = [name for name, far in zip(others, is_far, strict=True) if far]
+        if not distractors:
+            return asked, embeddings
         columns = add_distractors(asked, distractors)
         added = columns.texts[len(asked.texts) :]
         return columns, torch.cat([embeddings, self.embed_names(added).to(embeddings)]) if added else embeddings

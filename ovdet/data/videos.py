@@ -5,9 +5,7 @@ Shape letters: H, W of a frame.
 
 from __future__ import annotations
 
-import contextlib
 import os
-import uuid
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -17,6 +15,7 @@ import cv2
 import numpy as np
 
 from ovdet.errors import InputError
+from ovdet.files import part_of
 
 os.environ.setdefault("OPENCV_FFMPEG_LOGLEVEL", "-8")  # quiet: what cannot be read is told in one line below
 
@@ -83,33 +82,25 @@ def writing_video(path: str | Path, rate: float) -> Iterator[Callable[[np.ndarra
     Raises:
         InputError: the place cannot be written to, or is full.
     """
-    path = Path(path)
-    part = path.parent / f".{uuid.uuid4().hex}.part.mp4"
     writer = cv2.VideoWriter()
+    with part_of(path, ".part.mp4") as part:
 
-    def write(frame: np.ndarray) -> None:
-        odd = [(0, size % 2) for size in frame.shape[:2]]
-        frame = np.pad(frame, (*odd, (0, 0)), "edge")  # MPEG-4 knows even sizes alone
-        height, width = frame.shape[:2]
-        if not writer.isOpened() and not writer.open(str(part), cv2.VideoWriter_fourcc(*"mp4v"), rate, (width, height)):
-            raise InputError(f"expected a place to write a video of {width} x {height} pixels to, got {path}")
-        writer.write(np.ascontiguousarray(frame[:, :, ::-1]))
+        def write(frame: np.ndarray) -> None:
+            odd = [(0, size % 2) for size in frame.shape[:2]]
+            frame = np.pad(frame, (*odd, (0, 0)), "edge")  # MPEG-4 knows even sizes alone
+            size = frame.shape[1::-1]  # width, height
+            if not writer.isOpened() and not writer.open(str(part), cv2.VideoWriter_fourcc(*"mp4v"), rate, size):
+                raise InputError(f"expected a place to write a video of {size[0]} x {size[1]} pixels to, got {path}")
+            writer.write(np.ascontiguousarray(frame[:, :, ::-1]))
 
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        yield write
-        writer.release()
+        try:
+            yield write
+        finally:
+            writer.release()
         _check_written(part, path)
-        os.replace(part, path)
-    except OSError as error:
-        raise InputError(f"expected a place to write to, got {path}: {error.strerror or error}") from error
-    finally:
-        writer.release()
-        with contextlib.suppress(OSError):  # mostly renamed by now
-            part.unlink()
 
 
-def _check_written(part: Path, path: Path) -> None:
+def _check_written(part: Path, path: str | Path) -> None:
     """OpenCV does not say that a disk is full; but a video that was cut off cannot be opened."""
     try:
         Video.open(part)

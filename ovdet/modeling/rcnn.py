@@ -5,6 +5,7 @@ Shape letters: K classes of the present vocabulary, D embedding width.
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Callable, Sequence
 
 import torch
@@ -14,6 +15,8 @@ from detectron2.utils.events import get_event_storage
 from torch import Tensor
 
 from ovdet.errors import InputError
+
+warnings.filterwarnings("ignore", message="torch.meshgrid: in an upcoming release")  # detectron2's anchors
 
 
 class OpenVocabRCNN(GeneralizedRCNN):

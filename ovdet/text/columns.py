@@ -32,11 +32,11 @@ class Columns(NamedTuple):
     owners: tuple[int, ...]
 
 
-def lay_out(vocabulary: Vocabulary, distractors: Sequence[str] = ()) -> Columns:
-    """A column for each name, each synonym and each distractor; a text that comes twice belongs to its first owner."""
+def lay_out(vocabulary: Vocabulary) -> Columns:
+    """A column for each name and each synonym; a text that comes twice belongs to its first owner."""
     names = [(name, index) for index, name in enumerate(vocabulary.names)]
     synonyms = [(text, i) for i, name in enumerate(vocabulary.names) for text in vocabulary.synonyms.get(name, ())]
-    return add_distractors(_extended(Columns((), ()), [*names, *synonyms]), distractors)
+    return _extended(Columns((), ()), [*names, *synonyms])
 
 
 def add_distractors(columns: Columns, distractors: Sequence[str]) -> Columns:

@@ -7,12 +7,12 @@ import torch
 import torch.nn.functional as F
 
 from ovdet.text import Vocabulary
-from ovdet.text.columns import NEAR, NOBODYS, far_from, lay_out
+from ovdet.text.columns import NEAR, NOBODYS, add_distractors, far_from, lay_out
 
 
 def test_names_come_first_then_synonyms_then_distractors():
     vocabulary = Vocabulary(("cat", "Fire_Truck"), {"cat": ("kitten", "kitty"), "Fire_Truck": ("fire engine",)})
-    columns = lay_out(vocabulary, ["dog", "bus"])
+    columns = add_distractors(lay_out(vocabulary), ["dog", "bus"])
     assert columns.texts == ("cat", "Fire_Truck", "kitten", "kitty", "fire engine", "dog", "bus")
     assert columns.owners == (0, 1, 0, 0, 1, NOBODYS, NOBODYS)
 
@@ -31,7 +31,7 @@ def test_names_alone_are_their_own_columns():
     ],
 )  # fmt: skip
 def test_a_text_that_comes_twice_belongs_to_its_first_owner(synonyms, distractors, texts, owners):
-    assert lay_out(Vocabulary(("cat", "dog"), synonyms), distractors) == (texts, owners)
+    assert add_distractors(lay_out(Vocabulary(("cat", "dog"), synonyms)), distractors) == (texts, owners)
 
 
 def test_far_is_below_the_cosine_with_every_asked_name():
