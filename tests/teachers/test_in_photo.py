@@ -83,6 +83,16 @@ def test_no_regions_and_no_sizes(embedder):
             InPhotoEmbedder(sizes)
 
 
+def test_another_order_in_memory_says_the_same(embedder, monkeypatch):
+    monkeypatch.setattr("ovdet.teachers.conse.fast_memory_format", lambda network, device: torch.contiguous_format)
+    other, maps = InPhotoEmbedder(None), []
+    for part in other.teacher.to("cpu").classifier.modules():
+        if isinstance(part, torch.nn.Conv2d) and part.groups > 1:
+            part.register_forward_hook(lambda part, inputs, output: maps.append(output.is_contiguous()))
+    close(other(photo(), BOXES), embedder(photo(), BOXES))
+    assert len(maps) == 16 and all(maps)
+
+
 @pytest.mark.parametrize("device", ["cuda"])
 def test_it_computes_on_its_device(device, embedder):
     if not torch.cuda.is_available():
