@@ -9,8 +9,10 @@ Shape letters: H, W of the photo; R detections; K names, S columns of the classi
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from numbers import Real
 from pathlib import Path
 
 import numpy as np
@@ -33,6 +35,8 @@ from ovdet.modeling.postprocess import nms_per_class, not_contained
 from ovdet.text import NameEmbedder, TextEmbeddings, Vocabulary
 from ovdet.text.columns import NOBODYS, Columns, add_distractors, far_from, lay_out
 from ovdet.text.prompts import clean_name
+
+logger = logging.getLogger(__name__)
 
 Photo = str | Path | Image.Image | np.ndarray | Tensor
 
@@ -247,11 +251,7 @@ class OpenVocabPredictor:
         """
         if isinstance(images, (str, Path, Image.Image)) or (hasattr(images, "ndim") and images.ndim == 3):
             raise InputError("expected a list of photos, got one")
-        if not self.names:
-            raise InputError("expected set_vocabulary(names) before the first photo, got a photo")
-        for what, value in (("threshold", threshold), ("overlap", overlap), ("contained", contained)):
-            if value is not None and not 0 <= value <= 1:
-                raise InputError(f"expected a {what} between 0 and 1, got {value}")
+        self._check(threshold, overlap, contained)
         inputs = [self._prepare(to_rgb(image, channel_order)) for image in images]
         if not inputs:
             return []
@@ -264,6 +264,8 @@ class OpenVocabPredictor:
     ) -> Iterator[tuple[Path, Detections]]:
         """Detect the vocabulary's names in the photos of a folder, one after the other, behind a progress bar.
 
+        A photo that cannot be used does not stop the others: a warning in the log names it.
+
         Args:
             folder: its photos are taken in the order of their names.
             threshold: as for one photo.
@@ -271,10 +273,27 @@ class OpenVocabPredictor:
             contained: likewise.
 
         Raises:
-            InputError: no vocabulary was set, the folder has no photos, or one cannot be used.
+            InputError: no vocabulary was set, the folder has no photos, or none that can be used.
         """
-        for file in track(find_images(folder), "detecting", console=Console(stderr=True)):
-            yield file, self(file, threshold=threshold, overlap=overlap, contained=contained)
+        self._check(threshold, overlap, contained)
+        files, done = find_images(folder), 0
+        for number, file in enumerate(track(files, "detecting", console=Console(stderr=True)), 1):
+            try:
+                found = self(file, threshold=threshold, overlap=overlap, contained=contained)
+            except InputError as error:
+                if number == len(files) and not done:
+                    raise
+                logger.warning("left out: %s", error)
+                continue
+            done += 1
+            yield file, found
+
+    def _check(self, threshold: float | None, overlap: float, contained: float) -> None:
+        if not self.names:
+            raise InputError("expected set_vocabulary(names) before the first photo, got a photo")
+        for what, value in (("threshold", threshold), ("overlap", overlap), ("contained", contained)):
+            if value is not None and not (isinstance(value, Real) and 0 <= value <= 1):
+                raise InputError(f"expected a {what} between 0 and 1, got {value!r}")
 
     def _prepare(self, rgb: np.ndarray) -> dict:
         """(H, W, 3) uint8 RGB -> what the model takes for one photo."""

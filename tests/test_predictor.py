@@ -69,11 +69,22 @@ def test_a_folder_is_its_photos(predictor, photo, tmp_path, capsys):
     (tmp_path / "._a.png").write_bytes(b"")  # of a Mac
     (tmp_path / "folder.png").mkdir()
     assert len(list(predictor.detect_folder(tmp_path))) == 2
-    (tmp_path / "c.png").write_bytes(b"")
-    with pytest.raises(InputError, match="c.png is empty"):
-        list(predictor.detect_folder(tmp_path))
     with pytest.raises(InputError, match="does not exist"):
         next(predictor.detect_folder(tmp_path / "none"))
+
+
+def test_a_broken_photo_stops_no_folder(predictor, photo, tmp_path, caplog):
+    predictor.set_vocabulary(["red square"])
+    for name in ("a.png", "z.png"):
+        (tmp_path / name).write_bytes(b"")
+    with pytest.raises(InputError, match="z.png is empty"):
+        list(predictor.detect_folder(tmp_path))
+    Image.open(photo).save(tmp_path / "b.png")
+    caplog.clear()
+    assert [file.name for file, _ in predictor.detect_folder(tmp_path)] == ["b.png"]
+    assert [record.getMessage().count(".png is empty") for record in caplog.records] == [1, 1]
+    with pytest.raises(InputError, match="threshold between 0 and 1"):
+        next(predictor.detect_folder(tmp_path, threshold=2))
 
 
 def test_detections_are_sorted_in_the_photo_and_plain(predictor, photo):
@@ -189,6 +200,7 @@ def test_arrays_that_are_no_photos(predictor, image):
         ("photo.jpg", {"channel_order": "XYZ"}, "RGB or BGR, got 'XYZ'"),
         (Image.new("RGB", (0, 0)), {}, "at most 100 to 1, got 0 x 0 pixels"),
         ("photo.jpg", {"threshold": 5}, "threshold between 0 and 1, got 5"),
+        ("photo.jpg", {"threshold": "0.3"}, "threshold between 0 and 1, got '0.3'"),
         ("photo.jpg", {"overlap": -1}, "overlap between 0 and 1, got -1"),
         ("photo.jpg", {"contained": 2}, "contained between 0 and 1, got 2"),
     ],
