@@ -10,11 +10,12 @@ def fast_memory_format(network: nn.Module, device: torch.device) -> torch.memory
     """Channels last, but where depthwise convolutions run on CUDA.
 
     Those cuDNN takes over in that order alone, and compiles each anew for every size of input: 0.15 s a layer, over a
-    second a photo of a new size (cuDNN 9.19, H100). In the other order torch's own kernels compute them, at once.
+    second a photo of a new size (torch 2.11, H100). In the other order torch's own kernels compute them, at once.
 
     Args:
         network: whose weights and inputs are to be in that order.
         device: where it computes.
     """
-    is_depthwise = any(isinstance(module, nn.Conv2d) and module.groups > 1 for module in network.modules())
-    return torch.contiguous_format if is_depthwise and device.type == "cuda" else torch.channels_last
+    convolutions = (module for module in network.modules() if isinstance(module, nn.Conv2d))
+    has_depthwise = any(1 < convolution.groups == convolution.in_channels for convolution in convolutions)
+    return torch.contiguous_format if has_depthwise and device.type == "cuda" else torch.channels_last

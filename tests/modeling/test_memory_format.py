@@ -14,6 +14,7 @@ from ovdet.memory_format import fast_memory_format
         ("tf_efficientnet_lite0", "cuda:1", torch.contiguous_format),
         ("resnet18", "cpu", torch.channels_last),
         ("resnet18", "cuda", torch.channels_last),
+        ("resnext50_32x4d", "cuda", torch.channels_last),
     ],
 )
 def test_depthwise_convolutions_decide_on_gpus(network, device, expected):
