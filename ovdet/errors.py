@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import logging
+import multiprocessing
 import os
+import signal
 import sys
+import threading
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 
 from ovdet.memory import reuse_freed_memory
 
@@ -19,6 +23,7 @@ class InputError(ValueError):
 def command(main: Callable[..., None]) -> Callable[..., None]:
     """Run a command line's `main`; an InputError becomes one line on stderr and exit code 2, ctrl-C one and 130.
 
+    SIGTERM, from a scheduler or a container, ends it as ctrl-C does: what is done is kept, nothing half-written stays.
     Freed memory is kept for reuse (see memory.py), and what libraries log to each other is left out.
     """
 
@@ -30,7 +35,8 @@ def command(main: Callable[..., None]) -> Callable[..., None]:
         logging.getLogger("torch.fx._symbolic_trace").setLevel(logging.ERROR)  # detectron2's question for tracing
         logging.getLogger("detectron2.engine.train_loop").addFilter(_is_no_input_error)
         try:
-            main(*arguments)
+            with _sigterm_unwinds():
+                main(*arguments)
         except InputError as error:
             print(f"error: {_one_line(error)}", file=sys.stderr)
             sys.exit(2)
@@ -42,6 +48,26 @@ def command(main: Callable[..., None]) -> Callable[..., None]:
             sys.exit(141)
 
     return run
+
+
+@contextlib.contextmanager
+def _sigterm_unwinds() -> Iterator[None]:
+    """SIGTERM as SystemExit, in the process that the user started; by itself it ends a process where it stands."""
+    if threading.current_thread() is not threading.main_thread() or multiprocessing.parent_process() is not None:
+        yield
+        return
+    before = signal.signal(signal.SIGTERM, _exit)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)
+
+
+def _exit(number: int, frame: object) -> None:
+    for child in multiprocessing.active_children():
+        if not child.daemon:  # one process per GPU: Python would wait for it
+            child.terminate()
+    sys.exit(128 + number)
 
 
 def described(error: Exception) -> str:

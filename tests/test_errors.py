@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import signal
 import subprocess
 import sys
 
@@ -34,6 +35,41 @@ def test_a_mistake_of_ours_keeps_its_traceback():
 
     with pytest.raises(TypeError, match="ours"):
         main()
+
+
+TERMINATED = """
+import multiprocessing, sys, time
+from ovdet.errors import command
+
+@command
+def main():
+    try:
+        multiprocessing.get_context("spawn").Process(target=time.sleep, args=(600,)).start()
+        print("started", flush=True)
+        time.sleep(600)
+    finally:
+        print("tidied up", flush=True)
+
+if __name__ == "__main__":
+    main()
+"""
+
+
+def test_a_scheduler_ends_it_with_all_its_processes_and_in_order(tmp_path):
+    file = tmp_path / "command.py"
+    file.write_text(TERMINATED)
+    run = subprocess.Popen([sys.executable, file], stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+    assert run.stdout.readline() == b"started\n"
+    run.terminate()
+    out, err = run.communicate(timeout=60)  # which waits for all that hold the pipes
+    assert (out, err, run.returncode) == (b"tidied up\n", b"", 143)
+
+
+def test_sigterm_is_as_before_once_a_command_is_through():
+    before = signal.getsignal(signal.SIGTERM)
+    inside = []
+    command(lambda: inside.append(signal.getsignal(signal.SIGTERM)))()
+    assert inside != [before] and signal.getsignal(signal.SIGTERM) == before
 
 
 SCRIPT = """
