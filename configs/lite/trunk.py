@@ -2,8 +2,8 @@
 
 tools/train_net.py --config-file configs/lite/trunk.py dataset.root=PATH
 Hardware: two CPU cores or one GPU.
-Expected: box AP50 base / novel / all 21.4 / 11.5 / 18.8 with the frozen classifier's view of each region
-(arXiv:2209.15639), trained in two pieces (docs/results.md).
+Expected: box AP50 base / novel / all 23.1 / 9.0 / 19.4 with the frozen classifier's view of each region
+(arXiv:2209.15639).
 PATH holds images/, instances_train.json, instances_val.json and ov_coco_split.json.
 """
 
