@@ -16,6 +16,10 @@ def fast_memory_format(network: nn.Module, device: torch.device) -> torch.memory
         network: whose weights and inputs are to be in that order.
         device: where it computes.
     """
-    convolutions = (module for module in network.modules() if isinstance(module, nn.Conv2d))
-    has_depthwise = any(1 < convolution.groups == convolution.in_channels for convolution in convolutions)
-    return torch.contiguous_format if has_depthwise and device.type == "cuda" else torch.channels_last
+    if device.type == "cuda" and any(map(_is_depthwise, network.modules())):
+        return torch.contiguous_format
+    return torch.channels_last
+
+
+def _is_depthwise(module: nn.Module) -> bool:
+    return isinstance(module, nn.Conv2d) and 1 < module.groups == module.in_channels

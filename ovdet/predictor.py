@@ -276,17 +276,17 @@ class OpenVocabPredictor:
             InputError: no vocabulary was set, the folder has no photos, or none that can be used.
         """
         self._check(threshold, overlap, contained)
-        files, done = find_images(folder), 0
-        for number, file in enumerate(track(files, "detecting", console=Console(stderr=True)), 1):
+        files, failures = find_images(folder), 0
+        for file in track(files, "detecting", console=Console(stderr=True)):
             try:
                 found = self(file, threshold=threshold, overlap=overlap, contained=contained)
             except InputError as error:
-                if number == len(files) and not done:
+                failures += 1
+                if failures == len(files):
                     raise
                 logger.warning("left out: %s", error)
-                continue
-            done += 1
-            yield file, found
+            else:
+                yield file, found
 
     def _check(self, threshold: float | None, overlap: float, contained: float) -> None:
         if not self.names:
