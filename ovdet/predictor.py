@@ -35,6 +35,7 @@ from ovdet.modeling.postprocess import nms_per_class, not_contained
 from ovdet.text import NameEmbedder, TextEmbeddings, Vocabulary
 from ovdet.text.columns import NOBODYS, Columns, add_distractors, far_from, lay_out
 from ovdet.text.prompts import clean_name
+from ovdet.visualize import draw_detections
 
 logger = logging.getLogger(__name__)
 
@@ -50,6 +51,7 @@ class Detections:
     Attributes:
         boxes: (R, 4) float32 XYXY, pixels of the photo as given.
         scores: (R,) float32 in [0, 1].
+        class_ids: (R,) int64, the names' places in the vocabulary (`OpenVocabPredictor.names`).
         labels: R names out of the vocabulary.
         size: (height, width) of the photo.
         masks: (R, H, W) bool, or None for a detector without masks.
@@ -57,6 +59,7 @@ class Detections:
 
     boxes: np.ndarray
     scores: np.ndarray
+    class_ids: np.ndarray
     labels: tuple[str, ...]
     size: tuple[int, int]
     masks: np.ndarray | None = None
@@ -288,6 +291,24 @@ class OpenVocabPredictor:
             else:
                 yield file, found
 
+    def draw(self, image: Photo, detections: Detections, *, channel_order: str = "BGR") -> Image.Image:
+        """The photo with what was found in it: boxes (and masks) with names and scores, a colour for each name.
+
+        Args:
+            image: as it was detected on.
+            detections: of it, with the present vocabulary.
+            channel_order: of an array.
+
+        Returns:
+            RGB; photos with a longest side under 800 pixels are enlarged to it.
+
+        Raises:
+            InputError: the photo cannot be used.
+        """
+        found, rgb = detections, to_rgb(image, channel_order)
+        picture = draw_detections(rgb, found.boxes, found.labels, found.scores, found.masks, self.names)
+        return Image.fromarray(picture)
+
     def _check(self, threshold: float | None, overlap: float, contained: float) -> None:
         if not self.names:
             raise InputError("expected set_vocabulary(names) before the first photo, got a photo")
@@ -328,6 +349,7 @@ class OpenVocabPredictor:
         return Detections(
             boxes=instances.pred_boxes.tensor.float().numpy(),
             scores=instances.scores.float().numpy(),
+            class_ids=owners.numpy(),
             labels=tuple(self.names[index] for index in owners.tolist()),
             size=instances.image_size,
             masks=instances.pred_masks.numpy() if instances.has("pred_masks") else None,

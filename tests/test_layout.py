@@ -25,7 +25,7 @@ ALLOWED = {
     "data": {"text"},
     "evaluation": set(),
     "engine": {"teachers", "text", "modeling", "data", "evaluation", "losses"},
-    "predictor": {"teachers", "text", "modeling", "data", "engine"},
+    "predictor": {"teachers", "text", "modeling", "data", "engine", "visualize"},
     "visualize": set(),
     "export": {"teachers", "text", "modeling", "data", "engine", "predictor"},
     "demo": {"predictor", "visualize", "export", "engine", "data"},

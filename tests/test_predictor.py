@@ -12,6 +12,7 @@ from ovdet import InputError, OpenVocabPredictor, TextEmbeddings, Vocabulary, em
 from ovdet.modeling.postprocess import not_contained
 from ovdet.predictor import default_threshold
 from ovdet.text import NameEmbedder
+from ovdet.visualize import draw_detections
 
 
 @pytest.fixture(scope="module")
@@ -164,6 +165,21 @@ def test_the_best_of_a_name_and_its_synonyms_counts(predictor, photo):
     assert len(set(apart.labels)) > 1 and 0 < len(kept) < len(apart)
     assert list(found.labels) == [owners[index] for index in kept]
     assert np.array_equal(found.scores, apart.scores[kept]) and np.array_equal(found.boxes, apart.boxes[kept])
+    assert set(found.class_ids.tolist()) == {0, 1}
+    assert tuple(predictor.names[index] for index in found.class_ids) == found.labels
+
+
+def test_a_picture_shows_what_was_found(predictor, photo, tmp_path):
+    predictor.set_vocabulary(["red square", "wheel"])
+    rgb = np.asarray(Image.open(photo).convert("RGB"))
+    found = predictor(photo, threshold=0, overlap=0.3)
+    assert len(found) > 0
+    expected = draw_detections(rgb, found.boxes, found.labels, found.scores, names=("red square", "wheel"))
+    assert np.array_equal(np.asarray(predictor.draw(photo, found)), expected)
+    assert np.array_equal(np.asarray(predictor.draw(rgb, found, channel_order="RGB")), expected)
+    assert not np.array_equal(np.asarray(predictor.draw(rgb, found)), expected)  # taken for BGR
+    with pytest.raises(InputError, match="does not exist"):
+        predictor.draw(tmp_path / "none.jpg", found)
 
 
 def test_what_looks_more_like_a_distractor_is_left_out(predictor, photo):

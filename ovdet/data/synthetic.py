@@ -168,7 +168,8 @@ def _draw_part(root: Path, image_ids: range, seed: int, size: tuple[int, int]) -
         shapes = random_shapes(np.random.default_rng([seed, image_id]), size)
         file_name = f"{image_id:06d}.jpg"
         rgb = draw_scene(shapes, size, seed=seed * 1_000_003 + image_id)
-        cv2.imwrite(str(root / "images" / file_name), rgb[:, :, ::-1], [cv2.IMWRITE_JPEG_QUALITY, 92])
+        _, encoded = cv2.imencode(".jpg", rgb[:, :, ::-1], [cv2.IMWRITE_JPEG_QUALITY, 92])
+        (root / "images" / file_name).write_bytes(encoded)  # imwrite would say nothing of a full disk
         images.append({"id": image_id, "file_name": file_name, "height": height, "width": width})
         annotations.extend(_annotate(shape, image_id) for shape in shapes)
     for number, annotation in enumerate(annotations, start=image_ids.start * 10):  # from 10: 0 confuses pycocotools

@@ -83,32 +83,34 @@ def evaluate_on(
         InputError: data, split, setting, output, config or weights cannot be used or do not fit.
     """
     _check(config, split, setting, iou_types, max_detections)
-    name = Path(annotations).name
-    subsets = list(SETTINGS[setting] if split else ("base",))
     dataset = {
-        "name": name,
+        "name": Path(annotations).name,
         "json_file": str(annotations),
         "image_root": str(images),
         "split": None if split is None else str(split),
-        "subsets": subsets,
+        "subsets": list(SETTINGS[setting] if split else ("base",)),
         "filter_empty": split is not None and not lvis,
         "evaluator_type": LVIS_EVALUATOR_TYPE if lvis else EVALUATOR_TYPE,
     }
-    loader, heads = config.dataloader.test, config.model.roi_heads
-    loader.dataset.names = LazyCall(register_coco_subsets)(**dataset)
+    config.dataloader.test.dataset.names = LazyCall(register_coco_subsets)(**dataset)
     config.dataloader.evaluator = LazyCall(build_evaluator)(
         dataset_name="${..test.dataset.names}",
         output_dir=str(output),
         iou_types=list(iou_types),
         max_detections=max_detections,
     )
-    if "segm" not in iou_types and "mask_in_features" in heads:
-        heads.mask_in_features = None  # nobody asks for masks
-    if max_detections is not None:
-        heads.box_predictor.test_topk_per_image = max_detections
+    _find_what_counts(config.model.roi_heads, iou_types, max_detections)
     with registered(dataset):
         prepare_evaluation(config, output)
         return _evaluate(config, weights, compile=compile, half=half)
+
+
+def _find_what_counts(heads: DictConfig, iou_types: Sequence[str], max_detections: int | None) -> None:
+    """The detector's config finds no masks where none are scored, and as many detections as are scored."""
+    if "segm" not in iou_types and "mask_in_features" in heads:
+        heads.mask_in_features = None
+    if max_detections is not None:
+        heads.box_predictor.test_topk_per_image = max_detections
 
 
 def _evaluate(config: DictConfig, weights: str, **faster: bool) -> Mapping[str, Any]:

@@ -25,9 +25,9 @@ from ovdet.evaluation.report import (
     class_csv,
     describe_classes,
     flatten,
+    plain_figures,
     summarise_subsets,
     summary_table,
-    without_nan,
 )
 from ovdet.evaluation.spool import Part, Spool, SpooledDetections
 from ovdet.files import write_whole
@@ -258,7 +258,7 @@ class OpenVocabEvaluator(DatasetEvaluator):
             **first,
             **dict(zip(self.iou_types[1:], others, strict=True)),
         }
-        text = json.dumps(without_nan(content), indent=1) + "\n"
+        text = json.dumps(plain_figures(content), indent=1) + "\n"
         write_whole(self.output_dir / METRICS_FILE, text.encode())
         write_whole(self.output_dir / PER_CLASS_FILE, class_csv(classes).encode())
 

@@ -73,11 +73,13 @@ def flatten(summary: Summary) -> dict[str, float]:
     return flat
 
 
-def without_nan(value: Any) -> Any:
-    """Figures without objects become None: NaN is not json."""
+def plain_figures(value: Any) -> Any:
+    """For json, at any depth: four decimals, as in `class_csv`; None where there are no objects (NaN is not json)."""
     if isinstance(value, Mapping):
-        return {key: without_nan(entry) for key, entry in value.items()}
-    return None if isinstance(value, float) and math.isnan(value) else value
+        return {key: plain_figures(entry) for key, entry in value.items()}
+    if not isinstance(value, float):
+        return value
+    return None if math.isnan(value) else round(value, 4)
 
 
 def summary_table(summary: Summary) -> str:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+from pathlib import Path
 
 import cv2
 import numpy as np
@@ -124,6 +125,10 @@ def test_a_place_that_cannot_be_written_to(tmp_path, monkeypatch):
         raise OSError(28, "No space left on device")
 
     monkeypatch.setattr(os, "rename", full)
+    with pytest.raises(InputError, match="drawn: No space left on device"):
+        build_synthetic(tmp_path / "drawn", 2, 1, size=(64, 96))
+    monkeypatch.undo()
+    monkeypatch.setattr(Path, "write_bytes", full)  # a photo's
     with pytest.raises(InputError, match="drawn: No space left on device"):
         build_synthetic(tmp_path / "drawn", 2, 1, size=(64, 96))
     assert [path.name for path in tmp_path.iterdir()] == ["file"]

@@ -80,7 +80,7 @@ def test_a_folder_with_a_broken_photo_does_the_others(demo, photo, tmp_path):
 def test_masks_are_drawn_and_not_kept(photo, tmp_path):
     mask = np.zeros((1, 90, 120), dtype=bool)
     mask[:, 20:70, 30:90] = True
-    found = Detections(np.float32([[30, 20, 90, 70]]), np.float32([0.9]), ("wheel",), (90, 120), mask)
+    found = Detections(np.float32([[30, 20, 90, 70]]), np.float32([0.9]), np.int64([0]), ("wheel",), (90, 120), mask)
     results = list(write_results(lambda photo, **_: found, [photo, photo], tmp_path / "out"))
     assert [path.name for path, _ in results] == ["photo.png", "photo.png.png"]
     assert all(kept.masks is None and list(kept) == list(found) for _, kept in results)
@@ -271,7 +271,7 @@ def test_bad_photos(demo, photo, tmp_path, kind):
 
 
 def nothing(size) -> Detections:
-    return Detections(np.zeros((0, 4), np.float32), np.zeros(0, np.float32), (), size)
+    return Detections(np.zeros((0, 4), np.float32), np.zeros(0, np.float32), np.zeros(0, np.int64), (), size)
 
 
 def test_the_detector_gets_red_as_red(tmp_path):
@@ -341,7 +341,9 @@ def test_options_reach_the_detector(photo, video, run_tool, tmp_path, monkeypatc
 
         def __call__(self, image, **shown):
             calls.append(shown)
-            return Detections(np.float32([[10, 10, 50, 50]]), np.float32([0.9]), ("cup",), image.shape[:2])
+            return Detections(
+                np.float32([[10, 10, 50, 50]]), np.float32([0.9]), np.int64([0]), ("cup",), image.shape[:2]
+            )
 
     monkeypatch.setattr("ovdet.demo.load_predictor", lambda **chosen: calls.append(chosen) or Spy())
     options = ("--vocabulary", "wheel,cup", "--output", tmp_path / "out")
@@ -387,7 +389,7 @@ def test_a_video(demo, video, tmp_path):
 
 def test_a_video_beside_itself_is_kept(video, tmp_path):
     before = video.read_bytes()
-    found = Detections(np.float32([[30, 20, 90, 70]]), np.float32([0.9]), ("wheel",), (90, 122))
+    found = Detections(np.float32([[30, 20, 90, 70]]), np.float32([0.9]), np.int64([0]), ("wheel",), (90, 122))
     path, frames, frames_with = write_video(
         lambda frame, **_: found, Video.open(video), tmp_path, names=("cat", "wheel")
     )
@@ -402,7 +404,7 @@ def test_a_video_that_fails_in_the_middle_leaves_nothing(video, tmp_path):
         frames.append(frame)
         if len(frames) == 5:
             raise KeyboardInterrupt
-        return Detections(np.zeros((0, 4), np.float32), np.zeros(0, np.float32), (), frame.shape[:2])
+        return nothing(frame.shape[:2])
 
     with pytest.raises(KeyboardInterrupt):
         write_video(detect, Video.open(video), tmp_path / "out")

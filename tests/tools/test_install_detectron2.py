@@ -1,0 +1,31 @@
+"""What is importable is left alone; what pip could not install is said. (`make` installs it for real.)"""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+import venv
+from pathlib import Path
+
+import detectron2
+
+TOOL = Path(__file__).parents[2] / "tools/install_detectron2.py"
+
+
+def install(python: str | Path) -> subprocess.CompletedProcess:
+    return subprocess.run([python, TOOL], capture_output=True, text=True, timeout=120)
+
+
+def test_what_is_there_is_left_alone():
+    before = Path(detectron2.__file__).stat().st_mtime_ns
+    run = install(sys.executable)
+    assert run.returncode == 0 and f"left alone: {detectron2.__file__}" in run.stdout
+    assert Path(detectron2.__file__).stat().st_mtime_ns == before
+
+
+def test_what_pip_cannot_do_is_said(tmp_path):
+    venv.create(tmp_path / "bare", with_pip=False)
+    run = install(tmp_path / "bare/bin/python")
+    assert run.returncode == 1 and not run.stdout
+    assert run.stderr.splitlines()[-1].startswith("error: pip could not install sal-detectron2==0.7.2 (exit code 1)")
+    assert not list((tmp_path / "bare").rglob("detectron2"))
