@@ -24,6 +24,8 @@ from ovdet.errors import InputError
 from ovdet.export import load_onnx_predictor
 from ovdet.files import named, write_whole, writing_whole
 from ovdet.predictor import Detections, OpenVocabPredictor, to_rgb
+from ovdet.text import parse_vocabulary
+from ovdet.text.columns import lay_out
 from ovdet.visualize import draw_detections
 
 DETECTIONS_FILE = "detections.json"
@@ -69,15 +71,38 @@ def load_predictor(
     return OpenVocabPredictor.from_config(*files, overrides=overrides, device=device, compile=compile, half=half)
 
 
-def find_input(path: str | None) -> Video | list[Path]:
+def parse_distractors(text: str | None) -> tuple[str, ...] | None:
+    """As a vocabulary on the command line, synonyms too; None for the detector's own, "" for none."""
+    return text if text is None else lay_out(parse_vocabulary(text)).texts if text.strip() else ()
+
+
+def find_input(path: str | None, more: Sequence[str] = ()) -> Video | list[Path]:
     """A video, a photo, the photos of a folder; None for some that scikit-image ships.
+
+    Args:
+        path: of one of these.
+        more: photos, as a shell makes them of `*.jpg`.
 
     Raises:
         InputError: it is not there, or nothing of these.
     """
     if path is None:
         return sample_images()
+    if more:
+        return [file for each in (path, *more) for file in find_images(each)]
     return Video.open(path) if is_video(path) else find_images(named(path))
+
+
+def check_output(folder: Path, input: str | None) -> None:
+    """Refuse a place where results cannot go, before there are any.
+
+    Raises:
+        InputError: it is a file; or the folder of the photos itself: the next run would take pictures for photos.
+    """
+    if folder.exists() and not folder.is_dir():
+        raise InputError(f"expected --output to be a folder, {folder} is a file")
+    if input and folder.is_dir() and Path(input).is_dir() and folder.samefile(input):
+        raise InputError(f"expected --output to be another folder than that of the photos, got {folder} for both")
 
 
 def sample_images() -> list[Path]:

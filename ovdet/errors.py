@@ -32,6 +32,7 @@ def command(main: Callable[..., None]) -> Callable[..., None]:
         reuse_freed_memory()
         sys.stdout.reconfigure(errors="backslashreplace")  # files have names that no terminal's encoding has
         warnings.filterwarnings("ignore", message="pkg_resources is deprecated")  # detectron2's model zoo
+        warnings.filterwarnings("ignore", message=r"Image size .*decompression bomb")  # PIL, of over 89 megapixels
         logging.getLogger("torch.fx._symbolic_trace").setLevel(logging.ERROR)  # detectron2's question for tracing
         logging.getLogger("detectron2.engine.train_loop").addFilter(_is_no_input_error)
         try:

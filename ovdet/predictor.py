@@ -300,7 +300,7 @@ class OpenVocabPredictor:
             channel_order: of an array.
 
         Returns:
-            RGB; photos with a longest side under 800 pixels are enlarged to it.
+            RGB; photos with a longest side under 800 pixels are enlarged to it, over 2560 made smaller.
 
         Raises:
             InputError: the photo cannot be used.

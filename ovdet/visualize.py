@@ -7,12 +7,14 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+import cv2
 import numpy as np
 from detectron2.utils.visualizer import Visualizer
 from matplotlib.colors import hsv_to_rgb
 
 _FIRST_HUE, _GOLDEN = 0.45, 0.618034  # steps of the golden ratio never come near one another, and few photos are cyan
 SMALL = 800  # pixels; smaller photos are enlarged so that the labels can be read
+LARGE = 2560  # larger photos are made smaller: a picture of a phone's 48 million pixels would take 7 GB to draw
 _BOLD = 1.6  # times detectron2's captions and lines: legible where a picture is shown small
 
 
@@ -41,8 +43,9 @@ def draw_detections(
         names: all that was asked for, so that a name has the same colour in every picture; () for the labels alone.
 
     Returns:
-        (H', W', 3) uint8 RGB; photos with a longest side under 800 pixels are enlarged to it.
+        (H', W', 3) uint8 RGB; photos with a longest side under 800 pixels are enlarged to it, over 2560 made smaller.
     """
+    image, boxes, masks = _not_larger(image, boxes, masks)
     scale = max(SMALL / max(image.shape[:2]), 1.0)
     order = {name: place for place, name in enumerate(names or sorted(set(labels)))}
     hues = [(_FIRST_HUE + order[label] * _GOLDEN) % 1 for label in labels]
@@ -52,3 +55,17 @@ def draw_detections(
     if len(boxes):
         painter.overlay_instances(boxes=boxes, labels=captions, masks=masks, assigned_colors=colours, alpha=0.4)
     return painter.get_output().get_image()
+
+
+def _not_larger(
+    image: np.ndarray, boxes: np.ndarray, masks: np.ndarray | None
+) -> tuple[np.ndarray, np.ndarray, np.ndarray | None]:
+    height, width = image.shape[:2]
+    factor = LARGE / max(height, width)
+    if factor >= 1:
+        return image, boxes, masks
+    size = max(round(width * factor), 1), max(round(height * factor), 1)
+    scale = np.float32([size[0] / width, size[1] / height] * 2)
+    if masks is not None and len(masks):
+        masks = np.stack([cv2.resize(mask.astype(np.uint8), size, interpolation=cv2.INTER_NEAREST) for mask in masks])
+    return cv2.resize(image, size, interpolation=cv2.INTER_AREA), boxes * scale, masks

@@ -28,7 +28,7 @@ ALLOWED = {
     "predictor": {"teachers", "text", "modeling", "data", "engine", "visualize"},
     "visualize": set(),
     "export": {"teachers", "text", "modeling", "data", "engine", "predictor"},
-    "demo": {"predictor", "visualize", "export", "engine", "data"},
+    "demo": {"predictor", "visualize", "export", "engine", "data", "text"},
     "reproduce": {"engine"},
     "benchmark": {"teachers", "text", "modeling", "data", "evaluation", "engine", "losses", "predictor", "export"},
 }

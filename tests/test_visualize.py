@@ -80,3 +80,16 @@ def test_small_photos_are_enlarged_with_their_boxes(size, enlarged):
     box = [round(side * part) for side, part in zip((size[1], size[0]) * 2, (0.2, 0.2, 0.8, 0.8), strict=True)]
     changed = draw(size, [box], ("cat",))[1]
     assert all(changed[side] for side in sides([round(side * scale) for side in box]))
+
+
+def test_large_photos_are_made_smaller_with_all_that_is_on_them():
+    box = (600, 1200, 3000, 2400)
+    mask = np.zeros((1, 3000, 4000), dtype=bool)
+    mask[:, 1800:2300, 1000:2000] = True
+    picture, changed = draw((3000, 4000), [box], ("wheel",), mask)
+    assert picture.shape == (1920, 2560, 3)
+    assert all(changed[side] for side in sides([round(side * 0.64) for side in box]))
+    assert (
+        changed[1160:1460, 650:1270].all() and not changed[1000:1100, 1400:1900].any()
+    )  # the mask, the rest of the box
+    assert draw((2000, 9000), [], ())[0].shape == (569, 2560, 3)

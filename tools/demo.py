@@ -12,18 +12,17 @@ from functools import partial
 from pathlib import Path
 
 from ovdet.data.videos import Video
-from ovdet.demo import find_input, load_predictor, write_results, write_video
+from ovdet.demo import check_output, find_input, load_predictor, parse_distractors, write_results, write_video
 from ovdet.engine.config import override
 from ovdet.errors import InputError, command
 from ovdet.files import named
 from ovdet.text import load_embeddings, parse_vocabulary
-from ovdet.text.columns import lay_out
 
 
 def parse_arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     add = parser.add_argument
-    add("--input", metavar="FILE|FOLDER", help="a photo, a folder of them, or a video (default: scikit-image's photos)")
+    add("--input", metavar="FILE|FOLDER", help="photos, a folder of them, or a video (default: scikit-image's photos)")
     names = "names with commas between, synonyms of a name after semicolons; or a file: .txt, .json, .safetensors"
     add("--vocabulary", required=True, metavar='"a,b;c"|FILE', help=names)
     add("--output", required=True, metavar="DIR", help="pictures and detections.json go here")
@@ -45,10 +44,6 @@ def parse_arguments() -> argparse.Namespace:
     return parser.parse_intermixed_args()
 
 
-def parse_distractors(text: str | None) -> tuple[str, ...] | None:
-    return text if text is None else lay_out(parse_vocabulary(text)).texts if text.strip() else ()
-
-
 @command
 def main() -> None:
     arguments = parse_arguments()
@@ -57,10 +52,13 @@ def main() -> None:
         if value is not None and not 0 <= value <= 1:
             raise InputError(f"expected --{option} between 0 and 1, got {value}")
     output = Path(named(arguments.output))
-    source = find_input(arguments.input)
+    check_output(output, arguments.input)
+    more = [text for text in arguments.overrides if arguments.input and Path(text).is_file()]  # of --input photos/*.jpg
+    source = find_input(arguments.input, more)
     embedded = arguments.vocabulary.endswith(".safetensors")
     vocabulary = (load_embeddings if embedded else parse_vocabulary)(arguments.vocabulary)
-    overrides = [*arguments.overrides, *([override("teacher.name", arguments.teacher)] if arguments.teacher else [])]
+    overrides = [text for text in arguments.overrides if text not in more]
+    overrides += [override("teacher.name", arguments.teacher)] if arguments.teacher else []
     chosen = {key: getattr(arguments, key) for key in ("model", "config_file", "weights", "device", "compile", "half")}
     predictor = load_predictor(**chosen, overrides=overrides)
     predictor.set_vocabulary(vocabulary, distractors=parse_distractors(arguments.distractors))

@@ -5,6 +5,7 @@ Shapes: H height, W width, C channels as stored.
 
 from __future__ import annotations
 
+import logging
 from pathlib import Path
 from typing import Any
 
@@ -14,13 +15,21 @@ from PIL import Image, ImageOps, UnidentifiedImageError
 
 from ovdet.errors import InputError
 
+logger = logging.getLogger(__name__)
+
 WHITE = (255, 255, 255)
 MAX_ASPECT = 100  # longest to shortest side; beyond it a resized photo would have no pixel left on its short side
-SUFFIXES = {".bmp", ".gif", ".jpeg", ".jpg", ".png", ".ppm", ".tif", ".tiff", ".webp"}
+SUFFIXES = {
+    *(".avif", ".bmp", ".gif", ".jfif", ".jp2", ".jpe", ".jpeg", ".jpg"),
+    *(".mpo", ".png", ".ppm", ".tga", ".tif", ".tiff", ".webp"),
+}
+NO_PHOTOS = {".csv", ".json", ".md", ".txt", ".xml", ".yaml", ".yml", ".html", ".log", ".db", ".ini"}  # beside photos
 
 
 def find_images(path: str | Path) -> list[Path]:
     """A file, or the photos of a folder in the order of their names.
+
+    A warning says which other files might have been meant: those of a kind that is not read, as HEIC, RAW and videos.
 
     Raises:
         InputError: it does not exist, or the folder has no photos.
@@ -31,9 +40,15 @@ def find_images(path: str | Path) -> list[Path]:
             raise InputError(f"expected an image or a folder of images, {path} does not exist")
         return [found]
     seen = (file for file in found.iterdir() if not file.name.startswith("."))  # a Mac's ._photo.jpg is none
-    images = sorted(file for file in seen if file.suffix.lower() in SUFFIXES and file.is_file())
+    files = sorted(file for file in seen if file.is_file())
+    images = [file for file in files if file.suffix.lower() in SUFFIXES]
+    others = [file.name for file in files if file.suffix.lower() not in SUFFIXES | NO_PHOTOS]
+    more = f" and {len(others) - 3} more" if others[3:] else ""
     if not images:
-        raise InputError(f"expected images ({', '.join(sorted(SUFFIXES))}) in {path}, got none")
+        came = f"{', '.join(others[:3])}{more}" if others else "none (folders in it are not looked into)"
+        raise InputError(f"expected images ({', '.join(sorted(SUFFIXES))}) in {path}, got {came}")
+    if others:
+        logger.warning("left out, as no image that can be read: %s%s", ", ".join(others[:3]), more)
     return images
 
 

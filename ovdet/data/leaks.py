@@ -6,6 +6,7 @@ import filecmp
 import os
 from collections import Counter, defaultdict
 from collections.abc import Collection, Iterable, Mapping, Sequence
+from functools import partial
 from typing import Any, NamedTuple
 
 from tabulate import tabulate
@@ -65,8 +66,9 @@ def find_leaks(
     weights_source: str = "",
     weights_classes: Sequence[str] = (),
     test_dicts: Sequence[Mapping[str, Any]] = (),
+    test_novel: Sequence[str] = (),
 ) -> LeakReport:
-    """Look at what a training run is about to see.
+    """Look at what a training run is about to see. Novel is what the training set's split calls so, or the test set's.
 
     Args:
         dicts: detectron2 dataset dicts of the training set, `category_id` indexing `metadata.thing_classes`.
@@ -77,29 +79,34 @@ def find_leaks(
         weights_source: what training begins with, a file or an address; "" for none.
         weights_classes: the classes that these weights were trained to detect, as far as they say.
         test_dicts: of the test set.
+        test_novel: its novel classes.
     """
+    novel = [*metadata.novel_classes, *test_novel]
+    group = partial(_by_group, base_classes=metadata.base_classes, novel_classes=novel)
     counts: Counter[str] = Counter()
     for record in dicts:
         counts.update(metadata.thing_classes[annotation["category_id"]] for annotation in record.get("annotations", ()))
-    names_of_boxes = _by_group(counts, metadata)
+    names_of_boxes = group(counts)
     own = {"proposal_source": "the detector in training itself", "training_classes": vocabulary}
     proposals = own if proposals is None else proposals
     return LeakReport(
-        boxes={group: {name: counts[name] for name in names} for group, names in names_of_boxes.items()},
-        vocabulary=_by_group(vocabulary, metadata),
+        boxes={which: {name: counts[name] for name in names} for which, names in names_of_boxes.items()},
+        vocabulary=group(vocabulary),
         proposal_source=proposals["proposal_source"],
-        proposal_classes=_by_group(proposals["training_classes"], metadata),
+        proposal_classes=group(proposals["training_classes"]),
         weights_source=weights_source or "those of the parts themselves",
-        weights_classes=_by_group(weights_classes, metadata),
+        weights_classes=group(weights_classes),
         num_photos=len(dicts),
         num_test_photos=len(test_dicts),
         shared_photos=shared_photos([r["file_name"] for r in dicts], [r["file_name"] for r in test_dicts]),
     )
 
 
-def _by_group(names: Iterable[str], metadata: Any) -> dict[str, list[str]]:
-    novel = {plain_name(name) for name in metadata.novel_classes}
-    base = {plain_name(name) for name in metadata.base_classes} - novel
+def _by_group(
+    names: Iterable[str], *, base_classes: Iterable[str], novel_classes: Iterable[str]
+) -> dict[str, list[str]]:
+    novel = {plain_name(name) for name in novel_classes}
+    base = {plain_name(name) for name in base_classes} - novel
     groups: dict[str, list[str]] = {"base": [], "novel": [], "other": []}
     for name in names:
         plain = plain_name(name)

@@ -17,6 +17,7 @@ from ovdet.data.coco_json import listed
 from ovdet.data.region_plan import RegionPlan, read_plan
 from ovdet.data.region_shard import PhotoRegions, Shard, missing_shards
 from ovdet.errors import InputError
+from ovdet.text.space import space_difference
 
 
 class RegionStore:
@@ -118,11 +119,11 @@ class RegionStore:
         Raises:
             InputError: naming what was expected and what the store holds.
         """
-        for key, expected in (("teacher", teacher), ("fingerprint", fingerprint), ("width", width)):
-            if expected is not None and self.header[key] != expected:
-                raise InputError(
-                    f"expected a region store with {key} {expected!r}, {self.path} was made with {self.header[key]!r}"
-                )
+        expected = {"teacher": teacher, "fingerprint": fingerprint, "width": width}
+        if key := space_difference(expected, self.header):
+            raise InputError(
+                f"expected a region store with {key} {expected[key]!r}, {self.path} was made with {self.header[key]!r}"
+            )
         for record in photos:
             self._check_photo(record)
         self._check_faults({record["image_id"] for record in photos})

@@ -17,7 +17,8 @@ from safetensors.torch import load_file
 from torch import nn
 
 from ovdet.errors import InputError
-from ovdet.files import writing_whole
+from ovdet.files import write_whole, writing_whole
+from ovdet.text.space import space_difference
 
 HEADER = "ovdet"  # the entry of a checkpoint that says what it was trained with
 
@@ -130,7 +131,7 @@ class SafeCheckpointer(DetectionCheckpointer):
             model: as in detectron2.
             save_dir: as in detectron2.
             header: plain values (teacher, width, fingerprint, training classes) that go into each checkpoint. A
-                checkpoint that is read must agree with the first three; vocabularies are free.
+                checkpoint that is read must be of the space of the first three; vocabularies are free.
             checkpointables: as in detectron2.
         """
         super().__init__(model, save_dir, **checkpointables)
@@ -150,6 +151,25 @@ class SafeCheckpointer(DetectionCheckpointer):
         _save_whole(content, target)
         self.logger.info("saved %s", target)
         self.tag_last_checkpoint(f"{name}.pth")
+
+    def tag_last_checkpoint(self, last_filename_basename: str) -> None:
+        """As fvcore's, whole."""
+        write_whole(self._last_file, last_filename_basename.encode())
+
+    def get_checkpoint_file(self) -> str:
+        """The run's last checkpoint; "" where there is none.
+
+        Raises:
+            InputError: the file that names it names none.
+        """
+        found = super().get_checkpoint_file()
+        if found and not Path(found).is_file():
+            raise InputError(f"expected the name of a checkpoint in {self._last_file}, {found} is no file")
+        return found
+
+    @property
+    def _last_file(self) -> str:
+        return os.path.join(self.save_dir, "last_checkpoint")
 
     def load(self, path: str, *args, **options) -> dict[str, Any]:
         """As detectron2's; a local file that does not exist is the user's mistake."""
@@ -201,11 +221,10 @@ class SafeCheckpointer(DetectionCheckpointer):
     def _load_file(self, filename: str) -> dict[str, Any]:
         content = read_checkpoint(filename)
         theirs = content[HEADER]
-        for key in ("teacher", "width", "fingerprint"):
-            if theirs.get(key) and self.header.get(key) and theirs[key] != self.header[key]:
-                raise InputError(
-                    f"expected a checkpoint for {key} {self.header[key]!r}, got {key} {theirs[key]!r} in {filename}"
-                )
+        if key := space_difference(self.header, theirs):
+            raise InputError(
+                f"expected a checkpoint for {key} {self.header[key]!r}, got {key} {theirs[key]!r} in {filename}"
+            )
         return content
 
     def _load_model(self, checkpoint: dict[str, Any]) -> Any:

@@ -2,23 +2,28 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from detectron2.config import LazyCall
+from detectron2.config import LazyCall, instantiate
 from detectron2.data import DatasetCatalog, MetadataCatalog
 from omegaconf import DictConfig
 
 from ovdet.data import register_coco_subsets
 from ovdet.data.builtin import LVIS_EVALUATOR_TYPE
+from ovdet.data.coco_json import listed, plain_name
 from ovdet.data.coco_subsets import EVALUATOR_TYPE
+from ovdet.engine.checkpoint import known_classes
 from ovdet.engine.evaluate import do_test, prepare_evaluation
 from ovdet.engine.train import load_detector, prepare_dataset
 from ovdet.errors import InputError
 from ovdet.evaluation import build_evaluator
 from ovdet.modeling import speed_up
+
+logger = logging.getLogger(__name__)
 
 SETTINGS = {"generalised": ("base", "novel"), "constrained": ("novel",)}  # the subsets whose names are asked for
 
@@ -115,7 +120,17 @@ def _find_what_counts(heads: DictConfig, iou_types: Sequence[str], max_detection
 
 def _evaluate(config: DictConfig, weights: str, **faster: bool) -> Mapping[str, Any]:
     model, embed_names, header = load_detector(config, weights)
+    _tell_known_novel(config, header)
     return do_test(config, speed_up(model, **faster), embed_names, header.get("training_classes", ()))
+
+
+def _tell_known_novel(config: DictConfig, header: Mapping[str, Any]) -> None:
+    """A warning where figures of "novel" classes are of classes that the weights have seen boxes of."""
+    metadata = MetadataCatalog.get(instantiate(config.dataloader.test.dataset.names))
+    novel = {plain_name(name) for name in metadata.get("novel_classes", ())}
+    known = [name for name in known_classes(header) or () if plain_name(name) in novel]
+    if known:
+        logger.warning("the weights were trained on boxes of classes that are novel here: %s", listed(known))
 
 
 def _check(

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import torch
 from detectron2.engine import HookBase
+from detectron2.engine.hooks import PeriodicCheckpointer
 from torch import nn
 
 
@@ -20,6 +23,16 @@ class GradientClipping(HookBase):
             scaler.unscale_(trainer.optimizer)
         norm = nn.utils.clip_grad_norm_(trainer.model.parameters(), self.max_norm)
         trainer.storage.put_scalar("gradient_norm", float(norm), smoothing_hint=False)
+
+
+class KeepLastCheckpoints(PeriodicCheckpointer):
+    """detectron2's, which counts those of the run before it was resumed too: as many are kept as the user said."""
+
+    def before_train(self) -> None:
+        super().before_train()
+        pattern, last = f"{self.file_prefix}_{'[0-9]' * 7}.pth", f"{self.file_prefix}_{self.trainer.start_iter:07d}.pth"
+        files = sorted(Path(self.checkpointer.save_dir).glob(pattern))
+        self.recent_checkpoints = [str(file) for file in files if file.name < last]
 
 
 class Autocast(nn.Module):

@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from typing import Any, NamedTuple
 
 import torch
+from detectron2.utils import comm
 from detectron2.utils.file_io import PathManager
 from torch import nn
 
@@ -44,6 +45,18 @@ def first_weights(options: TrainOptions, *, resume: bool) -> FirstWeights:
         raise InputError(f"expected initial weights, {source} cannot be fetched: {described(error)}") from error
     content = read_checkpoint(file)
     return FirstWeights(source, known_classes(content[HEADER]), content.get("iteration", -1) + 1 if last else 0)
+
+
+def check_all_begin_alike(first: FirstWeights) -> None:
+    """Refuse processes that would go on from different steps: they would train different models as if they were one.
+
+    Raises:
+        InputError: on every process, where machines do not share the output folder of a run that is resumed.
+    """
+    steps = sorted({each.step for each in comm.all_gather(first)})
+    if steps[1:]:
+        came = f"checkpoints to go on with at steps {steps}"
+        raise InputError(f"expected an output folder that all machines share, got {came}")
 
 
 def last_checkpoint(output_dir: str) -> str:

@@ -24,9 +24,9 @@ from torch import nn
 from ovdet.data import check_no_leak, find_leaks
 from ovdet.engine.checkpoint import SafeCheckpointer, classes_of_both, find_parts
 from ovdet.engine.evaluate import do_test, set_names
-from ovdet.engine.hooks import Autocast, GradientClipping
+from ovdet.engine.hooks import Autocast, GradientClipping, KeepLastCheckpoints
 from ovdet.engine.options import TrainOptions
-from ovdet.engine.start import FirstWeights, first_weights, last_checkpoint, resume_run
+from ovdet.engine.start import FirstWeights, check_all_begin_alike, first_weights, last_checkpoint, resume_run
 from ovdet.errors import InputError
 from ovdet.files import write_whole
 from ovdet.text import NameEmbedder
@@ -143,7 +143,7 @@ def report_leaks(
     """Log what the run will see, write it to leak_report.json in the output folder, stop where novel classes leak.
 
     Args:
-        config: as for do_train; its test set is read to look for photos that are in both sets.
+        config: as for do_train; its test set is read for its novel classes and for photos that are in both sets.
         dicts: of the training set.
         metadata: of the training set.
         proposals: the header of the region store, if one is used.
@@ -153,7 +153,8 @@ def report_leaks(
         InputError: annotations, names, proposals or initial weights of novel classes would reach training; or what is
             wrong with the test set or the initial weights.
     """
-    test_dicts = DatasetCatalog.get(instantiate(config.dataloader.test.dataset.names))
+    test_name = instantiate(config.dataloader.test.dataset.names)
+    test_dicts = DatasetCatalog.get(test_name)
     report = find_leaks(
         dicts,
         metadata,
@@ -162,6 +163,7 @@ def report_leaks(
         weights_source=first.source + (" (which classes they know they do not say)" if first.classes is None else ""),
         weights_classes=first.classes or (),
         test_dicts=test_dicts,
+        test_novel=MetadataCatalog.get(test_name).get("novel_classes", ()),
     )
     if comm.is_main_process():
         file = Path(config.train.output_dir) / "leak_report.json"
@@ -220,6 +222,7 @@ def do_train(config: DictConfig, *, resume: bool = False) -> Mapping[str, Any]:
     embed_names = instantiate(config.name_embedder)
     space = text_space(config, embed_names)
     first = first_weights(options, resume=resume)
+    check_all_begin_alike(first)
     if first.step >= options.max_iter:
         raise InputError(f"expected steps to train, {options.output_dir} is at step {first.step} of {options.max_iter}")
     if first.step and options.seed >= 0:  # or the photos of the first steps would come once more
@@ -264,7 +267,7 @@ def _hooks(
         hooks.IterationTimer(),
         GradientClipping(options.clip_gradient_norm) if options.clip_gradient_norm > 0 else None,
         hooks.LRScheduler(scheduler=instantiate(config.lr_multiplier)),
-        hooks.PeriodicCheckpointer(checkpointer, period, steps, options.max_checkpoints) if writes else None,
+        KeepLastCheckpoints(checkpointer, period, steps, options.max_checkpoints) if writes else None,
         hooks.EvalHook(options.eval_period, evaluate),
         hooks.PeriodicWriter(default_writers(options.output_dir, steps), options.log_period) if writes else None,
     ]
@@ -282,9 +285,8 @@ def find_weights(config: DictConfig, weights: str = "") -> str:
         InputError: there is none.
     """
     options = build_options(config)
-    last = last_checkpoint(options.output_dir)
     whole = "" if options.init_parts else options.init_checkpoint  # parts of one are no detector
-    weights = weights or last or whole
+    weights = weights or last_checkpoint(options.output_dir) or whole
     if not weights:
         other = "train it first" if options.init_parts else "or train.init_checkpoint=FILE"
         raise InputError(f"expected a checkpoint of a training run in {options.output_dir}, got none: {other}")

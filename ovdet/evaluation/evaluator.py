@@ -29,7 +29,7 @@ from ovdet.evaluation.report import (
     summarise_subsets,
     summary_table,
 )
-from ovdet.evaluation.spool import Part, Spool, SpooledDetections
+from ovdet.evaluation.spool import Part, Spool, SpooledDetections, check_shared
 from ovdet.files import write_whole
 
 logger = logging.getLogger(__name__)
@@ -106,6 +106,7 @@ class OpenVocabEvaluator(DatasetEvaluator):
         """Forget all detections; refuse what could not be evaluated or written before the images are run."""
         self._forget()
         self._spool = Spool(self.output_dir)
+        check_shared(comm.all_gather(self._spool.part()))
         if comm.is_main_process():
             self._truth = self._truth or load_ground_truth(self._json_file)
             self._begin(None)

@@ -69,6 +69,17 @@ class Spool:
         self._remove()
 
 
+def check_shared(parts: Iterable[Part]) -> None:
+    """Refuse files of other processes that cannot be seen from here.
+
+    Raises:
+        InputError: a file is not here: another machine's.
+    """
+    for part in parts:
+        if not os.path.isfile(part.path):
+            raise InputError(f"expected an output folder that all machines share, {part.path} is not on this one")
+
+
 class SpooledDetections:
     """The detections of all processes, read one image at a time; a context manager."""
 

@@ -5,6 +5,9 @@ from __future__ import annotations
 import importlib
 import tempfile
 from pathlib import Path
+from typing import Any
+
+_GEMM = {"alpha": 1.0, "beta": 1.0, "transA": 0, "transB": 0}  # its attributes, where it does not say
 
 
 def quantize_linear_layers(content: bytes) -> bytes:
@@ -19,14 +22,44 @@ def quantize_linear_layers(content: bytes) -> bytes:
     onnx = importlib.import_module("onnx")
     quantization = importlib.import_module("onnxruntime.quantization")
     model = onnx.load_from_string(content)
-    del model.graph.value_info[:]  # shapes of before: the quantiser turns matrices over, and would find them wrong
+    products = [node.name for node in model.graph.node if node.op_type == "MatMul"]
+    _linear_layers_as_products(model)
+    del model.graph.value_info[:]  # shapes of before
     with tempfile.TemporaryDirectory() as folder:
         file = Path(folder) / "int8.onnx"
         quantization.quantize_dynamic(
             model,
             file,
-            op_types_to_quantize=["Gemm", "MatMul"],  # it makes the one into the other first
-            nodes_to_exclude=[node.name for node in model.graph.node if node.op_type == "MatMul"],
+            op_types_to_quantize=["MatMul"],
+            nodes_to_exclude=products,
             per_channel=True,
         )
         return file.read_bytes()
+
+
+def _linear_layers_as_products(model: Any) -> None:
+    """Each Gemm of an ONNX model as MatMul and Add, in place.
+
+    The quantiser does so too, but turns a matrix over as often as it is used: a head that sees regions twice has one
+    for two layers.
+    """
+    onnx = importlib.import_module("onnx")
+    graph = model.graph
+    matrices = {tensor.name: tensor for tensor in graph.initializer}
+    turned: set[str] = set()
+    nodes = []
+    for node in graph.node:
+        attributes = {attribute.name: onnx.helper.get_attribute_value(attribute) for attribute in node.attribute}
+        if node.op_type != "Gemm" or {**_GEMM, **attributes} != {**_GEMM, "transB": 1}:
+            nodes.append(node)
+            continue
+        features, weight, bias = node.input
+        if weight not in turned:
+            matrix = onnx.numpy_helper.to_array(matrices[weight]).T
+            matrices[weight].CopyFrom(onnx.numpy_helper.from_array(matrix.copy(), weight))
+            turned.add(weight)
+        product = f"{node.output[0]}_product"
+        nodes.append(onnx.helper.make_node("MatMul", [features, weight], [product], name=f"{node.name}_product"))
+        nodes.append(onnx.helper.make_node("Add", [product, bias], list(node.output), name=node.name))
+    del graph.node[:]
+    graph.node.extend(nodes)

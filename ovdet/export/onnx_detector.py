@@ -51,7 +51,7 @@ class OnnxDetector:
             class_embeddings: (K, D), brought to unit norm.
             is_base: which of them were trained on, for a graph that asks for it; None: none of them.
         """
-        self._vocabulary = {"vocabulary": F.normalize(class_embeddings.float(), dim=1).numpy()}
+        self._vocabulary = {"vocabulary": F.normalize(class_embeddings.cpu().float(), dim=1).numpy()}
         if self._takes_base:
             self._vocabulary["is_base"] = np.array([False] * len(names) if is_base is None else is_base, dtype=bool)
         self.class_names = tuple(names)

@@ -12,6 +12,7 @@ from ovdet.modeling.region_sources import OnlineRegions, StoredRegions
 from ovdet.modeling.region_teacher import RegionTeacher
 from ovdet.modeling.roi_heads import ImageBranch, OpenVocabROIHeads
 from ovdet.modeling.score_fusion import GeometricScores, ImageScores, TextScores
+from ovdet.modeling.sync_batch_norm import sync_batch_norm
 from ovdet.modeling.text_classifier import SigmoidTextClassifier, TextClassifier
 
 __all__ = [
@@ -36,4 +37,5 @@ __all__ = [
     "nms_over_classes",
     "nms_per_class",
     "speed_up",
+    "sync_batch_norm",
 ]

@@ -22,6 +22,7 @@ import torch
 from detectron2.modeling.roi_heads import StandardROIHeads
 from detectron2.structures import Boxes, ImageList, Instances
 from torch import Tensor, nn
+from torchvision.ops import clip_boxes_to_image
 
 from ovdet.errors import InputError
 from ovdet.modeling.class_scores import MAX_DENSE_CLASSES, ClassScores
@@ -253,6 +254,7 @@ class OpenVocabROIHeads(StandardROIHeads):
     def _ask_teacher(self, regions: Regions, image_size: tuple[int, int], photo: Tensor) -> Regions:
         """The regions that the teacher saw, with its embeddings."""
         regions = regions.finite()
+        regions = regions._replace(boxes=clip_boxes_to_image(regions.boxes, image_size))  # as it will see them
         keep, embeddings = self.region_teacher(photo, regions.boxes, regions.objectness_logits, image_size)
         return regions.take(keep)._replace(image=embeddings)
 

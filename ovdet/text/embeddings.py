@@ -25,6 +25,7 @@ from ovdet.errors import InputError
 from ovdet.files import write_whole
 from ovdet.teachers import Teacher
 from ovdet.text.prompts import fill_template, resolve_templates
+from ovdet.text.space import space_difference
 from ovdet.text.vocabulary import Vocabulary
 
 _FORMAT = "ovdet text embeddings 1"
@@ -192,13 +193,7 @@ def _read(path: Path) -> tuple[dict[str, str], Tensor]:
 
 
 def _check_teacher(embeddings: TextEmbeddings, teacher: Teacher, path: str | Path) -> None:
-    if embeddings.width != teacher.width:
-        raise InputError(f"expected width {teacher.width} of {teacher.name!r}, got width {embeddings.width} in {path}")
-    if not embeddings.fingerprint:
-        fits = embeddings.teacher == teacher.name
-    else:
-        fits = embeddings.fingerprint == teacher.fingerprint
-    if not fits:
-        wanted = f"{teacher.name!r} ({teacher.fingerprint})"
-        got = f"{embeddings.teacher!r} ({embeddings.fingerprint or 'fingerprint not known'})"
-        raise InputError(f"expected embeddings by {wanted}, got those of {got} in {path}")
+    wanted = {"teacher": teacher.name, "width": teacher.width, "fingerprint": teacher.fingerprint}
+    came = {key: getattr(embeddings, key) for key in wanted}
+    if key := space_difference(wanted, came):
+        raise InputError(f"expected embeddings of {key} {wanted[key]!r}, got {key} {came[key]!r} in {path}")

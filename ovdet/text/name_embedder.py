@@ -17,6 +17,7 @@ from ovdet.errors import InputError
 from ovdet.teachers import Teacher, load_teacher
 from ovdet.teachers.base import digest
 from ovdet.text.embeddings import TextEmbeddings, embed_vocabulary, load_embeddings
+from ovdet.text.space import space_difference
 from ovdet.text.vocabulary import Vocabulary
 
 
@@ -84,17 +85,13 @@ class NameEmbedder:
         Raises:
             InputError: another teacher, width or, where both are known, fingerprint.
         """
-        for what, wanted, came in (
-            ("teacher", self.teacher_name, embeddings.teacher),
-            ("width", self.width, embeddings.width),
-        ):
-            if wanted != came:
-                raise InputError(f"expected embeddings of {what} {wanted!r}, got {what} {came!r}")
-        if self._read is None and embeddings.fingerprint and embeddings.fingerprint != self.fingerprint:
-            raise InputError(
-                f"expected embeddings by {self.teacher_name!r} with fingerprint {self.fingerprint}, "
-                f"got fingerprint {embeddings.fingerprint}"
-            )
+        known = self.expected_fingerprint
+        if not known and self._read is None and embeddings.fingerprint:
+            known = self._teacher.fingerprint
+        wanted = {"teacher": self.teacher_name, "width": self.width, "fingerprint": known}
+        came = {key: getattr(embeddings, key) for key in wanted}
+        if key := space_difference(wanted, came):
+            raise InputError(f"expected embeddings of {key} {wanted[key]!r}, got {key} {came[key]!r}")
 
     def known_of(self, names: Sequence[str]) -> tuple[str, ...]:
         """Those of the names that can be embedded: all by a teacher, those it holds by a file."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import os
 import unicodedata
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -76,13 +76,17 @@ class Vocabulary:
 
     @classmethod
     def from_text(cls, text: str) -> Vocabulary:
-        """ "a, b; b's synonym, c" -> its names. A name with a comma in it needs a file."""
-        return _read_rows([part.split(";") for part in text.split(",")] if text.strip() else [])
+        """ "a, b; b's synonym, c" -> its names, in quotes and brackets or without. A name with a comma needs a file."""
+        text = text.strip()
+        if text[:1] + text[-1:] == "[]":
+            text = text[1:-1].strip()
+        return _read_rows([part.split(";") for part in text.split(",")] if text else [])
 
     @classmethod
     def load(cls, path: str | Path) -> Vocabulary:
-        """Read a .txt (a class a line, "name; synonym; synonym", UTF-8) or a .json (a list of names, or a mapping
-        with "names" and, where there are any, "synonyms" and "subsets").
+        """Read a .txt (a class a line, "name; synonym; synonym", UTF-8; quotes around them and a comma at the end of a
+        line are left out, lines that begin with "#" too) or a .json (a list of names, or a mapping with "names" and,
+        where there are any, "synonyms" and "subsets").
 
         Raises:
             InputError: no such file, another kind, or a vocabulary that is refused; the file is named.
@@ -113,13 +117,19 @@ class Vocabulary:
             parts = {"names": self.names, "synonyms": self.synonyms, "subsets": self.subsets}
             text = json.dumps({key: value for key, value in parts.items() if value}, ensure_ascii=False, indent=1)
         elif path.suffix == ".txt":
-            rows = [(name, *self.synonyms.get(name, ())) for name in self.names]
-            if self.subsets or any(";" in name for row in rows for name in row):
-                raise InputError(f'expected .json for a vocabulary with subsets or ";" in names, got {path}')
-            text = "\n".join("; ".join(row) for row in rows)
+            text = "\n".join("; ".join((name, *self.synonyms.get(name, ()))) for name in self.names)
+            if self.subsets or not self._reads_as(text):
+                raise InputError(f'expected .json for a vocabulary with subsets or signs like ";" in names, got {path}')
         else:
             raise InputError(f"expected a vocabulary file in .txt or .json, got {path}")
         write_whole(path, (text + "\n").encode())
+
+    def _reads_as(self, text: str) -> bool:
+        try:
+            found = _read_lines(text)
+        except InputError:
+            return False
+        return found.names == self.names and found.synonyms == {k: v for k, v in self.synonyms.items() if v}
 
     def subset(self, name: str) -> Vocabulary:
         """The names of a subset, in the vocabulary's order, with their synonyms.
@@ -151,8 +161,9 @@ def parse_vocabulary(text_or_path: str) -> Vocabulary:
     return Vocabulary.from_text(text_or_path)
 
 
-def _as_names(value: Sequence[str], what: str) -> tuple[str, ...]:
-    if isinstance(value, str) or not isinstance(value, Sequence):
+def _as_names(value: Iterable[str], what: str) -> tuple[str, ...]:
+    """Of a list, an array, a column of a table; sets have no order."""
+    if isinstance(value, (str, bytes, Mapping, set, frozenset)) or not isinstance(value, Iterable):
         raise InputError(f"expected {what} to be a list, got {type(value).__name__}")
     return tuple(value)
 
@@ -173,21 +184,26 @@ def _check_name(name: str, what: str) -> None:
 
 
 def _read_lines(text: str) -> Vocabulary:
-    lines = [line for line in text.split("\n") if line.strip()]
+    lines = [line.strip().removesuffix(",") for line in text.split("\n")]
+    lines = [line for line in lines if line and not line.startswith("#")]
     if len(lines) == 1 and "," in lines[0]:
-        raise InputError(f"expected a class a line, got one line with commas: {lines[0].strip()[:60]!r}")
+        raise InputError(f"expected a class a line, got one line with commas: {lines[0][:60]!r}")
     return _read_rows([line.split(";") for line in lines])
 
 
 def _read_rows(rows: Sequence[Sequence[str]]) -> Vocabulary:
     """A class each: its name, then its synonyms."""
-    rows = [[part.strip() for part in row] for row in rows]
+    rows = [[_without_quotes(part.strip()) for part in row] for row in rows]
     for number, row in enumerate(rows, start=1):
         if len(row) > 1 and not all(row):
             raise InputError(
                 f'expected "name; synonym; synonym", got an empty one for class {number}: {"; ".join(row)!r}'
             )
     return Vocabulary(tuple(row[0] for row in rows), {row[0]: tuple(row[1:]) for row in rows if len(row) > 1})
+
+
+def _without_quotes(name: str) -> str:
+    return name[1:-1].strip() if len(name) > 1 and name[0] == name[-1] and name[0] in "\"'" else name
 
 
 def _read_json(text: str) -> Vocabulary:

@@ -158,7 +158,21 @@ def test_photos_of_a_folder_come_in_the_order_of_their_names(tmp_path):
     (tmp_path / "below").mkdir()
     assert [file.name for file in find_images(tmp_path)] == ["a.png", "b.JPG", "c.webp"]
     assert find_images(str(tmp_path / "notes.txt")) == [tmp_path / "notes.txt"]  # who names a file means it
-    with pytest.raises(InputError, match=r"expected images \(.bmp, .*\) in .*below, got none"):
+    with pytest.raises(InputError, match=r"expected images \(.avif, .*\) in .*below, got none"):
         find_images(tmp_path / "below")
     with pytest.raises(InputError, match="none.jpg does not exist"):
         find_images(tmp_path / "none.jpg")
+
+
+def test_files_that_might_have_been_meant_are_named(tmp_path, caplog):
+    for name in ("a.png", "notes.txt", "._x.heic"):
+        (tmp_path / name).write_bytes(b"anything")
+    find_images(tmp_path)
+    assert not caplog.records
+    for name in ("1.HEIC", "2.dng", "3.mp4", "4.HEIC", "5.HEIC"):
+        (tmp_path / name).write_bytes(b"anything")
+    assert [file.name for file in find_images(tmp_path)] == ["a.png"]
+    assert caplog.messages == ["left out, as no image that can be read: 1.HEIC, 2.dng, 3.mp4 and 2 more"]
+    (tmp_path / "a.png").unlink()
+    with pytest.raises(InputError, match="got 1.HEIC, 2.dng, 3.mp4 and 2 more"):
+        find_images(tmp_path)

@@ -62,9 +62,13 @@ def test_another_width_or_fingerprint_is_refused(embedder):
     with pytest.raises(InputError, match="width 512"):
         NameEmbedder("conse", width=512)(["cat"])
     ready = TextEmbeddings(torch.eye(384)[:1], ("cat",), ("a {}",), "conse", "0" * 16)
-    with pytest.raises(InputError, match="fingerprint 0000000000000000"):
+    with pytest.raises(InputError, match="got fingerprint '0000000000000000'"):
         embedder.check(ready)
     embedder.check(TextEmbeddings(torch.eye(384)[:1], ("cat",), ("a {}",), "conse", load_teacher("conse").fingerprint))
+    other_name = TextEmbeddings(
+        torch.eye(384)[:1], ("cat",), ("a {}",), "conse:lite2", load_teacher("conse").fingerprint
+    )
+    embedder.check(other_name)
 
 
 def test_clip_matrices_of_detic_serve_as_vocabularies(shared_data, tmp_path):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 
+import numpy as np
 import pytest
 
 from ovdet.errors import InputError
@@ -40,6 +41,33 @@ def test_lines_keep_names_and_synonyms(tmp_path):
     assert parse_vocabulary(str(tmp_path / "names.txt")) == plain
     (tmp_path / "windows.txt").write_bytes("\ufeffcat; kitty\r\n\r\ndog\r\n".encode())
     assert Vocabulary.load(tmp_path / "windows.txt") == Vocabulary(("cat", "dog"), {"cat": ("kitty",)})
+
+
+def test_what_people_write_around_names_is_left_out(tmp_path):
+    for text in ("['fire truck', \"cat\"]", ' "fire truck" , cat ', "[fire truck,cat]"):
+        assert Vocabulary.from_text(text).names == ("fire truck", "cat")
+    path = tmp_path / "names.txt"
+    path.write_text('# vehicles\n\'fire truck\'; "fire engine",\n\n "cat",\ndog\n')
+    found = Vocabulary.load(path)
+    assert found.names == ("fire truck", "cat", "dog") and found.synonyms == {"fire truck": ("fire engine",)}
+    assert Vocabulary.from_text("7' ruler, Lay's").names == ("7' ruler", "Lay's")
+
+
+@pytest.mark.parametrize("name", ["#1 fan", '"x"', "a; b", "cat,"])
+def test_lines_that_would_read_otherwise_are_not_written(tmp_path, name):
+    with pytest.raises(InputError, match="expected .json"):
+        Vocabulary(("dog", name)).save(tmp_path / "names.txt")
+    assert not list(tmp_path.iterdir())
+    Vocabulary(("dog", name)).save(tmp_path / "names.json")
+    assert Vocabulary.load(tmp_path / "names.json").names == ("dog", name)
+
+
+def test_names_come_from_arrays_and_tables_too():
+    rows = {"first": "cat", "second": "dog"}
+    assert Vocabulary(np.array(["cat", "dog"])).names == Vocabulary(rows.values()).names == ("cat", "dog")
+    for odd in ({"cat", "dog"}, rows, "cat", b"cat", 3):
+        with pytest.raises(InputError, match="to be a list"):
+            Vocabulary(odd)
 
 
 def test_lines_cannot_keep_subsets(tmp_path):

@@ -91,13 +91,24 @@ def test_masks_are_drawn_and_not_kept(photo, tmp_path):
 def test_pictures_never_take_the_place_of_photos(demo, photo, tmp_path):
     folder = tmp_path / "out"
     folder.mkdir()
-    Image.open(photo).convert("RGB").save(folder / "a.jpg")
     Image.open(photo).convert("RGB").save(folder / "a.png")
     before = (folder / "a.png").read_bytes()
-    code, err, rows = demo(folder)
+    code, err, rows = demo(folder / "a.png")
     assert code == 0, err
-    assert len(rows) == 2 and (folder / "a.png").read_bytes() == before
-    assert len(list(folder.glob("*.png"))) == 3
+    assert len(rows) == 1 and (folder / "a.png").read_bytes() == before
+    assert sorted(file.name for file in folder.iterdir()) == ["a.png", "a.png.png", "detections.json"]
+    code, err, _ = demo(folder)
+    assert code == 2 and "expected --output to be another folder than that of the photos" in err
+    assert len(list(folder.iterdir())) == 3
+
+
+def test_photos_as_a_shell_finds_them(demo, photo, tmp_path):
+    files = [tmp_path / f"{name}.png" for name in "abc"]
+    for file in files:
+        Image.open(photo).save(file)
+    code, err, rows = demo(files[0], "red square", *files[1:])
+    assert code == 0, err
+    assert [row["image"] for row in rows] == list(map(str, files))
 
 
 @pytest.mark.parametrize("kind", ["grey", "1x1", "cmyk", "16bit", "exif", "palette"])

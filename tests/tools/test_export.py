@@ -34,7 +34,7 @@ def folder(tiny_files, tmp_path_factory) -> Path:
     _, file, _, weights = tiny_files.arguments
     config = load_config(file, [*tiny_files.overrides, "teacher.templates=['a drawing of a {}']"])
     heads = vild_ensemble(config.model).roi_heads
-    heads.update(distillation=None, mask_in_features=["p4", "p5"])
+    heads.update(distillation=None, mask_in_features=["p4", "p5"], box_passes=2)
     heads.mask_pooler = L(ROIPooler)(
         output_size=14, scales=(1 / 16, 1 / 32), sampling_ratio=0, pooler_type="ROIAlignV2"
     )
@@ -144,7 +144,8 @@ def test_integers_find_nearly_the_same(exported, folder, eager, photo, run_tool,
         code, _, err = run_tool("export.py", "--model", folder, "--format", "onnx_int8", "--output", file)
     assert code == 0, err[-2000:]
     kinds = {tensor.name: tensor.data_type for tensor in onnx.load(file).graph.initializer}
-    assert kinds["roi_heads.box_head.fc1.weight_quantized"] == onnx.TensorProto.INT8
+    assert kinds["roi_heads.box_head.fc1.weight_quantized"] == onnx.TensorProto.INT8  # of both passes
+    assert "roi_heads.box_head.fc1.weight" not in kinds
     assert file.stat().st_size < exported.stat().st_size
     predictor = load_onnx_predictor(file, device="cpu")
     predictor.set_vocabulary(["red square", "wheel"])

@@ -9,7 +9,7 @@ from detectron2.config import LazyCall as L
 from detectron2.layers import ShapeSpec
 from detectron2.model_zoo import get_config
 
-from ovdet.modeling import OpenVocabBoxPredictor, OpenVocabRCNN, OpenVocabROIHeads, TextScores
+from ovdet.modeling import OpenVocabBoxPredictor, OpenVocabRCNN, OpenVocabROIHeads, TextScores, sync_batch_norm
 
 # detectron2's Mask R-CNN; the anchors are 8 x stride, the RPN's thresholds 0.7 / 0.3, 512 regions at 25 % foreground
 model = get_config("common/models/mask_rcnn_fpn.py").model
@@ -25,8 +25,8 @@ model.proposal_generator.pre_nms_topk = (2000, 1000)
 
 model.roi_heads._target_ = OpenVocabROIHeads
 del model.roi_heads.num_classes
-model.roi_heads.box_head.update(conv_dims=[256] * 4, fc_dims=[1024, 1024], conv_norm="SyncBN")
-model.roi_heads.mask_head.update(num_classes=1, conv_norm="SyncBN")
+model.roi_heads.box_head.update(conv_dims=[256] * 4, fc_dims=[1024, 1024], conv_norm=L(sync_batch_norm)())
+model.roi_heads.mask_head.update(num_classes=1, conv_norm=L(sync_batch_norm)())
 model.roi_heads.box_predictor = L(OpenVocabBoxPredictor)(
     input_shape=ShapeSpec(channels=1024),
     width="${teacher.width}",

@@ -1,0 +1,30 @@
+"""Whether two things live in the same embedding space: one rule for checkpoints, region stores and embeddings."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+
+def space_difference(expected: Mapping[str, Any], came: Mapping[str, Any]) -> str | None:
+    """What tells two spaces apart.
+
+    Where both have a teacher's fingerprint, that decides: weights may move to another file, and a teacher may have two
+    names ("conse" and "conse:lite2"). Else the names do. What one of them does not say is not compared.
+
+    Args:
+        expected: "teacher" (its name), "width" (D) and "fingerprint", each of which may be missing or empty.
+        came: likewise.
+
+    Returns:
+        "width", "teacher" or "fingerprint"; None where it is one space.
+    """
+
+    def differ(key: str) -> bool:
+        return bool(expected.get(key) and came.get(key)) and expected[key] != came[key]
+
+    if differ("width"):
+        return "width"
+    if expected.get("fingerprint") and came.get("fingerprint") and not differ("fingerprint"):
+        return None
+    return next((key for key in ("teacher", "fingerprint") if differ(key)), None)
