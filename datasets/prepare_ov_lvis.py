@@ -21,7 +21,7 @@ def parse_arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--root", metavar="DIR", help="of all data sets (default: $DETECTRON2_DATASETS, else datasets)")
     parser.add_argument("--annotations", type=Path, metavar="DIR", help="lvis_v1_{train,val}.json (default: ROOT/lvis)")
-    parser.add_argument("--output", type=Path, metavar="DIR", help="ov_lvis_v1_*.json (default: ROOT/lvis)")
+    parser.add_argument("--output", type=Path, metavar="DIR", help="for ov_lvis_v1_*.json (default: ROOT/lvis)")
     parser.add_argument("--split", type=Path, default=SPLIT, metavar="F", help="the split json (default: %(default)s)")
     return parser.parse_args()
 

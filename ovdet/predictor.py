@@ -165,7 +165,8 @@ class OpenVocabPredictor:
             vocabulary: names; a Vocabulary, where the best of a name and its synonyms counts; or ready embeddings.
             distractors: names of other things, for what looks more like them to be left out: a detector that is asked
                 for cats alone would else find some in every dog. None takes those classes that the detector was
-                trained on and that are unlike all asked names; () takes none.
+                trained on and that are unlike all asked names; () takes none: then names that were not trained score
+                far lower, as nothing says what a thing looks like.
 
         Raises:
             InputError: no names, names that are none, or embeddings of another space than the model's.

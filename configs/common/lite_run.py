@@ -28,6 +28,7 @@ _resize = L(T.ResizeShortestEdge)(short_edge_length=(320, 384, 448), max_size=59
 dataloader.train.mapper.augmentations.extend([_zoom, _resize])
 dataloader.test.mapper.augmentations.append(L(T.ResizeShortestEdge)(short_edge_length=448, max_size=597))
 dataloader.train.update(total_batch_size=8, num_workers=2)
+dataloader.test.num_workers = 2
 optimizer = get_config("common/optim.py").AdamW
 optimizer.update(lr=8e-4, weight_decay=0.05)
 lr_multiplier = L(WarmupParamScheduler)(

@@ -259,6 +259,8 @@ def average_checkpoints(before: str, after: str, share: float, output: str | Pat
     if Path(output).suffix != ".pth":
         raise InputError(f"expected a .pth file to write to, got {output}")
     first, second = read_checkpoint(before), read_checkpoint(after)
+    if key := space_difference(first[HEADER], second[HEADER]):
+        raise InputError(f"expected two checkpoints of one detector, {before} and {after} differ in {key}")
     model = dict(second["model"])
     for key, value in first["model"].items():
         if key not in model or model[key].shape != value.shape:

@@ -89,6 +89,9 @@ def choose_model(model: str | None, config_file: str | None, weights: str | None
     Raises:
         InputError: both or neither are given, or as of find_model.
     """
+    for file in (model, weights):
+        if file and file.endswith(".onnx"):
+            raise InputError(f"expected a trained model, got {file}: exported files are for tools/demo.py --weights")
     if bool(model) == bool(config_file):
         raise InputError("expected --model MODEL, or --config-file F with --weights W: one of the two")
     if not model:

@@ -114,6 +114,10 @@ def build_train_loader(config: DictConfig, space: Mapping[str, Any], first: Firs
             space, or the batch cannot be shared out among the GPUs.
     """
     node = config.dataloader.train
+    batch, processes = node.total_batch_size, comm.get_world_size()
+    if batch < 1 or batch % processes:
+        of = f" that {processes} processes can share" if processes > 1 else ""
+        raise InputError(f"expected dataloader.train.total_batch_size of at least 1{of}, got {batch}")
     dataset_name = instantiate(node.dataset.names)
     metadata = MetadataCatalog.get(dataset_name)
     dicts = instantiate(node.dataset)
@@ -125,9 +129,6 @@ def build_train_loader(config: DictConfig, space: Mapping[str, Any], first: Firs
     if store is not None:
         known = {key: value for key, value in space.items() if value}
         store.check(**known, photos=dicts)
-    batch, processes = options["total_batch_size"], comm.get_world_size()
-    if batch < 1 or batch % processes:
-        raise InputError(f"expected dataloader.train.total_batch_size a multiple of {processes}, got {batch}")
     target = node._target_
     logger.info("training on %d photos, %d base classes", len(dicts), len(metadata.thing_classes))
     return (locate(target) if isinstance(target, str) else target)(dataset=dicts, **options)
@@ -253,7 +254,12 @@ def do_train(config: DictConfig, *, resume: bool = False) -> Mapping[str, Any]:
         checkpointer.load_parts(options.init_checkpoint, _parts(options.init_parts))
     else:
         checkpointer.resume_or_load(options.init_checkpoint, resume=False)
-    trainer.train(first.step, options.max_iter)
+    try:
+        trainer.train(first.step, options.max_iter)
+    except FloatingPointError as error:
+        raise InputError(
+            f"expected finite losses, got nan or infinity at step {trainer.iter}: try a lower optimizer.lr"
+        ) from error
     return results
 
 

@@ -69,7 +69,7 @@ class ZeroShotReport:
             subset: {
                 "top1": self.mean("top1", subset),
                 "top5": self.mean("top5", subset),
-                "classes": len(self.of(subset)),
+                "classes": sum(each.objects > 0 for each in self.of(subset)),
                 "objects": sum(each.objects for each in self.of(subset)),
             }
             for subset in ("base", "novel", "all")

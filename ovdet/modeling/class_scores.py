@@ -3,8 +3,8 @@
 The logarithm of a score is a weighed sum of the sides' log-probabilities (modeling/sides.py, modeling/score_fusion.py):
 the same sum of logits, less the same sum of the softmaxes' log-divisors. These are known only after the last class, but
 they do not change the order of a region's classes; where base and novel classes are weighed differently, not the order
-among each. So one pass over the vocabulary in chunks is enough: it adds up the divisors and keeps the best classes of
-each region.
+among each. So one pass over the vocabulary in chunks is mostly enough: it adds up the divisors and keeps the best
+classes of each region. Where these might not be all, a second one looks.
 
 Shape letters: R regions of one image, D embedding width, K classes of the present vocabulary, B classes of one chunk,
 C candidates.

@@ -6,13 +6,19 @@ import json
 import re
 
 import pytest
+from detectron2.data.datasets.lvis_v1_categories import LVIS_CATEGORIES
 
 from ovdet.data.prepare import ov_lvis
 from ovdet.data.split import load_split
+from ovdet.text import Vocabulary
 
 CATEGORIES = [
-    {"id": i, "name": name, "frequency": frequency, "synonyms": [name], "image_count": 3, "def": "", "synset": ""}
-    for i, name, frequency in ((1, "aerosol_can", "c"), (2, "bat_(animal)", "r"), (3, "cat", "f"))
+    {"id": i, "name": name, "frequency": frequency, "synonyms": [name, *more], "image_count": 3, "def": "", "synset": ""}
+    for i, name, frequency, more in (
+        (1, "aerosol_can", "c", ["Aerosol can", "spray_can"]),
+        (2, "bat_(animal)", "r", []),
+        (3, "cat", "f", []),
+    )
 ]
 SPLIT = {"base": ["cat", "aerosol_can"], "novel": ["bat_(animal)"], "source": "a test"}
 COUNTS = {"split": {"base classes": 2, "novel classes": 1}, "val": {"photos": 3}, "train": {"photos": 3}}
@@ -60,6 +66,14 @@ def test_rare_annotations_leave_training_alone(official, run):
             assert image == {**original, "file_name": f"val2017/{image['id']:012}.jpg"}
     split = load_split(official / "lvis/ov_lvis_v1_split.json")
     assert split == {"base": ["cat", "aerosol_can"], "novel": ["bat_(animal)"], "ignored": []}
+    vocabulary = Vocabulary.load(official / "lvis/ov_lvis_v1_vocabulary.json")
+    assert vocabulary.names == ("aerosol_can", "bat_(animal)", "cat")
+    assert vocabulary.synonyms == {"aerosol_can": ("spray_can",)}
+
+
+def test_lvis_s_own_names_and_synonyms_are_a_vocabulary():
+    found = ov_lvis.with_synonyms([{"name": each["synonyms"][0], **each} for each in LVIS_CATEGORIES])
+    assert len(found) == 1203 and found.synonyms["baby_buggy"] == ("baby_carriage", "perambulator", "pram", "stroller")
 
 
 def test_registered_as_prepared(official, run, registered):
@@ -74,7 +88,7 @@ def test_registered_as_prepared(official, run, registered):
 def test_the_environment_names_the_folder(official, run, monkeypatch):
     monkeypatch.setenv("DETECTRON2_DATASETS", str(official))
     assert run("--output", official / "elsewhere")[0] == 0
-    assert len(list((official / "elsewhere").iterdir())) == 3
+    assert len(list((official / "elsewhere").iterdir())) == 4
 
 
 def edit(content, path, value):

@@ -2,7 +2,9 @@
 
 Where detectron2's own parts differ from the release they stay as they are: no batch norm in the RPN's head and after
 the fully connected layers, the RPN's box loss is smooth L1 over all sampled anchors, the score threshold is 1e-4, and
-novel columns are left out of training instead of multiplied by 0.
+novel columns are left out of training instead of multiplied by 0. Stored regions of which less than half is left after
+a crop are not distilled (the release keeps them), and LVIS's names are embedded without their synonyms
+(datasets/README.md says how to have them).
 """
 
 from detectron2.config import LazyCall as L

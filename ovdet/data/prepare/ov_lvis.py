@@ -10,6 +10,8 @@ from ovdet.data.coco_json import check_coco, listed, read_json, write_json
 from ovdet.data.prepare.counts import Count, check_counts, check_inputs
 from ovdet.data.split import load_split
 from ovdet.errors import InputError
+from ovdet.text import Vocabulary
+from ovdet.text.prompts import clean_name
 
 SOURCE = "https://www.lvisdataset.org/dataset"
 SUBSET_OF_FREQUENCY = {"f": "base", "c": "base", "r": "novel"}
@@ -23,7 +25,7 @@ COUNTS = {
 def prepare_ov_lvis(
     annotations: Path, split: Path, output: Path, *, counts: Mapping[str, Mapping[str, int]] | None = None
 ) -> list[Count]:
-    """Write ov_lvis_v1_{train,val,split}.json.
+    """Write ov_lvis_v1_{train,val,split,vocabulary}.json; the last one holds the names with LVIS's synonyms.
 
     Training keeps all photos and categories and loses the annotations of rare classes. Evaluation keeps everything:
     what LVIS says of each photo (`neg_category_ids`, `not_exhaustive_category_ids`) is needed to judge detections.
@@ -59,7 +61,17 @@ def prepare_ov_lvis(
         report += check_counts(path, found, counts[part])
         write_json(output / f"ov_lvis_v1_{part}.json", kept)
     write_json(output / "ov_lvis_v1_split.json", read_json(split, "a split json"))
+    with_synonyms(content["categories"]).save(output / "ov_lvis_v1_vocabulary.json")
     return report
+
+
+def with_synonyms(categories: Sequence[Mapping[str, Any]]) -> Vocabulary:
+    """LVIS's names, each with those of its `synonyms` that read otherwise."""
+    synonyms = {}
+    for category in categories:
+        others = [other for other in category.get("synonyms", ()) if clean_name(other) != clean_name(category["name"])]
+        synonyms.update({category["name"]: others} if others else {})
+    return Vocabulary([category["name"] for category in categories], synonyms)
 
 
 def check_frequencies(
