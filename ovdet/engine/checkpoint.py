@@ -162,7 +162,10 @@ class SafeCheckpointer(DetectionCheckpointer):
         Raises:
             InputError: the file that names it names none.
         """
-        found = super().get_checkpoint_file()
+        try:
+            found = super().get_checkpoint_file()
+        except UnicodeDecodeError:
+            found = "what is no text"
         if found and not Path(found).is_file():
             raise InputError(f"expected the name of a checkpoint in {self._last_file}, {found} is no file")
         return found

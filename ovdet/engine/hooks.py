@@ -32,7 +32,10 @@ class KeepLastCheckpoints(PeriodicCheckpointer):
         super().before_train()
         pattern, last = f"{self.file_prefix}_{'[0-9]' * 7}.pth", f"{self.file_prefix}_{self.trainer.start_iter:07d}.pth"
         files = sorted(Path(self.checkpointer.save_dir).glob(pattern))
-        self.recent_checkpoints = [str(file) for file in files if file.name < last]
+        before = [file for file in files if file.name < last]
+        for file in before[: -self.max_to_keep]:
+            file.unlink(missing_ok=True)
+        self.recent_checkpoints = list(map(str, before[-self.max_to_keep :]))
 
 
 class Autocast(nn.Module):

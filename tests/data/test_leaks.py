@@ -56,6 +56,23 @@ def test_names_of_novel_classes():
         check_no_leak(report)
 
 
+@pytest.mark.parametrize("base", [["cat", "fire_truck"], []])
+def test_novel_classes_of_the_test_set_alone(base):
+    """The training set's split may call them base, or there is none."""
+    metadata = SimpleNamespace(thing_classes=["cat", "fire_truck"], base_classes=base, novel_classes=[])
+    photos, vocabulary, others = records([0, 1, 1]), ["cat", "fire_truck"], "base" if base else "other"
+    check_no_leak(find_leaks(photos, metadata, vocabulary=vocabulary))
+    report = find_leaks(photos, metadata, vocabulary=vocabulary, test_novel=["Fire truck", "pen"])
+    assert report.leaks
+    assert report.boxes == {"base": {}, "other": {}, others: {"cat": 1}, "novel": {"fire_truck": 2}}
+    assert report.vocabulary == {"base": [], "other": [], others: ["cat"], "novel": ["fire_truck"]}
+    with pytest.raises(InputError, match=r"annotations of novel classes in training, got fire_truck \(2\)"):
+        check_no_leak(report)
+    known = dict(vocabulary=["cat"], weights_source="w.pth", weights_classes=["pen"], test_novel=["pen"])
+    with pytest.raises(InputError, match="w.pth was trained on pen"):
+        check_no_leak(find_leaks(records([0]), metadata, **known))
+
+
 def test_proposals_that_know_novel_classes():
     header = {"proposal_source": "RPN of lvis.pth", "training_classes": ["cat", "hot_dog", "kite"]}
     report = find_leaks(records([0]), METADATA, vocabulary=["cat"], proposals=header)

@@ -145,6 +145,29 @@ def test_a_full_disk_leaves_the_old_checkpoint(tmp_path, full_disk):
     assert (tmp_path / "m.pth").read_bytes() == b"older" and len(list(tmp_path.iterdir())) == 1
 
 
+def test_a_full_disk_leaves_the_name_of_the_old_checkpoint(tmp_path, full_disk):
+    (tmp_path / "last_checkpoint").write_text("older.pth")
+    with pytest.raises(InputError, match=r"expected a place to write to, got .*last_checkpoint: File too large"):
+        SafeCheckpointer(nn.Linear(3, 2), str(tmp_path)).tag_last_checkpoint("x" * 700)
+    assert (tmp_path / "last_checkpoint").read_text() == "older.pth" and len(list(tmp_path.iterdir())) == 1
+
+
+@pytest.mark.parametrize("content", ["", "\n", "gone.pth", ".", "m.pth\nm.pth", "\0\0\0"])
+def test_a_last_checkpoint_that_names_none(tmp_path, content):
+    checkpointer = SafeCheckpointer(nn.Linear(3, 2), str(tmp_path))
+    assert checkpointer.get_checkpoint_file() == ""
+    checkpointer.save("m")
+    assert checkpointer.get_checkpoint_file() == f"{tmp_path}/m.pth"
+    (tmp_path / "last_checkpoint").write_text(content)
+    with pytest.raises(InputError, match=f"name of a checkpoint in {tmp_path}/last_checkpoint, "):
+        checkpointer.get_checkpoint_file()
+    with pytest.raises(InputError, match="last_checkpoint"):
+        checkpointer.resume_or_load("", resume=True)
+    (tmp_path / "last_checkpoint").write_bytes(b"\xff\xfe")
+    with pytest.raises(InputError, match="last_checkpoint"):
+        checkpointer.get_checkpoint_file()
+
+
 def test_a_write_that_breaks_off_leaves_the_old_checkpoint(tmp_path, monkeypatch):
     checkpointer = SafeCheckpointer(nn.Linear(3, 2), str(tmp_path))
     checkpointer.save("m")
@@ -196,11 +219,11 @@ def test_the_model_zoo_of_caffe2(tmp_path):
 
 def test_the_average_of_two(tmp_path):
     first, second = nn.Linear(3, 2), nn.Linear(3, 2)
-    SafeCheckpointer(first, str(tmp_path), header={"width": 1}).save("a")
-    SafeCheckpointer(second, str(tmp_path), header={"width": 2}).save("b")
+    SafeCheckpointer(first, str(tmp_path), header={"note": 1}).save("a")
+    SafeCheckpointer(second, str(tmp_path), header={"note": 2}).save("b")
     average_checkpoints(str(tmp_path / "a.pth"), str(tmp_path / "b.pth"), 0.75, tmp_path / "c.pth")
     found = read_checkpoint(str(tmp_path / "c.pth"))
-    assert found["ovdet"] == {"width": 2}
+    assert found["ovdet"] == {"note": 2}
     SafeCheckpointer(first, str(tmp_path), header={"training_classes": ["cat", "dog"]}).save("cats")
     SafeCheckpointer(second, str(tmp_path), header={"training_classes": ["cow", "cat"]}).save("cows")
     average_checkpoints(str(tmp_path / "cats.pth"), str(tmp_path / "cows.pth"), 0.5, tmp_path / "both.pth")
@@ -210,6 +233,10 @@ def test_the_average_of_two(tmp_path):
     SafeCheckpointer(nn.Linear(4, 2), str(tmp_path)).save("d")
     with pytest.raises(InputError, match=r"d.pth has no weight of \(2, 3\)"):
         average_checkpoints(str(tmp_path / "a.pth"), str(tmp_path / "d.pth"), 0.5, tmp_path / "e.pth")
+    SafeCheckpointer(first, str(tmp_path), header={"teacher": "conse"}).save("f")
+    SafeCheckpointer(first, str(tmp_path), header={"teacher": "hf:other"}).save("g")
+    with pytest.raises(InputError, match=r"two checkpoints of one detector, .*f.pth and .*g.pth differ in teacher"):
+        average_checkpoints(str(tmp_path / "f.pth"), str(tmp_path / "g.pth"), 0.5, tmp_path / "e.pth")
     with pytest.raises(InputError, match=r"share between 0 and 1, got 1.5"):
         average_checkpoints(str(tmp_path / "a.pth"), str(tmp_path / "b.pth"), 1.5, tmp_path / "e.pth")
     assert not (tmp_path / "e.pth").exists()

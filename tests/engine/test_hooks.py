@@ -9,7 +9,8 @@ from detectron2.utils.events import EventStorage
 from torch import nn
 
 from ovdet.engine import TrainOptions
-from ovdet.engine.hooks import Autocast, GradientClipping
+from ovdet.engine.checkpoint import SafeCheckpointer
+from ovdet.engine.hooks import Autocast, GradientClipping, KeepLastCheckpoints
 from ovdet.engine.train import build_trainer
 from ovdet.errors import InputError
 
@@ -59,3 +60,25 @@ def test_mixed_precision_trains_on_a_cpu():
 def test_options_of_another_kind_are_refused(option, value):
     with pytest.raises(InputError, match=f"train.{option}"):
         TrainOptions(**{option: value})
+
+
+def test_checkpoints_before_and_after_a_resume_are_counted_together(tmp_path):
+    """Those of another run in the same folder, at later steps, are none of them."""
+
+    def train(start: int, end: int, kept: int = 2) -> list[str]:
+        model = Toy()
+        trainer = SimpleTrainer(model, [torch.randn(2, 4)] * (end - start), torch.optim.SGD(model.parameters(), lr=0.1))
+        checkpointer = SafeCheckpointer(model, str(tmp_path), trainer=trainer)
+        trainer.register_hooks([KeepLastCheckpoints(checkpointer, 1, end, kept)])
+        trainer.train(start, end)
+        return sorted(file.name for file in tmp_path.glob("model_0*.pth"))
+
+    assert train(0, 4) == ["model_0000002.pth", "model_0000003.pth"]
+    (tmp_path / "model_0000009.pth").touch()
+    assert train(4, 5) == ["model_0000003.pth", "model_0000004.pth", "model_0000009.pth"]
+    assert train(5, 8, kept=3)[0] == "model_0000005.pth"
+    assert train(5, 8) == ["model_0000006.pth", "model_0000007.pth", "model_0000009.pth"]
+    (tmp_path / "model_0000005.pth").touch()  # of before, when more were kept
+    (tmp_path / "model_0000004.pth").touch()
+    assert train(8, 9) == ["model_0000007.pth", "model_0000008.pth", "model_0000009.pth"]
+    assert (tmp_path / "model_final.pth").is_file() and (tmp_path / "last_checkpoint").read_text() == "model_final.pth"

@@ -6,9 +6,10 @@ from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 
 import pytest
 import torch
+from detectron2.utils import comm
 
 from ovdet.engine.options import TrainOptions
-from ovdet.engine.start import FirstWeights, first_weights
+from ovdet.engine.start import FirstWeights, check_all_begin_alike, first_weights
 from ovdet.errors import InputError
 
 
@@ -52,3 +53,13 @@ def test_none_and_what_cannot_be_had(tmp_path):
         first_weights(TrainOptions(output_dir=str(tmp_path), init_checkpoint=f"{tmp_path}/gone.pth"), resume=False)
     with pytest.raises(InputError, match="initial weights, http://localhost:1/w.pth cannot be fetched"):
         first_weights(TrainOptions(output_dir=str(tmp_path), init_checkpoint="http://localhost:1/w.pth"), resume=False)
+
+
+def test_processes_that_would_go_on_from_different_steps(monkeypatch):
+    own = FirstWeights("out/model_0000019.pth", ["cat"], 20)
+    check_all_begin_alike(own)  # a process alone
+    monkeypatch.setattr(comm, "all_gather", lambda first: [first, first._replace(source="/other/name.pth")])
+    check_all_begin_alike(own)
+    monkeypatch.setattr(comm, "all_gather", lambda first: [FirstWeights("", []), first])
+    with pytest.raises(InputError, match=r"folder that all machines share, .*\[0, 20\]"):
+        check_all_begin_alike(own)

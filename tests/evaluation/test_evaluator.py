@@ -16,10 +16,12 @@ import torch
 from detectron2.data import MetadataCatalog
 from detectron2.evaluation import COCOEvaluator
 from detectron2.structures import Boxes, Instances
+from detectron2.utils import comm
 from PIL import Image
 
 from ovdet.errors import InputError
 from ovdet.evaluation.evaluator import OpenVocabEvaluator
+from ovdet.evaluation.spool import Part
 
 NAMES = ["cat", "dog", "cow", "unused"]
 IDS = [4, 7, 11, 13]
@@ -338,3 +340,14 @@ def test_two_processes_equal_one(registered, tmp_path):
     written = json.loads((tmp_path / "out" / "detections.json").read_text())
     assert len(written) == sum(len(output["instances"]) for _, output in batches)
     assert sorted(path.name for path in (tmp_path / "out").iterdir()) == FILES
+
+
+def test_machines_without_a_shared_folder_are_refused_before_any_photo_is_run(registered, tmp_path, monkeypatch):
+    register, _ = registered
+    evaluator = OpenVocabEvaluator(register(), tmp_path / "out")
+    elsewhere = Part("/other/machine/.detections.part", {})
+    monkeypatch.setattr(comm, "all_gather", lambda part: [part, elsewhere])
+    with pytest.raises(InputError, match=f"all machines share, {elsewhere.path}"):
+        evaluator.reset()
+    monkeypatch.setattr(comm, "all_gather", lambda part: [part])
+    evaluator.reset()

@@ -6,7 +6,7 @@ import json
 import pytest
 
 from ovdet.errors import InputError
-from ovdet.evaluation.spool import Spool, SpooledDetections
+from ovdet.evaluation.spool import Spool, SpooledDetections, check_shared
 
 
 def entry(image_id, score):
@@ -62,3 +62,12 @@ def test_places_that_are_none(tmp_path):
     spool.close()  # as if on another machine
     with pytest.raises(InputError, match="that all machines share"):
         SpooledDetections([part])
+
+
+def test_files_of_other_machines_must_be_seen(tmp_path):
+    here, there = Spool(tmp_path), Spool(tmp_path)
+    parts = [here.part(), there.part()]
+    check_shared(parts)
+    there.close()
+    with pytest.raises(InputError, match=f"folder that all machines share, {parts[1].path}"):
+        check_shared(parts)

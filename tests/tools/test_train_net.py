@@ -165,6 +165,20 @@ def test_training_novel_classes_is_refused(trained, run_tool, tmp_path):
     assert report["leaks"] is True and report["boxes"]["novel"]["blue circle"] > 0
 
 
+def test_training_without_a_split_is_refused_where_the_test_set_has_one(trained, run_tool, tmp_path):
+    """To such a training set all classes are base."""
+    code, _, err = run_tool(
+        "train_net.py", "--config-file", QUICK, *trained.overrides, f"train.output_dir={tmp_path}",
+        "dataset.name=splitless", "dataloader.train.dataset.names.split=null",
+    )  # fmt: skip
+    errors = [line for line in err.splitlines() if line.startswith("error: ")]
+    assert code == 2 and "Traceback" not in err and errors == err.strip().splitlines()[-1:]
+    assert "novel classes" in errors[0] and "blue circle" in errors[0] and "red circle" not in errors[0]
+    report = json.loads((tmp_path / "leak_report.json").read_text())
+    assert report["boxes"]["novel"]["blue circle"] > 0 and len(report["vocabulary"]["novel"]) == 6
+    assert not list(tmp_path.glob("*.pth"))
+
+
 def test_training_on_photos_of_the_test_set_is_said(trained, run_tool, tmp_path):
     data = trained.output.parent / "data"
     code, out, err = run_tool(
