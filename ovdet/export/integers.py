@@ -38,7 +38,7 @@ def quantize_linear_layers(content: bytes) -> bytes:
 
 
 def _linear_layers_as_products(model: Any) -> None:
-    """Each Gemm of an ONNX model as MatMul and Add, in place.
+    """Each Gemm of an ONNX model as MatMul and, where it has a bias, Add, in place.
 
     The quantiser does so too, but turns a matrix over as often as it is used: a head that sees regions twice has one
     for two layers.
@@ -53,13 +53,14 @@ def _linear_layers_as_products(model: Any) -> None:
         if node.op_type != "Gemm" or {**_GEMM, **attributes} != {**_GEMM, "transB": 1}:
             nodes.append(node)
             continue
-        features, weight, bias = node.input
+        features, weight, *bias = node.input
         if weight not in turned:
             matrix = onnx.numpy_helper.to_array(matrices[weight]).T
             matrices[weight].CopyFrom(onnx.numpy_helper.from_array(matrix.copy(), weight))
             turned.add(weight)
-        product = f"{node.output[0]}_product"
+        product = f"{node.output[0]}_product" if bias else node.output[0]
         nodes.append(onnx.helper.make_node("MatMul", [features, weight], [product], name=f"{node.name}_product"))
-        nodes.append(onnx.helper.make_node("Add", [product, bias], list(node.output), name=node.name))
+        if bias:
+            nodes.append(onnx.helper.make_node("Add", [product, *bias], list(node.output), name=node.name))
     del graph.node[:]
     graph.node.extend(nodes)

@@ -17,14 +17,13 @@ def space_difference(expected: Mapping[str, Any], came: Mapping[str, Any]) -> st
         came: likewise.
 
     Returns:
-        "width", "teacher" or "fingerprint"; None where it is one space.
+        "teacher", "width" or "fingerprint", the first that differs; None where it is one space.
     """
 
     def differ(key: str) -> bool:
         return bool(expected.get(key) and came.get(key)) and expected[key] != came[key]
 
-    if differ("width"):
-        return "width"
-    if expected.get("fingerprint") and came.get("fingerprint") and not differ("fingerprint"):
+    known = expected.get("fingerprint") and came.get("fingerprint")
+    if known and not differ("fingerprint") and not differ("width"):
         return None
-    return next((key for key in ("teacher", "fingerprint") if differ(key)), None)
+    return next((key for key in ("teacher", "width", "fingerprint") if differ(key)), None)

@@ -101,7 +101,7 @@ def test_a_large_file_is_mapped_not_copied(tmp_path):
 def test_files_that_do_not_fit_are_refused(embeddings, conse_teacher, tiny_clip, tmp_path):
     path = tmp_path / "names.safetensors"
     embeddings.save(path)
-    with pytest.raises(InputError, match="expected embeddings of width 384, got width 24 in "):
+    with pytest.raises(InputError, match="expected embeddings of teacher 'conse', got teacher 'open_clip:"):
         load_embeddings(path, teacher=conse_teacher)
     with pytest.raises(InputError, match="expected embeddings of width 512, got width 24 in "):
         load_embeddings(path, width=512)

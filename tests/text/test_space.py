@@ -15,6 +15,7 @@ CLIP = {"teacher": "open_clip:ViT-B-32@/data/clip.safetensors", "width": 512, "f
         ({"fingerprint": "ef01"}, "fingerprint"),
         ({"teacher": "conse", "fingerprint": "ef01"}, "teacher"),
         ({"width": 384}, "width"),
+        ({"width": 384, "teacher": "conse", "fingerprint": "ef01"}, "teacher"),
         ({"fingerprint": ""}, None),
         ({"fingerprint": "", "teacher": "conse"}, "teacher"),
         ({"fingerprint": None, "width": None, "teacher": None}, None),
