@@ -119,22 +119,43 @@ def test_resume_of_another_run(trained, run_tool, tmp_path, change, message):
     assert (tmp_path / "run/model_final.pth").read_bytes() == before
 
 
-@pytest.mark.slow
-def test_two_machines_without_gpus(trained, run_tool, tmp_path):
-    """They train one model, and find together what one process finds with it."""
+def run_machines(*arguments_of_each: tuple[str, ...]) -> tuple[list[int], list[str]]:
+    """train_net.py on so many machines -> their exit codes, and what they say."""
     with socket.socket() as probe:
         probe.bind(("localhost", 0))
         url = f"tcp://localhost:{probe.getsockname()[1]}"
-    overrides = (*trained.overrides, f"train.output_dir={tmp_path}/run")
-    shared = [sys.executable, "tools/train_net.py", "--config-file", QUICK, "--num-machines", "2", "--dist-url", url]
+    command = [sys.executable, "tools/train_net.py", "--config-file", QUICK, "--dist-url", url]
+    command += ["--num-machines", str(len(arguments_of_each))]
     runs = [
         subprocess.Popen(
-            [*shared, "--machine-rank", rank, *overrides], stdout=subprocess.PIPE, stderr=subprocess.STDOUT
+            [*command, "--machine-rank", str(rank), *arguments], stdout=subprocess.PIPE, stderr=subprocess.STDOUT
         )
-        for rank in "01"
+        for rank, arguments in enumerate(arguments_of_each)
     ]
     logs = [run.communicate(timeout=300)[0].decode() for run in runs]
-    assert [run.returncode for run in runs] == [0, 0], logs[0][-3000:] + logs[1][-3000:]
+    return [run.returncode for run in runs], logs
+
+
+@pytest.mark.slow
+def test_machines_that_do_not_share_the_run_they_resume(trained, tmp_path):
+    """Each would go on from a step of its own."""
+    shutil.copytree(trained.output, tmp_path / "0")
+    before = {file: file.read_bytes() for file in (tmp_path / "0").glob("*.pth")}
+    options = [("--resume", *trained.overrides, "train.max_iter=8", f"train.output_dir={tmp_path}/{k}") for k in "01"]
+    codes, logs = run_machines(*options)
+    assert codes == [2, 2], logs[0][-3000:] + logs[1][-3000:]
+    for log in logs:
+        last = log.strip().splitlines()[-1]
+        assert last.startswith("error: expected an output folder that all machines share, got ") and "[0, 4]" in last
+    assert before == {file: file.read_bytes() for file in (tmp_path / "0").glob("*.pth")}
+
+
+@pytest.mark.slow
+def test_two_machines_without_gpus(trained, run_tool, tmp_path):
+    """They train one model, and find together what one process finds with it."""
+    overrides = (*trained.overrides, f"train.output_dir={tmp_path}/run")
+    codes, logs = run_machines(overrides, overrides)
+    assert codes == [0, 0], logs[0][-3000:] + logs[1][-3000:]
     weights = f"train.init_checkpoint={tmp_path}/run/model_final.pth"
     code, _, err = run_tool(
         "train_net.py", "--config-file", QUICK, "--eval-only", *overrides, f"train.output_dir={tmp_path}/alone", weights
