@@ -9,12 +9,13 @@ from collections.abc import Sequence
 
 import cv2
 import numpy as np
-from detectron2.utils.visualizer import Visualizer
+from detectron2.utils.visualizer import VisImage, Visualizer
 from matplotlib.colors import hsv_to_rgb
 
 _FIRST_HUE, _GOLDEN = 0.45, 0.618034  # steps of the golden ratio never come near one another, and few photos are cyan
 SMALL = 800  # pixels; smaller photos are enlarged so that the labels can be read
 LARGE = 2560  # larger photos are made smaller: a picture of a phone's 48 million pixels would take 7 GB to draw
+_MARGIN = 1.5  # pixels of the picture around a caption: its black background
 _BOLD = 1.6  # times detectron2's captions and lines: legible where a picture is shown small
 
 
@@ -22,6 +23,18 @@ class _BoldVisualizer(Visualizer):
     def __init__(self, image: np.ndarray, scale: float) -> None:
         super().__init__(image, scale=scale)
         self._default_font_size *= _BOLD  # lines are as thick as a quarter of it
+
+    def draw_text(self, text: str, position: tuple[float, float], **options) -> VisImage:
+        """As detectron2's, moved to where the whole caption is in the picture."""
+        output = super().draw_text(text, position, **options)
+        caption = output.ax.texts[-1]
+        box = caption.get_window_extent().padded(_MARGIN).transformed(output.ax.transData.inverted())
+        left, right, top, bottom = box.xmin, box.xmax, box.ymin, box.ymax  # in pixels of the photo, from its upper edge
+        x, y = caption.get_position()
+        x += max(-left, 0) - max(right - output.width, 0)
+        y += max(-top, 0) - max(bottom - output.height, 0)
+        caption.set_position((x, y))
+        return output
 
 
 def draw_detections(

@@ -93,3 +93,14 @@ def test_large_photos_are_made_smaller_with_all_that_is_on_them():
         changed[1160:1460, 650:1270].all() and not changed[1000:1100, 1400:1900].any()
     )  # the mask, the rest of the box
     assert draw((2000, 9000), [], ())[0].shape == (569, 2560, 3)
+
+
+@pytest.mark.parametrize("box", [(0, 0, 300, 200), (560, 100, 600, 300), (500, 370, 598, 399), (590, 2, 600, 60)])
+def test_captions_are_whole_at_the_edges_too(box):
+    def caption(box):
+        """(height, width) of its black background."""
+        rows, columns = np.nonzero((draw((400, 600), [box], ("cup of coffee",))[0] < 60).all(axis=2))
+        return np.ptp(rows), np.ptp(columns)
+
+    x, y = 150 - box[0], 150 - box[1]  # the same box away from the edges
+    assert caption(box) == pytest.approx(caption((box[0] + x, box[1] + y, box[2] + x, box[3] + y)), abs=3)

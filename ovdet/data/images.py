@@ -23,7 +23,8 @@ SUFFIXES = {
     *(".avif", ".bmp", ".gif", ".jfif", ".jp2", ".jpe", ".jpeg", ".jpg"),
     *(".mpo", ".png", ".ppm", ".tga", ".tif", ".tiff", ".webp"),
 }
-NO_PHOTOS = {".csv", ".json", ".md", ".txt", ".xml", ".yaml", ".yml", ".html", ".log", ".db", ".ini"}  # beside photos
+# what may lie beside photos
+NO_PHOTOS = {"", ".csv", ".db", ".html", ".ini", ".json", ".log", ".md", ".txt", ".xml", ".yaml", ".yml"}
 
 
 def find_images(path: str | Path) -> list[Path]:

@@ -87,7 +87,9 @@ def test_figures_are_train_nets_and_pycocotools(trained, data, evaluate, run_too
     }.items():
         ids = [category["id"] for category in categories if category["name"] in names]
         expected = judge(data / "instances_val.json", [dict(found) for found in detections], ids)
-        assert np.allclose([metrics[subset]["AP"], metrics[subset]["AP50"]], expected, rtol=0, atol=5e-5, equal_nan=True)
+        assert np.allclose(
+            [metrics[subset]["AP"], metrics[subset]["AP50"]], expected, rtol=0, atol=5e-5, equal_nan=True
+        )
 
 
 def test_a_model_folder_does_as_well_as_the_run(trained, data, evaluate, tmp_path):

@@ -119,6 +119,14 @@ def test_resume_of_another_run(trained, run_tool, tmp_path, change, message):
     assert (tmp_path / "run/model_final.pth").read_bytes() == before
 
 
+def test_training_that_diverges_ends_in_one_line(trained, run_tool, tmp_path):
+    options = (*trained.overrides, f"train.output_dir={tmp_path}/run", "optimizer.lr=1e30", "train.max_iter=9")
+    code, _, err = run_tool("train_net.py", "--config-file", QUICK, *options)
+    last = err.strip().splitlines()[-1]
+    assert code == 2 and "Traceback" not in err
+    assert last.startswith("error: expected finite losses, got nan or infinity at step ") and "optimizer.lr" in last
+
+
 def run_machines(*arguments_of_each: tuple[str, ...]) -> tuple[list[int], list[str]]:
     """train_net.py on so many machines -> their exit codes, and what they say."""
     with socket.socket() as probe:
