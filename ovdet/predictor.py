@@ -184,11 +184,12 @@ class OpenVocabPredictor:
         is_known = [clean_name(text) in known for text in columns.texts]
         base = {owner for owner, was in zip(columns.owners, is_known, strict=True) if was and owner != NOBODYS}
         is_base = [was or owner in base for owner, was in zip(columns.owners, is_known, strict=True)] if known else None
-        self.model.set_vocabulary(columns.texts, embeddings, is_base)
+        num_asked = len(columns.owners) - columns.owners.count(NOBODYS)  # distractors come last
+        self.model.set_vocabulary(columns.texts, embeddings, is_base, num_asked)
         self.names = tuple(names)
         self._owners = torch.tensor(columns.owners)
         self._thresholds = torch.tensor([default_threshold(was) for was in is_base or [True] * len(columns.owners)])
-        self._has_synonyms = len(columns.texts) - columns.owners.count(NOBODYS) > len(names)
+        self._has_synonyms = num_asked > len(names)
 
     def _columns(self, asked: Columns, embeddings: Tensor, distractors: Sequence[str] | None) -> tuple[Columns, Tensor]:
         """What is asked for and its embeddings -> the same with distractors: S columns, (S, D)."""

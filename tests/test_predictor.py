@@ -169,6 +169,24 @@ def test_the_best_of_a_name_and_its_synonyms_counts(predictor, photo):
     assert tuple(predictor.names[index] for index in found.class_ids) == found.labels
 
 
+def test_distractors_take_no_detection_s_place(trained, photo):
+    """As many are found as there may be, and the same that a detector without a limit finds."""
+    found = []
+    for most in (5, 1000):
+        predictor = OpenVocabPredictor.from_config(
+            "configs/quick/vild.py",
+            str(trained.output / "model_final.pth"),
+            overrides=[
+                f"model.roi_heads.box_predictor.test_{key}" for key in ("score_thresh=-1", f"topk_per_image={most}")
+            ],
+            device="cpu",
+        )
+        predictor.set_vocabulary(["red square"], distractors=["wheel", "blue star", "green circle"])
+        found.append(predictor(photo, threshold=0))
+    few, many = found
+    assert len(few) == 5 < len(many) and np.allclose(few.boxes, many.boxes[:5], atol=1e-3)
+
+
 def test_a_picture_shows_what_was_found(predictor, photo, tmp_path):
     predictor.set_vocabulary(["red square", "wheel"])
     rgb = np.asarray(Image.open(photo).convert("RGB"))
@@ -190,8 +208,8 @@ def test_what_looks_more_like_a_distractor_is_left_out(predictor, photo):
     asked = [index for index, label in enumerate(everything.labels) if label == "red square"]
     assert 0 < len(asked) < len(everything)
     assert set(found.labels) == {"red square"} and predictor.names == ("red square",)
-    assert np.array_equal(found.scores, everything.scores[asked])
-    assert np.array_equal(found.boxes, everything.boxes[asked])
+    assert np.array_equal(found.scores[: len(asked)], everything.scores[asked])  # and more: a hundred in all
+    assert np.array_equal(found.boxes[: len(asked)], everything.boxes[asked])
 
 
 def test_training_classes_are_known_as_base(predictor):
@@ -275,7 +293,7 @@ class Scripted:
         self.found = torch.tensor(scores)
         self.places = torch.arange(len(scores)) * 20.0 if places is None else torch.tensor(places)
 
-    def set_vocabulary(self, names, embeddings, is_base):
+    def set_vocabulary(self, names, embeddings, is_base, num_asked):
         self.columns, self.embeddings, self.is_base = tuple(names), embeddings, is_base
 
     def __call__(self, inputs):

@@ -42,7 +42,11 @@ class OnnxDetector:
         self.class_names: tuple[str, ...] = ()
 
     def set_vocabulary(
-        self, names: Sequence[str], class_embeddings: Tensor, is_base: Sequence[bool] | None = None
+        self,
+        names: Sequence[str],
+        class_embeddings: Tensor,
+        is_base: Sequence[bool] | None = None,
+        num_asked: int | None = None,
     ) -> None:
         """Detect these classes from now on.
 
@@ -50,6 +54,7 @@ class OnnxDetector:
             names: K class names.
             class_embeddings: (K, D), brought to unit norm.
             is_base: which of them were trained on, for a graph that asks for it; None: none of them.
+            num_asked: not looked at: a graph finds all classes, and counts all of them as detections.
         """
         self._vocabulary = {"vocabulary": F.normalize(class_embeddings.cpu().float(), dim=1).numpy()}
         if self._takes_base:

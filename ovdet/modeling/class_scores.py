@@ -42,6 +42,8 @@ class ClassScores:
         fusion: see modeling/score_fusion.py.
         is_base: (K,) booleans; None where base and novel classes are not told apart.
         log_areas: (R,) of log_area_shares; None where the fusion does not need it.
+        num_asked: of the K classes, how many of the first may become candidates; None for all. The others are there to
+            be told apart from these.
     """
 
     class_embeddings: Tensor
@@ -51,6 +53,7 @@ class ClassScores:
     fusion: ScoreFusion
     is_base: Tensor | None = None
     log_areas: Tensor | None = None
+    num_asked: int | None = None
 
     @cached_property
     def matrix(self) -> Tensor:
@@ -63,7 +66,7 @@ class ClassScores:
 
     def best_of_matrix(self, threshold: float, number: int) -> Candidates:
         """The first `number` candidates that score above the threshold."""
-        return _scored(best_candidates(self.matrix, _logarithm(threshold), number), threshold)
+        return _scored(best_candidates(self.matrix[:, : self.num_asked], _logarithm(threshold), number), threshold)
 
     def best_of_chunks(self, threshold: float, number: int) -> Candidates:
         """The same, in memory that does not grow with K."""
@@ -106,11 +109,15 @@ class ClassScores:
         return terms.map(lambda term: term[:, None])
 
     def _groups(self) -> list[tuple[Exponents, Tensor | None]]:
-        """Exponents as numbers, and which classes (K,) share them; None for all."""
+        """Exponents as numbers, and which of the classes asked for, (K,), share them; None for all K."""
         exponents = self.fusion.exponents(self.is_base)
+        asked = None
+        if self.num_asked is not None:
+            asked = torch.arange(len(self.class_embeddings), device=self.class_embeddings.device) < self.num_asked
         if not any(isinstance(exponent, Tensor) for exponent in exponents):
-            return [(exponents, None)]
-        groups = [mask for mask in (self.is_base, ~self.is_base) if mask.any()]
+            return [(exponents, asked)]
+        groups = [mask if asked is None else mask & asked for mask in (self.is_base, ~self.is_base)]
+        groups = [mask for mask in groups if mask.any()]
         return [(Exponents(*(float(x[mask.nonzero()[0]]) for x in exponents)), mask) for mask in groups]
 
     def _chunks(self) -> Iterator[slice]:
@@ -142,10 +149,10 @@ def _add(
         return
     columns, others = members.nonzero().squeeze(1), (~members).nonzero().squeeze(1)
     if len(columns) > len(others):
-        fused = fuse_sides(*logits, text_exponent)  # a new tensor: where exponents differ, both sides have a part
-        best.add(fused.index_fill_(1, others, -torch.inf), classes)
+        best.add(fuse_sides(*logits, text_exponent).index_fill(1, others, -torch.inf), classes)
     elif len(columns):
-        best.add(fuse_sides(*(of_side[:, columns] for of_side in logits), text_exponent), classes[columns])
+        of_members = (None if of_side is None else of_side[:, columns] for of_side in logits)
+        best.add(fuse_sides(*of_members, text_exponent), classes[columns])
 
 
 def _logarithm(threshold: float) -> float:

@@ -50,7 +50,11 @@ class OpenVocabRCNN(GeneralizedRCNN):
         self.backbone.to(memory_format=self._memory_format)
 
     def set_vocabulary(
-        self, names: Sequence[str], class_embeddings: Tensor, is_base: Sequence[bool] | None = None
+        self,
+        names: Sequence[str],
+        class_embeddings: Tensor,
+        is_base: Sequence[bool] | None = None,
+        num_asked: int | None = None,
     ) -> None:
         """Detect these classes from now on.
 
@@ -58,6 +62,8 @@ class OpenVocabRCNN(GeneralizedRCNN):
             names: K class names; `pred_classes` index them.
             class_embeddings: (K, D), brought to unit norm.
             is_base: which of them were trained on, where that is known: fused scores weigh base and novel differently.
+            num_asked: how many of the first are to be found, None for all; where NMS goes over classes, the others are
+                found too, as their boxes take the place of worse ones.
 
         Raises:
             ValueError: the numbers of names and embeddings differ, or the width is not the model's.
@@ -65,7 +71,7 @@ class OpenVocabRCNN(GeneralizedRCNN):
         if len(names) != len(class_embeddings):
             raise ValueError(f"expected one embedding per name, got {len(class_embeddings)} for {len(names)} names")
         base = None if is_base is None else torch.as_tensor(is_base, dtype=torch.bool, device=self.device)
-        self.roi_heads.set_vocabulary(class_embeddings.to(self.device), base)
+        self.roi_heads.set_vocabulary(class_embeddings.to(self.device), base, num_asked)
         self.class_names = tuple(names)
 
     def forward(self, batched_inputs: list[dict]) -> list[dict] | dict[str, Tensor]:
@@ -135,9 +141,13 @@ class ClosedSetRCNN(GeneralizedRCNN):
         self.set_vocabulary(self.training_classes)
 
     def set_vocabulary(
-        self, names: Sequence[str], class_embeddings: Tensor | None = None, is_base: Sequence[bool] | None = None
+        self,
+        names: Sequence[str],
+        class_embeddings: Tensor | None = None,
+        is_base: Sequence[bool] | None = None,
+        num_asked: int | None = None,
     ) -> None:
-        """Report detections as indices into `names` (K); embeddings are of no use to a linear classifier."""
+        """Report detections as indices into `names` (K); the rest is of no use to a linear classifier."""
         self.class_names = tuple(names)
         index = {name: i for i, name in enumerate(self.class_names)}
         self.output_index = torch.tensor([index.get(name, -1) for name in self.training_classes])

@@ -16,6 +16,7 @@ K classes of the present vocabulary, C channels, P pooled side.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import NamedTuple
 
 import torch
@@ -148,13 +149,19 @@ class OpenVocabROIHeads(StandardROIHeads):
         self.register_buffer("is_base", None, persistent=False)
         self.register_buffer("unlike", None, persistent=False)  # (O,), of the other names
 
-    def set_vocabulary(self, class_embeddings: Tensor, is_base: Tensor | None = None) -> None:
-        """Take (K, D) class embeddings and, where base and novel are told apart, (K,) booleans."""
+    def set_vocabulary(
+        self, class_embeddings: Tensor, is_base: Tensor | None = None, num_asked: int | None = None
+    ) -> None:
+        """Take (K, D) class embeddings and, where base and novel are told apart, (K,) booleans.
+
+        Of the classes the first `num_asked` are found, all where it is None.
+        """
         if is_base is not None and len(is_base) != len(class_embeddings):
             raise ValueError(f"expected one is_base per class, got {len(is_base)} for {len(class_embeddings)} classes")
         self.box_predictor.set_vocabulary(class_embeddings)
         self.num_classes = self.box_predictor.num_classes
         self.is_base = None if is_base is None else is_base.bool().to(class_embeddings.device)
+        self.num_asked = num_asked
         others = self.other_names
         self.unlike = None if others is None else others.unlike(self.box_predictor.classifier.class_embeddings)
 
@@ -276,7 +283,8 @@ class OpenVocabROIHeads(StandardROIHeads):
     def class_scores(self, regions: Regions, image_size: tuple[int, int]) -> ClassScores:
         """What one image's regions score for the present vocabulary."""
         class_embeddings = self.box_predictor.classifier.class_embeddings
-        return self.scores_for(regions, image_size, class_embeddings, self.is_base, self.unlike)
+        scores = self.scores_for(regions, image_size, class_embeddings, self.is_base, self.unlike)
+        return replace(scores, num_asked=self.num_asked) if self.suppress is nms_per_class else scores
 
     def scores_for(
         self,

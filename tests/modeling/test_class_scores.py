@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 import torch
 import torch.nn.functional as F
@@ -99,6 +101,22 @@ def test_chunks_give_what_the_matrix_gives(make_scores, fusion, base, classifier
     scores = make_scores(FUSIONS[fusion], base=base, classifier=classifier)
     for threshold, number in ((1e-4, 200), (0.0, 30), (0.01, 10_000)):
         assert_same(scores.best_of_chunks(threshold, number), scores.best_of_matrix(threshold, number))
+
+
+@pytest.mark.parametrize("num_asked", [1, 200, 2700])
+@pytest.mark.parametrize("base", [None, 0.5])
+@pytest.mark.parametrize("fusion", ["text", "geometric", "all"])
+def test_what_is_not_asked_for_takes_no_place(make_scores, fusion, base, num_asked):
+    """Scores stay what they are with all classes."""
+    every = make_scores(FUSIONS[fusion], base=base)
+    scores = replace(every, num_asked=num_asked)
+    threshold, number = 0.0, 10
+    every = every.best_of_matrix(threshold, 12 * 3000)
+    asked = (every.classes < num_asked).nonzero().squeeze(1)[:number]
+    expected = type(every)(*(part[asked] for part in every))
+    assert len(asked) == number and asked[-1] >= number  # others stand between them
+    assert_same(scores.best_of_matrix(threshold, number), expected)
+    assert_same(scores.best_of_chunks(threshold, number), expected)
 
 
 @pytest.mark.parametrize(("classes", "regions"), [(1, 5), (255, 3), (257, 1), (3000, 0), (1, 0), (4097, 400)])
