@@ -28,7 +28,7 @@ setup(
         "omegaconf>=2.3,<2.4",
         "pycocotools>=2.0.7",
         "hotcoco>=1.3,<2",
-        "timm>=1.0.9,<2",
+        "timm>=1.0.21,<2",
         "open_clip_torch>=3.0,<4",
         "safetensors>=0.4",
         "rich>=13",

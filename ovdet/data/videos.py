@@ -89,7 +89,9 @@ def writing_video(path: str | Path, rate: float) -> Iterator[Callable[[np.ndarra
             odd = [(0, size % 2) for size in frame.shape[:2]]
             frame = np.pad(frame, (*odd, (0, 0)), "edge")  # MPEG-4 knows even sizes alone
             size = frame.shape[1::-1]  # width, height
-            if not writer.isOpened() and not writer.open(str(part), cv2.VideoWriter_fourcc(*"mp4v"), rate, size):
+            if not writer.isOpened() and not writer.open(
+                str(part), cv2.VideoWriter_fourcc(*"mp4v"), _usable(rate), size
+            ):
                 raise InputError(f"expected a place to write a video of {size[0]} x {size[1]} pixels to, got {path}")
             writer.write(np.ascontiguousarray(frame[:, :, ::-1]))
 
@@ -98,6 +100,11 @@ def writing_video(path: str | Path, rate: float) -> Iterator[Callable[[np.ndarra
         finally:
             writer.release()
         _check_written(part, path)
+
+
+def _usable(rate: float) -> float:
+    """The nearest rate that MPEG-4 can hold: a whole number of thousandths, hundredths or tenths, 65535 at most."""
+    return round(rate, next(digits for digits in (3, 2, 1) if rate * 10**digits < 65535))
 
 
 def _check_written(part: Path, path: str | Path) -> None:

@@ -9,6 +9,7 @@ import contextlib
 import difflib
 import json
 import logging
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from functools import cached_property
 from pathlib import Path
@@ -45,6 +46,8 @@ class OpenClipTeacher(TwoTowerTeacher):
             self._model = _create_model(architecture, tag, file).eval().requires_grad_(False).to(self.device)
             self._tokenizer = _create_tokenizer(architecture)
         self._read_model(is_trained=tag != "random")
+        if file is not None:
+            self.mean, self.std = _usual_colours(architecture) or (self.mean, self.std)
 
     def _read_model(self, is_trained: bool) -> None:
         import open_clip
@@ -111,6 +114,24 @@ def _check_activation(architecture: str, tag: str) -> None:
         fitting = f"{architecture}-quickgelu"
         use = f"; use open_clip:{fitting}/{tag}" if fitting in open_clip.list_models() else ""
         raise InputError(f"expected an architecture with QuickGELU for the weights {tag!r}, got {architecture}{use}")
+
+
+def _usual_colours(architecture: str) -> tuple[tuple[float, ...], tuple[float, ...]] | None:
+    """Mean and standard deviation that most pretrained weights of an architecture want; None where there are none.
+
+    open_clip keeps them with the tag, and takes OpenAI's for any file: wrong for a third of the architectures (SigLIP,
+    MobileCLIP, ...). Within one they agree but for ViT-L-14, whose tag laion2b_s32b_b82k has others.
+    """
+    import open_clip
+    from open_clip.constants import OPENAI_DATASET_MEAN, OPENAI_DATASET_STD
+
+    tags = open_clip.list_pretrained_tags_by_model(architecture)
+    configs = [open_clip.get_pretrained_cfg(architecture, tag) for tag in tags]
+    colours = Counter(
+        (tuple(config.get("mean") or OPENAI_DATASET_MEAN), tuple(config.get("std") or OPENAI_DATASET_STD))
+        for config in configs
+    )
+    return colours.most_common(1)[0][0] if colours else None
 
 
 def _nearest(given: str, known: Sequence[str], where: str) -> str:

@@ -111,3 +111,11 @@ def test_a_video_without_frames(tmp_path):
     with pytest.raises(InputError, match="expected a place"), writing_video(tmp_path / "clip.mp4", 25):
         pass
     assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize("rate", [119.883, 239.834, 66.667, 29.97, 500.555, 655.36])
+def test_rates_of_slow_motion_and_of_averages(tmp_path, rate):
+    with writing_video(tmp_path / "clip.mp4", rate) as write:
+        for _ in range(3):
+            write(np.zeros((48, 64, 3), np.uint8))
+    assert Video.open(tmp_path / "clip.mp4").rate == pytest.approx(rate, abs=0.05)

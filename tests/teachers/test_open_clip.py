@@ -10,7 +10,7 @@ import torch.nn.functional as F
 
 from ovdet.errors import InputError
 from ovdet.teachers import load_teacher
-from ovdet.teachers.open_clip import _parse_source
+from ovdet.teachers.open_clip import _parse_source, _usual_colours
 
 
 @pytest.fixture(scope="module")
@@ -92,3 +92,20 @@ def test_every_other_architecture_has_the_activation_of_its_weights():
             _parse_source(f"{architecture}/{tag}")
         except InputError as error:
             assert _parse_source(str(error).rpartition("use open_clip:")[2]) == (f"{architecture}-quickgelu", tag, None)
+
+
+@pytest.mark.parametrize(
+    ("architecture", "mean"),
+    [("ViT-B-16-SigLIP", (0.5,) * 3), ("MobileCLIP-S1", (0.0,) * 3), ("ViT-B-32", open_clip.OPENAI_DATASET_MEAN)],
+)
+def test_a_file_gets_the_colours_of_its_architecture(architecture, mean):
+    """open_clip would give OpenAI's to any file."""
+    assert _usual_colours(architecture)[0] == mean
+
+
+def test_colours_reach_the_teacher_of_a_file(tiny_clip, weights_file, monkeypatch):
+    assert _usual_colours(tiny_clip) is None  # it has no pretrained weights
+    monkeypatch.setattr("ovdet.teachers.open_clip._usual_colours", lambda name: ((0.5,) * 3, (0.25,) * 3))
+    teacher = load_teacher(f"open_clip:{tiny_clip}@{weights_file}")
+    assert (teacher.mean, teacher.std) == ((0.5,) * 3, (0.25,) * 3)
+    assert load_teacher(f"open_clip:{tiny_clip}/random").mean == open_clip.OPENAI_DATASET_MEAN
