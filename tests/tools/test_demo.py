@@ -152,13 +152,13 @@ def test_distractors_come_out_of_nothing(demo, photo):
         code, err, rows = demo(photo, "red square", "--distractors", distractors, "--overlap", "1")
         assert code == 0, err
         check(rows[0], 120, 90, {"red square"})
-        found[distractors] = sorted(d["score"] for d in rows[0]["detections"])
+        found[distractors] = [d["score"] for d in rows[0]["detections"]]  # best first
     code, err, rows = demo(photo, "red square, wheel, blue star", "--distractors", "", "--overlap", "1")
     assert code == 0, err
-    asked = sorted(d["score"] for d in rows[0]["detections"] if d["label"] == "red square")
-    assert 0 < len(asked) == len(found["wheel; blue star"])
-    assert found["wheel; blue star"] == pytest.approx(asked, abs=1e-4)
-    assert found[""] != asked
+    asked = [d["score"] for d in rows[0]["detections"] if d["label"] == "red square"]  # beside the others, 100 in all
+    assert 0 < len(asked) <= len(found["wheel; blue star"])
+    assert found["wheel; blue star"][: len(asked)] == pytest.approx(asked, abs=1e-4)
+    assert found[""][: len(asked)] != asked
 
 
 def test_a_run_by_its_folder_on_the_samples(trained, run_tool, tmp_path):
