@@ -110,6 +110,18 @@ def trained(tmp_path_factory) -> Trained:
     return Trained(folder / "run", overrides, run.stdout + run.stderr)
 
 
+@pytest.fixture(scope="session")
+def run_two_processes():
+    """Run a script beside a test in two processes that know each other; see tests/two_processes.py."""
+
+    def run_two_processes(script: Path, folder: Path) -> None:
+        # a fresh interpreter: once the engine's threads have run, a fork of this one would wait for them for ever
+        command = [sys.executable, Path(__file__).with_name("two_processes.py"), script, folder]
+        subprocess.run(command, cwd=ROOT, check=True, timeout=120)
+
+    return run_two_processes
+
+
 @pytest.fixture
 def run_tool(monkeypatch, capsys):
     """Run a tool in this process (no start-up cost) -> exit code, stdout, stderr."""

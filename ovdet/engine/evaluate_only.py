@@ -14,7 +14,7 @@ from omegaconf import DictConfig
 
 from ovdet.data import register_coco_subsets
 from ovdet.data.builtin import LVIS_EVALUATOR_TYPE
-from ovdet.data.coco_json import listed, plain_name
+from ovdet.data.coco_json import listed, names_among
 from ovdet.data.coco_subsets import EVALUATOR_TYPE
 from ovdet.engine.checkpoint import known_classes
 from ovdet.engine.evaluate import do_test, prepare_evaluation
@@ -98,20 +98,21 @@ def evaluate_on(
         "evaluator_type": LVIS_EVALUATOR_TYPE if lvis else EVALUATOR_TYPE,
     }
     config.dataloader.test.dataset.names = LazyCall(register_coco_subsets)(**dataset)
+    _score(config, output, iou_types, max_detections)
+    with registered(dataset):
+        prepare_evaluation(config, output)
+        return _evaluate(config, weights, compile=compile, half=half)
+
+
+def _score(config: DictConfig, output: str | Path, iou_types: Sequence[str], max_detections: int | None) -> None:
+    """Have a config score these: its detector then finds no masks that nobody scores, and as many as are scored."""
     config.dataloader.evaluator = LazyCall(build_evaluator)(
         dataset_name="${..test.dataset.names}",
         output_dir=str(output),
         iou_types=list(iou_types),
         max_detections=max_detections,
     )
-    _find_what_counts(config.model.roi_heads, iou_types, max_detections)
-    with registered(dataset):
-        prepare_evaluation(config, output)
-        return _evaluate(config, weights, compile=compile, half=half)
-
-
-def _find_what_counts(heads: DictConfig, iou_types: Sequence[str], max_detections: int | None) -> None:
-    """The detector's config finds no masks where none are scored, and as many detections as are scored."""
+    heads = config.model.roi_heads
     if "segm" not in iou_types and "mask_in_features" in heads:
         heads.mask_in_features = None
     if max_detections is not None:
@@ -127,8 +128,7 @@ def _evaluate(config: DictConfig, weights: str, **faster: bool) -> Mapping[str, 
 def _tell_known_novel(config: DictConfig, header: Mapping[str, Any]) -> None:
     """A warning where figures of "novel" classes are of classes that the weights have seen boxes of."""
     metadata = MetadataCatalog.get(instantiate(config.dataloader.test.dataset.names))
-    novel = {plain_name(name) for name in metadata.get("novel_classes", ())}
-    known = [name for name in known_classes(header) or () if plain_name(name) in novel]
+    known = names_among(known_classes(header) or (), metadata.get("novel_classes", ()))
     if known:
         logger.warning("the weights were trained on boxes of classes that are novel here: %s", listed(known))
 

@@ -20,7 +20,7 @@ from detectron2.structures import BoxMode
 from omegaconf import DictConfig, OmegaConf
 
 import ovdet.data.builtin  # noqa: F401 (makes its data sets known by name)
-from ovdet.data.coco_json import listed, plain_name, read_json
+from ovdet.data.coco_json import listed, names_among, plain_name, read_json
 from ovdet.data.coco_subsets import load_coco_subsets
 from ovdet.data.region_plan import Photo, RegionPlan
 from ovdet.engine.checkpoint import HEADER, known_classes, read_checkpoint
@@ -185,8 +185,7 @@ def _read_data(config: DictConfig, options: ExtractOptions) -> Data:
 
 
 def _check_novel(facts: Mapping[str, Any], data: Data) -> None:
-    novel = {plain_name(name) for name in data.novel_classes}
-    known = [name for name in facts["training_classes"] if plain_name(name) in novel]
+    known = names_among(facts["training_classes"], data.novel_classes)
     if known:
         raise InputError(
             f"expected proposals that know no novel class of {data.name}, {facts['source']} knows {listed(known)}"

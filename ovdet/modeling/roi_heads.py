@@ -16,7 +16,6 @@ K classes of the present vocabulary, C channels, P pooled side.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
 from typing import NamedTuple
 
 import torch
@@ -146,6 +145,7 @@ class OpenVocabROIHeads(StandardROIHeads):
         self.box_passes = box_passes
         self.suppress = suppress
         self.overlap_decay = overlap_decay
+        self.num_asked: int | None = None
         self.register_buffer("is_base", None, persistent=False)
         self.register_buffer("unlike", None, persistent=False)  # (O,), of the other names
 
@@ -161,7 +161,8 @@ class OpenVocabROIHeads(StandardROIHeads):
         self.box_predictor.set_vocabulary(class_embeddings)
         self.num_classes = self.box_predictor.num_classes
         self.is_base = None if is_base is None else is_base.bool().to(class_embeddings.device)
-        self.num_asked = num_asked
+        is_some = num_asked is not None and num_asked < len(class_embeddings)
+        self.num_asked = num_asked if is_some and self.suppress is nms_per_class else None
         others = self.other_names
         self.unlike = None if others is None else others.unlike(self.box_predictor.classifier.class_embeddings)
 
@@ -283,8 +284,7 @@ class OpenVocabROIHeads(StandardROIHeads):
     def class_scores(self, regions: Regions, image_size: tuple[int, int]) -> ClassScores:
         """What one image's regions score for the present vocabulary."""
         class_embeddings = self.box_predictor.classifier.class_embeddings
-        scores = self.scores_for(regions, image_size, class_embeddings, self.is_base, self.unlike)
-        return replace(scores, num_asked=self.num_asked) if self.suppress is nms_per_class else scores
+        return self.scores_for(regions, image_size, class_embeddings, self.is_base, self.unlike, self.num_asked)
 
     def scores_for(
         self,
@@ -293,6 +293,7 @@ class OpenVocabROIHeads(StandardROIHeads):
         class_embeddings: Tensor,
         is_base: Tensor | None,
         unlike: Tensor | None,
+        num_asked: int | None = None,
     ) -> ClassScores:
         """What one image's regions score for a vocabulary.
 
@@ -302,6 +303,7 @@ class OpenVocabROIHeads(StandardROIHeads):
             class_embeddings: (K, D), unit norm.
             is_base: (K,) booleans; None where base and novel are not told apart.
             unlike: (O,) booleans, which of the other names count; None for none of them.
+            num_asked: see ClassScores.
         """
         classifier, fusion = self.box_predictor.classifier, self.score_fusion
         return ClassScores(
@@ -312,6 +314,7 @@ class OpenVocabROIHeads(StandardROIHeads):
             fusion=fusion,
             is_base=is_base,
             log_areas=log_area_shares(regions.boxes, image_size) if fusion.needs_area else None,
+            num_asked=num_asked,
         )
 
     def _image_side(self, embeddings: Tensor, unlike: Tensor | None) -> SoftmaxSide:

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -123,8 +123,25 @@ def load_embeddings(path: str | Path, *, teacher: Teacher | None = None, width: 
     if width is not None and embeddings.width != width:
         raise InputError(f"expected embeddings of width {width}, got width {embeddings.width} in {path}")
     if teacher is not None:
-        _check_teacher(embeddings, teacher, path)
+        wanted = {"teacher": teacher.name, "width": teacher.width, "fingerprint": teacher.fingerprint}
+        check_space(embeddings, wanted, f" in {path}")
     return embeddings
+
+
+def check_space(embeddings: TextEmbeddings, wanted: Mapping[str, str | int], where: str = "") -> None:
+    """Refuse embeddings of another space.
+
+    Args:
+        embeddings: any.
+        wanted: see `space_difference`.
+        where: they come from, for the message.
+
+    Raises:
+        InputError: naming what differs.
+    """
+    came = {key: getattr(embeddings, key) for key in wanted}
+    if key := space_difference(wanted, came):
+        raise InputError(f"expected embeddings of {key} {wanted[key]!r}, got {key} {came[key]!r}{where}")
 
 
 def convert_matrix(
@@ -190,10 +207,3 @@ def _read(path: Path) -> tuple[dict[str, str], Tensor]:
     if header.get("format") != _FORMAT:
         raise InputError(f"expected a file of {_FORMAT!r}, got {header.get('format')!r} in {path}")
     return header, matrix
-
-
-def _check_teacher(embeddings: TextEmbeddings, teacher: Teacher, path: str | Path) -> None:
-    wanted = {"teacher": teacher.name, "width": teacher.width, "fingerprint": teacher.fingerprint}
-    came = {key: getattr(embeddings, key) for key in wanted}
-    if key := space_difference(wanted, came):
-        raise InputError(f"expected embeddings of {key} {wanted[key]!r}, got {key} {came[key]!r} in {path}")

@@ -16,8 +16,7 @@ from ovdet.cache import cached_embeddings
 from ovdet.errors import InputError
 from ovdet.teachers import Teacher, load_teacher
 from ovdet.teachers.base import digest
-from ovdet.text.embeddings import TextEmbeddings, embed_vocabulary, load_embeddings
-from ovdet.text.space import space_difference
+from ovdet.text.embeddings import TextEmbeddings, check_space, embed_vocabulary, load_embeddings
 from ovdet.text.vocabulary import Vocabulary
 
 
@@ -83,15 +82,12 @@ class NameEmbedder:
         """Refuse embeddings of another space.
 
         Raises:
-            InputError: another teacher, width or, where both are known, fingerprint.
+            InputError: see `space_difference`.
         """
         known = self.expected_fingerprint
         if not known and self._read is None and embeddings.fingerprint:
             known = self._teacher.fingerprint
-        wanted = {"teacher": self.teacher_name, "width": self.width, "fingerprint": known}
-        came = {key: getattr(embeddings, key) for key in wanted}
-        if key := space_difference(wanted, came):
-            raise InputError(f"expected embeddings of {key} {wanted[key]!r}, got {key} {came[key]!r}")
+        check_space(embeddings, {"teacher": self.teacher_name, "width": self.width, "fingerprint": known})
 
     def known_of(self, names: Sequence[str]) -> tuple[str, ...]:
         """Those of the names that can be embedded: all by a teacher, those it holds by a file."""

@@ -5,8 +5,6 @@ from __future__ import annotations
 import csv
 import json
 import logging
-import subprocess
-import sys
 import tracemalloc
 from pathlib import Path
 
@@ -324,7 +322,7 @@ def test_warning_of_annotation_zero_and_no_annotations(registered, tmp_path, cap
     assert "no annotations" in caplog.text
 
 
-def test_two_processes_equal_one(registered, tmp_path):
+def test_two_processes_equal_one(registered, run_two_processes, tmp_path):
     """Images parted between two processes, one image run by both."""
     register, content = registered
     name, batches = register(), make_outputs(content)
@@ -332,9 +330,7 @@ def test_two_processes_equal_one(registered, tmp_path):
     metadata = {key: value for key, value in MetadataCatalog.get(name).as_dict().items() if key != "name"}
     outputs = [(image, output["instances"].get_fields()) for image, output in batches]
     torch.save({"metadata": metadata, "size": SIZE, "outputs": outputs}, tmp_path / "outputs.pt")
-    # a fresh interpreter: once the engine's threads have run, a fork of this one would wait for them for ever
-    script = Path(__file__).with_name("two_processes.py")
-    subprocess.run([sys.executable, script, tmp_path], cwd=ROOT, check=True, timeout=120)
+    run_two_processes(Path(__file__).with_name("evaluate_share.py"), tmp_path)
     assert json.loads((tmp_path / "rank1.json").read_text()) == {}
     assert (tmp_path / "rank0.json").read_text() == json.dumps(expected)  # as text, where nan equals nan
     written = json.loads((tmp_path / "out" / "detections.json").read_text())

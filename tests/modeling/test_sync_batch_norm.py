@@ -1,7 +1,5 @@
 """Batch norm over all processes: torch's of all inputs together, and photos that leave a head without inputs train."""
 
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
@@ -34,7 +32,7 @@ def make_inputs(number: int, seed: int = 0, mean: float = 3.0) -> torch.Tensor:
 
 
 def run(norm: nn.BatchNorm2d, inputs: torch.Tensor) -> dict[str, torch.Tensor]:
-    """What two_batch_norms.py writes of each process."""
+    """What norm_share.py writes of each process."""
     inputs = inputs.clone().requires_grad_()
     output = norm(inputs)
     (output.square() * output).sum().backward()
@@ -76,16 +74,14 @@ SHARES = [(4, 4), (5, 2), (3, 0), (0, 1), (0, 0)]
 
 
 @pytest.fixture(scope="module")
-def two_processes(tmp_path_factory):
+def two_processes(run_two_processes, tmp_path_factory):
     """What each of two processes makes of its share of inputs: by call, then by process."""
     folder = tmp_path_factory.mktemp("two")
     state = prepared(sync_batch_norm()(CHANNELS)).state_dict()
     calls = [[make_inputs(number, seed) for seed, number in enumerate(share)] for share in SHARES]
     calls.append([make_inputs(number, seed, mean=30.0).bfloat16() for seed, number in enumerate((5, 2))])
     torch.save({"state": state, "calls": calls}, folder / "calls.pt")
-    # a fresh interpreter, as in tests/evaluation
-    script = Path(__file__).with_name("two_batch_norms.py")
-    subprocess.run([sys.executable, script, folder], cwd=ROOT, check=True, timeout=120)
+    run_two_processes(Path(__file__).with_name("norm_share.py"), folder)
     results = [torch.load(folder / f"rank{rank}.pt", weights_only=True) for rank in range(2)]
     return list(zip(calls, *results, strict=True))
 

@@ -70,7 +70,8 @@ def with_synonyms(categories: Sequence[Mapping[str, Any]]) -> Vocabulary:
     synonyms = {}
     for category in categories:
         others = [other for other in category.get("synonyms", ()) if clean_name(other) != clean_name(category["name"])]
-        synonyms.update({category["name"]: others} if others else {})
+        if others:
+            synonyms[category["name"]] = others
     return Vocabulary([category["name"] for category in categories], synonyms)
 
 
