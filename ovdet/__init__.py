@@ -10,14 +10,14 @@ import importlib
 __version__ = "0.1.0"
 
 _PUBLIC = {
-    "Detections": "ovdet.predictor",
+    "Detections": "ovdet.inference.predictor",
     "InputError": "ovdet.errors",
-    "OpenVocabPredictor": "ovdet.predictor",
-    "TextEmbeddings": "ovdet.text",
-    "Vocabulary": "ovdet.text",
-    "embed_vocabulary": "ovdet.text",
-    "load_embeddings": "ovdet.text",
-    "load_teacher": "ovdet.teachers",
+    "OpenVocabPredictor": "ovdet.inference.predictor",
+    "TextEmbeddings": "ovdet.text.embeddings",
+    "Vocabulary": "ovdet.text.vocabulary",
+    "embed_vocabulary": "ovdet.text.embeddings",
+    "load_embeddings": "ovdet.text.embeddings",
+    "load_teacher": "ovdet.teachers.registry",
 }
 __all__ = sorted(_PUBLIC)
 

@@ -16,7 +16,7 @@ from safetensors import SafetensorError
 from torch import Tensor
 
 from ovdet.errors import InputError
-from ovdet.files import write_whole
+from ovdet.files import atomic_write
 
 
 def cache_folder() -> Path:
@@ -41,7 +41,7 @@ def cached_embeddings(key: str, shape: tuple[int, int], compute: Callable[[], Te
     if embeddings is None:
         embeddings = compute().cpu().contiguous()
         with contextlib.suppress(InputError):
-            write_whole(path, safetensors.torch.save({"embeddings": embeddings}))
+            atomic_write(path, safetensors.torch.save({"embeddings": embeddings}))
     return embeddings
 
 

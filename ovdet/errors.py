@@ -71,7 +71,7 @@ def _exit(number: int, frame: object) -> None:
     sys.exit(128 + number)
 
 
-def described(error: Exception) -> str:
+def error_summary(error: Exception) -> str:
     """Its type and the first line of its message, for a log."""
     return f"{type(error).__name__}: {(str(error).strip().splitlines() or ['no reason given'])[0]}"
 

@@ -14,7 +14,7 @@ from typing import BinaryIO
 from ovdet.errors import InputError
 
 
-def named(path: str) -> str:
+def require_path(path: str) -> str:
     """The same path: an empty one, of a variable that was not set, would be the present folder.
 
     Raises:
@@ -25,34 +25,34 @@ def named(path: str) -> str:
     return path
 
 
-def write_whole(path: str | Path, content: bytes) -> None:
+def atomic_write(path: str | Path, content: bytes) -> None:
     """Write a file under a temporary name beside it, then rename it: a reader never meets half of it.
 
     Raises:
         InputError: the place cannot be written to.
     """
-    with writing_whole(path) as stream:
+    with atomic_writer(path) as stream:
         stream.write(content)
 
 
 @contextmanager
-def writing_whole(path: str | Path) -> Iterator[BinaryIO]:
-    """As `write_whole`, for content that comes piece by piece: the file is there once the `with` block is through.
+def atomic_writer(path: str | Path) -> Iterator[BinaryIO]:
+    """As `atomic_write`, for content that comes piece by piece: the file is there once the `with` block is through.
 
     A block that fails leaves nothing, and an older file as it was.
 
     Raises:
         InputError: the place cannot be written to.
     """
-    with part_of(path) as part, open(part, "xb") as stream:
+    with temporary_path(path) as part, open(part, "xb") as stream:
         yield stream
         stream.flush()
         os.fsync(stream.fileno())  # else the name may outlive a power cut, and the content not
 
 
 @contextmanager
-def part_of(path: str | Path, suffix: str = ".part") -> Iterator[Path]:
-    """As `writing_whole`, for a writer that opens files by itself: a path to write to, which is renamed at the end.
+def temporary_path(path: str | Path, suffix: str = ".part") -> Iterator[Path]:
+    """As `atomic_writer`, for a writer that opens files by itself: a path to write to, which is renamed at the end.
 
     Args:
         path: of the whole file.
@@ -92,7 +92,7 @@ def file_sha256(path: str | Path) -> str:
 
 
 def _sync_folder(folder: Path) -> None:
-    """Make a renaming last, where folders can be synchronised (not on every file system)."""
+    """Make a renaming last, where folders can be synchronized (not on every file system)."""
     with contextlib.suppress(OSError):
         handle = os.open(folder, os.O_RDONLY)
         try:

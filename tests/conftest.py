@@ -18,9 +18,13 @@ from detectron2.utils.logger import setup_logger
 from safetensors.torch import save_file
 
 from ovdet.cache import cache_folder
-from ovdet.engine import load_config
-from ovdet.teachers import Teacher, load_teacher
+from ovdet.engine.config import load_config
+from ovdet.teachers.base import Teacher
+from ovdet.teachers.registry import load_teacher
 
+sys.path.insert(
+    0, str(Path(__file__).resolve().parents[1] / "tools")
+)  # benchmarks and reproduce are no part of the package
 torch.set_num_threads(1)  # the tensors are small; more threads only get in each other's way
 
 

@@ -8,10 +8,12 @@ import pytest
 import torch
 from detectron2.config import LazyConfig, instantiate
 
-from ovdet.data.builtin import BUILTIN
-from ovdet.engine import TrainOptions, check_files, load_config
+from ovdet.data.catalog import BUILTIN
+from ovdet.engine.config import load_config
+from ovdet.engine.options import TrainOptions
+from ovdet.engine.train import check_files
 from ovdet.errors import InputError
-from ovdet.modeling import FederatedBoxPredictor
+from ovdet.modeling.box_predictor import FederatedBoxPredictor
 
 ROOT = Path(__file__).parents[1]
 CONFIGS = sorted(f for f in (ROOT / "configs").rglob("*.py") if "common" not in f.parts)

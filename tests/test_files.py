@@ -7,7 +7,7 @@ import os
 import pytest
 
 from ovdet.errors import InputError
-from ovdet.files import write_whole, writing_whole
+from ovdet.files import atomic_write, atomic_writer
 
 
 @pytest.mark.parametrize("mask", [0o022, 0o027, 0o077])
@@ -15,7 +15,7 @@ def test_a_file_is_written_with_its_folders_and_usual_rights(tmp_path, mask):
     path = tmp_path / "new" / "folder" / "file.bin"
     before = os.umask(mask)
     try:
-        write_whole(path, b"abc")
+        atomic_write(path, b"abc")
     finally:
         os.umask(before)
     assert path.read_bytes() == b"abc"
@@ -26,28 +26,28 @@ def test_a_file_is_written_with_its_folders_and_usual_rights(tmp_path, mask):
 def test_the_mask_of_the_process_is_let_be(tmp_path, monkeypatch):
     """All threads share it: what others create meanwhile would get other rights."""
     monkeypatch.setattr(os, "umask", None)
-    write_whole(tmp_path / "file.bin", b"")
+    atomic_write(tmp_path / "file.bin", b"")
 
 
 @pytest.mark.parametrize("name", ["写" * 80 + ".png", "x" * 255], ids=["wide", "plain"])
 def test_names_as_long_as_the_file_system_takes(tmp_path, name):
-    write_whole(tmp_path / name, b"abc")
+    atomic_write(tmp_path / name, b"abc")
     assert os.listdir(tmp_path) == [name]
     with pytest.raises(InputError, match="File name too long"):
-        write_whole(tmp_path / (name * 4), b"abc")
+        atomic_write(tmp_path / (name * 4), b"abc")
     assert os.listdir(tmp_path) == [name]
 
 
 def test_a_failure_leaves_the_old_file_and_no_part(tmp_path, monkeypatch):
     path = tmp_path / "file.bin"
-    write_whole(path, b"old")
+    atomic_write(path, b"old")
 
     def fail(*_):
         raise OSError(28, "No space left on device")
 
     monkeypatch.setattr(os, "replace", fail)
     with pytest.raises(InputError, match="No space left"):
-        write_whole(path, b"new")
+        atomic_write(path, b"new")
     assert path.read_bytes() == b"old"
     assert os.listdir(tmp_path) == ["file.bin"]
 
@@ -55,17 +55,17 @@ def test_a_failure_leaves_the_old_file_and_no_part(tmp_path, monkeypatch):
 def test_a_place_that_is_none(tmp_path):
     (tmp_path / "file").write_text("")
     with pytest.raises(InputError, match="expected a place to write to"):
-        write_whole(tmp_path / "file" / "below", b"")
+        atomic_write(tmp_path / "file" / "below", b"")
 
 
 def test_pieces_and_a_block_that_fails(tmp_path):
     path = tmp_path / "file.bin"
-    with writing_whole(path) as stream:
+    with atomic_writer(path) as stream:
         stream.write(b"ab")
         stream.write(b"c")
         assert not path.exists()
     assert path.read_bytes() == b"abc"
-    with pytest.raises(ZeroDivisionError), writing_whole(path) as stream:
+    with pytest.raises(ZeroDivisionError), atomic_writer(path) as stream:
         stream.write(b"d")
         raise ZeroDivisionError
     assert path.read_bytes() == b"abc"

@@ -13,16 +13,11 @@ from detectron2.config import LazyConfig, instantiate
 from omegaconf import DictConfig, OmegaConf
 from torch import nn
 
-from ovdet.losses import L1Distillation
-from ovdet.modeling import (
-    FederatedBoxPredictor,
-    GeometricScores,
-    ImageScores,
-    OpenVocabBoxPredictor,
-    StoredRegions,
-    TextScores,
-)
-from ovdet.text import resolve_templates
+from ovdet.modeling.box_predictor import FederatedBoxPredictor, OpenVocabBoxPredictor
+from ovdet.modeling.region_sources import StoredRegions
+from ovdet.modeling.score_fusion import GeometricScores, ImageScores, TextScores
+from ovdet.objectives.l1_distillation import L1Distillation
+from ovdet.text.prompts import resolve_templates
 
 CONFIGS = Path(__file__).parents[1] / "configs"
 FAMILIES = ("ov_coco", "ov_lvis")
@@ -84,7 +79,7 @@ def test_scores(family, stem):
     assert fusion is expected and exponents == pytest.approx(numbers)
     exponents = instantiate(config.model.roi_heads.score_fusion).exponents(torch.tensor([True, False]))
     assert not torch.as_tensor(exponents.foreground).any() and not torch.as_tensor(exponents.area).any()
-    for extra in ("quality", "other_names", "overlap_decay", "suppress", "box_passes"):
+    for extra in ("iou_head", "background_names", "soft_nms_sigma", "suppress", "box_passes"):
         assert extra not in config.model.roi_heads
 
 
@@ -216,7 +211,7 @@ LITE = {
     "vild_stored": TEXT,
     "vild_text_teacher": (GeometricScores, 0.85, 0.15, 0.3),  # more than the paper has, see foreground_fusion
 }
-OF_METHOD = {"box_predictor", "score_fusion", "distillation", "image_branch", "region_teacher", "other_names"}
+OF_METHOD = {"box_predictor", "score_fusion", "distillation", "image_branch", "region_teacher", "background_names"}
 
 
 def shared_parts(config: DictConfig) -> dict:
@@ -229,7 +224,9 @@ def shared_parts(config: DictConfig) -> dict:
     del loader["test"]["mapper"]["keep_original"], train["output_dir"]
     if train["freeze"].endswith("roi_heads"):  # nothing is trained: it runs on vild_text's weights
         assert train["init_checkpoint"] == "output/lite/vild_text/model_final.pth" and train["init_parts"] == ""
-        train.update(init_checkpoint="output/lite/trunk/model_final.pth", init_parts="backbone,proposal_generator")
+        train.update(
+            init_checkpoint="output/lite/base_detector/model_final.pth", init_parts="backbone,proposal_generator"
+        )
         train["freeze"] = "backbone,proposal_generator"
     model = {key: value for key, value in model.items() if key not in ("roi_heads", "region_source")}
     rest = {key: whole[key] for key in ("dataset", "teacher", "name_embedder", "optimizer", "lr_multiplier")}

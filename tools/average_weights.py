@@ -1,7 +1,7 @@
 """The average of two checkpoints of one detector, before and after fine-tuning: it keeps more of what was known before
 (WiSE-FT, arXiv:2109.01903).
 
-tools/average_weights.py --before output/lite/trunk/model_final.pth --after output/lite/ovdet_lite/model_final.pth
+tools/average_weights.py --before output/lite/base_detector/model_final.pth --after output/lite/ovdet_lite/model_final.pth
     --share 0.7 --output output/lite/ovdet_lite/averaged.pth
 """
 

@@ -8,11 +8,12 @@ from __future__ import annotations
 import argparse
 import importlib
 
-from ovdet.benchmark.timing import print_rows, write_rows
+from benchmarks.timing import print_rows, write_rows
+
 from ovdet.errors import InputError, command
 
 CASES: dict[str, str] = {
-    # each a module of ovdet.benchmark with add_arguments(parser) and run(arguments) -> list[Row]
+    # each a module of benchmarks with add_arguments(parser) and run(arguments) -> list[Row]
     "evaluation": "AP of each class from detections, beside pycocotools",
     "postprocess": "from scores to detections, beside detectron2's post-processing",
     "vocabulary": "the cost of 1 to 1,000,000 names, beside a dense softmax and the bare matrix product",
@@ -29,7 +30,7 @@ def parse_arguments() -> argparse.Namespace:
         case = cases.add_parser(name, help=summary, description=summary)
         case.add_argument("--rounds", type=int, default=5, metavar="N", help="how often each is timed (default: 5)")
         case.add_argument("--output", metavar="F.json", help="write the rows there too")
-        importlib.import_module(f"ovdet.benchmark.{name}").add_arguments(case)
+        importlib.import_module(f"benchmarks.{name}").add_arguments(case)
     return parser.parse_args()
 
 
@@ -38,7 +39,7 @@ def main() -> None:
     arguments = parse_arguments()
     if arguments.rounds < 1:
         raise InputError(f"expected --rounds of at least 1, got {arguments.rounds}")
-    rows = importlib.import_module(f"ovdet.benchmark.{arguments.case}").run(arguments)
+    rows = importlib.import_module(f"benchmarks.{arguments.case}").run(arguments)
     print_rows(rows)
     if arguments.output:
         write_rows(rows, arguments.output)

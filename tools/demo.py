@@ -11,12 +11,20 @@ import argparse
 from functools import partial
 from pathlib import Path
 
-from ovdet.data.videos import Video
-from ovdet.demo import check_output, find_input, load_predictor, parse_distractors, write_results, write_video
 from ovdet.engine.config import override
 from ovdet.errors import InputError, command
-from ovdet.files import named
-from ovdet.text import load_embeddings, parse_vocabulary
+from ovdet.files import require_path
+from ovdet.inference.media import Video
+from ovdet.inference.results import (
+    check_output,
+    find_input,
+    load_predictor,
+    parse_negatives,
+    write_results,
+    write_video,
+)
+from ovdet.text.embeddings import load_embeddings
+from ovdet.text.vocabulary import parse_vocabulary
 
 
 def parse_arguments() -> argparse.Namespace:
@@ -32,7 +40,7 @@ def parse_arguments() -> argparse.Namespace:
     add("--teacher", metavar="T", help="whose text space it is (default: the config's)")
     add("--threshold", type=float, metavar="t", help="lowest score (default: 0.25 for trained names, else 0.08)")
     unlike = 'what looks more like these is left out; "" for none (default: training classes unlike the names)'
-    add("--distractors", metavar='"a,b"', help=unlike)
+    add("--negatives", metavar='"a,b"', help=unlike)
     overlap = "of boxes of different names that overlap more, the best alone is kept; 1 keeps all (default: 0.6)"
     add("--overlap", type=float, default=0.6, metavar="IOU", help=overlap)
     contained = "boxes of which more lies within a better one of their name are left out; 1 keeps all (default: 0.9)"
@@ -51,7 +59,7 @@ def main() -> None:
     for option, value in shown.items():
         if value is not None and not 0 <= value <= 1:
             raise InputError(f"expected --{option} between 0 and 1, got {value}")
-    output = Path(named(arguments.output))
+    output = Path(require_path(arguments.output))
     check_output(output, arguments.input)
     more = [text for text in arguments.overrides if arguments.input and Path(text).is_file()]  # of --input photos/*.jpg
     source = find_input(arguments.input, more)
@@ -61,7 +69,7 @@ def main() -> None:
     overrides += [override("teacher.name", arguments.teacher)] if arguments.teacher else []
     chosen = {key: getattr(arguments, key) for key in ("model", "config_file", "weights", "device", "compile", "half")}
     predictor = load_predictor(**chosen, overrides=overrides)
-    predictor.set_vocabulary(vocabulary, distractors=parse_distractors(arguments.distractors))
+    predictor.set_vocabulary(vocabulary, negatives=parse_negatives(arguments.negatives))
     detect = partial(predictor, **shown)
     if isinstance(source, Video):
         path, frames, frames_with = write_video(detect, source, output, names=predictor.names)

@@ -14,8 +14,10 @@ import argparse
 import numpy as np
 
 from ovdet.errors import InputError, command
-from ovdet.teachers import load_teacher
-from ovdet.text import TextEmbeddings, convert_matrix, embed_vocabulary, parse_vocabulary, resolve_templates
+from ovdet.teachers.registry import load_teacher
+from ovdet.text.embeddings import TextEmbeddings, convert_matrix, embed_vocabulary
+from ovdet.text.prompts import resolve_templates
+from ovdet.text.vocabulary import parse_vocabulary
 
 
 def parse_arguments() -> argparse.Namespace:

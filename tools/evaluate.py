@@ -9,10 +9,11 @@ from __future__ import annotations
 
 import argparse
 
-from ovdet.engine import add_model_arguments, choose_model, evaluate_on, load_config
 from ovdet.engine.config import override
 from ovdet.errors import command
-from ovdet.files import named
+from ovdet.files import require_path
+from ovdet.hub.find import add_model_arguments, choose_model, open_config
+from ovdet.inference.evaluate import evaluate_on
 
 
 def parse_arguments() -> argparse.Namespace:
@@ -28,9 +29,9 @@ def parse_arguments() -> argparse.Namespace:
     )
     parser.add_argument(
         "--setting",
-        choices=("generalised", "constrained"),
-        default="generalised",
-        help="ask for base and novel names at once, or for the novel ones alone (default: generalised)",
+        choices=("generalized", "constrained"),
+        default="generalized",
+        help="ask for base and novel names at once, or for the novel ones alone (default: generalized)",
     )
     add_model_arguments(parser)
     parser.add_argument("--teacher", metavar="T", help="whose text space it is (default: the config's)")
@@ -55,10 +56,10 @@ def main() -> None:
     chosen = {"teacher.name": arguments.teacher, "train.device": arguments.device}
     overrides = [*arguments.overrides, *(override(key, value) for key, value in chosen.items() if value)]
     evaluate_on(
-        load_config(config_file, overrides),
+        open_config(config_file, overrides),
         arguments.annotations,
         arguments.images,
-        named(arguments.output),
+        require_path(arguments.output),
         weights=weights,
         split=arguments.split,
         setting=arguments.setting,

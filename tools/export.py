@@ -7,9 +7,9 @@ from __future__ import annotations
 
 import argparse
 
-from ovdet.engine import add_model_arguments, choose_model, load_config
 from ovdet.errors import command
-from ovdet.export import FORMATS, export_detector
+from ovdet.export.write import FORMATS, export_detector
+from ovdet.hub.find import add_model_arguments, choose_model, open_config
 
 
 def parse_arguments() -> argparse.Namespace:
@@ -30,7 +30,7 @@ def parse_arguments() -> argparse.Namespace:
 def main() -> None:
     arguments = parse_arguments()
     config_file, weights = choose_model(arguments.model, arguments.config_file, arguments.weights)
-    config = load_config(config_file, [*arguments.overrides, "train.device=cpu"])
+    config = open_config(config_file, [*arguments.overrides, "train.device=cpu"])
     description = export_detector(config, weights, arguments.output, FORMATS[arguments.format])
     print(f"{arguments.output}: names by teacher {description['teacher']}, {description['image']}")
 

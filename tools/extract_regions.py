@@ -13,11 +13,12 @@ import sys
 
 from torch.multiprocessing import ProcessExitedException
 
-from ovdet.engine import ExtractOptions, extract_regions, load_config, verify_store
-from ovdet.engine.extract import ENGINES
-from ovdet.engine.extract_plan import PROPOSALS
+from ovdet.engine.config import load_config
 from ovdet.errors import command
-from ovdet.text import parse_vocabulary
+from ovdet.regions.extract import ENGINES, extract_regions
+from ovdet.regions.proposals import PROPOSALS, ExtractOptions
+from ovdet.regions.verify import verify_store
+from ovdet.text.vocabulary import parse_vocabulary
 
 
 def parse_arguments() -> argparse.Namespace:

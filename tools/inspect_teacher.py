@@ -9,11 +9,11 @@ import argparse
 import contextlib
 import json
 
-from ovdet.engine.options import choose_device
-from ovdet.engine.zero_shot import inspect_teacher, print_reports
+from ovdet.device import choose_device
 from ovdet.errors import command
-from ovdet.files import writing_whole
-from ovdet.teachers import load_teacher
+from ovdet.evaluation.zero_shot import inspect_teacher, print_reports
+from ovdet.files import atomic_writer
+from ovdet.teachers.registry import load_teacher
 
 
 def parse_arguments() -> argparse.Namespace:
@@ -37,7 +37,7 @@ def parse_arguments() -> argparse.Namespace:
 def main() -> None:
     arguments = parse_arguments()
     teacher = load_teacher(arguments.teacher, choose_device(arguments.device))
-    with writing_whole(arguments.output) if arguments.output else contextlib.nullcontext() as stream:
+    with atomic_writer(arguments.output) if arguments.output else contextlib.nullcontext() as stream:
         reports = inspect_teacher(
             teacher,
             arguments.annotations,

@@ -9,15 +9,16 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
-from ovdet.engine import add_model_arguments, choose_model, load_config, write_model_folder
 from ovdet.errors import InputError, command
-from ovdet.files import named
+from ovdet.files import require_path
+from ovdet.hub.find import add_model_arguments, choose_model, open_config
+from ovdet.hub.model_folder import write_model_folder
 
 
 def parse_arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     add_model_arguments(parser)
-    parser.add_argument("--card", required=True, metavar="F.md", help="the model card: data, licences, figures, limits")
+    parser.add_argument("--card", required=True, metavar="F.md", help="the model card: data, licenses, figures, limits")
     parser.add_argument("--output", required=True, metavar="DIR", help="the folder to write")
     parser.add_argument("overrides", nargs="*", metavar="key=value", help="overrides of the config")
     return parser.parse_intermixed_args()
@@ -31,8 +32,8 @@ def main() -> None:
         card = Path(arguments.card).read_text(encoding="utf-8")
     except (OSError, UnicodeDecodeError) as error:
         raise InputError(f"expected a model card, {arguments.card} cannot be read: {error}") from error
-    config = load_config(config_file, [*arguments.overrides, "train.device=cpu"])
-    content = write_model_folder(config, weights, named(arguments.output), card=card)
+    config = open_config(config_file, [*arguments.overrides, "train.device=cpu"])
+    content = write_model_folder(config, weights, require_path(arguments.output), card=card)
     size = sum(file.stat().st_size for file in Path(arguments.output).iterdir()) / 1e6
     print(f"{arguments.output}: {size:.1f} MB, names by teacher {content['teacher']['name']}")
 

@@ -2,16 +2,17 @@
 
 tools/reproduce_lite.py --data PATH --output output/reproduce_lite
 tools/reproduce_lite.py --data PATH --output output/reproduce_lite --seed 1 --rows vild_text vild_ensemble
-PATH as for configs/lite/trunk.py. Writes results.md and learning_curves.png.
+PATH as for configs/lite/base_detector.py. Writes results.md and learning_curves.png.
 """
 
 from __future__ import annotations
 
 import argparse
 
+from reproduce.lite import ROWS, choose_rows, run_rows, write_results
+
 from ovdet.errors import command
-from ovdet.files import named
-from ovdet.reproduce import ROWS, choose_rows, run_rows, write_results
+from ovdet.files import require_path
 
 
 def parse_arguments() -> argparse.Namespace:
@@ -29,7 +30,7 @@ def parse_arguments() -> argparse.Namespace:
 def main() -> None:
     arguments = parse_arguments()
     rows = choose_rows(arguments.rows)
-    run_rows(rows, arguments.data, named(arguments.output), seed=arguments.seed, overrides=arguments.set)
+    run_rows(rows, arguments.data, require_path(arguments.output), seed=arguments.seed, overrides=arguments.set)
     print(write_results(arguments.output))
 
 

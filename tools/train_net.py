@@ -15,8 +15,10 @@ from detectron2.utils import comm
 from detectron2.utils.logger import setup_logger
 from torch.multiprocessing import ProcessExitedException
 
-from ovdet.engine import check_files, do_train, evaluate_config, load_config, prepare_output
+from ovdet.engine.config import load_config
+from ovdet.engine.train import check_files, do_train, prepare_output
 from ovdet.errors import InputError, command
+from ovdet.inference.evaluate import evaluate_config
 
 
 def parse_arguments() -> argparse.Namespace:

@@ -3,8 +3,8 @@
 from detectron2.config import LazyCall as L
 from omegaconf import DictConfig
 
-from ovdet.data import frequency_weights
-from ovdet.modeling import FederatedBoxPredictor
+from ovdet.data.samplers import frequency_weights
+from ovdet.modeling.box_predictor import FederatedBoxPredictor
 
 
 def federated(model: DictConfig) -> DictConfig:

@@ -1,4 +1,4 @@
-"""What every run on small photos has in common: data, schedule, and the trunk that the methods' heads stand on."""
+"""What every run on small photos has in common: data, schedule, and the base detector that the methods' heads stand on."""
 
 from detectron2.config import LazyCall as L
 from detectron2.data import transforms as T
@@ -7,12 +7,12 @@ from detectron2.solver import WarmupParamScheduler
 from fvcore.common.param_scheduler import CosineParamScheduler
 from omegaconf import DictConfig
 
-from ovdet.engine import TrainOptions
+from ovdet.engine.options import TrainOptions
 
 from .data.coco_subsets import dataloader
 from .teacher import name_embedder, teacher  # noqa: F401 - part of a run
 
-TRUNK = "output/lite/trunk/model_final.pth"
+BASE_DETECTOR = "output/lite/base_detector/model_final.pth"
 
 dataset = dict(
     name="lite",
@@ -37,7 +37,7 @@ lr_multiplier = L(WarmupParamScheduler)(
 train = L(TrainOptions)(device="auto", seed=0, clip_gradient_norm=10.0, checkpoint_period=200, amp=True)
 
 
-def on_trunk(train: DictConfig, output_dir: str) -> None:
+def on_base_detector(train: DictConfig, output_dir: str) -> None:
     """Train the ROI heads alone, from scratch: methods differ in nothing else, and all see the same proposals."""
     parts = "backbone,proposal_generator"
-    train.update(init_checkpoint=TRUNK, init_parts=parts, freeze=parts, max_iter=600, output_dir=output_dir)
+    train.update(init_checkpoint=BASE_DETECTOR, init_parts=parts, freeze=parts, max_iter=600, output_dir=output_dir)

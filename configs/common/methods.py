@@ -6,19 +6,17 @@ from detectron2.config import LazyCall as L
 from detectron2.modeling.roi_heads import FastRCNNOutputLayers, StandardROIHeads
 from omegaconf import DictConfig
 
-from ovdet.data import RegionStore
-from ovdet.engine import choose_device, training_classes
-from ovdet.losses import L1Distillation
-from ovdet.modeling import (
-    ClosedSetRCNN,
-    GeometricScores,
-    ImageBranch,
-    ImageScores,
-    OnlineRegions,
-    RegionTeacher,
-    StoredRegions,
-)
-from ovdet.teachers import RegionEmbedder, load_teacher
+from ovdet.device import choose_device
+from ovdet.engine.train import training_classes
+from ovdet.modeling.detector import ClosedSetRCNN
+from ovdet.modeling.region_sources import OnlineRegions, StoredRegions
+from ovdet.modeling.region_teacher import RegionTeacher
+from ovdet.modeling.roi_heads import ImageBranch
+from ovdet.modeling.score_fusion import GeometricScores, ImageScores
+from ovdet.objectives.l1_distillation import L1Distillation
+from ovdet.regions.store import RegionStore
+from ovdet.teachers.crops import RegionEmbedder
+from ovdet.teachers.registry import load_teacher
 
 _OPEN_ONLY = ("score_fusion", "image_temperature", "distillation", "image_branch", "region_teacher")
 

@@ -2,7 +2,7 @@
 
 from detectron2.config import LazyCall as L
 
-from ovdet.text import NameEmbedder
+from ovdet.text.embedder import NameEmbedder
 
 teacher = dict(name="conse", width=384, templates="a", embeddings=None)
 name_embedder = L(NameEmbedder)(

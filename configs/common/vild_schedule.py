@@ -6,7 +6,7 @@ from detectron2.model_zoo import get_config
 from detectron2.solver import WarmupParamScheduler
 from fvcore.common.param_scheduler import MultiStepParamScheduler
 
-from ovdet.engine import TrainOptions
+from ovdet.engine.options import TrainOptions
 
 train_augmentations = [
     L(T.RandomFlip)(horizontal=True),

@@ -2,26 +2,26 @@
 
 tools/train_net.py --config-file configs/lite/ovdet_lite.py dataset.root=PATH
 Hardware: two CPU cores or one GPU. Expected: docs/results.md.
-It goes on from the weights of configs/lite/trunk.py (train.init_checkpoint).
+It goes on from the weights of configs/lite/base_detector.py (train.init_checkpoint).
 PATH holds images/, instances_train.json, instances_val.json and ov_coco_split.json.
 """
 
 from detectron2.config import LazyCall as L
 
-from ovdet.data import repeat_factor_sampler
-from ovdet.engine import slower_part
+from ovdet.data.samplers import repeat_factor_sampler
+from ovdet.engine.learning_rate import part_lr_multiplier
 
-from ..common.beyond_vild import in_photo_regions
-from ..common.lite_run import TRUNK
+from ..common.beyond_vild import roi_feature_regions
+from ..common.lite_run import BASE_DETECTOR
 from ..common.methods import vild
-from .trunk import dataloader, dataset, lr_multiplier, model, name_embedder, optimizer, teacher, train
+from .base_detector import dataloader, dataset, lr_multiplier, model, name_embedder, optimizer, teacher, train
 
-model = in_photo_regions(vild(model, weight=0.2), max_regions=48)
+model = roi_feature_regions(vild(model, weight=0.2), max_regions=48)
 model.roi_heads.image_branch.trained = True
 model.backbone.bottom_up.update(freeze_stages=3, freeze_depthwise=True)
 model.roi_heads.batch_size_per_image = 96
 model.proposal_generator.batch_size_per_image = 256
 dataloader.train.sampler = L(repeat_factor_sampler)(threshold=0.1)
 optimizer.update(lr=4e-4)
-optimizer.params.lr_factor_func = L(slower_part)(part="backbone.bottom_up", factor=0.25)
-train.update(init_checkpoint=TRUNK, max_iter=4600, output_dir="output/lite/ovdet_lite")
+optimizer.params.lr_factor_func = L(part_lr_multiplier)(part="backbone.bottom_up", factor=0.25)
+train.update(init_checkpoint=BASE_DETECTOR, max_iter=4600, output_dir="output/lite/ovdet_lite")

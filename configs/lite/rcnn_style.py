@@ -5,10 +5,10 @@ Hardware: two CPU cores or one GPU. Expected: docs/results.md.
 Nothing to train: it takes the weights of configs/lite/vild_text.py (train.init_checkpoint).
 """
 
-from ..common.beyond_vild import other_names
+from ..common.beyond_vild import background_names
 from ..common.methods import rcnn_style, weights_of
 from .vild_text import dataloader, dataset, lr_multiplier, model, name_embedder, optimizer, teacher, train
 
-model = other_names(rcnn_style(model, max_crops=60, nms_threshold=0.7))
+model = background_names(rcnn_style(model, max_crops=60, nms_threshold=0.7))
 dataloader.test.mapper.keep_original = True
 weights_of(train, "output/lite/vild_text/model_final.pth", "output/lite/rcnn_style")

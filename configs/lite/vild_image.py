@@ -4,9 +4,9 @@ tools/train_net.py --config-file configs/lite/vild_image.py dataset.root=PATH
 Hardware: two CPU cores or one GPU. Expected: docs/results.md.
 """
 
-from ..common.beyond_vild import in_photo_regions
+from ..common.beyond_vild import roi_feature_regions
 from ..common.methods import vild_image
 from .vild_text import dataloader, dataset, lr_multiplier, model, name_embedder, optimizer, teacher, train
 
-model = in_photo_regions(vild_image(model, weight=0.2))
+model = roi_feature_regions(vild_image(model, weight=0.2))
 train.output_dir = "output/lite/vild_image"

@@ -2,11 +2,20 @@
 
 tools/train_net.py --config-file configs/lite/vild_text.py dataset.root=PATH
 Hardware: two CPU cores or one GPU. Expected: docs/results.md.
-As all methods here it trains the ROI heads alone, on the weights of configs/lite/trunk.py (train.init_checkpoint).
+As all methods here it trains the ROI heads alone, on the weights of configs/lite/base_detector.py (train.init_checkpoint).
 PATH holds images/, instances_train.json, instances_val.json and ov_coco_split.json.
 """
 
-from ..common.lite_run import dataloader, dataset, lr_multiplier, name_embedder, on_trunk, optimizer, teacher, train
+from ..common.lite_run import (
+    dataloader,
+    dataset,
+    lr_multiplier,
+    name_embedder,
+    on_base_detector,
+    optimizer,
+    teacher,
+    train,
+)
 from ..common.models.lite import model
 
-on_trunk(train, "output/lite/vild_text")
+on_base_detector(train, "output/lite/vild_text")

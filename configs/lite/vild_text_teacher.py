@@ -5,11 +5,11 @@ Hardware: two CPU cores or one GPU. Expected: docs/results.md.
 Nothing to train: it takes the weights of configs/lite/vild_text.py (train.init_checkpoint).
 """
 
-from ..common.beyond_vild import crops_and_in_photo, foreground_fusion, other_names
+from ..common.beyond_vild import background_names, ensemble_of_crops_and_roi_features, foreground_fusion
 from ..common.methods import vild_text_teacher, weights_of
 from .vild_text import dataloader, dataset, lr_multiplier, model, name_embedder, optimizer, teacher, train
 
-model = crops_and_in_photo(vild_text_teacher(model, max_crops=60, nms_threshold=0.7))
-model = other_names(foreground_fusion(model))
+model = ensemble_of_crops_and_roi_features(vild_text_teacher(model, max_crops=60, nms_threshold=0.7))
+model = background_names(foreground_fusion(model))
 dataloader.test.mapper.keep_original = True
 weights_of(train, "output/lite/vild_text/model_final.pth", "output/lite/vild_text_teacher")

@@ -10,7 +10,7 @@ import os
 
 from detectron2.config import LazyCall as L
 
-from ovdet.data import register_builtin
+from ovdet.data.catalog import register_builtin
 
 from ..common.clip_teacher import name_embedder, teacher
 from ..common.data.coco_subsets import dataloader

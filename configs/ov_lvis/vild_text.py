@@ -12,7 +12,8 @@ import os
 
 from detectron2.config import LazyCall as L
 
-from ovdet.data import register_builtin, repeat_factor_sampler
+from ovdet.data.catalog import register_builtin
+from ovdet.data.samplers import repeat_factor_sampler
 
 from ..common.clip_teacher import name_embedder, teacher
 from ..common.data.coco_subsets import dataloader

@@ -7,7 +7,7 @@ Hardware: two CPU cores. Expected: AP50 base / novel / all some 99.5 / 84 / 96.
 from detectron2.config import LazyCall as L
 from detectron2.data import transforms as T
 
-from ovdet.data import build_synthetic
+from ovdet.data.synthetic import build_synthetic
 
 from ..common.lite_run import dataloader, dataset, lr_multiplier, name_embedder, optimizer, teacher, train
 from ..common.methods import online_regions, vild

@@ -1,4 +1,4 @@
-"""The one reader of photos: whatever is stored, out comes an upright 8-bit colour image or an InputError.
+"""The one reader of photos: whatever is stored, out comes an upright 8-bit color image or an InputError.
 
 Shapes: H height, W width, C channels as stored.
 """
@@ -54,9 +54,9 @@ def find_images(path: str | Path) -> list[Path]:
 
 
 def read_image(path: str | Path, format: str = "RGB") -> np.ndarray:
-    """Read a photo as 8-bit colour, turned upright by its EXIF orientation.
+    """Read a photo as 8-bit color, turned upright by its EXIF orientation.
 
-    Grey, palette and CMYK images are converted to RGB; transparency is flattened on white; 16-bit values are scaled
+    Gray, palette and CMYK images are converted to RGB; transparency is flattened on white; 16-bit values are scaled
     from [0, 65535] to [0, 255]; of an animation the first frame is taken.
 
     Args:
@@ -133,7 +133,7 @@ def rgb_array(image: Image.Image) -> np.ndarray:
     if image.mode == "F":
         raise ValueError("its pixels are floating-point numbers without a known range")
     if image.mode.startswith("I"):  # "I;16" and its byte orders; "I" in older versions of PIL
-        return _colour_from_array(np.asarray(image))
+        return _color_from_array(np.asarray(image))
     if image.mode in ("LA", "PA", "La", "RGBA", "RGBa") or "transparency" in image.info:
         image = image.convert("RGBA")
         flat = Image.new("RGBA", image.size, (*WHITE, 255))
@@ -151,7 +151,7 @@ def _upright(image: Image.Image) -> Image.Image:
 
 
 def _read_with_opencv(path: Path) -> np.ndarray:
-    """(H, W, 3) uint8 RGB of what PIL does not recognise (some TIFF layouts, PFM, ...)."""
+    """(H, W, 3) uint8 RGB of what PIL does not recognize (some TIFF layouts, PFM, ...)."""
     try:
         array = cv2.imdecode(np.fromfile(path, dtype=np.uint8), cv2.IMREAD_UNCHANGED)
     except (cv2.error, OSError) as error:
@@ -161,13 +161,13 @@ def _read_with_opencv(path: Path) -> np.ndarray:
     if array.ndim == 3 and array.shape[2] >= 3:
         array = array[:, :, [2, 1, 0, *range(3, array.shape[2])]]  # OpenCV's order is BGR(A)
     try:
-        return _colour_from_array(array)
+        return _color_from_array(array)
     except ValueError as error:
         raise InputError(f"expected an image of 8 or 16 bits, in {path} {_one_line(error)}") from error
 
 
-def _colour_from_array(array: np.ndarray) -> np.ndarray:
-    """(H, W) grey or (H, W, C) with C in 1..4 (RGB, alpha last), 8 or 16 bits -> (H, W, 3) uint8 RGB."""
+def _color_from_array(array: np.ndarray) -> np.ndarray:
+    """(H, W) gray or (H, W, C) with C in 1..4 (RGB, alpha last), 8 or 16 bits -> (H, W, 3) uint8 RGB."""
     if not np.issubdtype(array.dtype, np.integer) or array.min() < 0 or array.max() > 65535:
         raise ValueError("its pixels are not integers of 8 or 16 bits")
     if array.dtype != np.uint8:
@@ -175,10 +175,10 @@ def _colour_from_array(array: np.ndarray) -> np.ndarray:
     if array.ndim == 2:
         array = array[:, :, None]
     alpha = array[:, :, -1:] / 255.0 if array.shape[2] in (2, 4) else None
-    colour = array[:, :, :3] if array.shape[2] >= 3 else np.repeat(array[:, :, :1], 3, axis=2)
+    color = array[:, :, :3] if array.shape[2] >= 3 else np.repeat(array[:, :, :1], 3, axis=2)
     if alpha is None:
-        return colour
-    return np.round(colour * alpha + 255.0 * (1.0 - alpha)).astype(np.uint8)
+        return color
+    return np.round(color * alpha + 255.0 * (1.0 - alpha)).astype(np.uint8)
 
 
 def _one_line(error: Any) -> str:

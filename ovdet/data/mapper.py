@@ -22,8 +22,8 @@ from detectron2.structures import Boxes, Instances
 from torch import Tensor
 
 from ovdet.data.images import check_aspect, read_image
-from ovdet.data.region_store import RegionStore
 from ovdet.errors import InputError
+from ovdet.regions.store import RegionStore
 
 MIN_SIDE = 1.0  # pixels of the augmented image; a smaller region is dropped
 MIN_REMAINING_AREA = 0.5  # of a region after a crop: with less in the picture its stored embedding is of something else

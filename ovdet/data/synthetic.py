@@ -1,6 +1,6 @@
-"""A drawn detection dataset: coloured shapes on textured paper, with held-out combinations as novel classes.
+"""A drawn detection dataset: colored shapes on textured paper, with held-out combinations as novel classes.
 
-Every colour and every shape occurs among the base classes; the novel classes put them together anew ("red square").
+Every color and every shape occurs among the base classes; the novel classes put them together anew ("red square").
 As in OV-COCO the photos show novel objects too, and it is the split that keeps their annotations out of training.
 Layout: root/images/*.jpg, root/instances_train.json, root/instances_val.json, root/ov_split.json.
 """
@@ -21,7 +21,7 @@ import numpy as np
 
 from ovdet.errors import InputError
 
-COLOURS = {  # RGB
+COLORS = {  # RGB
     "red": (214, 40, 40),
     "green": (44, 150, 62),
     "blue": (36, 84, 200),
@@ -30,7 +30,7 @@ COLOURS = {  # RGB
     "orange": (242, 120, 20),
 }
 SHAPES = ("circle", "square", "triangle", "star", "cross")
-CLASS_NAMES = tuple(f"{colour} {shape}" for shape in SHAPES for colour in COLOURS)
+CLASS_NAMES = tuple(f"{color} {shape}" for shape in SHAPES for color in COLORS)
 NOVEL = ("red square", "green triangle", "blue circle", "yellow star", "purple cross", "orange square")
 BASE = tuple(name for name in CLASS_NAMES if name not in NOVEL)
 
@@ -44,7 +44,7 @@ class Shape:
     """One drawn object."""
 
     name: str  # one of CLASS_NAMES
-    centre: tuple[float, float]  # (x, y) in pixels
+    center: tuple[float, float]  # (x, y) in pixels
     radius: float  # of the circle around it, in pixels
     angle: float = 0.0  # degrees
 
@@ -53,7 +53,7 @@ class Shape:
         points = _unit_outline(self.name.split()[1])
         turn = np.deg2rad(self.angle)
         rotation = np.array([[np.cos(turn), -np.sin(turn)], [np.sin(turn), np.cos(turn)]])
-        return points @ rotation.T * self.radius + np.asarray(self.centre)
+        return points @ rotation.T * self.radius + np.asarray(self.center)
 
     def box(self) -> tuple[float, float, float, float]:
         """XYXY in pixels."""
@@ -82,7 +82,7 @@ def draw_scene(shapes: Sequence[Shape], size: tuple[int, int] = (192, 256), seed
     Args:
         shapes: later ones cover earlier ones.
         size: (height, width) in pixels.
-        seed: of the paper and of the slight changes of colour.
+        seed: of the paper and of the slight changes of color.
 
     Returns:
         (height, width, 3) uint8 RGB.
@@ -92,8 +92,8 @@ def draw_scene(shapes: Sequence[Shape], size: tuple[int, int] = (192, 256), seed
     height, width = size
     canvas = cv2.resize(image, (width * SUPERSAMPLING, height * SUPERSAMPLING), interpolation=cv2.INTER_LINEAR)
     for shape in shapes:
-        colour = np.array(COLOURS[shape.name.split()[0]]) + rng.integers(-14, 15, 3)
-        fill = tuple(int(value) for value in colour.clip(0, 255))
+        color = np.array(COLORS[shape.name.split()[0]]) + rng.integers(-14, 15, 3)
+        fill = tuple(int(value) for value in color.clip(0, 255))
         edge = tuple(int(value * 0.72) for value in fill)
         inner = replace(shape, radius=0.94 * shape.radius)
         cv2.fillPoly(canvas, [_canvas_points(shape)], fill, lineType=cv2.LINE_AA)
@@ -102,7 +102,7 @@ def draw_scene(shapes: Sequence[Shape], size: tuple[int, int] = (192, 256), seed
 
 
 def _canvas_points(shape: Shape) -> np.ndarray:
-    """(P, 2) int32 corners on the enlarged canvas: OpenCV counts from pixel centres, an outline from the edge."""
+    """(P, 2) int32 corners on the enlarged canvas: OpenCV counts from pixel centers, an outline from the edge."""
     return np.round(shape.outline() * SUPERSAMPLING - 0.5).astype(np.int32)
 
 
@@ -126,7 +126,7 @@ def random_shapes(rng: np.random.Generator, size: tuple[int, int]) -> list[Shape
     for _ in range(20 * number):
         radius = float(rng.uniform(min(MIN_RADIUS, largest), largest))
         x, y = (float(rng.uniform(radius + 1, side - radius - 1)) for side in (width, height))
-        apart = all(np.hypot(x - s.centre[0], y - s.centre[1]) > 0.9 * (radius + s.radius) for s in shapes)
+        apart = all(np.hypot(x - s.center[0], y - s.center[1]) > 0.9 * (radius + s.radius) for s in shapes)
         if apart:
             name = CLASS_NAMES[rng.integers(len(CLASS_NAMES))]
             shapes.append(Shape(name, (x, y), radius, float(rng.uniform(-12, 12))))
@@ -156,7 +156,7 @@ def draw_dataset(
         content = _draw_part(root, range(first_id, first_id + number), seed, size)
         content["info"] = {"description": "drawn by ovdet.data.synthetic", "parameters": parameters}
         (root / f"instances_{part}.json").write_text(json.dumps(content))
-    split = {"base": BASE, "novel": NOVEL, "source": "ovdet.data.synthetic: held-out pairs of colour and shape"}
+    split = {"base": BASE, "novel": NOVEL, "source": "ovdet.data.synthetic: held-out pairs of color and shape"}
     (root / "ov_split.json").write_text(json.dumps(split, indent=1))
 
 

@@ -13,12 +13,15 @@ from typing import Any
 import safetensors
 import torch
 from detectron2.checkpoint import DetectionCheckpointer
+from omegaconf import DictConfig
 from safetensors.torch import load_file
 from torch import nn
 
+from ovdet.engine.version_0_1 import upgrade_weights
 from ovdet.errors import InputError
-from ovdet.files import write_whole, writing_whole
-from ovdet.text.space import space_difference
+from ovdet.files import atomic_write, atomic_writer
+from ovdet.teachers.embedding_space import space_difference
+from ovdet.text.embedder import NameEmbedder
 
 HEADER = "ovdet"  # the entry of a checkpoint that says what it was trained with
 
@@ -66,7 +69,18 @@ def read_checkpoint(path: str) -> dict[str, Any]:
     if "model" not in content:
         content = {"model": content}
     content.setdefault(HEADER, {})
+    if isinstance(content["model"], dict):
+        content["model"] = upgrade_weights(content["model"])
     return content
+
+
+def text_space(config: DictConfig, embed_names: NameEmbedder) -> dict[str, Any]:
+    """What a checkpoint's header says of the space that its regions live in."""
+    return {
+        "teacher": config.teacher.name,
+        "width": config.teacher.width,
+        "fingerprint": embed_names.fingerprint,
+    }
 
 
 def known_classes(header: Mapping[str, Any]) -> list[str] | None:
@@ -154,7 +168,7 @@ class SafeCheckpointer(DetectionCheckpointer):
 
     def tag_last_checkpoint(self, last_filename_basename: str) -> None:
         """As fvcore's, whole."""
-        write_whole(self._last_file, last_filename_basename.encode())
+        atomic_write(self._last_file, last_filename_basename.encode())
 
     def get_checkpoint_file(self) -> str:
         """The run's last checkpoint; "" where there is none.
@@ -278,7 +292,7 @@ def average_checkpoints(before: str, after: str, share: float, output: str | Pat
 
 def _save_whole(content: dict[str, Any], path: str | Path) -> None:
     try:
-        with writing_whole(path) as stream:
+        with atomic_writer(path) as stream:
             torch.save(content, stream)
     except RuntimeError as error:
         if not isinstance(error.__context__, OSError):  # which torch.save turns into its own

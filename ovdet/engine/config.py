@@ -16,7 +16,6 @@ from hydra.core.override_parser.types import Quote, QuotedString, ValueType
 from hydra.errors import HydraException
 from omegaconf import DictConfig, OmegaConf
 
-from ovdet.engine.model_folder import read_model_config
 from ovdet.errors import InputError
 
 PARTS = ("model", "teacher", "name_embedder", "dataset", "dataloader", "optimizer", "lr_multiplier", "train")
@@ -26,7 +25,7 @@ def load_config(path: str, overrides: Sequence[str] = ()) -> DictConfig:
     """Read a config and apply overrides.
 
     Args:
-        path: a LazyConfig .py, the config.yaml that a run wrote, or a model folder's config.json, which is no program.
+        path: a LazyConfig .py, or the config.yaml that a run wrote; `hub.find.open_config` reads a model folder's too.
         overrides: `key=value`, keys with dots. A key must stand in the config, or be an argument of the node's target.
             Values are read by hydra's grammar; what it does not take for one value is text where text stands now, and
             needs quotes elsewhere.
@@ -37,7 +36,15 @@ def load_config(path: str, overrides: Sequence[str] = ()) -> DictConfig:
     if not Path(path).is_file():
         why = "is a folder" if Path(path).is_dir() else "does not exist"
         raise InputError(f"expected a config file, {path} {why}")
-    config = read_model_config(path) if Path(path).suffix == ".json" else _run_config(path)
+    return apply_overrides(_run_config(path), overrides)
+
+
+def apply_overrides(config: DictConfig, overrides: Sequence[str]) -> DictConfig:
+    """The config with `key=value` overrides, see `load_config`.
+
+    Raises:
+        InputError: an override that is none, or whose key does not exist.
+    """
     readable = [_readable(given, _present_value(config, given)) for given in overrides]
     try:
         return LazyConfig.apply_overrides(config, readable)

@@ -20,8 +20,8 @@ from omegaconf import DictConfig
 from torch import Tensor, nn
 from torch.utils.data import DataLoader
 
-from ovdet.engine.progress import show_progress
-from ovdet.files import write_whole
+from ovdet.files import atomic_write
+from ovdet.progress import show_progress
 from ovdet.text.prompts import clean_name
 
 EmbedNames = Callable[[Sequence[str]], Tensor]
@@ -41,7 +41,7 @@ def prepare_evaluation(config: DictConfig, folder: str | Path) -> None:
     if comm.is_main_process():
         with tempfile.TemporaryDirectory() as scratch:
             LazyConfig.save(config, f"{scratch}/config.yaml")
-            write_whole(folder / "config.yaml", Path(scratch, "config.yaml").read_bytes())
+            atomic_write(folder / "config.yaml", Path(scratch, "config.yaml").read_bytes())
     comm.synchronize()
     setup_logger.cache_clear()  # it remembers folders, and would not write to one again
     for name in ("detectron2", "fvcore", "ovdet"):

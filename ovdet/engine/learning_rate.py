@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 
 
-def slower_part(part: str, factor: float) -> Callable[[str], float]:
+def part_lr_multiplier(part: str, factor: float) -> Callable[[str], float]:
     """A `lr_factor_func`: what the learning rate is multiplied by, by a parameter's name.
 
     Args:

@@ -5,9 +5,11 @@ from __future__ import annotations
 from dataclasses import dataclass, fields
 
 import torch
+from detectron2.config import instantiate
+from omegaconf import DictConfig
 
+from ovdet.device import choose_device
 from ovdet.errors import InputError
-from ovdet.teachers.base import parse_device
 
 
 @dataclass
@@ -66,10 +68,13 @@ class TrainOptions:
 _KINDS = {str: "text", int: "a whole number", bool: "true or false", float: "a number"}
 
 
-def choose_device(name: str = "auto") -> torch.device:
-    """ "auto" -> a GPU where there is one, else the CPU; anything else as torch reads it.
+def build_options(config: DictConfig) -> TrainOptions:
+    """`config.train` as the dataclass that it names.
 
     Raises:
-        InputError: not a device, or a GPU is asked for that is not there.
+        InputError: an option that TrainOptions does not have, or a value it refuses.
     """
-    return parse_device(("cuda" if torch.cuda.is_available() else "cpu") if name == "auto" else name)
+    try:
+        return instantiate(config.train)
+    except TypeError as error:
+        raise InputError(f"expected the options of TrainOptions under `train`, got {error}") from error

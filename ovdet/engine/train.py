@@ -6,7 +6,6 @@ import json
 import logging
 import os
 from collections.abc import Callable, Mapping
-from copy import deepcopy
 from pathlib import Path
 from typing import Any
 
@@ -21,29 +20,16 @@ from detectron2.utils.env import seed_all_rng
 from omegaconf import DictConfig
 from torch import nn
 
-from ovdet.data import check_no_leak, find_leaks
-from ovdet.engine.checkpoint import SafeCheckpointer, classes_of_both, find_parts
+from ovdet.data.leakage import check_no_leak, find_leaks
+from ovdet.engine.checkpoint import SafeCheckpointer, classes_of_both, find_parts, text_space
 from ovdet.engine.evaluate import do_test, set_names
 from ovdet.engine.hooks import Autocast, GradientClipping, KeepLastCheckpoints
-from ovdet.engine.options import TrainOptions
-from ovdet.engine.start import FirstWeights, check_all_begin_alike, first_weights, last_checkpoint, resume_run
+from ovdet.engine.options import TrainOptions, build_options
+from ovdet.engine.resume import InitialWeights, check_ranks_agree, initial_weights, resume_run
 from ovdet.errors import InputError
-from ovdet.files import write_whole
-from ovdet.text import NameEmbedder
+from ovdet.files import atomic_write
 
 logger = logging.getLogger(__name__)
-
-
-def build_options(config: DictConfig) -> TrainOptions:
-    """`config.train` as the dataclass that it names.
-
-    Raises:
-        InputError: an option that TrainOptions does not have, or a value it refuses.
-    """
-    try:
-        return instantiate(config.train)
-    except TypeError as error:
-        raise InputError(f"expected the options of TrainOptions under `train`, got {error}") from error
 
 
 def check_files(config: DictConfig, *, resume: bool = False) -> None:
@@ -92,16 +78,7 @@ def training_classes(dataset_name: str) -> list[str]:
     return list(MetadataCatalog.get(dataset_name).thing_classes)
 
 
-def text_space(config: DictConfig, embed_names: NameEmbedder) -> dict[str, Any]:
-    """What a checkpoint's header says of the space that its regions live in."""
-    return {
-        "teacher": config.teacher.name,
-        "width": config.teacher.width,
-        "fingerprint": embed_names.fingerprint,
-    }
-
-
-def build_train_loader(config: DictConfig, space: Mapping[str, Any], first: FirstWeights) -> Any:
+def build_train_loader(config: DictConfig, space: Mapping[str, Any], first: InitialWeights) -> Any:
     """The training loader, behind the leak check.
 
     Args:
@@ -139,7 +116,7 @@ def report_leaks(
     dicts: list[dict[str, Any]],
     metadata: Any,
     proposals: Mapping[str, Any] | None,
-    first: FirstWeights,
+    first: InitialWeights,
 ) -> None:
     """Log what the run will see, write it to leak_report.json in the output folder, stop where novel classes leak.
 
@@ -148,7 +125,7 @@ def report_leaks(
         dicts: of the training set.
         metadata: of the training set.
         proposals: the header of the region store, if one is used.
-        first: see first_weights.
+        first: see initial_weights.
 
     Raises:
         InputError: annotations, names, proposals or initial weights of novel classes would reach training; or what is
@@ -168,7 +145,7 @@ def report_leaks(
     )
     if comm.is_main_process():
         file = Path(config.train.output_dir) / "leak_report.json"
-        write_whole(file, (json.dumps(report.as_dict(), indent=1) + "\n").encode())
+        atomic_write(file, (json.dumps(report.as_dict(), indent=1) + "\n").encode())
         logger.info("what training sees (%s):\n%s", file, report.table())
     if report.shared_photos:
         logger.warning("%d of the %d test photos are in the training set too, named in leak_report.json",
@@ -222,8 +199,8 @@ def do_train(config: DictConfig, *, resume: bool = False) -> Mapping[str, Any]:
     prepare_dataset(config)
     embed_names = instantiate(config.name_embedder)
     space = text_space(config, embed_names)
-    first = first_weights(options, resume=resume)
-    check_all_begin_alike(first)
+    first = initial_weights(options, resume=resume)
+    check_ranks_agree(first)
     if first.step >= options.max_iter:
         raise InputError(f"expected steps to train, {options.output_dir} is at step {first.step} of {options.max_iter}")
     if first.step and options.seed >= 0:  # or the photos of the first steps would come once more
@@ -277,58 +254,3 @@ def _hooks(
         hooks.EvalHook(options.eval_period, evaluate),
         hooks.PeriodicWriter(default_writers(options.output_dir, steps), options.log_period) if writes else None,
     ]
-
-
-def find_weights(config: DictConfig, weights: str = "") -> str:
-    """The checkpoint to use.
-
-    Args:
-        config: as for do_train.
-        weights: a checkpoint; "" takes the output folder's last one, else `config.train.init_checkpoint` if training
-            takes that as a whole.
-
-    Raises:
-        InputError: there is none.
-    """
-    options = build_options(config)
-    whole = "" if options.init_parts else options.init_checkpoint  # parts of one are no detector
-    weights = weights or last_checkpoint(options.output_dir) or whole
-    if not weights:
-        other = "train it first" if options.init_parts else "or train.init_checkpoint=FILE"
-        raise InputError(f"expected a checkpoint of a training run in {options.output_dir}, got none: {other}")
-    return weights
-
-
-def without_training(config: DictConfig) -> DictConfig:
-    """A copy whose model has only parts that detect: a teacher of its training is not even loaded."""
-    config = deepcopy(config)
-    for part, key in ((config.model, "region_source"), (config.model.roi_heads, "distillation")):
-        if key in part:
-            part[key] = None
-    return config
-
-
-def load_detector(config: DictConfig, weights: str = "") -> tuple[nn.Module, NameEmbedder, dict[str, Any]]:
-    """A trained detector, ready for a vocabulary, in evaluation mode.
-
-    Args:
-        config: as for do_train.
-        weights: see find_weights.
-
-    Returns:
-        The model without what only trains it, what embeds names for it, and the checkpoint's header.
-
-    Raises:
-        InputError: there is no checkpoint, or it does not fit.
-    """
-    weights = find_weights(config, weights)
-    model = instantiate(without_training(config).model).to(build_options(config).torch_device())
-    embed_names = instantiate(config.name_embedder)
-    header = SafeCheckpointer(model, header=text_space(config, embed_names)).load_weights(weights)
-    expected, came = getattr(model, "training_classes", None), header.get("training_classes")
-    if expected is not None and came is not None and list(expected) != list(came):
-        raise InputError(
-            f"expected a classifier of the training set's {len(expected)} classes in their order, "
-            f"got one of {len(came)} others in {weights}"
-        )
-    return model.eval(), embed_names, header

@@ -20,17 +20,17 @@ from ovdet.errors import InputError
 from ovdet.evaluation.average_precision import CocoAP, LvisAP, PerClass
 from ovdet.evaluation.ground_truth import GroundTruth, load_ground_truth
 from ovdet.evaluation.plots import draw_per_class, draw_precision_recall
+from ovdet.evaluation.predictions import Part, PredictionFiles, WrittenPredictions, check_shared
 from ovdet.evaluation.report import (
     Summary,
     class_csv,
     describe_classes,
     flatten,
     plain_figures,
-    summarise_subsets,
+    summarize_subsets,
     summary_table,
 )
-from ovdet.evaluation.spool import Part, Spool, SpooledDetections, check_shared
-from ovdet.files import write_whole
+from ovdet.files import atomic_write
 
 logger = logging.getLogger(__name__)
 
@@ -45,7 +45,7 @@ class OpenVocabEvaluator(DatasetEvaluator):
     """COCO's AP of a registered dataset for base, novel and all classes; VOC's AP50 and AP75 (see `CocoAP`).
 
     Every image is searched for all K classes of the dataset's `thing_classes` at once. With base and novel classes
-    among them this is the generalised setting, with the novel ones alone (the dataset registered with that subset only)
+    among them this is the generalized setting, with the novel ones alone (the dataset registered with that subset only)
     the constrained one. Ground truth of other classes (the 15 unused ones of OV-COCO) is neither asked for nor counted.
     An image that was not run counts as one without detections; a warning says how many there are.
     """
@@ -91,21 +91,21 @@ class OpenVocabEvaluator(DatasetEvaluator):
         self.subsets = {"base": list(metadata.get("base_classes", [])) if novel else [], "novel": novel}
         self._json_file: str = metadata.json_file
         self._truth: GroundTruth | None = None  # on the main process
-        self._spool: Spool | None = None
+        self._spool: PredictionFiles | None = None
         self._num_images = 0  # that were run, of all processes
 
     @property
     def setting(self) -> tuple[str, str]:
-        """("generalised" or "constrained", in words)."""
+        """("generalized" or "constrained", in words)."""
         asked = {subset for subset, of_subset in self.subsets.items() if set(of_subset) & set(self.names)}
         if self.subsets["novel"] and len(asked) == 1:
             return "constrained", f"{asked.pop()} names only"
-        return "generalised", "all names compete"
+        return "generalized", "all names compete"
 
     def reset(self) -> None:
         """Forget all detections; refuse what could not be evaluated or written before the images are run."""
         self._forget()
-        self._spool = Spool(self.output_dir)
+        self._spool = PredictionFiles(self.output_dir)
         check_shared(comm.all_gather(self._spool.part()))
         if comm.is_main_process():
             self._truth = self._truth or load_ground_truth(self._json_file)
@@ -182,7 +182,7 @@ class OpenVocabEvaluator(DatasetEvaluator):
     def _score(self, parts: Sequence[Part], image_ids: list[Any] | None) -> dict[str, PerClass]:
         """Write the detections as one file, then score them, a few images at a time -> by iou type."""
         scorers = self._begin(image_ids)
-        with SpooledDetections(parts) as found:
+        with WrittenPredictions(parts) as found:
             if self.output_dir is not None:
                 found.write_results(self.output_dir / DETECTIONS_FILE)
             if not self._truth.annotations:
@@ -222,10 +222,10 @@ class OpenVocabEvaluator(DatasetEvaluator):
         subsets = self._subsets()
         setting, words = self.setting
         summaries = {
-            iou_type: self._headline(summarise_subsets(found, self.names, subsets))
+            iou_type: self._headline(summarize_subsets(found, self.names, subsets))
             for iou_type, found in per_class.items()
         }
-        title = setting if setting == "generalised" else f"{setting} ({words})"
+        title = setting if setting == "generalized" else f"{setting} ({words})"
         for iou_type, summary in summaries.items():
             logger.info(
                 "%s, %s, %s, %d-way:\n%s",
@@ -260,8 +260,8 @@ class OpenVocabEvaluator(DatasetEvaluator):
             **dict(zip(self.iou_types[1:], others, strict=True)),
         }
         text = json.dumps(plain_figures(content), indent=1) + "\n"
-        write_whole(self.output_dir / METRICS_FILE, text.encode())
-        write_whole(self.output_dir / PER_CLASS_FILE, class_csv(classes).encode())
+        atomic_write(self.output_dir / METRICS_FILE, text.encode())
+        atomic_write(self.output_dir / PER_CLASS_FILE, class_csv(classes).encode())
 
     def _draw(
         self, per_class: Mapping[str, PerClass], summaries: Mapping[str, Summary], subsets: Mapping[str, list[str]]
@@ -272,8 +272,8 @@ class OpenVocabEvaluator(DatasetEvaluator):
             end = "" if iou_type == self.iou_types[0] else f"_{iou_type}"
             title = f"{self.dataset_name}, {iou_type}, {setting}, {len(self.names)}-way"
             curves = draw_precision_recall(found, self.names, subsets, title)
-            write_whole(self.output_dir / f"precision_recall{end}.png", curves)
-            write_whole(self.output_dir / f"per_class{end}.png", draw_per_class(found, self.names, subsets, title))
+            atomic_write(self.output_dir / f"precision_recall{end}.png", curves)
+            atomic_write(self.output_dir / f"per_class{end}.png", draw_per_class(found, self.names, subsets, title))
 
 
 class OpenVocabLVISEvaluator(OpenVocabEvaluator):

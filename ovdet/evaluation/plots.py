@@ -15,10 +15,10 @@ from matplotlib.figure import Figure
 from matplotlib.patches import Patch
 
 from ovdet.evaluation.average_precision import PerClass
-from ovdet.evaluation.report import subset_of, summarise_subsets
+from ovdet.evaluation.report import subset_of, summarize_subsets
 
 # told apart without red and green (Paul Tol's "bright")
-COLOURS = {"base": "#4477AA", "novel": "#EE6677", "rare": "#AA3377", "common": "#CCBB44", "frequent": "#66CCEE"}
+COLORS = {"base": "#4477AA", "novel": "#EE6677", "rare": "#AA3377", "common": "#CCBB44", "frequent": "#66CCEE"}
 OTHER = "#888888"  # classes of no subset
 ALL = "#222222"
 MOST_BARS = 80  # with more classes the best and the worst half of it
@@ -33,7 +33,7 @@ def draw_precision_recall(
     Args:
         per_class: of K classes.
         names: the K class names.
-        subsets: {"base": class names, "novel": ...}; a class has the colour of the first that has it.
+        subsets: {"base": class names, "novel": ...}; a class has the color of the first that has it.
         title: above the picture.
 
     Returns:
@@ -46,14 +46,14 @@ def draw_precision_recall(
     counted = ~np.isnan(per_class.curves[0])  # (K,)
     faint = float(np.clip(20 / max(counted.sum(), 1), 0.04, 0.4))
     for k in np.flatnonzero(counted):
-        axes.plot(recall, per_class.curves[:, k], color=_colour(names[k], subsets), linewidth=0.8, alpha=faint)
-    summaries = summarise_subsets(per_class, names, subsets)
+        axes.plot(recall, per_class.curves[:, k], color=_color(names[k], subsets), linewidth=0.8, alpha=faint)
+    summaries = summarize_subsets(per_class, names, subsets)
     for subset, members in {**_distinct(subsets), "all": names}.items():
         chosen = counted & np.isin(names, list(members))
         if not chosen.any():
             continue
         label = f"{subset} ({chosen.sum()} classes): AP50 {summaries[subset]['AP50']:.1f}"
-        style = {"color": ALL, "linestyle": "--"} if subset == "all" else {"color": COLOURS.get(subset, OTHER)}
+        style = {"color": ALL, "linestyle": "--"} if subset == "all" else {"color": COLORS.get(subset, OTHER)}
         axes.plot(recall, per_class.curves[:, chosen].mean(axis=1), linewidth=2.5, label=label, **style)
     axes.grid(alpha=0.25)
     if counted.any():
@@ -108,21 +108,21 @@ def draw_per_class(
 def _draw_bars(
     axes: Axes, per_class: PerClass, names: Sequence[str], subsets: Mapping[str, Sequence[str]], shown: np.ndarray
 ) -> None:
-    colours = [_colour(names[k], subsets) for k in shown]
+    colors = [_color(names[k], subsets) for k in shown]
     places = np.arange(len(shown))
-    axes.barh(places, per_class.figures["AP50"][shown], color=colours, alpha=0.4, height=0.82)
-    axes.barh(places, per_class.figures["AP"][shown], color=colours, height=0.45)
+    axes.barh(places, per_class.figures["AP50"][shown], color=colors, alpha=0.4, height=0.82)
+    axes.barh(places, per_class.figures["AP"][shown], color=colors, height=0.45)
     for place, k in zip(places, shown, strict=True):
         value = per_class.figures["AP50"][k]
         axes.text(value, place, f" {value:.1f}", va="center", fontsize=7, color=ALL)
     labels = axes.set_yticks(places, [f"{_short(names[k])} ({per_class.objects[k]})" for k in shown], fontsize=7)
-    for label, colour in zip(labels, colours, strict=True):  # a bar of length 0 has no colour to be seen
-        label.label1.set_color(colour)
+    for label, color in zip(labels, colors, strict=True):  # a bar of length 0 has no color to be seen
+        label.label1.set_color(color)
     axes.set_ylim(len(shown) - 0.4, -0.6)
     axes.set_xlim(0, 1.07 * max(float(per_class.figures["AP50"][shown].max(initial=0)), 5))
     axes.grid(axis="x", alpha=0.25)
     found = dict.fromkeys(subset_of(names[k], subsets) for k in shown)
-    handles = [Patch(color=COLOURS.get(subset, OTHER), label=subset) for subset in subsets if subset in found]
+    handles = [Patch(color=COLORS.get(subset, OTHER), label=subset) for subset in subsets if subset in found]
     if handles:
         axes.legend(handles=handles, loc="lower right", framealpha=0.9)
 
@@ -132,8 +132,8 @@ def _short(name: str, longest: int = 32) -> str:
     return text if len(text) <= longest else text[: longest - 1] + "…"
 
 
-def _colour(name: str, subsets: Mapping[str, Sequence[str]]) -> str:
-    return COLOURS.get(subset_of(name, subsets) or "", OTHER)
+def _color(name: str, subsets: Mapping[str, Sequence[str]]) -> str:
+    return COLORS.get(subset_of(name, subsets) or "", OTHER)
 
 
 def _png(figure: Figure) -> bytes:

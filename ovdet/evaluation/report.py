@@ -20,7 +20,7 @@ MAIN = ("AP", "AP50", "AP75")  # what is said of each class, and of each subset 
 Summary = dict[str, dict[str, float]]
 
 
-def summarise_subsets(per_class: PerClass, names: Sequence[str], subsets: Mapping[str, Iterable[str]]) -> Summary:
+def summarize_subsets(per_class: PerClass, names: Sequence[str], subsets: Mapping[str, Iterable[str]]) -> Summary:
     """Means over subsets of the classes; the same numbers as an evaluation of the subset's classes alone.
 
     Args:

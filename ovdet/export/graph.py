@@ -15,10 +15,10 @@ from detectron2.modeling.poolers import ROIPooler
 from torch import Tensor, nn
 from torchvision.ops import nms
 
-from ovdet.modeling import OpenVocabRCNN
-from ovdet.modeling.fixed_shapes import opaque, with_fixed_shapes
-from ovdet.modeling.postprocess import nms_per_class, soften
+from ovdet.modeling.detector import OpenVocabRCNN
+from ovdet.modeling.postprocess import nms_per_class, soft_nms_scores
 from ovdet.modeling.roi_heads import Regions
+from ovdet.modeling.tracing import opaque, with_fixed_shapes
 
 CANDIDATES_PER_REGION = 10
 
@@ -64,7 +64,7 @@ class DetectionGraph(nn.Module):
         objectness = heads.objectness(box_features, objectness)
         image_side = heads.image_embeddings(pooled, features, [proposals], text)
         boxes = clip(boxes, size)
-        unlike = None if heads.other_names is None else heads.other_names.unlike(vocabulary)
+        unlike = None if heads.background_names is None else heads.background_names.unlike(vocabulary)
         scores = heads.scores_for(Regions(boxes, text, image_side, objectness), size, vocabulary, is_base, unlike)
         found, classes, best = keep_best(
             boxes,
@@ -73,7 +73,7 @@ class DetectionGraph(nn.Module):
             nms_threshold=predictor.test_nms_thresh,
             max_detections=predictor.test_topk_per_image,
             per_class=heads.suppress is nms_per_class,
-            overlap_decay=heads.overlap_decay,
+            soft_nms_sigma=heads.soft_nms_sigma,
         )
         if not heads.mask_on:
             return found, best, classes
@@ -89,7 +89,7 @@ class DetectionGraph(nn.Module):
         return pooled, box_features, text, heads.box_predictor.box2box_transform.apply_deltas(deltas, proposals)
 
     def _network_input(self, image: Tensor) -> Tensor:
-        """(3, H, W) uint8 RGB -> (1, 3, H', W') normalised, padded with zeros to what the strides divide."""
+        """(3, H, W) uint8 RGB -> (1, 3, H', W') normalized, padded with zeros to what the strides divide."""
         image = image.flip(0) if self.is_bgr else image
         image = (image.float() - self.pixel_mean) / self.pixel_std
         step = self.backbone.size_divisibility
@@ -155,7 +155,7 @@ def keep_best(
     nms_threshold: float,
     max_detections: int,
     per_class: bool = True,
-    overlap_decay: float | None = None,
+    soft_nms_sigma: float | None = None,
 ) -> tuple[Tensor, Tensor, Tensor]:
     """Threshold, NMS, the best of what is left.
 
@@ -170,7 +170,7 @@ def keep_best(
         nms_threshold: IoU.
         max_detections: over all classes.
         per_class: whether NMS looks at each class by itself, or at all together.
-        overlap_decay: of `soften`; None leaves scores as they are.
+        soft_nms_sigma: of `soft_nms_scores`; None leaves scores as they are.
 
     Returns:
         Boxes (N, 4), classes (N,), scores (N,), best first.
@@ -185,9 +185,9 @@ def keep_best(
     found = boxes[regions]
     keep = nms(apart(found, ranks(classes)) if per_class else found, best, nms_threshold)[:max_detections]
     found, classes, scores = found[keep], classes[keep], best[keep].exp()
-    if overlap_decay is None:
+    if soft_nms_sigma is None:
         return found, classes, scores
-    scores, order = soften(found, scores, classes, overlap_decay).sort(descending=True)
+    scores, order = soft_nms_scores(found, scores, classes, soft_nms_sigma).sort(descending=True)
     order = order[(scores > score_threshold).nonzero().squeeze(1)]
     return found[order], classes[order], scores[: order.shape[0]]
 

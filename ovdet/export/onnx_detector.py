@@ -22,8 +22,8 @@ from torch import Tensor
 
 from ovdet.errors import InputError
 from ovdet.export.write import DESCRIPTION, FORMAT, check_packages
-from ovdet.predictor import OpenVocabPredictor
-from ovdet.text import NameEmbedder
+from ovdet.inference.predictor import OpenVocabPredictor
+from ovdet.text.embedder import NameEmbedder
 
 
 class OnnxDetector:

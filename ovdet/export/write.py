@@ -26,12 +26,14 @@ from omegaconf import DictConfig
 from rich.progress import track
 from torch.export import Dim, ExportedProgram
 
-from ovdet.engine import load_detector, read_resize
 from ovdet.errors import InputError
 from ovdet.export.graph import DetectionGraph
-from ovdet.export.integers import quantize_linear_layers
-from ovdet.files import write_whole
-from ovdet.modeling import GeometricScores, OpenVocabRCNN
+from ovdet.export.quantize import quantize_linear_layers
+from ovdet.files import atomic_write
+from ovdet.hub.load import load_detector
+from ovdet.hub.model_folder import read_resize
+from ovdet.modeling.detector import OpenVocabRCNN
+from ovdet.modeling.score_fusion import GeometricScores
 
 DESCRIPTION = "ovdet"
 FORMAT = "ovdet detector 1"
@@ -72,7 +74,7 @@ def export_detector(config: DictConfig, weights: str, output: str | Path, form: 
     steps = [
         lambda: programs.append(trace(detector, tells_base=bool(description["training_classes"]))),
         lambda: contents.append(form.pack(programs[0], json.dumps(description))),
-        lambda: write_whole(output, contents[0]),
+        lambda: atomic_write(output, contents[0]),
     ]
     for step in track(steps, "exporting"):
         step()

@@ -124,7 +124,7 @@ def _nms_in_turn(boxes: Tensor, scores: Tensor, classes: Tensor, threshold: floa
     return torch.cat([index[nms(b, s, threshold)] for index, b, s in parts]).sort().values
 
 
-def soften(boxes: Tensor, scores: Tensor, classes: Tensor, decay: float) -> Tensor:
+def soft_nms_scores(boxes: Tensor, scores: Tensor, classes: Tensor, decay: float) -> Tensor:
     """Lower the scores of detections that overlap with better ones of their class: they are often parts of these.
 
     The Gaussian of Soft-NMS (Bodla et al., arXiv:1704.04503, eq. 4), after NMS and by the largest overlap alone:
@@ -145,7 +145,7 @@ def soften(boxes: Tensor, scores: Tensor, classes: Tensor, decay: float) -> Tens
     return scores * (-(largest**2) / decay).exp()
 
 
-def not_contained(boxes: Tensor, classes: Tensor, share: float) -> Tensor:
+def intersection_over_area_filter(boxes: Tensor, classes: Tensor, share: float) -> Tensor:
     """Which detections to show: of those that lie within a better one of their class, most are parts of its object.
 
     Args:
@@ -161,7 +161,7 @@ def not_contained(boxes: Tensor, classes: Tensor, share: float) -> Tensor:
     return ~((within > share) & same_class).tril(-1).any(1)
 
 
-def settle(
+def postprocess_image(
     best: Callable[[float, int], Candidates],
     boxes: Tensor,
     image_size: tuple[int, int],
@@ -170,7 +170,7 @@ def settle(
     nms_threshold: float,
     max_detections: int,
     suppress: Suppress = nms_per_class,
-    overlap_decay: float | None = None,
+    soft_nms_sigma: float | None = None,
 ) -> Instances:
     """The detections of one image.
 
@@ -182,7 +182,7 @@ def settle(
         nms_threshold: IoU, within [0, 1].
         max_detections: over all classes; all that there are if negative.
         suppress: nms_per_class or nms_over_classes.
-        overlap_decay: of `soften`, which comes last; None leaves scores as they are, as detectron2 does.
+        soft_nms_sigma: of `soft_nms_scores`, which comes last; None leaves scores as they are, as detectron2 does.
 
     Returns:
         Instances with pred_boxes, scores, pred_classes, best first.
@@ -200,8 +200,8 @@ def settle(
         reach = max(2 * reach, reach * max_detections // max(len(keep), 1))  # as many more as the share that stays asks
     keep = keep[:max_detections] if max_detections >= 0 else keep
     found, scores, classes = found[keep], candidates.scores[keep], candidates.classes[keep]
-    if overlap_decay is not None:
-        scores, order = soften(found, scores, classes, overlap_decay).sort(descending=True, stable=True)
+    if soft_nms_sigma is not None:
+        scores, order = soft_nms_scores(found, scores, classes, soft_nms_sigma).sort(descending=True, stable=True)
         order = order[scores > score_threshold]
         found, scores, classes = found[order], scores[: len(order)], classes[order]
     detections = Instances(image_size)
@@ -220,10 +220,10 @@ def detect(
         boxes: per image (R, 4) or (R, 4 K) XYXY, pixels of the resized image.
         scores: per image (R, K). Regions with a box or a score that is not finite are left out.
         image_sizes: per image (height, width).
-        options: what `settle` takes by keyword.
+        options: what `postprocess_image` takes by keyword.
 
     Returns:
-        Per image what `settle` gives.
+        Per image what `postprocess_image` gives.
     """
     detections = []
     for box, score, image_size in zip(boxes, scores, image_sizes, strict=True):
@@ -231,5 +231,5 @@ def detect(
         if not finite.all():
             finite = torch.isfinite(box).all(1) & torch.isfinite(score).all(1)
             box, score = box[finite], score[finite]
-        detections.append(settle(partial(best_candidates, score), box, image_size, **options))
+        detections.append(postprocess_image(partial(best_candidates, score), box, image_size, **options))
     return detections

@@ -1,4 +1,4 @@
-"""ROIAlign for CPUs, several times as fast as torchvision's: each bin is a weighed sum of pixels, all channels at once.
+"""ROIAlign for CPUs, several times as fast as torchvision's: each bin is a weighted sum of pixels, all channels at once.
 
 torchvision goes through one channel after the other, and in the backward pass on one thread. Maps that are channels
 last in memory are a matrix with a row for each pixel, and a bin is a bag of its rows.
@@ -78,14 +78,14 @@ class RegionPooler(ROIPooler):
         heights, widths = (torch.tensor([level.shape[side] for level in x])[levels] for side in (2, 3))
         starts = torch.tensor([0, *(len(level) * level[0, 0].numel() for level in x)]).cumsum(0)[levels]
         boxes = torch.cat([boxes.tensor for boxes in box_lists]).float()
-        boxes = boxes * boxes.new_tensor(self.scales)[levels, None] - 0.5  # (R, 4), pixels' centres at whole numbers
-        rows, row_weights = self._neighbours(boxes[:, 1], boxes[:, 3], heights)  # (R, P, 2 S)
-        columns, column_weights = self._neighbours(boxes[:, 0], boxes[:, 2], widths)
+        boxes = boxes * boxes.new_tensor(self.scales)[levels, None] - 0.5  # (R, 4), pixels' centers at whole numbers
+        rows, row_weights = self._neighbors(boxes[:, 1], boxes[:, 3], heights)  # (R, P, 2 S)
+        columns, column_weights = self._neighbors(boxes[:, 0], boxes[:, 2], widths)
         rows = (starts + images * heights * widths)[:, None, None] + rows * widths[:, None, None]
         index = rows[:, :, None, :, None] + columns[:, None, :, None, :]
         return index, row_weights[:, :, None, :, None] * column_weights[:, None, :, None, :]
 
-    def _neighbours(self, low: Tensor, high: Tensor, length: Tensor) -> tuple[Tensor, Tensor]:
+    def _neighbors(self, low: Tensor, high: Tensor, length: Tensor) -> tuple[Tensor, Tensor]:
         """The pixels beside each sample along one side of the boxes.
 
         Args:

@@ -17,7 +17,9 @@ from torch import Tensor
 from ovdet.errors import InputError
 from ovdet.modeling.postprocess import select_regions
 
-CropEmbedder = Callable[[Tensor, Tensor], Tensor]  # RGB image (3, H, W) in [0, 255], boxes (R, 4) -> (R, D), unit norm
+RegionEmbedderFunction = Callable[
+    [Tensor, Tensor], Tensor
+]  # RGB image (3, H, W) in [0, 255], boxes (R, 4) -> (R, D), unit norm
 
 
 class StoredRegions:
@@ -34,7 +36,7 @@ class OnlineRegions:
 
     def __init__(
         self,
-        embed_crops: CropEmbedder,
+        embed_crops: RegionEmbedderFunction,
         *,
         max_regions: int = 32,
         ground_truth_share: float = 0.5,

@@ -8,13 +8,15 @@ from __future__ import annotations
 from torch import Tensor
 
 from ovdet.modeling.postprocess import select_regions
-from ovdet.modeling.region_sources import CropEmbedder
+from ovdet.modeling.region_sources import RegionEmbedderFunction
 
 
 class RegionTeacher:
     """Which regions it sees, and what it says of them. No module: its weights never enter a checkpoint."""
 
-    def __init__(self, embed_regions: CropEmbedder, *, max_regions: int = 1000, nms_threshold: float = 0.9) -> None:
+    def __init__(
+        self, embed_regions: RegionEmbedderFunction, *, max_regions: int = 1000, nms_threshold: float = 0.9
+    ) -> None:
         """
         Args:
             embed_regions: (RGB image (3, H, W) in [0, 255], boxes (R, 4)) -> (R, D), unit norm.

@@ -25,10 +25,10 @@ from torch import Tensor, nn
 from torchvision.ops import clip_boxes_to_image
 
 from ovdet.errors import InputError
-from ovdet.modeling.class_scores import MAX_DENSE_CLASSES, ClassScores
-from ovdet.modeling.localisation_quality import LocalisationQuality, join_objectness
-from ovdet.modeling.other_names import OtherNames
-from ovdet.modeling.postprocess import Suppress, nms_per_class, settle
+from ovdet.modeling.background_names import BackgroundNames
+from ovdet.modeling.iou_head import IoUHead, geometric_mean_logits
+from ovdet.modeling.large_vocabulary import MAX_DENSE_CLASSES, ClassScores
+from ovdet.modeling.postprocess import Suppress, nms_per_class, postprocess_image
 from ovdet.modeling.region_teacher import RegionTeacher
 from ovdet.modeling.score_fusion import ScoreFusion, log_area_shares
 from ovdet.modeling.sides import SoftmaxSide
@@ -63,7 +63,7 @@ class Regions(NamedTuple):
 class ImageBranch(nn.Module):
     """ViLD-ensemble's second branch: its own box head and its own projection, trained by distillation alone.
 
-    DenseImageBranch (modeling/dense_branch.py) takes the same and looks at other parts of it.
+    FrozenBackboneBranch (modeling/dense_branch.py) takes the same and looks at other parts of it.
     """
 
     def __init__(self, box_head: nn.Module, *, in_features: int, width: int) -> None:
@@ -102,27 +102,27 @@ class OpenVocabROIHeads(StandardROIHeads):
         distillation: nn.Module | None = None,
         image_branch: nn.Module | None = None,
         region_teacher: RegionTeacher | None = None,
-        quality: LocalisationQuality | None = None,
-        other_names: OtherNames | None = None,
+        iou_head: IoUHead | None = None,
+        background_names: BackgroundNames | None = None,
         image_temperature: float = 0.01,
         box_passes: int = 1,
         suppress: Suppress = nms_per_class,
-        overlap_decay: float | None = None,
+        soft_nms_sigma: float | None = None,
         **standard,
     ) -> None:
         """
         Args:
             score_fusion: see modeling/score_fusion.py.
             distillation: (student (M, D), teacher (M, D)) -> loss; None trains without a teacher.
-            image_branch: ImageBranch or DenseImageBranch, for embeddings of their own; None shares the text branch's.
+            image_branch: ImageBranch or FrozenBackboneBranch, for embeddings of their own; None shares the text branch's.
             region_teacher: the teacher itself at test time, instead of distilled embeddings.
-            quality: how well boxes fit, joined to the RPN's objectness; None leaves that as it is.
-            other_names: the image side's background; None gives it none.
+            iou_head: how well boxes fit, joined to the RPN's objectness; None leaves that as it is.
+            background_names: the image side's background; None gives it none.
             image_temperature: divides the cosines of the image side before its softmax over the K names.
             box_passes: how often boxes go through the head at test time, refined ones as proposals again: some need
                 more than one step.
             suppress: nms_per_class, or nms_over_classes, which leaves one name to an object.
-            overlap_decay: lowers the scores of boxes that overlap with better ones of their name, see `soften`; None
+            soft_nms_sigma: lowers the scores of boxes that overlap with better ones of their name, see `soft_nms_scores`; None
                 does not.
             standard: what StandardROIHeads takes, but for num_classes.
         """
@@ -132,19 +132,19 @@ class OpenVocabROIHeads(StandardROIHeads):
             )
         if box_passes < 1:
             raise InputError(f"expected box_passes of at least 1, got {box_passes}")
-        if overlap_decay is not None and not overlap_decay > 0:
-            raise InputError(f"expected a positive overlap_decay or none, got {overlap_decay}")
+        if soft_nms_sigma is not None and not soft_nms_sigma > 0:
+            raise InputError(f"expected a positive soft_nms_sigma or none, got {soft_nms_sigma}")
         super().__init__(num_classes=1, **standard)
         self.score_fusion = score_fusion
         self.distillation = distillation
         self.image_branch = image_branch
         self.region_teacher = region_teacher
-        self.quality = quality
-        self.other_names = other_names
+        self.iou_head = iou_head
+        self.background_names = background_names
         self.image_temperature = image_temperature
         self.box_passes = box_passes
         self.suppress = suppress
-        self.overlap_decay = overlap_decay
+        self.soft_nms_sigma = soft_nms_sigma
         self.num_asked: int | None = None
         self.register_buffer("is_base", None, persistent=False)
         self.register_buffer("unlike", None, persistent=False)  # (O,), of the other names
@@ -163,7 +163,7 @@ class OpenVocabROIHeads(StandardROIHeads):
         self.is_base = None if is_base is None else is_base.bool().to(class_embeddings.device)
         is_some = num_asked is not None and num_asked < len(class_embeddings)
         self.num_asked = num_asked if is_some and self.suppress is nms_per_class else None
-        others = self.other_names
+        others = self.background_names
         self.unlike = None if others is None else others.unlike(self.box_predictor.classifier.class_embeddings)
 
     def forward(
@@ -215,8 +215,8 @@ class OpenVocabROIHeads(StandardROIHeads):
 
     def _predictor_losses(self, box_features: Tensor, proposals: list[Instances]) -> dict[str, Tensor]:
         losses = self.box_predictor.losses(self.box_predictor(box_features), proposals)
-        if self.quality is not None:
-            losses.update(self.quality.losses(self.quality(box_features), proposals))
+        if self.iou_head is not None:
+            losses.update(self.iou_head.losses(self.iou_head(box_features), proposals))
         return losses
 
     def image_embeddings(
@@ -230,9 +230,9 @@ class OpenVocabROIHeads(StandardROIHeads):
     def objectness(self, box_features: Tensor, objectness_logits: Tensor) -> Tensor:
         """(R, F), the RPN's logits (R,) -> logits (R,), float32, with how well the boxes fit where that was learned."""
         objectness_logits = objectness_logits.float()
-        if self.quality is None:
+        if self.iou_head is None:
             return objectness_logits
-        return join_objectness(objectness_logits, self.quality(box_features))
+        return geometric_mean_logits(objectness_logits, self.iou_head(box_features))
 
     def _detect(
         self, features: dict[str, Tensor], proposals: list[Instances], photos: list[Tensor] | None
@@ -270,7 +270,7 @@ class OpenVocabROIHeads(StandardROIHeads):
         regions = regions.finite()
         scores = self.class_scores(regions, image_size)
         is_small = self.num_classes <= self.max_dense_classes
-        return settle(
+        return postprocess_image(
             scores.best_of_matrix if is_small else scores.best_of_chunks,
             regions.boxes,
             image_size,
@@ -278,7 +278,7 @@ class OpenVocabROIHeads(StandardROIHeads):
             nms_threshold=self.box_predictor.test_nms_thresh,
             max_detections=self.box_predictor.test_topk_per_image,
             suppress=self.suppress,
-            overlap_decay=self.overlap_decay,
+            soft_nms_sigma=self.soft_nms_sigma,
         )
 
     def class_scores(self, regions: Regions, image_size: tuple[int, int]) -> ClassScores:
@@ -320,7 +320,7 @@ class OpenVocabROIHeads(StandardROIHeads):
     def _image_side(self, embeddings: Tensor, unlike: Tensor | None) -> SoftmaxSide:
         """(R, D) -> a softmax over the names, and all others together as the background that the teacher lacks."""
         queries = embeddings / self.image_temperature
-        background = None if unlike is None else self.other_names(queries, unlike)
+        background = None if unlike is None else self.background_names(queries, unlike)
         return SoftmaxSide(queries, background_logits=background)
 
 

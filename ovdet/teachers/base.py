@@ -1,4 +1,4 @@
-"""What a teacher is, and how one is loaded by name.
+"""The protocol of a teacher, and what its implementations share.
 
 A teacher is an image-level vision-language model: it embeds whole images and texts into one space of unit vectors.
 
@@ -16,10 +16,6 @@ import torch
 from torch import Tensor
 
 from ovdet.errors import InputError
-
-CHOICES = (
-    '"conse", "conse:lite0", "open_clip:ARCH/TAG", "open_clip:ARCH@WEIGHTS_FILE", "open_clip:ARCH/random" or "hf:REPO"'
-)
 
 
 @runtime_checkable
@@ -53,72 +49,12 @@ class Teacher(Protocol):
         ...
 
     def encode_image(self, pixels: Tensor) -> Tensor:
-        """(R, 3, H, W), normalised by `mean` and `std` -> (R, D) float32, unit norm, without gradient; R may be 0."""
+        """(R, 3, H, W), normalized by `mean` and `std` -> (R, D) float32, unit norm, without gradient; R may be 0."""
         ...
 
     def to(self, device: str | torch.device) -> Teacher:
         """Move it there; returns itself."""
         ...
-
-
-def load_teacher(name: str, device: str | torch.device = "cpu") -> Teacher:
-    """A teacher by its name.
-
-    Args:
-        name: one of
-            "conse": the embedded one, EfficientNet-Lite2 at 260 px (see conse.py); "conse:lite0": Lite0 at 224 px;
-            "open_clip:ARCH/TAG": open_clip's architecture and pretrained tag, such as
-                "open_clip:ViT-B-32-quickgelu/openai";
-            "open_clip:ARCH@WEIGHTS_FILE": that architecture with weights from a file (.pt, .pth, .bin, .safetensors);
-            "open_clip:ARCH/random": untrained, for tests;
-            "hf:REPO": CLIP, ALIGN or SigLIP by transformers, by its id on the hub, e.g. "hf:kakaobrain/align-base", or
-            a local folder.
-        device: where it computes.
-
-    Raises:
-        InputError: no such teacher, or its weights cannot be had.
-    """
-    kind, _, rest = str(name).partition(":")
-    if kind == "conse":
-        from ovdet.teachers.conse import ConseTeacher
-
-        return ConseTeacher(_conse_variant(name, rest), device=device)
-    if kind == "open_clip":
-        from ovdet.teachers.open_clip import OpenClipTeacher
-
-        return OpenClipTeacher(rest, device=device)
-    if kind == "hf":
-        from ovdet.teachers.huggingface import HuggingFaceTeacher
-
-        return HuggingFaceTeacher(rest, device=device)
-    raise InputError(f"expected a teacher, {CHOICES}, got {name!r}")
-
-
-def _conse_variant(name: str, rest: str) -> int:
-    variants = {"conse": 2, "conse:lite0": 0, "conse:lite2": 2}
-    if name not in variants:
-        raise InputError(f"expected one of {', '.join(variants)}, got {name!r}")
-    return variants[name]
-
-
-def parse_device(device: str | torch.device) -> torch.device:
-    """A device that is here.
-
-    Raises:
-        InputError: not a device's name, or none that torch can compute on here.
-    """
-    try:
-        parsed = torch.device(device)
-    except (RuntimeError, TypeError) as error:
-        raise InputError(f"expected a device such as cpu or cuda:0, got {device!r}") from error
-    if parsed.type == "cuda" and not (parsed.index or 0) < (here := torch.cuda.device_count()):
-        raise InputError(f"expected one of the {here} CUDA devices here{'' if here else ', or cpu'}, got {device!r}")
-    if parsed.type not in ("cpu", "cuda"):  # to touch a GPU costs memory in every process that asks
-        try:
-            torch.zeros(1, device=parsed).item()
-        except Exception as error:  # each kind of device fails in its own way
-            raise InputError(f"expected a device that torch has here, such as cpu, got {device!r}") from error
-    return parsed
 
 
 @contextlib.contextmanager

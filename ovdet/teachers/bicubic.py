@@ -16,7 +16,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from ovdet.errors import described
+from ovdet.errors import error_summary
 
 logger = logging.getLogger(__name__)
 
@@ -54,7 +54,7 @@ def _kernel() -> Callable[[Tensor, Tensor, tuple[int, int]], Tensor] | None:
         pixel = torch.zeros(1, 3, 1, 1, dtype=torch.uint8, device="cuda")
         resize_regions_together(pixel, torch.tensor([[0, 0, 0, 1, 1]]), (1, 1))
     except Exception as error:  # no Triton, no C compiler for it, one that fails: there is no list of what may come
-        logger.warning("crops are cut one by one, which is slower: %s", described(error))
+        logger.warning("crops are cut one by one, which is slower: %s", error_summary(error))
         return None
     return resize_regions_together
 

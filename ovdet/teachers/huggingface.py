@@ -18,10 +18,11 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from ovdet.device import parse_device
 from ovdet.errors import InputError
-from ovdet.teachers.base import digest, parse_device, plain_inference
+from ovdet.teachers.base import digest, plain_inference
+from ovdet.teachers.dual_encoder import DualEncoderTeacher
 from ovdet.teachers.hub import offline_where_unreachable, reason_of
-from ovdet.teachers.two_towers import TwoTowerTeacher
 
 
 @dataclass(frozen=True)
@@ -42,7 +43,7 @@ _FAMILIES = {"clip": _TextRule(), "align": _TextRule(length=64), "siglip": _Text
 _SILENT_SETTINGS = ("hidden_act", "num_attention_heads", "layer_norm_eps")
 
 
-class HuggingFaceTeacher(TwoTowerTeacher):
+class HuggingFaceTeacher(DualEncoderTeacher):
     """See the module; follows the `Teacher` protocol."""
 
     def __init__(self, source: str, *, device: str | torch.device = "cpu") -> None:
@@ -90,7 +91,7 @@ class HuggingFaceTeacher(TwoTowerTeacher):
         return _features(model.get_image_features(pixel_values=pixels))
 
     def _tokenize(self, texts: Sequence[str]) -> dict[str, Tensor]:
-        """All texts are padded to the one length of the family: an embedding does not depend on its neighbours.
+        """All texts are padded to the one length of the family: an embedding does not depend on its neighbors.
 
         -> "input_ids" and others, each (T, L).
         """
@@ -140,9 +141,9 @@ def _load(source: str) -> tuple[nn.Module, Any, Any]:
 
 
 def _pixel_rule(image_processor: Any, source: str) -> tuple[tuple[float, ...], tuple[float, ...], tuple[int, int]]:
-    """What an image processor does to colours, found by giving it a black and a white image.
+    """What an image processor does to colors, found by giving it a black and a white image.
 
-    Its fields say it in too many ways (ALIGN's rescales by an offset, or not, and may normalise twice).
+    Its fields say it in too many ways (ALIGN's rescales by an offset, or not, and may normalize twice).
 
     Returns:
         mean and std of RGB in [0, 1], and (height, width) of what it makes, in pixels.

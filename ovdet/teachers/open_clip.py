@@ -17,16 +17,17 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
+from ovdet.device import parse_device
 from ovdet.errors import InputError
-from ovdet.teachers.base import digest, parse_device
+from ovdet.teachers.base import digest
+from ovdet.teachers.dual_encoder import DualEncoderTeacher
 from ovdet.teachers.hub import offline_where_unreachable, reason_of
-from ovdet.teachers.two_towers import TwoTowerTeacher
 
 _SUFFIXES = (".pt", ".pth", ".bin", ".safetensors")
 _CLIP_TEMPERATURE = 0.01  # where there is no trained one
 
 
-class OpenClipTeacher(TwoTowerTeacher):
+class OpenClipTeacher(DualEncoderTeacher):
     """See the module; follows the `Teacher` protocol."""
 
     def __init__(self, source: str, *, device: str | torch.device = "cpu") -> None:
@@ -47,7 +48,7 @@ class OpenClipTeacher(TwoTowerTeacher):
             self._tokenizer = _create_tokenizer(architecture)
         self._read_model(is_trained=tag != "random")
         if file is not None:
-            self.mean, self.std = _usual_colours(architecture) or (self.mean, self.std)
+            self.mean, self.std = _usual_colors(architecture) or (self.mean, self.std)
 
     def _read_model(self, is_trained: bool) -> None:
         import open_clip
@@ -116,7 +117,7 @@ def _check_activation(architecture: str, tag: str) -> None:
         raise InputError(f"expected an architecture with QuickGELU for the weights {tag!r}, got {architecture}{use}")
 
 
-def _usual_colours(architecture: str) -> tuple[tuple[float, ...], tuple[float, ...]] | None:
+def _usual_colors(architecture: str) -> tuple[tuple[float, ...], tuple[float, ...]] | None:
     """Mean and standard deviation that most pretrained weights of an architecture want; None where there are none.
 
     open_clip keeps them with the tag, and takes OpenAI's for any file: wrong for a third of the architectures (SigLIP,
@@ -127,11 +128,11 @@ def _usual_colours(architecture: str) -> tuple[tuple[float, ...], tuple[float, .
 
     tags = open_clip.list_pretrained_tags_by_model(architecture)
     configs = [open_clip.get_pretrained_cfg(architecture, tag) for tag in tags]
-    colours = Counter(
+    colors = Counter(
         (tuple(config.get("mean") or OPENAI_DATASET_MEAN), tuple(config.get("std") or OPENAI_DATASET_STD))
         for config in configs
     )
-    return colours.most_common(1)[0][0] if colours else None
+    return colors.most_common(1)[0][0] if colors else None
 
 
 def _nearest(given: str, known: Sequence[str], where: str) -> str:

@@ -1,7 +1,7 @@
-"""What a classifier's columns stand for: names, their synonyms, and distractors that nobody asked for.
+"""What a classifier's columns stand for: names, their synonyms, and negatives that nobody asked for.
 
 A region is compared with all columns. The best of a name's columns speaks for the name, and what looks most like a
-distractor is no detection.
+negative is no detection.
 
 Shape letters: K names, S columns (S >= K), D embedding width.
 """
@@ -17,7 +17,7 @@ from ovdet.text.prompts import clean_name
 from ovdet.text.vocabulary import Vocabulary
 
 NOBODYS = -1
-NEAR = 0.33  # cosine of a centred space from which on a distractor is too much like an asked name ("person" and "man")
+NEAR = 0.33  # cosine of a centered space from which on a negative is too much like an asked name ("person" and "man")
 
 
 class Columns(NamedTuple):
@@ -25,7 +25,7 @@ class Columns(NamedTuple):
 
     Attributes:
         texts: S different texts.
-        owners: for each the index of its name, NOBODYS for a distractor.
+        owners: for each the index of its name, NOBODYS for a negative.
     """
 
     texts: tuple[str, ...]
@@ -39,9 +39,9 @@ def lay_out(vocabulary: Vocabulary) -> Columns:
     return _extended(Columns((), ()), [*names, *synonyms])
 
 
-def add_distractors(columns: Columns, distractors: Sequence[str]) -> Columns:
-    """A further column for each distractor that does not read like one that is there."""
-    return _extended(columns, [(text, NOBODYS) for text in distractors])
+def add_negatives(columns: Columns, negatives: Sequence[str]) -> Columns:
+    """A further column for each negative that does not read like one that is there."""
+    return _extended(columns, [(text, NOBODYS) for text in negatives])
 
 
 def _extended(columns: Columns, more: Sequence[tuple[str, int]]) -> Columns:

@@ -22,10 +22,10 @@ from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
 from ovdet.errors import InputError
-from ovdet.files import write_whole
-from ovdet.teachers import Teacher
+from ovdet.files import atomic_write
+from ovdet.teachers.base import Teacher
+from ovdet.teachers.embedding_space import space_difference
 from ovdet.text.prompts import fill_template, resolve_templates
-from ovdet.text.space import space_difference
 from ovdet.text.vocabulary import Vocabulary
 
 _FORMAT = "ovdet text embeddings 1"
@@ -75,7 +75,7 @@ class TextEmbeddings:
             "width": str(self.width),
         }
         header["hash"] = _hash(header, matrix)
-        write_whole(path, safetensors.torch.save({"matrix": matrix}, metadata=header))
+        atomic_write(path, safetensors.torch.save({"matrix": matrix}, metadata=header))
 
 
 def embed_vocabulary(vocabulary: Vocabulary, teacher: Teacher, templates: str | Sequence[str] = "a") -> TextEmbeddings:

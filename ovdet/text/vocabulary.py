@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from ovdet.errors import InputError
-from ovdet.files import write_whole
+from ovdet.files import atomic_write
 from ovdet.text.prompts import clean_name
 
 _LONGEST_NAME = 200
@@ -122,7 +122,7 @@ class Vocabulary:
                 raise InputError(f'expected .json for a vocabulary with subsets or signs like ";" in names, got {path}')
         else:
             raise InputError(f"expected a vocabulary file in .txt or .json, got {path}")
-        write_whole(path, (text + "\n").encode())
+        atomic_write(path, (text + "\n").encode())
 
     def _reads_as(self, text: str) -> bool:
         try:

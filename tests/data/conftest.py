@@ -9,9 +9,9 @@ import numpy as np
 import pytest
 import torch
 
-from ovdet.data.region_plan import Photo, RegionPlan, write_plan
-from ovdet.data.region_shard import PhotoRegions, write_shard
-from ovdet.data.region_store import RegionStore
+from ovdet.regions.plan import Photo, RegionPlan, write_plan
+from ovdet.regions.shard import PhotoRegions, write_shard
+from ovdet.regions.store import RegionStore
 
 
 @pytest.fixture

@@ -28,13 +28,13 @@ def test_channel_order(tmp_path, rgb):
 
 
 def test_grey_palette_and_one_bit(tmp_path, rgb):
-    grey = Image.fromarray(rgb[:, :, 0])
-    grey.save(tmp_path / "grey.png")
-    np.testing.assert_array_equal(read_image(tmp_path / "grey.png"), np.repeat(rgb[:, :, :1], 3, axis=2))
+    gray = Image.fromarray(rgb[:, :, 0])
+    gray.save(tmp_path / "gray.png")
+    np.testing.assert_array_equal(read_image(tmp_path / "gray.png"), np.repeat(rgb[:, :, :1], 3, axis=2))
     palette = Image.fromarray(rgb).quantize(16)
     palette.save(tmp_path / "palette.gif")
     np.testing.assert_array_equal(read_image(tmp_path / "palette.gif"), np.asarray(palette.convert("RGB")))
-    grey.convert("1").save(tmp_path / "bits.png")
+    gray.convert("1").save(tmp_path / "bits.png")
     assert set(np.unique(read_image(tmp_path / "bits.png"))) <= {0, 255}
 
 
@@ -107,7 +107,7 @@ def test_broken_exif_is_no_reason_to_refuse(tmp_path, rgb):
 def test_one_pixel_and_first_frame(tmp_path):
     Image.new("L", (1, 1), 77).save(tmp_path / "a.png")
     assert read_image(tmp_path / "a.png").tolist() == [[[77, 77, 77]]]
-    frames = [Image.new("RGB", (4, 4), colour) for colour in ("red", "blue")]
+    frames = [Image.new("RGB", (4, 4), color) for color in ("red", "blue")]
     frames[0].save(tmp_path / "a.gif", save_all=True, append_images=frames[1:])
     assert read_image(tmp_path / "a.gif")[0, 0].tolist() == [255, 0, 0]
 

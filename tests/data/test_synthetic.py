@@ -13,11 +13,11 @@ import pycocotools.mask as mask_util
 import pytest
 
 from ovdet.data.images import read_image
-from ovdet.data.split import load_split
+from ovdet.data.splits import load_split
 from ovdet.data.synthetic import (
     BASE,
     CLASS_NAMES,
-    COLOURS,
+    COLORS,
     NOVEL,
     SHAPES,
     Shape,
@@ -42,9 +42,9 @@ def digest(folder):
 
 def test_split():
     assert set(BASE) | set(NOVEL) == set(CLASS_NAMES) and not set(BASE) & set(NOVEL)
-    assert len(CLASS_NAMES) == len(COLOURS) * len(SHAPES) and len(COLOURS) >= 6 and len(SHAPES) >= 5
+    assert len(CLASS_NAMES) == len(COLORS) * len(SHAPES) and len(COLORS) >= 6 and len(SHAPES) >= 5
     assert "red square" in NOVEL and len(BASE) > 3 * len(NOVEL)
-    assert {name.split()[0] for name in BASE} == set(COLOURS) == {name.split()[0] for name in NOVEL}
+    assert {name.split()[0] for name in BASE} == set(COLORS) == {name.split()[0] for name in NOVEL}
     assert {name.split()[1] for name in BASE} == set(SHAPES)
 
 
@@ -75,8 +75,8 @@ def test_photos_show_what_the_json_says(root):
         assert mask.sum() == pytest.approx(annotation["area"], rel=0.05)
         np.testing.assert_allclose(mask_util.toBbox(rle), annotation["bbox"], atol=2.5)  # corners end between pixels
         inside = cv2.erode(mask, np.ones((5, 5), np.uint8)).astype(bool)
-        colour = COLOURS[CLASS_NAMES[annotation["category_id"] - 1].split()[0]]
-        assert np.abs(np.median(pixels[inside], axis=0) - colour).max() < 30
+        color = COLORS[CLASS_NAMES[annotation["category_id"] - 1].split()[0]]
+        assert np.abs(np.median(pixels[inside], axis=0) - color).max() < 30
     assert 1 <= min(counts.values()) and max(counts.values()) <= 5
 
 

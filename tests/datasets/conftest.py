@@ -12,7 +12,7 @@ import pytest
 from detectron2.data import DatasetCatalog, MetadataCatalog
 from detectron2.data.catalog import Metadata
 
-from ovdet.data import builtin
+from ovdet.data import catalog as builtin
 
 ROOT = Path(__file__).parents[2]
 

@@ -12,7 +12,7 @@ import pytest
 from pycocotools.coco import COCO
 
 from ovdet.data.prepare import ov_coco
-from ovdet.data.split import load_split
+from ovdet.data.splits import load_split
 
 SPLIT = {"base2": ["person", "cat"], "novel": ["dog"], "ignored": ["kite"], "source": "a test"}
 CATEGORIES = [

@@ -9,8 +9,8 @@ import pytest
 from detectron2.data.datasets.lvis_v1_categories import LVIS_CATEGORIES
 
 from ovdet.data.prepare import ov_lvis
-from ovdet.data.split import load_split
-from ovdet.text import Vocabulary
+from ovdet.data.splits import load_split
+from ovdet.text.vocabulary import Vocabulary
 
 CATEGORIES = [
     {"id": i, "name": name, "frequency": frequency, "synonyms": synonyms, "image_count": 3, "def": "", "synset": ""}

@@ -4,8 +4,9 @@ from pathlib import Path
 
 import pytest
 
-from ovdet.engine import TrainOptions, choose_device, load_config
-from ovdet.engine.config import override
+from ovdet.device import choose_device
+from ovdet.engine.config import load_config, override
+from ovdet.engine.options import TrainOptions
 from ovdet.errors import InputError
 
 QUICK = str(Path(__file__).parents[2] / "configs/quick/vild.py")

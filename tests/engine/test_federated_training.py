@@ -6,8 +6,9 @@ from pathlib import Path
 import torch
 from detectron2.config import LazyCall, LazyConfig
 
-from ovdet.data import repeat_factor_sampler
-from ovdet.engine import do_train, load_config
+from ovdet.data.samplers import repeat_factor_sampler
+from ovdet.engine.config import load_config
+from ovdet.engine.train import do_train
 
 QUICK = "configs/quick/vild.py"
 ROOT = Path(__file__).parents[2]

@@ -8,9 +8,9 @@ from detectron2.engine import SimpleTrainer
 from detectron2.utils.events import EventStorage
 from torch import nn
 
-from ovdet.engine import TrainOptions
 from ovdet.engine.checkpoint import SafeCheckpointer
 from ovdet.engine.hooks import Autocast, GradientClipping, KeepLastCheckpoints
+from ovdet.engine.options import TrainOptions
 from ovdet.engine.train import build_trainer
 from ovdet.errors import InputError
 

@@ -13,10 +13,14 @@ from detectron2.config import instantiate
 from detectron2.data import DatasetCatalog
 from detectron2.data.samplers import RepeatFactorTrainingSampler
 
-from ovdet.data import builtin
-from ovdet.engine import do_test, evaluate_on, find_model, load_config, load_detector
-from ovdet.engine.start import FirstWeights
+from ovdet.data import catalog as builtin
+from ovdet.engine.config import load_config
+from ovdet.engine.evaluate import do_test
+from ovdet.engine.resume import InitialWeights
 from ovdet.engine.train import build_train_loader
+from ovdet.hub.find import find_model
+from ovdet.hub.load import load_detector
+from ovdet.inference.evaluate import evaluate_on
 
 ROOT = Path(__file__).parents[2]
 
@@ -55,7 +59,7 @@ def test_training_photos_and_weights(config, root):
     config.dataloader.train.num_workers = config.dataloader.test.num_workers = 0
     config.dataloader.train.mapper.augmentations = []
     config.dataloader.train.sampler.threshold = 1.0
-    photos = [photo for (photo,) in itertools.islice(build_train_loader(config, {}, FirstWeights("", [])), 120)]
+    photos = [photo for (photo,) in itertools.islice(build_train_loader(config, {}, InitialWeights("", [])), 120)]
     assert len(photos[0]["instances"].gt_masks) > 0
     drawn = Counter(photo["image_id"] for photo in photos)
     dicts = DatasetCatalog.get("ov_lvis_v1_train")

@@ -9,9 +9,9 @@ import pytest
 import torch
 from detectron2.config import LazyConfig, instantiate
 
-from ovdet.data import builtin
-from ovdet.engine import do_test, load_config
-from ovdet.engine.evaluate import vocabulary_of
+from ovdet.data import catalog as builtin
+from ovdet.engine.config import load_config
+from ovdet.engine.evaluate import do_test, vocabulary_of
 
 ROOT = Path(__file__).parents[2]
 

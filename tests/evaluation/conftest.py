@@ -101,7 +101,7 @@ def run_pycocotools(
 
 
 def headline(precision: np.ndarray) -> list[float]:
-    """AP, AP50, AP75, APs, APm, APl in percent as pycocotools and lvis-api summarise them; nan for the mean of none."""
+    """AP, AP50, AP75, APs, APm, APl in percent as pycocotools and lvis-api summarize them; nan for the mean of none."""
     parts = [precision[..., 0], precision[0, ..., 0], precision[5, ..., 0], *np.moveaxis(precision[..., 1:], -1, 0)]
     found = [part[part > -1] for part in parts]
     return [float(part.mean() * 100) if part.size else float("nan") for part in found]

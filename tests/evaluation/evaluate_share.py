@@ -6,7 +6,7 @@ import torch
 from detectron2.data import MetadataCatalog
 from detectron2.structures import Boxes, Instances
 
-from ovdet.evaluation import OpenVocabEvaluator
+from ovdet.evaluation.evaluator import OpenVocabEvaluator
 
 
 def work(rank, folder):

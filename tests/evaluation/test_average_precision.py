@@ -11,7 +11,7 @@ import pytest
 from ovdet.errors import InputError
 from ovdet.evaluation.average_precision import METRICS, CocoAP, average_precision
 from ovdet.evaluation.ground_truth import index_ground_truth, load_ground_truth
-from ovdet.evaluation.report import summarise_subsets
+from ovdet.evaluation.report import summarize_subsets
 
 EXACT = {"rtol": 0, "atol": 1e-11}  # percent; sums in another order differ by 1e-14
 
@@ -21,7 +21,7 @@ def ids_of(content):
 
 
 def means(per_class):
-    summary = summarise_subsets(per_class, [str(k) for k in range(len(per_class.objects))], {})
+    summary = summarize_subsets(per_class, [str(k) for k in range(len(per_class.objects))], {})
     return [summary["all"][metric] for metric in METRICS]
 
 
@@ -64,12 +64,12 @@ def test_subsets_equal_separate_runs(judges):
     detections = judges.make_detections(content)
     ids, names = ids_of(content), [category["name"] for category in content["categories"]]
     found = average_precision(index_ground_truth(content), detections, ids)
-    summary = summarise_subsets(found, names, {"base": names[:3], "novel": [*names[3:], "a class of elsewhere"]})
+    summary = summarize_subsets(found, names, {"base": names[:3], "novel": [*names[3:], "a class of elsewhere"]})
     for subset, part in (("base", ids[:3]), ("novel", ids[3:]), ("all", ids)):
         expected = judges.headline(judges.run_pycocotools(content, detections, category_ids=part))
         np.testing.assert_allclose([summary[subset][metric] for metric in METRICS], expected, **EXACT)
     assert [summary[subset]["classes"] for subset in ("base", "novel", "all")] == [3, 2, 5]
-    empty = summarise_subsets(found, names, {"novel": []})["novel"]
+    empty = summarize_subsets(found, names, {"novel": []})["novel"]
     assert np.isnan(empty["AP"]) and empty["classes"] == 0
 
 
@@ -260,7 +260,7 @@ def test_golden_yolox(judges, shared_data):
     found = average_precision(truth, detections, list(truth.names))
     np.testing.assert_allclose(np.array(means(found)) / 100, expected, rtol=0, atol=1e-12)
     split = json.loads((shared_data / "coco_pool" / "ov_coco_split.json").read_text())
-    summary = summarise_subsets(found, list(truth.names.values()), {"novel": split["novel17"]})
+    summary = summarize_subsets(found, list(truth.names.values()), {"novel": split["novel17"]})
     novel = [category_id for category_id, name in truth.names.items() if name in split["novel17"]]
     expected = judges.headline(judges.run_pycocotools(content, detections, category_ids=novel))
     np.testing.assert_allclose([summary["novel"][metric] for metric in METRICS], expected, **EXACT)

@@ -19,7 +19,7 @@ from PIL import Image
 
 from ovdet.errors import InputError
 from ovdet.evaluation.evaluator import OpenVocabEvaluator
-from ovdet.evaluation.spool import Part
+from ovdet.evaluation.predictions import Part
 
 NAMES = ["cat", "dog", "cow", "unused"]
 IDS = [4, 7, 11, 13]
@@ -132,13 +132,13 @@ def test_files_and_table(registered, tmp_path, caplog):
     register, content = registered
     with caplog.at_level(logging.INFO):
         results = run(OpenVocabEvaluator(register(), tmp_path / "out"), make_outputs(content))["bbox"]
-    assert "generalised, 3-way" in caplog.text
+    assert "generalized, 3-way" in caplog.text
     rows = [line.split() for line in caplog.text.splitlines() if line.startswith(("base", "novel", "all"))]
     assert [row[0] for row in rows] == ["base", "novel", "all"] and [row[-1] for row in rows] == ["2", "1", "3"]
     assert rows[1][2] == f"{results['AP50-novel']:.2f}"
     assert sorted(path.name for path in (tmp_path / "out").iterdir()) == FILES
     metrics = json.loads((tmp_path / "out" / "metrics.json").read_text())
-    assert (metrics["setting"], metrics["vocabulary"], metrics["iou_type"]) == ("generalised", 3, "bbox")
+    assert (metrics["setting"], metrics["vocabulary"], metrics["iou_type"]) == ("generalized", 3, "bbox")
     assert metrics["images"] == 10
     assert metrics["protocol"] == "COCO: at most 100 detections per image and class; all names compete"
     for subset in ("base", "novel", "all"):

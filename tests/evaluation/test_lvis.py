@@ -17,7 +17,7 @@ from ovdet.errors import InputError
 from ovdet.evaluation.average_precision import METRICS, LvisAP, average_precision
 from ovdet.evaluation.evaluator import OpenVocabEvaluator, OpenVocabLVISEvaluator, build_evaluator
 from ovdet.evaluation.ground_truth import index_ground_truth
-from ovdet.evaluation.report import summarise_subsets
+from ovdet.evaluation.report import summarize_subsets
 
 EXACT = {"rtol": 0, "atol": 1e-11}
 
@@ -77,7 +77,7 @@ def test_equal_to_lvis_api(judges, run_lvis_api, seed, max_detections, iou_type)
     assert found.objects.tolist() == [counted.count(category_id) for category_id in truth.names]
     names = list(truth.names.values())
     groups = {letter: [truth.names[i] for i, given in truth.frequencies.items() if given == letter] for letter in "rcf"}
-    summary = summarise_subsets(found, names, groups)
+    summary = summarize_subsets(found, names, groups)
     ours = [summary["all"][metric] for metric in METRICS] + [summary[letter]["AP"] for letter in "rcf"]
     theirs = [100 * results[key] if results[key] >= 0 else np.nan for key in (*METRICS, "APr", "APc", "APf")]
     np.testing.assert_allclose(ours, theirs, **EXACT)

@@ -40,15 +40,15 @@ def test_precision_recall(drawn):
     picture = Image.open(io.BytesIO(draw_precision_recall(per_class, names, subsets_of(names), "title")))
     assert picture.format == "PNG" and picture.size == (880, 660)
     axes = drawn[0].axes[0]
-    labelled = {line.get_label(): line for line in axes.get_lines() if not line.get_label().startswith("_")}
+    labeled = {line.get_label(): line for line in axes.get_lines() if not line.get_label().startswith("_")}
     counted = ~np.isnan(per_class.figures["AP50"])
-    subsets = [label.split(" (")[0] for label in labelled]
+    subsets = [label.split(" (")[0] for label in labeled]
     assert subsets == ["base", "novel", "all", "thin: one class each"]  # rare is novel, common is empty
-    assert f"all ({counted.sum()} classes): AP50 {np.nanmean(per_class.figures['AP50']):.1f}" in labelled
+    assert f"all ({counted.sum()} classes): AP50 {np.nanmean(per_class.figures['AP50']):.1f}" in labeled
     novel = per_class.curves[:, 1::2][:, counted[1::2]].mean(axis=1)
-    line = next(line for label, line in labelled.items() if label.startswith("novel"))
+    line = next(line for label, line in labeled.items() if label.startswith("novel"))
     np.testing.assert_allclose(line.get_ydata(), novel)
-    assert len(axes.get_lines()) == counted.sum() + len(labelled)
+    assert len(axes.get_lines()) == counted.sum() + len(labeled)
     assert not pyplot.get_fignums()
 
 

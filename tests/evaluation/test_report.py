@@ -12,7 +12,7 @@ from ovdet.evaluation.report import (
     describe_classes,
     flatten,
     plain_figures,
-    summarise_subsets,
+    summarize_subsets,
     summary_table,
 )
 
@@ -29,7 +29,7 @@ def per_class():
 
 
 def test_means_leave_out_what_has_no_objects():
-    summary = summarise_subsets(per_class(), NAMES, SUBSETS)
+    summary = summarize_subsets(per_class(), NAMES, SUBSETS)
     assert list(summary) == ["all", "base", "novel", "none"]
     assert summary["all"]["AP50"] == 25 and summary["all"]["APl"] == 30 and summary["all"]["classes"] == 2
     assert summary["base"]["AP50"] == 40 and summary["novel"]["AP50"] == 10
@@ -38,13 +38,13 @@ def test_means_leave_out_what_has_no_objects():
 
 
 def test_flat_keys():
-    flat = flatten(summarise_subsets(per_class(), NAMES, SUBSETS))
+    flat = flatten(summarize_subsets(per_class(), NAMES, SUBSETS))
     assert flat["AP50"] == flat["AP50-all"] == 25 and flat["AP50-novel"] == 10 and flat["APl"] == 30
     assert not any("classes" in key for key in flat)
 
 
 def test_table_has_the_subsets_that_have_classes():
-    rows = [line.split() for line in summary_table(summarise_subsets(per_class(), NAMES, SUBSETS)).splitlines()[2:]]
+    rows = [line.split() for line in summary_table(summarize_subsets(per_class(), NAMES, SUBSETS)).splitlines()[2:]]
     assert [row[0] for row in rows] == ["base", "novel", "all"]
     assert rows[2] == ["all", "12.50", "25.00", "12.50", "12.50", "12.50", "30.00", "2"]
 

@@ -13,11 +13,13 @@ from detectron2.structures import Boxes
 from timm.layers import Conv2dSame
 
 from configs.common.methods import vild_ensemble, vild_image
-from ovdet.engine import load_config
+from ovdet.engine.config import load_config
 from ovdet.export.graph import DetectionGraph, keep_best, pool
-from ovdet.modeling import DenseImageBranch, GeometricScores, OtherNames, nms_over_classes
-from ovdet.modeling.fixed_shapes import EverySecond, with_even_padding, with_fixed_shapes
-from ovdet.modeling.postprocess import detect
+from ovdet.modeling.background_names import BackgroundNames
+from ovdet.modeling.embedding_heads import FrozenBackboneBranch
+from ovdet.modeling.postprocess import detect, nms_over_classes
+from ovdet.modeling.score_fusion import GeometricScores
+from ovdet.modeling.tracing import EverySecond, with_even_padding, with_fixed_shapes
 
 
 def random_boxes(number: int, seed: int = 0) -> torch.Tensor:
@@ -59,7 +61,7 @@ def test_keep_best_of_very_many_classes():
 
 def test_keep_best_softens_like_the_detector():
     boxes, scores = random_boxes(60), torch.rand(60, 5, generator=torch.Generator().manual_seed(0))
-    options = dict(score_threshold=0.4, nms_threshold=0.5, max_detections=200, overlap_decay=0.5)
+    options = dict(score_threshold=0.4, nms_threshold=0.5, max_detections=200, soft_nms_sigma=0.5)
     (expected,) = detect([boxes], [scores], [(500, 500)], **options)
     found, labels, best = keep_best(boxes, scores.log(), **options)
     assert torch.equal(found, expected.pred_boxes.tensor) and torch.equal(labels, expected.pred_classes)
@@ -106,7 +108,7 @@ def test_fixed_shapes_leave_the_backbone_as_it_is():
 
 def dense(model):
     """The backbone's last map, classified region by region."""
-    model.roi_heads.image_branch = L(DenseImageBranch)(
+    model.roi_heads.image_branch = L(FrozenBackboneBranch)(
         in_feature="stride32", stride=32, channels=(64, 32), num_names=10, width=384
     )
     model.roi_heads.score_fusion = L(GeometricScores)(foreground_exponent=0.3, area_exponent=0.2)
@@ -117,7 +119,7 @@ def twice_with_other_names(model):
     """Boxes refined twice, and a background of names on the image side."""
     model = vild_ensemble(model)
     model.roi_heads.box_passes = 2
-    model.roi_heads.other_names = L(OtherNames)(num_names=40, width=384, near=0.15)
+    model.roi_heads.background_names = L(BackgroundNames)(num_names=40, width=384, near=0.15)
     return model
 
 

@@ -5,7 +5,7 @@ FOLDER holds calls.pt: a list of calls, each the inputs of the two processes; ra
 
 import torch
 
-from ovdet.modeling import sync_batch_norm
+from ovdet.modeling.sync_batch_norm import sync_batch_norm
 
 
 def work(rank, folder):

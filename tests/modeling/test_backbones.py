@@ -11,8 +11,9 @@ from torch import nn
 
 from ovdet.errors import InputError
 from ovdet.imagenet_lite import load_efficientnet_lite_weights
-from ovdet.modeling.backbones import PyramidWithMaps, TimmBackbone
+from ovdet.modeling.backbones.fpn import FPNWithBackboneFeatures
 from ovdet.modeling.backbones.same_padding import EvenConv2dSame, pad_evenly
+from ovdet.modeling.backbones.timm_backbone import TimmBackbone
 
 
 def test_maps_equal_timms():
@@ -64,7 +65,7 @@ def test_the_pyramid_is_detectron2s_and_the_maps_the_backbones():
     def bottom_up():
         return TimmBackbone("resnet18", out_indices=(2, 3, 4))
 
-    ours = PyramidWithMaps(bottom_up(), top_block=LastLevelMaxPool(), **options).eval()
+    ours = FPNWithBackboneFeatures(bottom_up(), top_block=LastLevelMaxPool(), **options).eval()
     theirs = FPN(bottom_up(), top_block=LastLevelMaxPool(), **options).eval()
     weights = {key.replace("pyramid.", "", 1): value for key, value in ours.state_dict().items()}
     assert set(weights) == set(theirs.state_dict())

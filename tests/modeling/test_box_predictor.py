@@ -8,7 +8,7 @@ from detectron2.modeling.roi_heads import FastRCNNOutputLayers
 from detectron2.structures import Boxes, Instances
 from detectron2.utils.events import EventStorage
 
-from ovdet.modeling import FederatedBoxPredictor, OpenVocabBoxPredictor
+from ovdet.modeling.box_predictor import FederatedBoxPredictor, OpenVocabBoxPredictor
 
 OPTIONS = dict(test_score_thresh=0.05, test_nms_thresh=0.5, test_topk_per_image=10)
 

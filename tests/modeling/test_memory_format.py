@@ -30,7 +30,7 @@ def test_a_detector_on_its_device_has_weights_and_photos_in_that_order(
     model = build().eval()
     model.set_vocabulary(("a", "b"), make_unit_rows(2))
     expected = model(make_inputs(1))[0]["instances"]
-    monkeypatch.setattr("ovdet.modeling.rcnn.fast_memory_format", lambda network, device: chosen)
+    monkeypatch.setattr("ovdet.modeling.detector.fast_memory_format", lambda network, device: chosen)
     assert model.to("cpu") is model
     maps = []
     for part in model.backbone.modules():

@@ -16,12 +16,12 @@ from ovdet.modeling.postprocess import (
     _nms_at_once,
     _nms_in_turn,
     detect,
+    intersection_over_area_filter,
     nms_over_classes,
     nms_per_class,
-    not_contained,
+    postprocess_image,
     select_regions,
-    settle,
-    soften,
+    soft_nms_scores,
 )
 
 SIZE = (100, 90)
@@ -225,11 +225,11 @@ def test_no_more_candidates_than_it_takes():
         return best_candidates(scores, threshold, number)
 
     options = dict(score_threshold=0.0, nms_threshold=0.5, max_detections=100)
-    settle(partial(spy, random_scores(1000, 400)), random_boxes(1000), SIZE, **options)
+    postprocess_image(partial(spy, random_scores(1000, 400)), random_boxes(1000), SIZE, **options)
     assert max(asked) < 1500
     asked.clear()
     one_place, class_by_class = random_boxes(1).repeat(1000, 1), random_scores(1, 400).repeat(1000, 1)
-    assert len(settle(partial(spy, class_by_class), one_place, SIZE, **options)) == 100
+    assert len(postprocess_image(partial(spy, class_by_class), one_place, SIZE, **options)) == 100
     assert 100_000 <= max(asked) < 300_000 and len(asked) < 10
 
 
@@ -278,13 +278,13 @@ def test_overlapping_detections_score_lower(number):
     boxes, classes = close_boxes(number), torch.arange(number) % 3
     scores = torch.linspace(1, 0.1, number)
     expected = soften_by_hand(boxes, scores, classes, 0.5)
-    torch.testing.assert_close(soften(boxes, scores, classes, 0.5), torch.tensor(expected))
+    torch.testing.assert_close(soft_nms_scores(boxes, scores, classes, 0.5), torch.tensor(expected))
 
 
 def test_softened_detections_are_the_same_in_another_order():
     boxes, scores = random_boxes(300), random_scores(300, 5)
-    plain, soft = (ours(boxes, scores, 0.5, 0.5, 1000, overlap_decay=decay) for decay in (None, 0.5))
-    expected = soften(plain.pred_boxes.tensor, plain.scores, plain.pred_classes, 0.5)
+    plain, soft = (ours(boxes, scores, 0.5, 0.5, 1000, soft_nms_sigma=decay) for decay in (None, 0.5))
+    expected = soft_nms_scores(plain.pred_boxes.tensor, plain.scores, plain.pred_classes, 0.5)
     above = expected[expected > 0.5]
     assert torch.equal(soft.scores, above.sort(descending=True).values) and len(soft) < len(plain)
     for box, kind, score in zip(soft.pred_boxes.tensor, soft.pred_classes, soft.scores, strict=True):
@@ -294,7 +294,7 @@ def test_softened_detections_are_the_same_in_another_order():
 
 def test_boxes_without_area_keep_their_scores():
     boxes, scores = torch.zeros(4, 4), torch.linspace(0.9, 0.6, 4)
-    assert torch.equal(soften(boxes, scores, torch.zeros(4), 0.5), scores)
+    assert torch.equal(soft_nms_scores(boxes, scores, torch.zeros(4), 0.5), scores)
 
 
 @pytest.mark.parametrize("number", [0, 1, 60])
@@ -305,10 +305,10 @@ def test_boxes_within_better_ones_of_their_class(number, share):
         not any(classes[i] == classes[j] and shape.intersection(shapes[j]).area > share * shape.area for j in range(i))
         for i, shape in enumerate(shapes)
     ]
-    kept = not_contained(close_boxes(number), classes, share)
+    kept = intersection_over_area_filter(close_boxes(number), classes, share)
     assert kept.tolist() == expected and (number < 2 or 2 < sum(expected) < number)
-    assert not_contained(close_boxes(number), classes, 1).all()
+    assert intersection_over_area_filter(close_boxes(number), classes, 1).all()
 
 
 def test_boxes_without_area_are_shown():
-    assert not_contained(torch.zeros(4, 4), torch.zeros(4), 0.9).all()
+    assert intersection_over_area_filter(torch.zeros(4, 4), torch.zeros(4), 0.9).all()

@@ -1,4 +1,4 @@
-"""ROIAlign as weighed sums against torchvision's, forward and backward."""
+"""ROIAlign as weighted sums against torchvision's, forward and backward."""
 
 import pytest
 import torch
@@ -6,7 +6,7 @@ from detectron2.modeling.poolers import ROIPooler
 from detectron2.structures import Boxes
 
 from ovdet.errors import InputError
-from ovdet.modeling import RegionPooler
+from ovdet.modeling.region_pooler import RegionPooler
 
 SCALES = (1 / 8, 1 / 16, 1 / 32)
 

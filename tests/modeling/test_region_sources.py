@@ -6,7 +6,8 @@ import pytest
 import torch
 from detectron2.structures import Boxes, Instances
 
-from ovdet.modeling import OnlineRegions, RegionTeacher
+from ovdet.modeling.region_sources import OnlineRegions
+from ovdet.modeling.region_teacher import RegionTeacher
 
 SIZE = (2000, 3000)
 

@@ -7,8 +7,15 @@ from detectron2.structures import Boxes
 from torchvision.ops import clip_boxes_to_image
 
 from ovdet.errors import InputError
-from ovdet.modeling import GeometricScores, ImageScores, TextScores
-from ovdet.modeling.score_fusion import RegionTerms, fuse_sides, join_region_scores, log_area_shares
+from ovdet.modeling.score_fusion import (
+    GeometricScores,
+    ImageScores,
+    RegionTerms,
+    TextScores,
+    fuse_sides,
+    join_region_scores,
+    log_area_shares,
+)
 
 
 def terms(objectness, **others):

@@ -11,8 +11,8 @@ from detectron2.structures import Boxes, Instances, PolygonMasks
 from detectron2.utils.events import EventStorage
 from torch import nn
 
-from ovdet.engine import load_config
-from ovdet.modeling import sync_batch_norm
+from ovdet.engine.config import load_config
+from ovdet.modeling.sync_batch_norm import sync_batch_norm
 
 ROOT = Path(__file__).parents[2]
 CHANNELS = 6

@@ -5,10 +5,10 @@ from types import SimpleNamespace
 import pytest
 import torch
 import torch.nn.functional as F
+from configs.common.beyond_vild import iou_head
 from detectron2.structures import Boxes, Instances
 
 from configs.common import methods
-from configs.common.beyond_vild import localisation_quality
 
 SIZE = (64, 96)  # height, width
 NAMES = 16  # as many as the width of the space: a name for each direction
@@ -16,7 +16,7 @@ IS_BASE = torch.arange(NAMES) % 2 == 0
 
 
 def embed_places(photo: torch.Tensor, boxes: torch.Tensor) -> torch.Tensor:
-    """The name by the box's centre, and some of the next name by its height."""
+    """The name by the box's center, and some of the next name by its height."""
     first = (boxes[:, 0] + boxes[:, 2]).mul(NAMES / 2 / SIZE[1]).long().clamp(0, NAMES - 1)
     second = 0.9 * (boxes[:, 3] - boxes[:, 1]) / SIZE[0]
     names = torch.eye(NAMES)
@@ -34,14 +34,14 @@ def detector(method, build):
     seen = SimpleNamespace()
 
     def change(node):
-        node = getattr(methods, method)(localisation_quality(node))
+        node = getattr(methods, method)(iou_head(node))
         node.roi_heads.region_teacher.embed_regions = embed_places
         node.roi_heads.image_temperature = 0.05
         return node
 
     model = build(change).eval()
     heads = model.roi_heads
-    torch.nn.init.normal_(heads.quality.linear.weight)  # the order of proposals is not that of their objectness
+    torch.nn.init.normal_(heads.iou_head.linear.weight)  # the order of proposals is not that of their objectness
     torch.nn.init.normal_(heads.box_predictor.bbox_pred.weight, std=0.05)
     heads.box_predictor.test_topk_per_image = 200
     model.set_vocabulary([str(number) for number in range(NAMES)], torch.eye(NAMES), IS_BASE)

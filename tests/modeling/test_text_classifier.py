@@ -5,8 +5,8 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from ovdet.modeling import SigmoidTextClassifier, TextClassifier, text_classifier
-from ovdet.modeling.text_classifier import RegionProjection, cosine_logits
+from ovdet.modeling import text_classifier
+from ovdet.modeling.text_classifier import RegionProjection, SigmoidTextClassifier, TextClassifier, cosine_logits
 
 
 class FewWords(torch.nn.Module):

@@ -9,8 +9,8 @@ import pytest
 import torch
 
 from ovdet.errors import InputError
-from ovdet.teachers import Teacher, load_teacher
-from ovdet.teachers.base import plain_inference
+from ovdet.teachers.base import Teacher, plain_inference
+from ovdet.teachers.registry import load_teacher
 
 
 @pytest.fixture(params=["conse", "open_clip", "clip", "align", "siglip"])

@@ -9,8 +9,9 @@ import torch.nn.functional as F
 
 from ovdet.errors import InputError
 from ovdet.imagenet_lite import load_efficientnet_lite_weights
-from ovdet.teachers import crop_regions, embed_regions, load_teacher
 from ovdet.teachers.conse import ConseTeacher
+from ovdet.teachers.crops import crop_regions, embed_regions
+from ovdet.teachers.registry import load_teacher
 
 
 def test_an_image_is_the_mean_of_its_classes(conse_teacher):
@@ -55,17 +56,17 @@ def test_a_class_is_the_mean_of_its_names_without_and_with_its_definition(conse_
 def test_names_and_classes_are_without_what_each_has_in_common(conse_teacher):
     names, classes = conse_teacher._name_sentences, conse_teacher._definition_sentences
     sentence = _sentences(conse_teacher._sentence_encoder, ["a red kite"])
-    for centred, expected in (
+    for centered, expected in (
         (conse_teacher.encode_text(["a red kite"])[0], sentence - names.mean(0)),
         (conse_teacher.name_embeddings, names - names.mean(0)),
         (conse_teacher.class_embeddings, classes - classes.mean(0)),
     ):
-        torch.testing.assert_close(centred, F.normalize(expected, dim=-1), rtol=0, atol=1e-4)
+        torch.testing.assert_close(centered, F.normalize(expected, dim=-1), rtol=0, atol=1e-4)
 
 
 def test_definitions_say_what_kind_of_thing_a_class_is(conse_teacher):
     bird = conse_teacher.encode_text(["a bird"])[0]
-    birds = slice(7, 25)  # "cock" to "great grey owl"
+    birds = slice(7, 25)  # "cock" to "great gray owl"
     assert (conse_teacher.class_embeddings[birds] @ bird).mean() > (conse_teacher.name_embeddings[birds] @ bird).mean()
 
 

@@ -12,8 +12,8 @@ from PIL import Image
 from torchvision.transforms import functional as TF
 
 from ovdet.errors import InputError
-from ovdet.teachers import RegionEmbedder, Teacher, crop_regions, embed_regions, normalise_crops
-from ovdet.teachers.base import digest
+from ovdet.teachers.base import Teacher, digest
+from ovdet.teachers.crops import RegionEmbedder, crop_regions, embed_regions, normalize_crops
 
 SIZE = (60, 52)
 
@@ -82,7 +82,7 @@ def test_autocast_of_the_caller_changes_nothing(photo):
     assert torch.equal(crops, crop_regions(image, boxes, SIZE))
 
 
-def test_scale_is_about_the_centre_and_clipped(photo):
+def test_scale_is_about_the_center_and_clipped(photo):
     image = to_tensor(photo)
     boxes = torch.tensor([[100.0, 120.0, 200.0, 160.0], [0.0, 0.0, 40.0, 20.0]])
     larger = torch.tensor([[75.0, 110.0, 225.0, 170.0], [0.0, 0.0, 50.0, 25.0]])
@@ -144,16 +144,16 @@ def test_what_is_refused(image, boxes, scale, message):
         crop_regions(image, boxes, (8, 8), scale)
 
 
-def test_normalise_crops():
+def test_normalize_crops():
     crops = torch.rand(2, 3, 4, 4)
-    normalised = normalise_crops(crops, (0.1, 0.2, 0.3), (0.5, 0.6, 0.7))
-    torch.testing.assert_close(normalised[:, 2], (crops[:, 2] - 0.3) / 0.7)
+    normalized = normalize_crops(crops, (0.1, 0.2, 0.3), (0.5, 0.6, 0.7))
+    torch.testing.assert_close(normalized[:, 2], (crops[:, 2] - 0.3) / 0.7)
     levels = torch.randint(0, 256, (2, 3, 4, 4), dtype=torch.uint8)
     expected = TF.normalize(levels / 255, (0.1, 0.2, 0.3), (0.5, 0.6, 0.7))
-    torch.testing.assert_close(normalise_crops(levels, (0.1, 0.2, 0.3), (0.5, 0.6, 0.7), white=255), expected)
+    torch.testing.assert_close(normalize_crops(levels, (0.1, 0.2, 0.3), (0.5, 0.6, 0.7), white=255), expected)
 
 
-class MeanColour:
+class MeanColor:
     """A teacher that can be worked out by hand: the mean of each channel."""
 
     name, width, input_size, temperature = "mean", 3, (16, 16), 0.01
@@ -169,8 +169,8 @@ class MeanColour:
         return self
 
 
-def test_regions_are_the_normalised_sum_over_scales(photo):
-    image, boxes, teacher = to_tensor(photo), boxes_of_all_kinds(photo), MeanColour()
+def test_regions_are_the_normalized_sum_over_scales(photo):
+    image, boxes, teacher = to_tensor(photo), boxes_of_all_kinds(photo), MeanColor()
     expected = 0
     for scale in (1.0, 1.5):
         expected += teacher.encode_image((crop_regions(image, boxes, (16, 16), scale) - 0.5) / 0.25)
@@ -196,7 +196,7 @@ def test_photos_together_are_as_each_by_itself(photo, conse_teacher, dtype):
 
 
 def test_photos_without_regions_and_none_at_all(photo):
-    embedder = RegionEmbedder(MeanColour())
+    embedder = RegionEmbedder(MeanColor())
     assert embedder.embed_batch([], []) == []
     parts = embedder.embed_batch([to_tensor(photo)] * 2, [torch.zeros(0, 4)] * 2)
     assert [part.shape for part in parts] == [(0, 3), (0, 3)]
@@ -207,7 +207,7 @@ def test_photos_without_regions_and_none_at_all(photo):
 
 
 def test_region_embedder_is_the_function_and_tells_of_its_teacher(photo):
-    teacher = MeanColour()
+    teacher = MeanColor()
     embedder = RegionEmbedder(teacher, scales=(1.0,))
     image, boxes = to_tensor(photo), boxes_of_all_kinds(photo)[:4]
     assert torch.equal(embedder(image, boxes), embed_regions(teacher, image, boxes, (1.0,)))
@@ -221,7 +221,7 @@ def classifier_cosines(teacher: Teacher, photo: Image.Image, boxes: torch.Tensor
     ours = crop_regions(to_tensor(photo), boxes, teacher.input_size)
     theirs = pillow_crops(photo, boxes, teacher.input_size, two_steps=False) / 255
     features = [
-        torch.cat([teacher.features(normalise_crops(part, teacher.mean, teacher.std)) for part in crops.split(8)])
+        torch.cat([teacher.features(normalize_crops(part, teacher.mean, teacher.std)) for part in crops.split(8)])
         for crops in (ours, theirs)
     ]
     return F.cosine_similarity(*features)

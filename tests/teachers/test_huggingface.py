@@ -13,8 +13,9 @@ import torch.nn.functional as F
 from PIL import Image
 
 from ovdet.errors import InputError
-from ovdet.teachers import crop_regions, load_teacher, normalise_crops
+from ovdet.teachers.crops import crop_regions, normalize_crops
 from ovdet.teachers.hub import offline_where_unreachable
+from ovdet.teachers.registry import load_teacher
 
 FAMILIES = {"clip": 12, "align": 24, "siglip": 16}
 
@@ -50,10 +51,10 @@ def test_embeddings_are_transformers_own(family, hugging_face_folder):
         expected_texts = features(model.get_text_features(**inputs))
         pixels = processor(images=[Image.fromarray(p) for p in photos], return_tensors="pt")["pixel_values"]
         expected_images = features(model.get_image_features(pixel_values=pixels))
-    torch.testing.assert_close(normalise_crops(crops, teacher.mean, teacher.std), pixels, rtol=0, atol=1e-4)
+    torch.testing.assert_close(normalize_crops(crops, teacher.mean, teacher.std), pixels, rtol=0, atol=1e-4)
     torch.testing.assert_close(teacher.encode_text(texts), expected_texts, rtol=0, atol=1e-5)
     torch.testing.assert_close(
-        teacher.encode_image(normalise_crops(crops, teacher.mean, teacher.std)), expected_images, rtol=0, atol=1e-4
+        teacher.encode_image(normalize_crops(crops, teacher.mean, teacher.std)), expected_images, rtol=0, atol=1e-4
     )
     model.requires_grad_(False)
     scale = 1 / model.temperature if family == "align" else model.logit_scale.exp()

@@ -9,8 +9,8 @@ import torch
 import torch.nn.functional as F
 
 from ovdet.errors import InputError
-from ovdet.teachers import load_teacher
-from ovdet.teachers.open_clip import _parse_source, _usual_colours
+from ovdet.teachers.open_clip import _parse_source, _usual_colors
+from ovdet.teachers.registry import load_teacher
 
 
 @pytest.fixture(scope="module")
@@ -98,14 +98,14 @@ def test_every_other_architecture_has_the_activation_of_its_weights():
     ("architecture", "mean"),
     [("ViT-B-16-SigLIP", (0.5,) * 3), ("MobileCLIP-S1", (0.0,) * 3), ("ViT-B-32", open_clip.OPENAI_DATASET_MEAN)],
 )
-def test_a_file_gets_the_colours_of_its_architecture(architecture, mean):
+def test_a_file_gets_the_colors_of_its_architecture(architecture, mean):
     """open_clip would give OpenAI's to any file."""
-    assert _usual_colours(architecture)[0] == mean
+    assert _usual_colors(architecture)[0] == mean
 
 
-def test_colours_reach_the_teacher_of_a_file(tiny_clip, weights_file, monkeypatch):
-    assert _usual_colours(tiny_clip) is None  # it has no pretrained weights
-    monkeypatch.setattr("ovdet.teachers.open_clip._usual_colours", lambda name: ((0.5,) * 3, (0.25,) * 3))
+def test_colors_reach_the_teacher_of_a_file(tiny_clip, weights_file, monkeypatch):
+    assert _usual_colors(tiny_clip) is None  # it has no pretrained weights
+    monkeypatch.setattr("ovdet.teachers.open_clip._usual_colors", lambda name: ((0.5,) * 3, (0.25,) * 3))
     teacher = load_teacher(f"open_clip:{tiny_clip}@{weights_file}")
     assert (teacher.mean, teacher.std) == ((0.5,) * 3, (0.25,) * 3)
     assert load_teacher(f"open_clip:{tiny_clip}/random").mean == open_clip.OPENAI_DATASET_MEAN

@@ -1,4 +1,4 @@
-"""Which texts become columns of the classifier, whose they are, and which distractors are too near to what is asked."""
+"""Which texts become columns of the classifier, whose they are, and which negatives are too near to what is asked."""
 
 from __future__ import annotations
 
@@ -6,13 +6,13 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from ovdet.text import Vocabulary
-from ovdet.text.columns import NEAR, NOBODYS, add_distractors, far_from, lay_out
+from ovdet.text.columns import NEAR, NOBODYS, add_negatives, far_from, lay_out
+from ovdet.text.vocabulary import Vocabulary
 
 
 def test_names_come_first_then_synonyms_then_distractors():
     vocabulary = Vocabulary(("cat", "Fire_Truck"), {"cat": ("kitten", "kitty"), "Fire_Truck": ("fire engine",)})
-    columns = add_distractors(lay_out(vocabulary), ["dog", "bus"])
+    columns = add_negatives(lay_out(vocabulary), ["dog", "bus"])
     assert columns.texts == ("cat", "Fire_Truck", "kitten", "kitty", "fire engine", "dog", "bus")
     assert columns.owners == (0, 1, 0, 0, 1, NOBODYS, NOBODYS)
 
@@ -22,7 +22,7 @@ def test_names_alone_are_their_own_columns():
 
 
 @pytest.mark.parametrize(
-    ("synonyms", "distractors", "texts", "owners"),
+    ("synonyms", "negatives", "texts", "owners"),
     [
         ({"cat": ("Cat", "dog", "kitten", "KITTEN")}, (), ("cat", "dog", "kitten"), (0, 1, 0)),  # a name is no synonym
         ({"cat": ("pet",), "dog": ("pet",)}, (), ("cat", "dog", "pet"), (0, 1, 0)),  # of the first
@@ -30,8 +30,8 @@ def test_names_alone_are_their_own_columns():
          (0, 1, 0, NOBODYS)),  # who asks for a thing gets it
     ],
 )  # fmt: skip
-def test_a_text_that_comes_twice_belongs_to_its_first_owner(synonyms, distractors, texts, owners):
-    assert add_distractors(lay_out(Vocabulary(("cat", "dog"), synonyms)), distractors) == (texts, owners)
+def test_a_text_that_comes_twice_belongs_to_its_first_owner(synonyms, negatives, texts, owners):
+    assert add_negatives(lay_out(Vocabulary(("cat", "dog"), synonyms)), negatives) == (texts, owners)
 
 
 def test_far_is_below_the_cosine_with_every_asked_name():

@@ -16,8 +16,10 @@ import torch.nn.functional as F
 from safetensors import safe_open
 
 from ovdet.errors import InputError
-from ovdet.teachers import load_teacher
-from ovdet.text import TEMPLATE_SETS, TextEmbeddings, Vocabulary, convert_matrix, embed_vocabulary, load_embeddings
+from ovdet.teachers.registry import load_teacher
+from ovdet.text.embeddings import TextEmbeddings, convert_matrix, embed_vocabulary, load_embeddings
+from ovdet.text.prompts import TEMPLATE_SETS
+from ovdet.text.vocabulary import Vocabulary
 
 NAMES = ("cat", "hot dog", "umbrella", "kühlschrank")
 

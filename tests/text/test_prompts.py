@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from ovdet.errors import InputError
-from ovdet.text import TEMPLATE_SETS, clean_name, fill_template, resolve_templates
+from ovdet.text.prompts import TEMPLATE_SETS, clean_name, fill_template, resolve_templates
 
 
 @pytest.mark.parametrize(

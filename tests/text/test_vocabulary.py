@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from ovdet.errors import InputError
-from ovdet.text import Vocabulary, parse_vocabulary
+from ovdet.text.vocabulary import Vocabulary, parse_vocabulary
 
 FULL = Vocabulary(
     ("hot dog", "Kühlschrank", "冷蔵庫"),

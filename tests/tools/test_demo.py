@@ -10,12 +10,13 @@ import pytest
 import torch
 from PIL import Image
 
-from ovdet.data.videos import Video, writing_video
-from ovdet.demo import parse_distractors, write_results, write_video
 from ovdet.errors import InputError
-from ovdet.predictor import Detections, to_rgb
-from ovdet.text import Vocabulary, convert_matrix, embed_vocabulary
-from ovdet.visualize import draw_detections
+from ovdet.inference.draw import draw_detections
+from ovdet.inference.media import Video, writing_video
+from ovdet.inference.predictor import Detections, to_rgb
+from ovdet.inference.results import parse_negatives, write_results, write_video
+from ovdet.text.embeddings import convert_matrix, embed_vocabulary
+from ovdet.text.vocabulary import Vocabulary
 
 QUICK = "configs/quick/vild.py"
 
@@ -111,11 +112,11 @@ def test_photos_as_a_shell_finds_them(demo, photo, tmp_path):
     assert [row["image"] for row in rows] == list(map(str, files))
 
 
-@pytest.mark.parametrize("kind", ["grey", "1x1", "cmyk", "16bit", "exif", "palette"])
+@pytest.mark.parametrize("kind", ["gray", "1x1", "cmyk", "16bit", "exif", "palette"])
 def test_unusual_photos_give_the_right_result(demo, tmp_path, kind):
     noise = np.random.default_rng(0).integers(0, 255, (60, 80), dtype=np.uint8)
     path, size = tmp_path / f"{kind}.png", (80, 60)
-    if kind == "grey":
+    if kind == "gray":
         Image.fromarray(noise).save(path)
     elif kind == "1x1":
         Image.new("RGB", (1, 1)).save(path)
@@ -147,13 +148,13 @@ def test_synonyms_on_the_command_line(demo, photo):
 
 def test_distractors_are_nothing_that_is_found(demo, photo):
     """They are told apart from what is asked for, as tests/test_predictor.py shows, and take no place."""
-    assert parse_distractors(None) is None and parse_distractors(" ") == ()
-    assert parse_distractors("wheel; tyre, blue star") == ("wheel", "blue star", "tyre")
-    code, err, rows = demo(photo, "red square", "--distractors", "wheel; blue star", "--overlap", "1")
+    assert parse_negatives(None) is None and parse_negatives(" ") == ()
+    assert parse_negatives("wheel; tyre, blue star") == ("wheel", "blue star", "tyre")
+    code, err, rows = demo(photo, "red square", "--negatives", "wheel; blue star", "--overlap", "1")
     assert code == 0, err
     check(rows[0], 120, 90, {"red square"})
     found = [d["box"] for d in rows[0]["detections"]]
-    code, err, rows = demo(photo, "red square, wheel, blue star", "--distractors", "", "--overlap", "1")
+    code, err, rows = demo(photo, "red square, wheel, blue star", "--negatives", "", "--overlap", "1")
     assert code == 0, err
     asked = [d["box"] for d in rows[0]["detections"] if d["label"] == "red square"]  # of a hundred in all
     assert 1 < len(asked) < len(found) and np.allclose(found[: len(asked)], asked, atol=0.02)
@@ -211,7 +212,7 @@ def test_no_photos_of_its_own_without_scikit_image(run_tool, tmp_path, monkeypat
         (("--vocabulary", "configs/lite"), "configs/lite is a folder"),
         (("--vocabulary", "nope.csv"), "a vocabulary file in .txt or .json, got nope.csv"),
         (("--vocabulary", "nope.TXT"), "expected a vocabulary file, got nope.TXT: No such file"),
-        (("--distractors", "nope.txt"), "expected a vocabulary file, got nope.txt: No such file"),
+        (("--negatives", "nope.txt"), "expected a vocabulary file, got nope.txt: No such file"),
         (("--input", ""), "got an empty name"),
         (("--output", ""), "expected a file or a folder, got an empty name"),
     ],
@@ -223,9 +224,9 @@ def test_bad_options_are_one_line(photo, run_tool, tmp_path, more, message):
     assert not (tmp_path / "out").exists()
 
 
-@pytest.mark.parametrize("distractors", [",", "dog,,bus", "dog; ", "Dog, dog", "d\x07og"])
-def test_bad_distractors(demo, photo, tmp_path, distractors):
-    code, err, rows = demo(photo, "cat", "--distractors", distractors)
+@pytest.mark.parametrize("negatives", [",", "dog,,bus", "dog; ", "Dog, dog", "d\x07og"])
+def test_bad_distractors(demo, photo, tmp_path, negatives):
+    code, err, rows = demo(photo, "cat", "--negatives", negatives)
     last = err.strip().splitlines()[-1]
     assert code == 2 and rows is None and last.startswith("error: ") and "Traceback" not in err
 
@@ -345,8 +346,8 @@ def test_options_reach_the_detector(photo, video, run_tool, tmp_path, monkeypatc
     class Spy:
         names = ("wheel", "cup")
 
-        def set_vocabulary(self, vocabulary, distractors):
-            calls.append((vocabulary.names, distractors))
+        def set_vocabulary(self, vocabulary, negatives):
+            calls.append((vocabulary.names, negatives))
 
         def __call__(self, image, **shown):
             calls.append(shown)
@@ -354,10 +355,10 @@ def test_options_reach_the_detector(photo, video, run_tool, tmp_path, monkeypatc
                 np.float32([[10, 10, 50, 50]]), np.float32([0.9]), np.int64([0]), ("cup",), image.shape[:2]
             )
 
-    monkeypatch.setattr("ovdet.demo.load_predictor", lambda **chosen: calls.append(chosen) or Spy())
+    monkeypatch.setattr("ovdet.inference.results.load_predictor", lambda **chosen: calls.append(chosen) or Spy())
     options = ("--vocabulary", "wheel,cup", "--output", tmp_path / "out")
     more = ("--half", "--compile", "--contained", "0.7", "--overlap", "0.3", "--threshold", "0.2")
-    code, out, err = run_tool("demo.py", "--input", photo, *options, *more, "--distractors", "dog; cat, bus")
+    code, out, err = run_tool("demo.py", "--input", photo, *options, *more, "--negatives", "dog; cat, bus")
     assert code == 0 and "out/photo.png: 1 detection; best: cup 0.90" in out, err
     chosen, vocabulary, shown = calls
     assert chosen["half"] and chosen["compile"] and chosen["model"] is None
@@ -375,7 +376,7 @@ def test_options_reach_the_detector(photo, video, run_tool, tmp_path, monkeypatc
 
 @pytest.fixture
 def video(tmp_path):
-    """Ten frames in half a second, 121 x 90 (which MPEG-4 rounds up): grey, ever lighter."""
+    """Ten frames in half a second, 121 x 90 (which MPEG-4 rounds up): gray, ever lighter."""
     path = tmp_path / "clip.mp4"
     with writing_video(path, 20) as write:
         for level in range(20, 220, 20):
@@ -470,7 +471,7 @@ def test_a_file_of_embeddings_as_vocabulary(demo, photo, tmp_path, conse_teacher
     check(rows[0], 120, 90, {"red square", "wheel"})
     assert rows[0]["detections"]
     code, err, as_names = demo(photo, "red square, wheel")
-    assert rows == as_names, err  # the same distractors, too
+    assert rows == as_names, err  # the same negatives, too
 
 
 def test_a_vocabulary_file_of_another_teacher(demo, photo, tmp_path):

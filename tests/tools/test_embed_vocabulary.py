@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 import torch
 
-from ovdet.text import load_embeddings
+from ovdet.text.embeddings import load_embeddings
 
 TOOL = Path(__file__).resolve().parents[2] / "tools" / "embed_vocabulary.py"
 CLIP = "open_clip:ViT-B-32/openai"

@@ -16,7 +16,8 @@ from detectron2.modeling.roi_heads import MaskRCNNConvUpsampleHead
 from pycocotools.coco import COCO
 from pycocotools.cocoeval import COCOeval
 
-from ovdet.engine import load_config, write_model_folder
+from ovdet.hub.find import open_config
+from ovdet.hub.model_folder import write_model_folder
 
 QUICK = "configs/quick/vild.py"
 FILES = {"metrics.json", "detections.json", "per_class.csv", "per_class.png", "precision_recall.png", "config.yaml"}
@@ -78,7 +79,7 @@ def test_figures_are_train_nets_and_pycocotools(trained, data, evaluate, run_too
     assert detections == read(run / "evaluation", "detections.json")
     assert {key: metrics[key] for key in FIGURES} == {key: read(run / "evaluation")[key] for key in FIGURES}
     assert metrics["all"]["AP50"] > 0
-    assert metrics["setting"] == "generalised" and metrics["vocabulary"] == 30
+    assert metrics["setting"] == "generalized" and metrics["vocabulary"] == 30
     split, categories = read(data, "ov_split.json"), read(data, "instances_val.json")["categories"]
     for subset, names in {
         "all": split["base"] + split["novel"],
@@ -94,7 +95,7 @@ def test_figures_are_train_nets_and_pycocotools(trained, data, evaluate, run_too
 
 def test_a_model_folder_does_as_well_as_the_run(trained, data, evaluate, tmp_path):
     """Its weights are in half precision: nearly as well."""
-    config = load_config(str(trained.output / "config.yaml"), ["train.device=cpu"])
+    config = open_config(str(trained.output / "config.yaml"), ["train.device=cpu"])
     write_model_folder(config, str(trained.output / "model_final.pth"), tmp_path / "model", card="")
     code, last, folder = evaluate(ANY_SCORE, output=tmp_path / "run")
     assert code == 0, last
@@ -233,7 +234,7 @@ def test_bad_options_are_one_line(evaluate, options, message):
 
 def test_lvis_figures_of_masks(trained, data, evaluate, tmp_path):
     """Of a detector with untrained masks. A photo that nothing is annotated in is asked about too."""
-    config = load_config(str(trained.output / "config.yaml"), ["train.device=cpu"])
+    config = open_config(str(trained.output / "config.yaml"), ["train.device=cpu"])
     model, heads = config.model, config.model.roi_heads
     model.region_source = heads.distillation = None
     heads.mask_in_features = heads.box_in_features

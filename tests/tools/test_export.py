@@ -19,11 +19,12 @@ from PIL import Image
 from torchvision.ops import box_iou
 
 from configs.common.methods import vild_ensemble
-from ovdet.engine import load_config, write_model_folder
 from ovdet.errors import InputError
-from ovdet.export import load_onnx_predictor
-from ovdet.predictor import OpenVocabPredictor
-from ovdet.text import TextEmbeddings
+from ovdet.export.onnx_detector import load_onnx_predictor
+from ovdet.hub.find import open_config
+from ovdet.hub.model_folder import write_model_folder
+from ovdet.inference.predictor import OpenVocabPredictor
+from ovdet.text.embeddings import TextEmbeddings
 
 ROOT = Path(__file__).parents[2]
 
@@ -32,7 +33,7 @@ ROOT = Path(__file__).parents[2]
 def folder(tiny_files, tmp_path_factory) -> Path:
     """The tiny detector as a model folder, with all that a file may have: fused scores, masks, prompts of its own."""
     _, file, _, weights = tiny_files.arguments
-    config = load_config(file, [*tiny_files.overrides, "teacher.templates=['a drawing of a {}']"])
+    config = open_config(file, [*tiny_files.overrides, "teacher.templates=['a drawing of a {}']"])
     heads = vild_ensemble(config.model).roi_heads
     heads.update(distillation=None, mask_in_features=["p4", "p5"], box_passes=2)
     heads.mask_pooler = L(ROIPooler)(
@@ -69,7 +70,7 @@ def eager(folder) -> OpenVocabPredictor:
 
 @pytest.fixture(scope="module")
 def photo(tmp_path_factory) -> Path:
-    """Patches of colour, noise over them."""
+    """Patches of color, noise over them."""
     generator = np.random.default_rng(0)
     patches = np.kron(generator.integers(0, 200, (5, 6, 3)), np.ones((40, 50, 1)))
     path = tmp_path_factory.mktemp("photo") / "photo.png"

@@ -9,11 +9,15 @@ import torch
 import torch.nn.functional as F
 from detectron2.structures import Boxes, Instances
 
-from ovdet.data import OpenVocabMapper, RegionStore, read_image, register_coco_subsets
-from ovdet.data.region_plan import read_plan
-from ovdet.data.region_shard import Shard, write_shard
-from ovdet.modeling import OnlineRegions, StoredRegions
-from ovdet.teachers import RegionEmbedder, embed_regions, load_teacher
+from ovdet.data.dataset import register_coco_subsets
+from ovdet.data.images import read_image
+from ovdet.data.mapper import OpenVocabMapper
+from ovdet.modeling.region_sources import OnlineRegions, StoredRegions
+from ovdet.regions.plan import read_plan
+from ovdet.regions.shard import Shard, write_shard
+from ovdet.regions.store import RegionStore
+from ovdet.teachers.crops import RegionEmbedder, embed_regions
+from ovdet.teachers.registry import load_teacher
 
 QUICK = "configs/quick/vild.py"
 

@@ -265,7 +265,11 @@ def test_bad_input_is_one_line_and_exit_code_2(trained, run_tool, tmp_path, argu
 @pytest.mark.parametrize(
     ("config", "override", "message"),
     [
-        ("configs/lite/trunk.py", "dataset.root=/nowhere", "dataset.train to be there, /nowhere/instances_train.json"),
+        (
+            "configs/lite/base_detector.py",
+            "dataset.root=/nowhere",
+            "dataset.train to be there, /nowhere/instances_train.json",
+        ),
         (QUICK, "train.init_checkpoint=/nowhere.pth", "train.init_checkpoint to be there, /nowhere.pth does not exist"),
         ("configs/quick/vild_stored.py", "dataset.region_store=/nowhere", "dataset.region_store to be there, /nowhere"),
     ],

@@ -8,8 +8,9 @@ from detectron2.data import (
 )
 from detectron2.data import transforms as T
 
-from ovdet.data import OpenVocabMapper, register_coco_subsets
-from ovdet.evaluation import build_evaluator
+from ovdet.data.dataset import register_coco_subsets
+from ovdet.data.mapper import OpenVocabMapper
+from ovdet.evaluation.evaluator import build_evaluator
 
 _split = dict(split="${dataset.split}", image_root="${dataset.images}")
 dataloader = dict(

@@ -14,11 +14,16 @@ from detectron2.modeling.proposal_generator import RPN, StandardRPNHead
 from detectron2.modeling.roi_heads import FastRCNNConvFCHead
 
 from ovdet.imagenet_lite import load_efficientnet_lite_weights
-from ovdet.modeling import OpenVocabBoxPredictor, OpenVocabRCNN, OpenVocabROIHeads, RegionPooler, TextScores
-from ovdet.modeling.backbones import PyramidWithMaps, TimmBackbone
+from ovdet.modeling.backbones.fpn import FPNWithBackboneFeatures
+from ovdet.modeling.backbones.timm_backbone import TimmBackbone
+from ovdet.modeling.box_predictor import OpenVocabBoxPredictor
+from ovdet.modeling.detector import OpenVocabRCNN
+from ovdet.modeling.region_pooler import RegionPooler
+from ovdet.modeling.roi_heads import OpenVocabROIHeads
+from ovdet.modeling.score_fusion import TextScores
 
 model = L(OpenVocabRCNN)(
-    backbone=L(PyramidWithMaps)(
+    backbone=L(FPNWithBackboneFeatures)(
         bottom_up=L(TimmBackbone)(
             name="tf_efficientnet_lite0",
             weights=L(load_efficientnet_lite_weights)(variant=0),

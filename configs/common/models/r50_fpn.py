@@ -11,12 +11,16 @@ from detectron2.config import LazyCall as L
 from detectron2.layers import ShapeSpec
 from detectron2.model_zoo import get_config
 
-from ovdet.modeling import OpenVocabBoxPredictor, OpenVocabRCNN, OpenVocabROIHeads, TextScores, sync_batch_norm
+from ovdet.modeling.box_predictor import OpenVocabBoxPredictor
+from ovdet.modeling.detector import OpenVocabRCNN
+from ovdet.modeling.roi_heads import OpenVocabROIHeads
+from ovdet.modeling.score_fusion import TextScores
+from ovdet.modeling.sync_batch_norm import sync_batch_norm
 
 # detectron2's Mask R-CNN; the anchors are 8 x stride, the RPN's thresholds 0.7 / 0.3, 512 regions at 25 % foreground
 model = get_config("common/models/mask_rcnn_fpn.py").model
 model._target_ = OpenVocabRCNN
-# from scratch: synchronised batch norm everywhere, nothing frozen
+# from scratch: synchronized batch norm everywhere, nothing frozen
 model.backbone.norm = model.backbone.bottom_up.stem.norm = model.backbone.bottom_up.stages.norm = "SyncBN"
 model.backbone.bottom_up.freeze_at = 0
 model.backbone.bottom_up.stages.stride_in_1x1 = False

@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import NamedTuple
 
-from ovdet.data.coco_json import read_json
+from ovdet.data.coco import read_json
 from ovdet.errors import InputError
 
 

@@ -10,9 +10,9 @@ from collections.abc import Collection, Mapping
 from pathlib import Path
 from typing import Any
 
-from ovdet.data.coco_json import check_coco, listed, read_json, write_json
+from ovdet.data.coco import check_coco, listed, read_json, write_json
 from ovdet.data.prepare.counts import Count, check_counts, check_inputs
-from ovdet.data.split import load_split
+from ovdet.data.splits import load_split
 from ovdet.errors import InputError
 
 SOURCE = "https://cocodataset.org/#download"

@@ -6,12 +6,12 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from ovdet.data.coco_json import check_coco, listed, read_json, write_json
+from ovdet.data.coco import check_coco, listed, read_json, write_json
 from ovdet.data.prepare.counts import Count, check_counts, check_inputs
-from ovdet.data.split import load_split
+from ovdet.data.splits import load_split
 from ovdet.errors import InputError
-from ovdet.text import Vocabulary
 from ovdet.text.prompts import clean_name
+from ovdet.text.vocabulary import Vocabulary
 
 SOURCE = "https://www.lvisdataset.org/dataset"
 SUBSET_OF_FREQUENCY = {"f": "base", "c": "base", "r": "novel"}

@@ -17,7 +17,7 @@ from xml.etree import ElementTree
 from rich.console import Console
 from rich.progress import track
 
-from ovdet.data.coco_json import write_json
+from ovdet.data.coco import write_json
 from ovdet.data.prepare.class_names import ClassNames, load_class_names
 from ovdet.data.prepare.counts import Count, check_counts, check_inputs
 from ovdet.errors import InputError

@@ -1,0 +1,90 @@
+"""What other papers add to ViLD, as small changes of one model: for few photos and short schedules."""
+
+from detectron2.config import LazyCall as L
+from omegaconf import DictConfig
+
+from ovdet.device import choose_device
+from ovdet.modeling.background_names import BackgroundNames
+from ovdet.modeling.embedding_heads import FrozenBackboneBranch
+from ovdet.modeling.iou_head import IoUHead
+from ovdet.modeling.region_sources import OnlineRegions
+from ovdet.modeling.score_fusion import GeometricScores
+from ovdet.teachers.conse import load_conse_background_names, load_conse_head
+from ovdet.teachers.roi_features import EnsembleEmbedder, RoIFeatureEmbedder
+
+
+def frozen_backbone_branch(model: DictConfig, *, trained: bool = False) -> DictConfig:
+    """The image side as the frozen backbone's own classifier on each region (F-VLM, arXiv:2209.15639).
+
+    For EfficientNet-Lite below and `conse` as the teacher.
+
+    Args:
+        model: with `backbone` a FPNWithBackboneFeatures.
+        trained: whether distillation trains that classifier.
+    """
+    weights = L(load_conse_head)(variant=0)
+    model.roi_heads.image_branch = L(FrozenBackboneBranch)(
+        in_feature="stride32", stride=32, width="${teacher.width}", weights=weights, trained=trained
+    )
+    return model
+
+
+def roi_feature_regions(model: DictConfig, *, max_regions: int = 64) -> DictConfig:
+    """The teacher looks at the step's own photos as a whole instead of at crops; for `conse`.
+
+    Args:
+        model: with a distillation loss.
+        max_regions: of a photo.
+    """
+    teacher = L(RoIFeatureEmbedder)(short_sides=None, device=L(choose_device)(name="${train.device}"))
+    model.region_source = L(OnlineRegions)(embed_crops=teacher, max_regions=max_regions)
+    return model
+
+
+def ensemble_of_crops_and_roi_features(model: DictConfig) -> DictConfig:
+    """The teacher at test time looks at each region in both ways; for `conse`.
+
+    Args:
+        model: with the teacher on crops.
+    """
+    in_photo = L(RoIFeatureEmbedder)(device=L(choose_device)(name="${train.device}"))
+    teacher = model.roi_heads.region_teacher
+    teacher.embed_regions = L(EnsembleEmbedder)(views=[teacher.embed_regions, in_photo])
+    return model
+
+
+def background_names(model: DictConfig) -> DictConfig:
+    """A region that looks more like something else than like any asked name scores low; for `conse`."""
+    model.roi_heads.background_names = L(BackgroundNames)(
+        width="${teacher.width}", weights=L(load_conse_background_names)()
+    )
+    return model
+
+
+def iou_head(model: DictConfig) -> DictConfig:
+    """Boxes are ranked by how well they fit, too (OLN, arXiv:2108.06753)."""
+    model.roi_heads.iou_head = L(IoUHead)(in_features=model.roi_heads.box_head.fc_dims[-1])
+    return model
+
+
+def second_box_pass(model: DictConfig) -> DictConfig:
+    """At test time the refined boxes are refined once more, and named as they are then."""
+    model.roi_heads.box_passes = 2
+    return model
+
+
+def soft_nms_sigma(model: DictConfig) -> DictConfig:
+    """Boxes that overlap with better ones of their name score lower (Soft-NMS's Gaussian, arXiv:1704.04503)."""
+    model.roi_heads.soft_nms_sigma = 0.5
+    return model
+
+
+def foreground_fusion(model: DictConfig) -> DictConfig:
+    """Of a novel name the text branch of a short schedule knows little, but still that there is a thing.
+
+    What it takes for one is often a part of something else where the box is small, so that large boxes come first.
+    """
+    model.roi_heads.score_fusion = L(GeometricScores)(
+        base_exponent=0.85, novel_exponent=0.15, foreground_exponent=0.35, area_exponent=0.2, objectness_exponent=0.3
+    )
+    return model

@@ -1,0 +1,273 @@
+"""Reading a COCO-format json and saying in one line what is wrong with it; writing one."""
+
+from __future__ import annotations
+
+import itertools
+import json
+import logging
+import math
+import os
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import pycocotools.mask as mask_util
+from rich.console import Console
+from rich.progress import Progress
+
+from ovdet.errors import InputError
+from ovdet.files import atomic_writer
+
+logger = logging.getLogger(__name__)
+
+LARGE = 50_000_000  # characters; parsing takes a second or two
+MANY = 100_000  # entries; writing takes a second or two
+PIECE = 2000  # entries of a list that are written at once
+
+
+class CocoJson(NamedTuple):
+    """A checked COCO-format json."""
+
+    path: Path
+    images: dict[Any, dict[str, Any]]  # by image id, each with file_name, height, width
+    annotations: list[dict[str, Any]]  # each with image_id, category_id, bbox of four finite numbers (XYWH)
+    names: dict[int, str]  # class name by category id, in the order of the ids
+
+
+def read_json(path: str | Path, what: str, *, progress: bool = False) -> Any:
+    """Parse a json file.
+
+    Args:
+        path: the file.
+        what: what the file should be, for the message ("a split json").
+        progress: show a bar where the file is so large that parsing takes seconds.
+
+    Raises:
+        InputError: the file is missing or not json.
+    """
+    try:
+        text = Path(path).read_text(encoding="utf-8-sig")
+        return _parse_with_bar(text, Path(path).name) if progress and len(text) > LARGE else json.loads(text)
+    except OSError as error:
+        raise InputError(f"expected {what}, {path} cannot be read: {error.strerror or error}") from error
+    except (ValueError, RecursionError) as error:
+        raise InputError(f"expected {what}, {path} is not json: {error}") from error
+
+
+def _parse_with_bar(text: str, name: str) -> Any:
+    """json.loads, counting objects: the parser itself says nothing until it is through."""
+    every = 4096
+    numbers = itertools.count(1)
+    with Progress(console=Console(stderr=True), transient=True) as bar:
+        task = bar.add_task(f"reading {name}", total=text.count("{"))
+
+        def count(entry: dict[str, Any]) -> dict[str, Any]:
+            if next(numbers) % every == 0:
+                bar.advance(task, every)
+            return entry
+
+        return json.loads(text, object_hook=count)
+
+
+def read_coco_json(path: str | Path, *, progress: bool = False) -> CocoJson:
+    """Read and check a COCO-format json.
+
+    Args:
+        path: the file.
+        progress: see read_json.
+
+    Raises:
+        InputError: it is no json, a part is missing or repeated, or an annotation names what is not there.
+    """
+    return check_coco(read_json(path, "a COCO-format json", progress=progress), path)
+
+
+def write_json(path: str | Path, content: Mapping[str, Any]) -> None:
+    """Write a json object whole, the entries of its lists piece by piece: with a bar where that takes seconds.
+
+    Raises:
+        InputError: the place cannot be written to.
+    """
+    total = sum(len(value) for value in content.values() if isinstance(value, list))
+    progress = Progress(console=Console(stderr=True), transient=True, disable=total < MANY)
+    with atomic_writer(path) as stream, progress as bar:
+        task = bar.add_task(f"writing {Path(path).name}", total=total)
+        for position, (key, value) in enumerate(content.items()):
+            stream.write(f"{',' if position else '{'}{json.dumps(key)}:".encode())
+            if not isinstance(value, list):
+                stream.write(_compact(value))
+                continue
+            stream.write(b"[")
+            for start in range(0, len(value), PIECE):
+                stream.write((b",\n" if start else b"") + _compact(value[start : start + PIECE])[1:-1])
+                bar.advance(task, PIECE)
+            stream.write(b"]")
+        stream.write(b"}\n")
+
+
+def _compact(value: Any) -> bytes:
+    return json.dumps(value, separators=(",", ":")).encode()
+
+
+def check_coco(content: Any, path: str | Path) -> CocoJson:
+    """Check what a COCO-format json holds; images without `file_name` get the end of their `coco_url` (LVIS).
+
+    Args:
+        content: the parsed json; images and annotations of the result are its own.
+        path: where it was read, for the messages.
+
+    Raises:
+        InputError: as of read_coco_json.
+    """
+    if not isinstance(content, dict):
+        raise InputError(f"expected a COCO-format json, {path} holds a {type(content).__name__}")
+    for key in ("images", "annotations", "categories"):
+        if not isinstance(content.get(key), list) or not all(isinstance(item, dict) for item in content[key]):
+            raise InputError(f"expected a COCO-format json with a list of {key}, {path} has none")
+    images = _images_by_id(content["images"], path)
+    names = _names_by_id(content["categories"], path)
+    _check_annotations(content["annotations"], images, names, path)
+    return CocoJson(Path(path), images, content["annotations"], names)
+
+
+def _images_by_id(images: Sequence[dict[str, Any]], path: str | Path) -> dict[Any, dict[str, Any]]:
+    for image in images:
+        if "file_name" not in image and "coco_url" in image:  # LVIS: .../val2017/000000397133.jpg
+            image["file_name"] = "/".join(str(image["coco_url"]).split("/")[-2:])
+    _check_keys(images, ("id", "file_name", "height", "width"), "images", path)
+    _check_unique([image["id"] for image in images], "image id", path)
+    for image in images:
+        if not isinstance(image["file_name"], str):
+            came = image["file_name"]
+            raise InputError(f"expected the file name of image {image['id']!r} as text in {path}, got {came!r}")
+        for key in ("height", "width"):
+            value = image[key]
+            if not _is_finite(value) or value < 1 or value != int(value):
+                raise InputError(f"expected a positive whole {key} of image {image['id']!r} in {path}, got {value!r}")
+            image[key] = int(value)
+    return {image["id"]: image for image in images}
+
+
+def _names_by_id(categories: Sequence[dict[str, Any]], path: str | Path) -> dict[int, str]:
+    _check_keys(categories, ("id", "name"), "categories", path)
+    if not categories:
+        raise InputError(f"expected categories in {path}, the list is empty")
+    if not all(isinstance(category["id"], int) and isinstance(category["name"], str) for category in categories):
+        raise InputError(f"expected categories with a number as id and a string as name in {path}")
+    _check_unique([category["id"] for category in categories], "category id", path)
+    _check_unique([category["name"] for category in categories], "category name", path)
+    return {category["id"]: category["name"] for category in sorted(categories, key=lambda category: category["id"])}
+
+
+def _check_annotations(
+    annotations: Sequence[dict[str, Any]], images: Mapping[Any, Any], names: Mapping[int, str], path: str | Path
+) -> None:
+    _check_keys(annotations, ("id", "image_id", "category_id", "bbox"), "annotations", path)
+    _check_unique([annotation["id"] for annotation in annotations], "annotation id", path)
+    for key, known in (("image_id", images), ("category_id", names)):
+        unknown = sorted({str(annotation[key]) for annotation in annotations if annotation[key] not in known})
+        if unknown:
+            raise InputError(f"expected annotations of known {key}s in {path}, unknown: {listed(unknown)}")
+    for annotation in annotations:
+        _check_numbers(annotation, path)
+
+
+def _check_numbers(annotation: dict[str, Any], path: str | Path) -> None:
+    """A box of four numbers, a crowd or none, perhaps an area; null for the last two says nothing and goes."""
+    box = annotation["bbox"]
+    for key in ("iscrowd", "area"):
+        if annotation.get(key, 0) is None:
+            del annotation[key]
+    iscrowd, area = annotation.get("iscrowd", 0), annotation.get("area", 0.0)
+    if not isinstance(box, list) or len(box) != 4 or not all(map(_is_finite, box)):
+        expected, came = "bbox [x, y, width, height]", box
+    elif iscrowd not in (0, 1):
+        expected, came = "iscrowd of 0 or 1", iscrowd
+    elif not _is_finite(area):
+        expected, came = "an area in square pixels", area
+    else:
+        return
+    raise InputError(f"expected {expected} in annotation {annotation['id']} of {path}, got {came!r}")
+
+
+def _is_finite(value: Any) -> bool:
+    return isinstance(value, (int, float)) and math.isfinite(value)
+
+
+def _check_keys(items: Sequence[dict[str, Any]], keys: Sequence[str], what: str, path: str | Path) -> None:
+    for position, item in enumerate(items):
+        missing = [key for key in keys if key not in item]
+        if missing:
+            raise InputError(f"expected {what} with {', '.join(keys)} in {path}, entry {position} lacks {missing[0]!r}")
+        if not all(isinstance(item[key], (int, str)) for key in keys if key.endswith("id")):
+            raise InputError(f"expected ids that are numbers or strings in {path}, got others in {what}[{position}]")
+
+
+def _check_unique(values: Sequence[Any], what: str, path: str | Path) -> None:
+    repeated = [value for value, count in Counter(values).items() if count > 1]
+    if repeated:
+        raise InputError(f"expected each {what} once in {path}, repeated: {listed(repeated)}")
+
+
+def refuse_missing_photos(missing: Sequence[str], total: int, image_root: str | Path) -> None:
+    """Name all photos that are not there, one a line in the log; of a folder that is not there, the folder.
+
+    Args:
+        missing: their paths; none is fine.
+        total: how many photos there should be.
+        image_root: the folder of photos, for the message.
+
+    Raises:
+        InputError: some are missing: how many, and the first of them.
+    """
+    if not missing:
+        return
+    folders = Counter(os.path.dirname(file) for file in missing)
+    absent = [folder for folder in folders if folder and not os.path.isdir(folder)]
+    for folder in absent:
+        logger.error("missing folder with %d photos: %s", folders[folder], folder)
+    for file in missing:
+        if os.path.dirname(file) not in absent:
+            logger.error("missing photo: %s", file)
+    raise InputError(f"expected {total} photos in {image_root}, {len(missing)} are missing: {listed(missing)}")
+
+
+def is_degenerate(box: Sequence[float], image: Mapping[str, Any]) -> bool:
+    """Whether an XYWH box has no area or lies wholly outside its image (pixels)."""
+    x, y, width, height = box
+    has_area = width > 0 and height > 0
+    touches = x < image["width"] and y < image["height"] and x + width > 0 and y + height > 0
+    return not (has_area and touches)
+
+
+def usable_segmentation(segmentation: Any) -> Any:
+    """Polygons of at least three points, or a compressed RLE; an empty list where nothing is usable."""
+    if isinstance(segmentation, dict):
+        if "counts" not in segmentation or "size" not in segmentation:
+            return []
+        size = segmentation["size"]
+        if not isinstance(size, list) or len(size) != 2 or not all(isinstance(side, int) and side > 0 for side in size):
+            return []
+        if isinstance(segmentation["counts"], list):
+            return mask_util.frPyObjects(segmentation, *size)
+        return segmentation
+    polygons = segmentation if isinstance(segmentation, list) else []
+    return [p for p in polygons if isinstance(p, list) and len(p) % 2 == 0 and len(p) >= 6]
+
+
+def plain_name(name: str) -> str:
+    """A class name without the differences of spelling that do not make another class: "Hot_Dog" and "hot dog"."""
+    return " ".join(name.replace("_", " ").casefold().split())
+
+
+def names_among(names: Iterable[str], others: Iterable[str]) -> list[str]:
+    """Those of the names that are among the others, by their plain names."""
+    plain = {plain_name(other) for other in others}
+    return [name for name in names if plain_name(name) in plain]
+
+
+def listed(values: Sequence[Any], limit: int = 5) -> str:
+    """The first values, and how many there are, for a message of one line."""
+    more = f", ... ({len(values)} in all)" if len(values) > limit else ""
+    return ", ".join(str(value) for value in values[:limit]) + more

@@ -1,0 +1,168 @@
+"""What a training run knows of novel classes, and which test photos it sees: a report for every run, and a refusal."""
+
+from __future__ import annotations
+
+import filecmp
+import os
+from collections import Counter, defaultdict
+from collections.abc import Collection, Iterable, Mapping, Sequence
+from functools import partial
+from typing import Any, NamedTuple
+
+from tabulate import tabulate
+
+from ovdet.data.coco import listed, plain_name
+from ovdet.errors import InputError
+
+
+class LeakReport(NamedTuple):
+    """What reaches a training run. Names count as equal without case and underscores."""
+
+    boxes: dict[str, dict[str, int]]  # numbers of boxes by class, for "base", "novel" and "other" classes
+    vocabulary: dict[str, list[str]]  # the names that the classifier is trained on, likewise
+    proposal_source: str
+    proposal_classes: dict[str, list[str]]  # what that source was trained on, likewise
+    weights_source: str
+    weights_classes: dict[str, list[str]]  # what the initial weights were trained on, likewise
+    num_photos: int
+    num_test_photos: int
+    shared_photos: list[str]  # test photos that are in the training set too
+
+    @property
+    def leaks(self) -> bool:
+        """Whether novel classes reach the run in any way."""
+        sources = (self.boxes, self.vocabulary, self.proposal_classes, self.weights_classes)
+        return any(found["novel"] for found in sources)
+
+    def as_dict(self) -> dict[str, Any]:
+        """The report as plain values."""
+        return {"leaks": self.leaks, **self._asdict()}
+
+    def table(self) -> str:
+        """The report in a few lines."""
+        groups = ("base", "novel", "other")
+        rows = [
+            ("boxes", *(sum(self.boxes[group].values()) for group in groups)),
+            ("classes with boxes", *(len(self.boxes[group]) for group in groups)),
+            ("training vocabulary", *(len(self.vocabulary[group]) for group in groups)),
+            ("classes known to the proposals", *(len(self.proposal_classes[group]) for group in groups)),
+            ("classes known to the initial weights", *(len(self.weights_classes[group]) for group in groups)),
+        ]
+        return (
+            f"{tabulate(rows, headers=('', *groups), intfmt=',')}\n"
+            f"proposals: {self.proposal_source}\n"
+            f"initial weights: {self.weights_source}\n"
+            f"photos: {self.num_photos:,} for training, {self.num_test_photos:,} for testing, "
+            f"{len(self.shared_photos):,} in both"
+        )
+
+
+def find_leaks(
+    dicts: Sequence[Mapping[str, Any]],
+    metadata: Any,
+    *,
+    vocabulary: Sequence[str],
+    proposals: Mapping[str, Any] | None = None,
+    weights_source: str = "",
+    weights_classes: Sequence[str] = (),
+    test_dicts: Sequence[Mapping[str, Any]] = (),
+    test_novel: Sequence[str] = (),
+) -> LeakReport:
+    """Look at what a training run is about to see. Novel is what the training set's split calls so, or the test set's.
+
+    Args:
+        dicts: detectron2 dataset dicts of the training set, `category_id` indexing `metadata.thing_classes`.
+        metadata: with `thing_classes`, `base_classes` and `novel_classes` (lists of names).
+        vocabulary: the names that the classifier is trained on.
+        proposals: of stored regions, `proposal_source` and the `training_classes` of that source; None where the
+            detector in training makes its own.
+        weights_source: what training begins with, a file or an address; "" for none.
+        weights_classes: the classes that these weights were trained to detect, as far as they say.
+        test_dicts: of the test set.
+        test_novel: its novel classes.
+    """
+    novel = [*metadata.novel_classes, *test_novel]
+    group = partial(_by_group, base_classes=metadata.base_classes, novel_classes=novel)
+    counts: Counter[str] = Counter()
+    for record in dicts:
+        counts.update(metadata.thing_classes[annotation["category_id"]] for annotation in record.get("annotations", ()))
+    names_of_boxes = group(counts)
+    own = {"proposal_source": "the detector in training itself", "training_classes": vocabulary}
+    proposals = own if proposals is None else proposals
+    return LeakReport(
+        boxes={which: {name: counts[name] for name in names} for which, names in names_of_boxes.items()},
+        vocabulary=group(vocabulary),
+        proposal_source=proposals["proposal_source"],
+        proposal_classes=group(proposals["training_classes"]),
+        weights_source=weights_source or "those of the parts themselves",
+        weights_classes=group(weights_classes),
+        num_photos=len(dicts),
+        num_test_photos=len(test_dicts),
+        shared_photos=shared_photos([r["file_name"] for r in dicts], [r["file_name"] for r in test_dicts]),
+    )
+
+
+def _by_group(
+    names: Iterable[str], *, base_classes: Iterable[str], novel_classes: Iterable[str]
+) -> dict[str, list[str]]:
+    novel = {plain_name(name) for name in novel_classes}
+    base = {plain_name(name) for name in base_classes} - novel
+    groups: dict[str, list[str]] = {"base": [], "novel": [], "other": []}
+    for name in names:
+        plain = plain_name(name)
+        groups["novel" if plain in novel else "base" if plain in base else "other"].append(name)
+    return groups
+
+
+def shared_photos(training: Collection[str], test: Collection[str]) -> list[str]:
+    """Test photos that are training photos too: the same path, or the same name with the same content.
+
+    Copies under another name, and photos that are not there, are not found.
+
+    Args:
+        training: paths.
+        test: paths.
+
+    Returns:
+        Those of `test`, in their order.
+    """
+    same_path = set(training) & set(test)
+    names = {os.path.basename(file) for file in test}
+    candidates = defaultdict(list)
+    for file in training:
+        if os.path.basename(file) in names and file not in same_path and os.path.isfile(file):
+            candidates[os.path.basename(file), os.path.getsize(file)].append(file)
+    return [file for file in test if file in same_path or _has_copy(file, candidates)]
+
+
+def _has_copy(file: str, candidates: Mapping[tuple[str, int], Sequence[str]]) -> bool:
+    if not candidates or not os.path.isfile(file):
+        return False
+    alike = candidates.get((os.path.basename(file), os.path.getsize(file)), ())
+    return any(filecmp.cmp(file, other, shallow=False) for other in alike)
+
+
+def check_no_leak(report: LeakReport) -> None:
+    """Stop a training run that would see novel classes.
+
+    Raises:
+        InputError: naming the novel classes with their numbers of annotations, or those in the vocabulary or among
+            the classes that the source of the proposals or the initial weights were trained on.
+    """
+    if report.boxes["novel"]:
+        counts = sorted(report.boxes["novel"].items(), key=lambda item: -item[1])
+        described = ", ".join(f"{name} ({count})" for name, count in counts)
+        raise InputError(f"expected no annotations of novel classes in training, got {described}")
+    if report.vocabulary["novel"]:
+        named = listed(report.vocabulary["novel"])
+        raise InputError(f"expected a training vocabulary without novel classes, it has {named}")
+    if report.proposal_classes["novel"]:
+        raise InputError(
+            f"expected region proposals that know no novel class, their source ({report.proposal_source}) was trained "
+            f"on {listed(report.proposal_classes['novel'])}"
+        )
+    if report.weights_classes["novel"]:
+        raise InputError(
+            f"expected initial weights that know no novel class, {report.weights_source} was trained on "
+            f"{listed(report.weights_classes['novel'])}"
+        )

@@ -1,0 +1,47 @@
+"""Which classes are base, novel and ignored: the split json, {"base": [names], "novel": [names], "source": "..."}."""
+
+from __future__ import annotations
+
+from collections import Counter
+from pathlib import Path
+
+from ovdet.data.coco import listed, read_json
+from ovdet.errors import InputError
+
+SUBSETS = ("base", "novel", "ignored")
+PREFIXES = {"base": "base", "novel": "novel", "ignored": "ignored", "excluded": "ignored", "unused": "ignored"}
+COMMENTS = ("source", "description")
+
+
+def load_split(path: str | Path) -> dict[str, list[str]]:
+    """Read a split json: which class names are base, novel and ignored.
+
+    A key counts by its beginning: "base...", "novel...", "ignored..." (also "excluded...", "unused..."), so "base48" is
+    "base". "source" and "description" are comments.
+
+    Returns:
+        {"base": [...], "novel": [...], "ignored": [...]}.
+
+    Raises:
+        InputError: no json, an unknown key, no base class, a value that is not a list of names, a name given twice.
+    """
+    content = read_json(path, "a split json")
+    if not isinstance(content, dict):
+        raise InputError(f"expected a split json with base and novel lists, {path} holds a {type(content).__name__}")
+    split: dict[str, list[str]] = {subset: [] for subset in SUBSETS}
+    for key, names in content.items():
+        if key in COMMENTS:
+            continue
+        subset = next((target for prefix, target in PREFIXES.items() if key.startswith(prefix)), None)
+        if subset is None:
+            raise InputError(f"expected keys base*, novel*, ignored*, source or description in {path}, got {key!r}")
+        if not isinstance(names, list) or not all(isinstance(name, str) and name.strip() for name in names):
+            raise InputError(f"expected {key!r} in {path} to be a list of class names")
+        split[subset].extend(names)
+    counts = Counter(name for names in split.values() for name in names)
+    repeated = [name for name, count in counts.items() if count > 1]
+    if repeated:
+        raise InputError(f"expected each class once in {path}, given more than once: {listed(repeated)}")
+    if not split["base"]:
+        raise InputError(f"expected at least one base class in {path}, got none")
+    return split

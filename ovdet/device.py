@@ -1,0 +1,36 @@
+"""Devices by name: the one parser."""
+
+from __future__ import annotations
+
+import torch
+
+from ovdet.errors import InputError
+
+
+def choose_device(name: str = "auto") -> torch.device:
+    """ "auto" -> a GPU where there is one, else the CPU; anything else as torch reads it.
+
+    Raises:
+        InputError: not a device, or a GPU is asked for that is not there.
+    """
+    return parse_device(("cuda" if torch.cuda.is_available() else "cpu") if name == "auto" else name)
+
+
+def parse_device(device: str | torch.device) -> torch.device:
+    """A device that is here.
+
+    Raises:
+        InputError: not a device's name, or none that torch can compute on here.
+    """
+    try:
+        parsed = torch.device(device)
+    except (RuntimeError, TypeError) as error:
+        raise InputError(f"expected a device such as cpu or cuda:0, got {device!r}") from error
+    if parsed.type == "cuda" and not (parsed.index or 0) < (here := torch.cuda.device_count()):
+        raise InputError(f"expected one of the {here} CUDA devices here{'' if here else ', or cpu'}, got {device!r}")
+    if parsed.type not in ("cpu", "cuda"):  # to touch a GPU costs memory in every process that asks
+        try:
+            torch.zeros(1, device=parsed).item()
+        except Exception as error:  # each kind of device fails in its own way
+            raise InputError(f"expected a device that torch has here, such as cpu, got {device!r}") from error
+    return parsed

@@ -1,0 +1,1 @@
+"""Finding, loading and packing a trained detector."""

@@ -1,0 +1,118 @@
+"""Where a detector's config and weights are."""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Sequence
+from pathlib import Path
+from typing import NamedTuple
+
+from detectron2.checkpoint import Checkpointer
+from omegaconf import DictConfig
+from torch import nn
+
+from ovdet.engine.config import apply_overrides, load_config
+from ovdet.errors import InputError
+from ovdet.hub.model_folder import CARD, CONFIG, WEIGHTS, read_model_config
+from ovdet.teachers.hub import offline_where_unreachable, reason_of
+
+RUN_CONFIG = "config.yaml"
+HUB = "hf://"
+DEFAULT_MODEL = "ovdet-lite"
+SHIPPED = {DEFAULT_MODEL: Path(__file__).parents[1] / "assets" / "ovdet_lite"}
+
+
+class ModelFiles(NamedTuple):
+    """What `load_config` and `load_detector` take."""
+
+    config_file: str
+    weights: str
+
+
+def find_model(name: str | Path) -> ModelFiles:
+    """The config and the weights of a detector.
+
+    Args:
+        name: "ovdet-lite", which is part of the package; a model folder (see tools/pack_model.py); "hf://OWNER/NAME",
+            or "hf://OWNER/NAME@REVISION", a model folder on the hub, kept in the hub's cache; or the folder of a
+            training run, wherever it was moved to, for its last checkpoint.
+
+    Raises:
+        InputError: it is no such folder, the hub does not have it, or nothing was trained there yet.
+    """
+    folder = SHIPPED.get(str(name)) or (_fetch(str(name)) if str(name).startswith(HUB) else Path(name))
+    if (folder / CONFIG).is_file():
+        if not (folder / WEIGHTS).is_file():
+            raise InputError(f"expected {WEIGHTS} beside {folder / CONFIG}, got none")
+        return ModelFiles(str(folder / CONFIG), str(folder / WEIGHTS))
+    if not (folder / RUN_CONFIG).is_file():
+        raise InputError(
+            f"expected {', '.join(SHIPPED)}, {HUB}OWNER/NAME, or a folder with a model's {CONFIG} "
+            f"or a training run's {RUN_CONFIG}, got {name}"
+        )
+    weights = Checkpointer(nn.Identity(), str(folder)).get_checkpoint_file()
+    if not weights or not Path(weights).is_file():
+        raise InputError(f"expected a checkpoint of a training run in {name}, got none")
+    return ModelFiles(str(folder / RUN_CONFIG), weights)
+
+
+def open_config(path: str, overrides: Sequence[str] = ()) -> DictConfig:
+    """The config of a training run or of a model folder.
+
+    Args:
+        path: see `load_config`; or a model folder's config.json, which is no program.
+        overrides: see `load_config`.
+
+    Raises:
+        InputError: as of `load_config` and `read_model_config`.
+    """
+    is_folder = Path(path).suffix == ".json" and Path(path).is_file()
+    return apply_overrides(read_model_config(path), overrides) if is_folder else load_config(path, overrides)
+
+
+def _fetch(name: str) -> Path:
+    """hf://OWNER/NAME[@REVISION] -> the folder in the hub's cache; without a connection what the cache has."""
+    from huggingface_hub import snapshot_download
+
+    repository, _, revision = name.removeprefix(HUB).partition("@")
+    if repository.count("/") != 1 or not all(repository.split("/")):
+        raise InputError(f"expected {HUB}OWNER/NAME or {HUB}OWNER/NAME@REVISION, got {name}")
+    try:
+        with offline_where_unreachable():
+            folder = snapshot_download(repository, revision=revision or None, allow_patterns=[CONFIG, WEIGHTS, CARD])
+    except Exception as error:  # whatever the hub's client raises
+        raise InputError(f"expected a model on the hub, {name} cannot be had: {reason_of(error)}") from error
+    if not (Path(folder) / CONFIG).is_file():
+        raise InputError(f"expected a model folder on the hub, {name} has no {CONFIG}")
+    return Path(folder)
+
+
+def add_model_arguments(parser: argparse.ArgumentParser) -> None:
+    """The options of a command line that `choose_model` takes."""
+    places = f"a model's or run's folder, {HUB}OWNER/NAME, {DEFAULT_MODEL}"
+    parser.add_argument("--model", metavar="M", help=f"the detector: {places}")
+    parser.add_argument("--config-file", metavar="F", help="of the detector, instead of --model")
+    parser.add_argument("--weights", metavar="W", help="its checkpoint (default: the last one of the config's run)")
+
+
+def choose_model(model: str | None, config_file: str | None, weights: str | None) -> ModelFiles:
+    """What a command line names: a model, or a config and its weights.
+
+    Args:
+        model: see find_model.
+        config_file: instead of it.
+        weights: of the config; None or "" for the last checkpoint of its run.
+
+    Raises:
+        InputError: both or neither are given, or as of find_model.
+    """
+    for file in (model, weights):
+        if file and file.endswith(".onnx"):
+            raise InputError(f"expected a trained model, got {file}: exported files are for tools/demo.py --weights")
+    if bool(model) == bool(config_file):
+        raise InputError("expected --model MODEL, or --config-file F with --weights W: one of the two")
+    if not model:
+        return ModelFiles(config_file, weights or "")
+    if weights:
+        raise InputError("expected --weights with --config-file, got it with --model, which has its own")
+    return find_model(model)

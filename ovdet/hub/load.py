@@ -1,0 +1,71 @@
+"""A trained detector from its config and checkpoint, without what only trains it."""
+
+from __future__ import annotations
+
+from copy import deepcopy
+from typing import Any
+
+from detectron2.config import instantiate
+from omegaconf import DictConfig
+from torch import nn
+
+from ovdet.engine.checkpoint import SafeCheckpointer, text_space
+from ovdet.engine.options import build_options
+from ovdet.engine.resume import last_checkpoint
+from ovdet.errors import InputError
+from ovdet.text.embedder import NameEmbedder
+
+
+def find_weights(config: DictConfig, weights: str = "") -> str:
+    """The checkpoint to use.
+
+    Args:
+        config: as for do_train.
+        weights: a checkpoint; "" takes the output folder's last one, else `config.train.init_checkpoint` if training
+            takes that as a whole.
+
+    Raises:
+        InputError: there is none.
+    """
+    options = build_options(config)
+    whole = "" if options.init_parts else options.init_checkpoint  # parts of one are no detector
+    weights = weights or last_checkpoint(options.output_dir) or whole
+    if not weights:
+        other = "train it first" if options.init_parts else "or train.init_checkpoint=FILE"
+        raise InputError(f"expected a checkpoint of a training run in {options.output_dir}, got none: {other}")
+    return weights
+
+
+def without_training(config: DictConfig) -> DictConfig:
+    """A copy whose model has only parts that detect: a teacher of its training is not even loaded."""
+    config = deepcopy(config)
+    for part, key in ((config.model, "region_source"), (config.model.roi_heads, "distillation")):
+        if key in part:
+            part[key] = None
+    return config
+
+
+def load_detector(config: DictConfig, weights: str = "") -> tuple[nn.Module, NameEmbedder, dict[str, Any]]:
+    """A trained detector, ready for a vocabulary, in evaluation mode.
+
+    Args:
+        config: as for do_train.
+        weights: see find_weights.
+
+    Returns:
+        The model without what only trains it, what embeds names for it, and the checkpoint's header.
+
+    Raises:
+        InputError: there is no checkpoint, or it does not fit.
+    """
+    weights = find_weights(config, weights)
+    model = instantiate(without_training(config).model).to(build_options(config).torch_device())
+    embed_names = instantiate(config.name_embedder)
+    header = SafeCheckpointer(model, header=text_space(config, embed_names)).load_weights(weights)
+    expected, came = getattr(model, "training_classes", None), header.get("training_classes")
+    if expected is not None and came is not None and list(expected) != list(came):
+        raise InputError(
+            f"expected a classifier of the training set's {len(expected)} classes in their order, "
+            f"got one of {len(came)} others in {weights}"
+        )
+    return model.eval(), embed_names, header

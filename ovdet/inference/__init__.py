@@ -1,0 +1,1 @@
+"""Using a trained detector: predictor, photos and videos, results, pictures."""

@@ -1,0 +1,166 @@
+"""Evaluation without training: on a config's own test set, or zero-shot on any COCO-format data."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from detectron2.config import LazyCall, instantiate
+from detectron2.data import DatasetCatalog, MetadataCatalog
+from omegaconf import DictConfig
+
+from ovdet.data.catalog import LVIS_EVALUATOR_TYPE
+from ovdet.data.coco import listed, names_among
+from ovdet.data.dataset import EVALUATOR_TYPE, register_coco_subsets
+from ovdet.engine.checkpoint import known_classes
+from ovdet.engine.evaluate import do_test, prepare_evaluation
+from ovdet.engine.train import prepare_dataset
+from ovdet.errors import InputError
+from ovdet.evaluation.evaluator import build_evaluator
+from ovdet.hub.load import load_detector
+from ovdet.modeling.acceleration import speed_up
+
+logger = logging.getLogger(__name__)
+
+SETTINGS = {"generalized": ("base", "novel"), "constrained": ("novel",)}  # the subsets whose names are asked for
+
+
+def evaluate_config(config: DictConfig, weights: str = "") -> Mapping[str, Any]:
+    """Evaluate a detector on its config's own test set; `train.output_dir`/evaluation takes what is written.
+
+    Args:
+        config: as for do_train.
+        weights: see `load_detector`.
+
+    Returns:
+        The evaluator's results on the main process, {} elsewhere.
+
+    Raises:
+        InputError: the folder cannot be written to, weights or data set are not there or do not fit.
+    """
+    prepare_evaluation(config, f"{config.train.output_dir}/evaluation")
+    prepare_dataset(config)
+    return _evaluate(config, weights)
+
+
+def evaluate_on(
+    config: DictConfig,
+    annotations: str | Path,
+    images: str | Path,
+    output: str | Path,
+    *,
+    weights: str = "",
+    split: str | Path | None = None,
+    setting: str = "generalized",
+    iou_types: Sequence[str] = ("bbox",),
+    max_detections: int | None = None,
+    lvis: bool = False,
+    compile: bool = False,
+    half: bool = False,
+) -> Mapping[str, Any]:
+    """Evaluate a detector on data of one's own; the data is checked before the model is loaded.
+
+    With a split as OV-COCO's protocol has it: photos without an object of the asked names are left out (LVIS's keeps
+    them), figures come by subset, and fused scores weigh the split's base names as such. Without one as COCO's: all
+    photos, all classes; fused scores then take for base what the model was trained on.
+
+    Args:
+        config: of the detector, see `load_config`; its test set and evaluator are replaced.
+        annotations: COCO-format json; its classes are the vocabulary.
+        images: the folder that its photos' names are relative to.
+        output: folder for metrics.json, detections.json, per_class.csv, plots, the resolved config and the log.
+        weights: see `load_detector`.
+        split: a split json, see `load_split`.
+        setting: "generalized" asks for base and novel names at once, "constrained" for the novel ones alone.
+        iou_types: "bbox", or "bbox" and "segm".
+        max_detections: per photo, of the detector and of the figures; None leaves it to config and protocol.
+        lvis: LVIS's federated figures, which need an LVIS json, instead of COCO's.
+        compile: see `speed_up`.
+        half: see `speed_up`.
+
+    Returns:
+        The evaluator's results.
+
+    Raises:
+        InputError: data, split, setting, output, config or weights cannot be used or do not fit.
+    """
+    _check(config, split, setting, iou_types, max_detections)
+    dataset = {
+        "name": Path(annotations).name,
+        "json_file": str(annotations),
+        "image_root": str(images),
+        "split": None if split is None else str(split),
+        "subsets": list(SETTINGS[setting] if split else ("base",)),
+        "filter_empty": split is not None and not lvis,
+        "evaluator_type": LVIS_EVALUATOR_TYPE if lvis else EVALUATOR_TYPE,
+    }
+    config.dataloader.test.dataset.names = LazyCall(register_coco_subsets)(**dataset)
+    _score(config, output, iou_types, max_detections)
+    with registered(dataset):
+        prepare_evaluation(config, output)
+        return _evaluate(config, weights, compile=compile, half=half)
+
+
+def _score(config: DictConfig, output: str | Path, iou_types: Sequence[str], max_detections: int | None) -> None:
+    """Have a config score these: its detector then finds no masks that nobody scores, and as many as are scored."""
+    config.dataloader.evaluator = LazyCall(build_evaluator)(
+        dataset_name="${..test.dataset.names}",
+        output_dir=str(output),
+        iou_types=list(iou_types),
+        max_detections=max_detections,
+    )
+    heads = config.model.roi_heads
+    if "segm" not in iou_types and "mask_in_features" in heads:
+        heads.mask_in_features = None
+    if max_detections is not None:
+        heads.box_predictor.test_topk_per_image = max_detections
+
+
+def _evaluate(config: DictConfig, weights: str, **faster: bool) -> Mapping[str, Any]:
+    model, embed_names, header = load_detector(config, weights)
+    _tell_known_novel(config, header)
+    return do_test(config, speed_up(model, **faster), embed_names, header.get("training_classes", ()))
+
+
+def _tell_known_novel(config: DictConfig, header: Mapping[str, Any]) -> None:
+    """A warning where figures of "novel" classes are of classes that the weights have seen boxes of."""
+    metadata = MetadataCatalog.get(instantiate(config.dataloader.test.dataset.names))
+    known = names_among(known_classes(header) or (), metadata.get("novel_classes", ()))
+    if known:
+        logger.warning("the weights were trained on boxes of classes that are novel here: %s", listed(known))
+
+
+def _check(
+    config: DictConfig, split: str | Path | None, setting: str, iou_types: Sequence[str], max_detections: int | None
+) -> None:
+    if setting not in SETTINGS:
+        raise InputError(f"expected a setting out of {', '.join(SETTINGS)}, got {setting!r}")
+    if setting == "constrained" and split is None:
+        raise InputError("expected a split that says which classes are novel for the constrained setting, got none")
+    if max_detections is not None and max_detections < 1:
+        raise InputError(f"expected at least 1 detection a photo, got {max_detections}")
+    if "segm" in iou_types and not config.model.roi_heads.get("mask_in_features"):
+        raise InputError("expected a detector with masks to score masks, the config's has none")
+
+
+@contextmanager
+def registered(dataset: Mapping[str, Any]) -> Iterator[None]:
+    """A dataset in detectron2's catalogs for the time of a `with` block: files may change between two evaluations.
+
+    Args:
+        dataset: the arguments of `register_coco_subsets`.
+
+    Raises:
+        InputError: as of `register_coco_subsets`, or there is nothing to find.
+    """
+    name = register_coco_subsets(**dataset)
+    try:
+        if not any(entry["image_count"] for entry in MetadataCatalog.get(name).class_image_count):
+            raise InputError(f"expected annotations of the classes asked for in {dataset['json_file']}, got none")
+        yield
+    finally:
+        DatasetCatalog.remove(name)
+        MetadataCatalog.remove(name)

@@ -1,0 +1,77 @@
+"""Names that nobody asked for, as the image side's background.
+
+A softmax over the asked names alone gives each region to one of them: an image classifier knows no "nothing of these".
+It knows many other names, though, and a region that looks more like one of those is taken for none of the asked ones.
+
+Shape letters: O other names, K classes of the present vocabulary, R regions, D embedding width.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from ovdet.modeling.sides import dot_logits
+
+_BUFFERS = ("embeddings", "definitions")
+_NAMES_AT_ONCE = 128  # beside a million classes half a gigabyte
+_NOTHING = -1e4  # a logit whose exponential is 0, and yet a number
+
+
+class BackgroundNames(nn.Module):
+    """Embeddings of other names, and which of them are unlike all asked ones.
+
+    By what they are called and by what that means: to `conse` a "whippet" is far from a "dog" (cosine 0.13), with its
+    definition it is near (0.41).
+    """
+
+    def __init__(
+        self, num_names: int = 1000, *, width: int, near: float = 0.3, weights: Mapping[str, Tensor] | None = None
+    ) -> None:
+        """
+        Args:
+            num_names: O.
+            width: D.
+            near: cosine from which on another name may mean what an asked one means, and is passed over. 0.3 is of
+                `conse`, whose names have no common mean: there it passes over 100 of 118 breeds where a dog is asked.
+            weights: "embeddings" and "definitions", (O, D) each of unit norm: the names alone, and with what they mean;
+                None: random.
+        """
+        super().__init__()
+        self.near = near
+        for name in _BUFFERS:
+            self.register_buffer(name, F.normalize(torch.randn(num_names, width), dim=1))
+        self._is_built = False
+        if weights is not None:
+            self.load_state_dict(weights)
+            self._is_built = True
+
+    def _load_from_state_dict(self, state_dict, prefix, *rest) -> None:
+        """A checkpoint of a detector that was trained without other names has none: those it was built with stay."""
+        if self._is_built:
+            for name in _BUFFERS:
+                state_dict.setdefault(prefix + name, self.get_buffer(name))
+        super()._load_from_state_dict(state_dict, prefix, *rest)
+
+    def unlike(self, class_embeddings: Tensor) -> Tensor:
+        """(K, D), unit norm -> (O,) booleans: which of the other names are unlike all of them."""
+        names = torch.cat([self.get_buffer(name) for name in _BUFFERS])  # (2 O, D)
+        class_embeddings = class_embeddings.to(names)  # once, not for each part of the names
+        nearest = [dot_logits(some, class_embeddings).amax(1) for some in names.split(_NAMES_AT_ONCE)]
+        return torch.cat(nearest).view(len(_BUFFERS), -1).amax(0) < self.near
+
+    def forward(self, queries: Tensor, unlike: Tensor) -> Tensor:
+        """The logit of the background.
+
+        Args:
+            queries: (R, D), region embeddings over the temperature.
+            unlike: (O,) booleans, see `unlike`.
+
+        Returns:
+            (R,): of all these names together; for none of them far below all others.
+        """
+        logits = dot_logits(queries, self.embeddings)  # (R, O)
+        return logits.masked_fill(~unlike, _NOTHING).logsumexp(1)

@@ -1,0 +1,1 @@
+"""Training objectives that align region embeddings with an image-level teacher, one file each."""

@@ -1,0 +1,126 @@
+"""A region store for a data set: made by one process or several, interrupted and resumed, never half-written."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import torch
+from detectron2.engine import launch
+from detectron2.utils import comm
+from omegaconf import DictConfig
+
+from ovdet.errors import InputError, command
+from ovdet.progress import show_progress
+from ovdet.regions.plan import PLAN, Photo, check_same_plan, read_plan, write_plan
+from ovdet.regions.proposals import ExtractJob, ExtractOptions, Shards, plan_extraction
+from ovdet.regions.ray import run_on_ray
+from ovdet.regions.shard import missing_shards, shard_path
+from ovdet.regions.store import faults_by_shard, faulty_photos
+from ovdet.regions.worker import build_extractor
+
+
+class Extracted(NamedTuple):
+    """What a finished extraction leaves."""
+
+    teacher: str
+    num_photos: int
+    faults: list[tuple[Photo, str]]  # photos that could not be read, and why
+
+
+def extract_regions(config: DictConfig, options: ExtractOptions, engine: str = "local") -> Extracted:
+    """Make a region store, or finish one that was begun; shards with photos that could not be read are made again.
+
+    Args:
+        config: as for do_train.
+        options: see there.
+        engine: one of ENGINES, who does the work.
+
+    Raises:
+        InputError: as of plan_extraction; a store is there already and not to be resumed, or was begun with other
+            settings; it cannot be written to; no photo can be read.
+    """
+    job = plan_extraction(config, options)
+    folder = Path(options.output).absolute()
+    _begin(folder, job, resume=options.resume)
+    shards = [(number, job.photos[job.plan.of_shard(number)]) for number in missing_shards(folder, job.plan)]
+    if shards:
+        ENGINES[engine](config, job, folder, shards, min(options.processes, len(shards)))
+    missing = missing_shards(folder, job.plan)
+    if missing:
+        raise InputError(f"expected {job.plan.num_shards} shards in {folder}, {len(missing)} are missing: --resume")
+    for part in folder.glob(".*.part"):  # of runs that were killed while they wrote
+        part.unlink(missing_ok=True)
+    faults = faulty_photos(folder, job.plan)
+    if faults and len(faults) == len(job.photos):
+        raise InputError(f"expected photos that can be read, none of {len(faults)} can, as {faults[0][1]}: --resume")
+    return Extracted(job.plan.teacher, len(job.photos), faults)
+
+
+def _begin(folder: Path, job: ExtractJob, *, resume: bool) -> None:
+    if (folder / PLAN).exists():
+        found = read_plan(folder)
+        if not resume:
+            missing = len(missing_shards(folder, found))
+            state = f"with {missing} of {found.num_shards} shards to come: add --resume to go on, or choose another"
+            raise InputError(
+                f"expected a new folder, {folder} holds a region store {state if missing else 'that is complete'}"
+            )
+        check_same_plan(found, job.plan, folder)
+        for number, faults in faults_by_shard(folder, found).items():
+            if faults:  # a disk may have been away
+                shard_path(folder, number).unlink()
+        return
+    if folder.exists() and (not folder.is_dir() or any(file.suffix != ".part" for file in folder.iterdir())):
+        raise InputError(f"expected a new or empty folder for a region store, got {folder}")
+    write_plan(folder, job.plan)
+
+
+def run_here(config: DictConfig, job: ExtractJob, folder: Path, shards: Shards, processes: int) -> None:
+    """This process, or several of this machine, each with its part of the shards and a GPU of its own where there are
+    any.
+
+    Raises:
+        InputError: more processes than GPUs, or the store cannot be written to.
+        torch.multiprocessing.ProcessExitedException: one of several processes has failed, and said why.
+    """
+    gpus = torch.cuda.device_count()
+    if gpus and processes > gpus:
+        raise InputError(f"expected --num-gpus of at most {gpus} here, got {processes}")
+    arguments = (config, job, folder, shards)
+    if processes == 1:
+        _extract_share(*arguments)
+    else:
+        launch(_extract_share_apart, processes, dist_url="auto", args=arguments)
+
+
+@command
+def _extract_share_apart(*arguments: Any) -> None:
+    """In a process of its own."""
+    if not torch.cuda.is_available():
+        torch.set_num_threads(max(1, (os.cpu_count() or 1) // comm.get_world_size()))
+    _extract_share(*arguments)
+    comm.synchronize()
+
+
+def _extract_share(config: DictConfig, job: ExtractJob, folder: Path, shards: Shards) -> None:
+    rank, processes = comm.get_rank(), comm.get_world_size()
+    extractor = build_extractor(config, job.plan, job.weights)
+    steps = extractor.write_shards(folder, shards[rank::processes])
+    sizes = {number: len(jobs) for number, jobs in shards}
+    others = {number for other in range(processes) if other != rank for number, _ in shards[other::processes]}
+
+    def done_by_others() -> int:
+        return sum(sizes[number] for number in others.difference(missing_shards(folder, job.plan))) if others else 0
+
+    show_progress(
+        "embedding regions",
+        steps,
+        sum(sizes.values()),
+        done_by_others=done_by_others,
+        shown=comm.is_main_process(),
+    )
+
+
+ENGINES = {"local": run_here, "ray": run_on_ray}

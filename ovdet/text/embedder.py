@@ -1,0 +1,117 @@
+"""Class names to class embeddings, each name once: what the engine and the predictor ask for a vocabulary.
+
+Shape letters: K classes, D embedding width.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from functools import cached_property
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from ovdet.cache import cached_embeddings
+from ovdet.errors import InputError
+from ovdet.teachers.base import Teacher, digest
+from ovdet.teachers.registry import load_teacher
+from ovdet.text.embeddings import TextEmbeddings, check_space, embed_vocabulary, load_embeddings
+from ovdet.text.vocabulary import Vocabulary
+
+
+class NameEmbedder:
+    """Takes the embeddings of a file where one is given, else asks the teacher, and remembers what it embedded.
+
+    The user's cache remembers too: the same names need no text encoder the next time.
+    """
+
+    def __init__(
+        self,
+        teacher: str,
+        *,
+        width: int,
+        templates: str | Sequence[str] = "a",
+        file: str | Path | None = None,
+        fingerprint: str = "",
+        device: str = "cpu",
+    ) -> None:
+        """
+        Args:
+            teacher: its name, see `load_teacher`; it is loaded when a name is not known yet.
+            width: D of its space; anything else is refused.
+            templates: prompt templates, see text/prompts.py.
+            file: an embeddings file (tools/embed_vocabulary.py); then no teacher is needed and no other names exist.
+            fingerprint: that the teacher must have; "" takes any.
+            device: of the teacher's text encoder.
+        """
+        self.teacher_name = teacher
+        self.width = width
+        self.templates = templates if isinstance(templates, str) else tuple(templates)
+        self.expected_fingerprint = fingerprint
+        self.device = device
+        self._known: dict[tuple[str, ...], Tensor] = {}  # a name and its synonyms -> (D,)
+        self._file = file
+        self._read = None if file is None else load_embeddings(file)
+        if self._read is not None:
+            self.check(self._read)
+            self._known.update(((name,), row) for name, row in zip(self._read.names, self._read.matrix, strict=True))
+
+    @cached_property
+    def _teacher(self) -> Teacher:
+        teacher = load_teacher(self.teacher_name, self.device)
+        if teacher.width != self.width:
+            raise InputError(
+                f"expected a teacher of width {self.width}, got {self.teacher_name!r} of width {teacher.width}"
+            )
+        if self.expected_fingerprint not in ("", teacher.fingerprint):
+            raise InputError(
+                f"expected teacher {self.teacher_name!r} with fingerprint {self.expected_fingerprint}, "
+                f"got one with fingerprint {teacher.fingerprint}"
+            )
+        return teacher
+
+    @property
+    def fingerprint(self) -> str:
+        """The teacher's; of a file of embeddings what it says, which may be ""."""
+        if self._read is not None:
+            return self._read.fingerprint
+        return self.expected_fingerprint or self._teacher.fingerprint
+
+    def check(self, embeddings: TextEmbeddings) -> None:
+        """Refuse embeddings of another space.
+
+        Raises:
+            InputError: see `space_difference`.
+        """
+        known = self.expected_fingerprint
+        if not known and self._read is None and embeddings.fingerprint:
+            known = self._teacher.fingerprint
+        check_space(embeddings, {"teacher": self.teacher_name, "width": self.width, "fingerprint": known})
+
+    def known_of(self, names: Sequence[str]) -> tuple[str, ...]:
+        """Those of the names that can be embedded: all by a teacher, those it holds by a file."""
+        return tuple(name for name in names if self._file is None or (name,) in self._known)
+
+    def __call__(self, names: Sequence[str] | Vocabulary) -> Tensor:
+        """Class names -> (K, D) float32 on the CPU, unit norm, in their order.
+
+        Raises:
+            InputError: a name that is no name, or that the file lacks.
+        """
+        vocabulary = names if isinstance(names, Vocabulary) else Vocabulary(names)
+        keys = [(name, *vocabulary.synonyms.get(name, ())) for name in vocabulary.names]
+        unknown = [key for key in keys if key not in self._known]
+        if unknown and self._file is not None:
+            listed = ", ".join(key[0] for key in unknown[:5])
+            raise InputError(f"expected names that {self._file} holds, got {len(unknown)} others: {listed}")
+        if unknown:
+            missing = Vocabulary(tuple(key[0] for key in unknown), {key[0]: key[1:] for key in unknown if key[1:]})
+            content = repr((self.teacher_name, self.templates, unknown)).encode()
+            key = f"names-{digest([self.fingerprint.encode(), content])}"
+            shape = (len(unknown), self.width)
+            matrix = cached_embeddings(
+                key, shape, lambda: embed_vocabulary(missing, self._teacher, self.templates).matrix
+            )
+            self._known.update(zip(unknown, matrix, strict=True))
+        return torch.stack([self._known[key] for key in keys])

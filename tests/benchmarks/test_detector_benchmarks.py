@@ -1,0 +1,47 @@
+"""The timings of the whole detector and of the training step, as a user runs them but for the sizes."""
+
+import json
+
+from benchmarks.profile import PARTS
+
+SMALL = ("--photos", "1", "--rounds", "1", "--size", "64", "96", "--device", "cpu")
+
+
+def test_inference(run_tool, tmp_path):
+    output = tmp_path / "rows.json"
+    code, out, err = run_tool("benchmark.py", "inference", *SMALL, "--crops", "2", "--half", "--output", output)
+    assert code == 0, err
+    rows = json.loads(output.read_text())
+    assert [row["case"].split(", ")[1] for row in rows] == ["1 names", "65 names", "1203 names", "65 names", "65 names"]
+    assert rows[3]["peer"] == "ovdet, eager, float32"
+    for row in rows:
+        assert row["ours_s"] > row["limit_s"] * 0.5 and row["peer_s"] > 0 and row["speedup"] > 0
+    assert "Faster R-CNN" in out
+
+
+def test_training_step(run_tool, tmp_path):
+    output = tmp_path / "rows.json"
+    code, _, err = run_tool(
+        "benchmark.py", "train", *SMALL, "--regions", "3", "--classes", "5", "--profile", "--output", output
+    )
+    assert code == 0, err
+    row, *parts = json.loads(output.read_text())
+    assert row["peer"] == "Faster R-CNN" and 0 < row["limit_s"]
+    assert all(0 < part["ours_s"] < 5 * row["ours_s"] for part in parts)
+    named = {part["case"].partition(",")[0].removeprefix("of it ") for part in parts}
+    assert named == {*PARTS, "the rest"} - {"image branch"}
+
+
+def test_bad_input(run_tool):
+    code, _, err = run_tool("benchmark.py", "inference", "--photos", "0")
+    assert (code, err) == (2, "error: expected --photos and --size of at least 1, got (0, 320, 427)\n")
+    code, _, err = run_tool("benchmark.py", "inference", "--size", "0", "96")
+    assert (code, err) == (2, "error: expected --photos and --size of at least 1, got (4, 0, 96)\n")
+    code, _, err = run_tool("benchmark.py", "train", "--regions", "0")
+    assert (code, err) == (2, "error: expected --regions of at least 1, got 0\n")
+    code, _, err = run_tool("benchmark.py", "train", "--size", "64", "0")
+    assert (code, err) == (2, "error: expected --size of at least 1 x 1, got 64 x 0\n")
+    code, _, err = run_tool("benchmark.py", "inference", *SMALL, "--config-file", "configs/ov_coco/vild_text.py")
+    assert code == 2 and "--peer-config with the backbone" in err
+    code, _, err = run_tool("benchmark.py", "inference", *SMALL, "--yolox", "/nowhere.onnx")
+    assert code == 2 and "/nowhere.onnx does not exist" in err

@@ -1,0 +1,112 @@
+"""Json files read and written: the same with and without the bar of large files."""
+
+from __future__ import annotations
+
+import io
+import json
+import logging
+
+import pytest
+from rich.console import Console
+
+from ovdet.data import coco as coco_json
+from ovdet.data.coco import (
+    check_coco,
+    read_coco_json,
+    read_json,
+    refuse_missing_photos,
+    usable_segmentation,
+    write_json,
+)
+from ovdet.errors import InputError
+
+CONTENT = {
+    "info": {"year": 2017, "url": "http://x/ä"},
+    "images": [{"id": i, "file_name": f"{i}.jpg", "height": 4, "width": 6} for i in range(1, 10)],
+    "annotations": [
+        {"id": i, "image_id": 1, "category_id": 1, "bbox": [0.1, 0.30000000000000004, 1e-7, 3], "segmentation": [[1.5]]}
+        for i in range(1, 30)
+    ],
+    "categories": [{"id": 1, "name": "{cat}"}],
+    "empty": [],
+    "note": None,
+}
+
+
+@pytest.fixture
+def stderr(monkeypatch):
+    """What the bars draw, on a terminal of 200 columns."""
+    stream = io.StringIO()
+    monkeypatch.setattr(coco_json, "Console", lambda stderr: Console(file=stream, force_terminal=True, width=200))
+    return stream
+
+
+@pytest.mark.parametrize("piece", [1, 7, 29, 1000])
+def test_written_in_pieces_read_as_a_whole(tmp_path, monkeypatch, piece):
+    monkeypatch.setattr(coco_json, "PIECE", piece)
+    write_json(tmp_path / "a.json", CONTENT)
+    assert json.loads((tmp_path / "a.json").read_text()) == CONTENT
+    assert list(json.loads((tmp_path / "a.json").read_text())) == list(CONTENT)
+    assert [file.name for file in tmp_path.iterdir()] == ["a.json"]
+    write_json(tmp_path / "b.json", {"only": []})
+    assert (tmp_path / "b.json").read_text() == '{"only":[]}\n'
+
+
+def test_a_large_file_shows_a_bar_and_reads_the_same(tmp_path, monkeypatch, stderr):
+    write_json(tmp_path / "a.json", CONTENT)
+    assert read_json(tmp_path / "a.json", "a json", progress=True) == CONTENT and not stderr.getvalue()
+    monkeypatch.setattr(coco_json, "LARGE", 10)
+    assert read_json(tmp_path / "a.json", "a json") == CONTENT and not stderr.getvalue()
+    assert read_json(tmp_path / "a.json", "a json", progress=True) == CONTENT
+    assert "reading a.json" in stderr.getvalue()
+    monkeypatch.setattr(coco_json, "MANY", 10)
+    write_json(tmp_path / "c.json", CONTENT)
+    assert "writing c.json" in stderr.getvalue() and read_json(tmp_path / "c.json", "a json") == CONTENT
+    assert len(read_coco_json(tmp_path / "a.json", progress=True).annotations) == 29
+    (tmp_path / "b.json").write_text('{"images": [{"id": 1}')
+    with pytest.raises(InputError, match="b.json is not json"):
+        read_json(tmp_path / "b.json", "a json", progress=True)
+
+
+def test_a_failed_writing_leaves_the_old_file(tmp_path):
+    (tmp_path / "a.json").write_text("old")
+    with pytest.raises(TypeError):
+        write_json(tmp_path / "a.json", {"images": [1, object()]})
+    assert [file.read_text() for file in tmp_path.iterdir()] == ["old"]
+    with pytest.raises(InputError, match="place to write to"):
+        write_json(tmp_path / "a.json" / "b.json", {})
+
+
+def test_missing_photos(tmp_path, caplog):
+    refuse_missing_photos([], 3, tmp_path)
+    missing = [str(tmp_path / f"{i}.jpg") for i in range(7)]
+    with pytest.raises(InputError, match=r"expected 9 photos .* 7 are missing: .*0.jpg, .*\(7 in all\)"):
+        refuse_missing_photos(missing, 9, tmp_path)
+    assert [r.message for r in caplog.records if r.levelno == logging.ERROR] == [f"missing photo: {f}" for f in missing]
+
+
+@pytest.mark.parametrize(
+    ("kind", "change", "message"),
+    [
+        ("images", {"height": float("inf")}, "positive whole height of image 1 in x.json, got inf"),
+        ("images", {"width": float("nan")}, "positive whole width of image 1 in x.json, got nan"),
+        ("images", {"file_name": None}, "file name of image 1 as text in x.json, got None"),
+        ("annotations", {"iscrowd": "no"}, "iscrowd of 0 or 1 in annotation 1 of x.json, got 'no'"),
+        ("annotations", {"area": "large"}, "area in square pixels in annotation 1 of x.json, got 'large'"),
+        ("annotations", {"bbox": [0, 0, 1]}, r"bbox .* in annotation 1 of x.json, got \[0, 0, 1\]"),
+    ],
+)
+def test_entries_that_are_refused(kind, change, message):
+    content = {**CONTENT, kind: [{**CONTENT[kind][0], **change}, *CONTENT[kind][1:]]}
+    with pytest.raises(InputError, match=message):
+        check_coco(content, "x.json")
+
+
+def test_null_says_nothing():
+    content = {**CONTENT, "annotations": [{**CONTENT["annotations"][0], "iscrowd": None, "area": None}]}
+    assert check_coco(content, "x.json").annotations == CONTENT["annotations"][:1]
+
+
+@pytest.mark.parametrize("size", [[8], [8, 0], "88", [8.5, 8]])
+def test_run_lengths_of_no_size(size):
+    assert usable_segmentation({"counts": [3, 5], "size": size}) == []

@@ -1,0 +1,67 @@
+"""What a run begins with, and whose boxes those weights have seen."""
+
+import threading
+from functools import partial
+from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
+
+import pytest
+import torch
+from detectron2.utils import comm
+
+from ovdet.engine.options import TrainOptions
+from ovdet.engine.resume import InitialWeights, check_ranks_agree, initial_weights
+from ovdet.errors import InputError
+
+
+@pytest.mark.parametrize(
+    ("header", "classes"),
+    [
+        ({"ovdet": {"training_classes": ["cat"]}}, ["cat"]),
+        ({"ovdet": {"training_classes": ["cat"], "known_classes": ["cat", "dog"]}}, ["cat", "dog"]),
+        ({}, None),
+    ],
+)
+def test_files_and_addresses_say_what_they_know(tmp_path, monkeypatch, header, classes):
+    torch.save({"model": {}, **header}, tmp_path / "w.pth")
+    monkeypatch.setenv("FVCORE_CACHE", str(tmp_path / "cache"))
+    server = ThreadingHTTPServer(("localhost", 0), partial(SimpleHTTPRequestHandler, directory=tmp_path))
+    threading.Thread(target=server.serve_forever, daemon=True).start()
+    for source in (f"{tmp_path}/w.pth", f"http://localhost:{server.server_port}/w.pth"):
+        options = TrainOptions(output_dir=str(tmp_path), init_checkpoint=source)
+        assert initial_weights(options, resume=False) == InitialWeights(source, classes)
+    server.shutdown()
+    server.server_close()
+
+
+def test_a_resumed_run_begins_with_its_last_checkpoint(tmp_path):
+    for name in ("w", "last"):
+        torch.save({"model": {}, "ovdet": {"training_classes": [name]}}, tmp_path / f"{name}.pth")
+    options = TrainOptions(output_dir=str(tmp_path), init_checkpoint=f"{tmp_path}/w.pth")
+    assert initial_weights(options, resume=True).classes == ["w"]
+    (tmp_path / "last_checkpoint").write_text("last.pth")
+    assert initial_weights(options, resume=True) == InitialWeights(f"{tmp_path}/last.pth", ["last"])
+    for name in ("w", "last"):
+        torch.save({"model": {}, "iteration": 3}, tmp_path / f"{name}.pth")
+    assert initial_weights(options, resume=True).step == 4 and initial_weights(options, resume=False).step == 0
+    torch.save({"model": {}, "ovdet": {"training_classes": ["w"]}}, tmp_path / "w.pth")
+    assert initial_weights(options, resume=False).classes == ["w"]
+
+
+def test_none_and_what_cannot_be_had(tmp_path):
+    assert initial_weights(TrainOptions(output_dir=str(tmp_path)), resume=True) == InitialWeights("", [])
+    with pytest.raises(InputError, match="gone.pth does not exist"):
+        initial_weights(TrainOptions(output_dir=str(tmp_path), init_checkpoint=f"{tmp_path}/gone.pth"), resume=False)
+    with pytest.raises(InputError, match="initial weights, http://localhost:1/w.pth cannot be fetched"):
+        initial_weights(
+            TrainOptions(output_dir=str(tmp_path), init_checkpoint="http://localhost:1/w.pth"), resume=False
+        )
+
+
+def test_processes_that_would_go_on_from_different_steps(monkeypatch):
+    own = InitialWeights("out/model_0000019.pth", ["cat"], 20)
+    check_ranks_agree(own)  # a process alone
+    monkeypatch.setattr(comm, "all_gather", lambda first: [first, first._replace(source="/other/name.pth")])
+    check_ranks_agree(own)
+    monkeypatch.setattr(comm, "all_gather", lambda first: [InitialWeights("", []), first])
+    with pytest.raises(InputError, match=r"folder that all machines share, .*\[0, 20\]"):
+        check_ranks_agree(own)

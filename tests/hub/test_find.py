@@ -1,0 +1,132 @@
+"""A detector by its name: of the package, of a folder, of the hub; and what a command line may say of it."""
+
+from __future__ import annotations
+
+import pytest
+from huggingface_hub import constants, errors
+
+from ovdet.errors import InputError
+from ovdet.hub.find import DEFAULT_MODEL, choose_model, find_model
+from ovdet.teachers import hub
+
+
+def test_a_model_by_its_folder(tmp_path):
+    with pytest.raises(InputError, match="config.json or a training run's config.yaml, got"):
+        find_model(tmp_path)
+    (tmp_path / "before").mkdir()
+    (tmp_path / "before/config.yaml").write_text("")
+    with pytest.raises(InputError, match="expected a checkpoint"):
+        find_model(tmp_path / "before")
+    (tmp_path / "before/last_checkpoint").write_text("model_0000003.pth")
+    with pytest.raises(InputError, match="expected a checkpoint"):
+        find_model(tmp_path / "before")
+    (tmp_path / "before/model_0000003.pth").write_text("")
+    folder = (tmp_path / "before").rename(tmp_path / "moved")
+    assert find_model(folder) == (f"{folder}/config.yaml", f"{folder}/model_0000003.pth")
+
+
+@pytest.fixture
+def model(tmp_path):
+    """A folder that looks like a model's."""
+    folder = tmp_path / "model"
+    folder.mkdir()
+    for name in ("config.json", "model.safetensors"):
+        (folder / name).write_text("")
+    return folder
+
+
+def test_a_model_folder(model):
+    assert find_model(model) == find_model(str(model)) == (f"{model}/config.json", f"{model}/model.safetensors")
+    (model / "config.yaml").write_text("")  # a run that was packed into its own folder
+    assert find_model(model).config_file == f"{model}/config.json"
+    (model / "model.safetensors").unlink()
+    with pytest.raises(InputError, match="expected model.safetensors beside"):
+        find_model(model)
+
+
+def test_the_packages_own_model():
+    files = find_model("ovdet-lite")
+    assert find_model(DEFAULT_MODEL) == files
+    assert files.config_file.endswith("ovdet/assets/ovdet_lite/config.json")
+    assert files.weights.endswith("ovdet/assets/ovdet_lite/model.safetensors")
+
+
+@pytest.fixture
+def ask_hub(monkeypatch):
+    """Let the hub answer with a folder or an error -> what it was asked, and whether as if offline."""
+
+    def ask_hub(answer, reachable: bool = True) -> list:
+        asked = []
+
+        def snapshot_download(repository, **options):
+            asked.append((repository, options, constants.HF_HUB_OFFLINE))
+            if isinstance(answer, Exception):
+                raise answer
+            return str(answer)
+
+        monkeypatch.setattr("huggingface_hub.snapshot_download", snapshot_download)
+        monkeypatch.setattr(hub, "_answers", lambda url: reachable)
+        monkeypatch.setattr(constants, "HF_HUB_OFFLINE", False)
+        return asked
+
+    return ask_hub
+
+
+@pytest.mark.parametrize(("name", "revision"), [("hf://me/kites", None), ("hf://me/kites@v2", "v2")])
+@pytest.mark.parametrize("reachable", [True, False])
+def test_a_model_on_the_hub(model, ask_hub, name, revision, reachable):
+    """Without a connection the hub's client looks into its cache alone."""
+    asked = ask_hub(model, reachable)
+    assert find_model(name) == find_model(model)
+    patterns = ["config.json", "model.safetensors", "README.md"]  # nothing else is fetched
+    assert asked == [("me/kites", {"revision": revision, "allow_patterns": patterns}, not reachable)]
+    assert constants.HF_HUB_OFFLINE is False
+
+
+@pytest.mark.parametrize(
+    "answer",
+    [
+        errors.LocalEntryNotFoundError("no such snapshot in the cache\nand more lines"),
+        errors.HFValidationError("no such snapshot"),
+        OSError("no such snapshot"),
+        RuntimeError("no such snapshot"),  # hf-xet's, also of a connection that breaks
+        type("ReadTimeout", (Exception,), {})("no such snapshot"),  # httpx's, which the hub's newer client is built on
+    ],
+)
+def test_the_hub_does_not_have_it(ask_hub, answer):
+    ask_hub(answer)
+    with pytest.raises(InputError, match="hf://me/kites cannot be had: no such snapshot") as error:
+        find_model("hf://me/kites")
+    assert "\n" not in str(error.value)
+
+
+def test_the_hub_has_something_else(tmp_path, ask_hub):
+    ask_hub(tmp_path)
+    with pytest.raises(InputError, match="hf://me/kites has no config.json"):
+        find_model("hf://me/kites")
+    (tmp_path / "config.json").write_text("")
+    with pytest.raises(InputError, match="expected model.safetensors"):
+        find_model("hf://me/kites")
+
+
+@pytest.mark.parametrize(
+    ("name", "message"),
+    [("hf://", "got hf://"), ("hf://a/b/c", "expected hf://OWNER/NAME"), ("hf://a b/c", "a b/c cannot be had")],
+)
+def test_names_that_the_hub_does_not_know(monkeypatch, name, message):
+    """By the hub's own client, which looks at names before it connects."""
+    monkeypatch.setattr(hub, "_answers", lambda url: False)
+    with pytest.raises(InputError, match=message) as error:
+        find_model(name)
+    assert "\n" not in str(error.value)
+
+
+def test_what_a_command_line_may_say(model):
+    assert choose_model(str(model), None, None) == find_model(model)
+    assert choose_model(None, "a.py", None) == ("a.py", "")
+    assert choose_model(None, "a.py", "w.pth") == ("a.py", "w.pth")
+    for both in ((None, None, None), (str(model), "a.py", None), (None, None, "w.pth")):
+        with pytest.raises(InputError, match="one of the two"):
+            choose_model(*both)
+    with pytest.raises(InputError, match="--weights with --config-file"):
+        choose_model(str(model), None, "w.pth")

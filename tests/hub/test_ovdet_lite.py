@@ -1,0 +1,61 @@
+"""The detector that comes along: its folder, and that it finds the obvious on scikit-image's photos."""
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+import safetensors
+import torch
+from torchvision.ops import box_iou
+
+from ovdet import OpenVocabPredictor
+from ovdet.hub.find import find_model
+
+SPLIT = json.loads((Path(__file__).parents[1] / "datasets/metadata/ov_coco.json").read_text())
+# names that it was never trained on, but for the motorcycle
+NAMES = ("tabby cat", "dog", "cup of coffee", "motorcycle", "elephant", "airplane", "umbrella", "scissors")
+
+
+@pytest.fixture(scope="module")
+def predictor():
+    predictor = OpenVocabPredictor.from_pretrained(device="cpu")
+    predictor.set_vocabulary(NAMES)
+    return predictor
+
+
+def test_the_folder_is_small_and_holds_no_novel_class():
+    config_file, weights = find_model("ovdet-lite")
+    folder = Path(config_file).parent
+    assert sorted(file.name for file in folder.iterdir()) == ["README.md", "config.json", "model.safetensors"]
+    assert sum(file.stat().st_size for file in folder.iterdir()) <= 25e6
+    with safetensors.safe_open(weights, framework="pt") as file:
+        header = json.loads(file.metadata()["ovdet"])
+    assert sorted(header["training_classes"]) == sorted(SPLIT["base"])
+    assert not set(header["training_classes"]) & set(SPLIT["novel"])
+
+
+@pytest.mark.parametrize(
+    ("photo", "name"), [("chelsea", "tabby cat"), ("coffee", "cup of coffee"), ("motorcycle_left", "motorcycle")]
+)
+def test_the_best_detection_has_the_obvious_name(predictor, photo, name):
+    data = pytest.importorskip("skimage")
+    found = predictor(Path(data.__file__).with_name("data") / f"{photo}.png", threshold=0)
+    assert found.labels[0] == name
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="no GPU")
+def test_a_gpu_is_taken_where_there_is_one_and_finds_the_same(predictor):
+    data = Path(pytest.importorskip("skimage").__file__).with_name("data")
+    on_gpu = OpenVocabPredictor.from_pretrained()
+    on_gpu.set_vocabulary(NAMES)
+    assert on_gpu.model.device.type == "cuda"
+    for photo in ("chelsea.png", "coffee.png", "motorcycle_left.png"):
+        expected, found = predictor(data / photo), on_gpu(data / photo)
+        assert sorted(found.labels) == sorted(expected.labels) and len(expected)
+        assert abs(found.scores[0] - expected.scores[0]) < 0.01 and np.abs(found.boxes[0] - expected.boxes[0]).max() < 1
+        overlaps = box_iou(torch.from_numpy(expected.boxes), torch.from_numpy(found.boxes)).numpy()
+        for row, score, label in zip(overlaps, expected.scores, expected.labels, strict=True):
+            # of two boxes for one thing that are nearly as good, rounding decides which is kept
+            near = (np.array(found.labels) == label) & (np.abs(found.scores - score) < 0.1) & (row > 0.85)
+            assert near.any()

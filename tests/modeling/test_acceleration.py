@@ -1,0 +1,98 @@
+"""A detector that was sped up against the same as it was."""
+
+import logging
+
+import pytest
+import torch
+import torch.nn.functional as F
+from detectron2.config import instantiate
+from torchvision.ops import box_iou
+
+from ovdet.engine.config import load_config
+from ovdet.modeling.acceleration import speed_up
+
+SIZES = ((96, 160), (160, 96), (64, 70), (131, 200))
+
+
+def detect(model, size=(96, 160)):
+    """-> the instances of a photo of noise."""
+    if not model.class_names:
+        embeddings = F.normalize(torch.randn(20, 384, generator=torch.Generator().manual_seed(1)), dim=1)
+        model.set_vocabulary([f"name {k}" for k in range(20)], embeddings)
+    image = torch.randint(0, 256, (3, *size), dtype=torch.uint8, generator=torch.Generator().manual_seed(2))
+    return model([{"image": image, "height": size[0], "width": size[1]}])[0]["instances"]
+
+
+def assert_same_detections(ours, expected):
+    assert len(ours) == len(expected) > 20
+    torch.testing.assert_close(ours.pred_boxes.tensor, expected.pred_boxes.tensor, rtol=0, atol=1e-2)
+    torch.testing.assert_close(ours.scores, expected.scores, rtol=1e-4, atol=1e-6)
+    assert torch.equal(ours.pred_classes, expected.pred_classes)
+
+
+@pytest.mark.slow
+def test_compiled_is_eager_for_photos_of_all_sizes(build_tiny, caplog):
+    eager, compiled = build_tiny(), speed_up(build_tiny(), compile=True)
+    compilations = torch._dynamo.utils.counters["stats"]
+    compilations.clear()
+    for size in SIZES:
+        assert_same_detections(detect(compiled, size), detect(eager, size))
+    assert not [record for record in caplog.records if record.name.startswith("ovdet")]
+    assert 1 <= compilations["unique_graphs"] < len(SIZES)
+
+
+def test_what_is_compiled_is_the_backbone(build_tiny, monkeypatch):
+    """Without the compiler: on sides that are multiples of what it is told they are."""
+    seen = []
+
+    def look(function, **options):
+        return lambda images: seen.append((tuple(images.shape), options)) or function(images)
+
+    monkeypatch.setattr(torch, "compile", look)
+    model = build_tiny()
+    keys = model.state_dict().keys()
+    faster = speed_up(model, compile=True)
+    assert faster is model and faster.state_dict().keys() == keys
+    assert_same_detections(detect(faster, (64, 70)), detect(build_tiny(), (64, 70)))
+    assert seen == [((1, 3, 2, 32, 3, 32), {"dynamic": True})]
+
+
+@pytest.mark.parametrize("when", ["at once", "at the first photo"])
+def test_no_compiler(build_tiny, monkeypatch, caplog, when):
+    def fail(*anything, **options):
+        raise RuntimeError("no C++ compiler\nand much more")
+
+    monkeypatch.setattr(torch, "compile", fail if when == "at once" else lambda function, **options: fail)
+    model = speed_up(build_tiny(), compile=True)
+    with caplog.at_level(logging.WARNING):
+        for size in SIZES[:2]:
+            assert_same_detections(detect(model, size), detect(build_tiny(), size))
+    messages = [record.getMessage() for record in caplog.records if record.name.startswith("ovdet")]
+    assert messages == ["torch.compile failed, going on without it: RuntimeError: no C++ compiler"]
+
+
+def test_half_finds_nearly_the_same(build_tiny):
+    model = speed_up(build_tiny(), half=True)
+    types = set()
+    model.backbone.register_forward_hook(lambda module, inputs, maps: types.update(x.dtype for x in maps.values()))
+    found, expected = detect(model), detect(build_tiny())
+    assert types == {torch.bfloat16}
+    assert found.scores.dtype == found.pred_boxes.tensor.dtype == torch.float32
+    assert all(parameter.dtype == torch.float32 for parameter in model.parameters())
+    overlaps = box_iou(expected.pred_boxes.tensor, found.pred_boxes.tensor)
+    overlaps[expected.pred_classes[:, None] != found.pred_classes] = 0
+    best = overlaps.max(1)
+    assert (best.values > 0.95).float().mean() > 0.9
+    near = best.values > 0.95
+    assert (found.scores[best.indices] - expected.scores)[near].abs().max() < 0.02
+
+
+@pytest.mark.parametrize("config", ["lite/ovdet_lite.py", "lite/vild_ensemble.py", "lite/vild_image.py"])
+def test_half_takes_every_kind_of_image_side(config):
+    node = load_config(f"configs/{config}").model
+    if "region_source" in node:
+        node.region_source = node.roi_heads.distillation = None
+    model = speed_up(instantiate(node).eval(), half=True)
+    model.set_vocabulary([f"name {k}" for k in range(20)], torch.eye(20, 384), [k < 10 for k in range(20)])
+    with torch.no_grad():
+        assert detect(model).scores.dtype == torch.float32

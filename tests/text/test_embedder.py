@@ -1,0 +1,106 @@
+"""Names to embeddings: each name once, from a teacher or from a file, and refused where the space is another."""
+
+import numpy as np
+import pytest
+import torch
+
+from ovdet.errors import InputError
+from ovdet.teachers.registry import load_teacher
+from ovdet.text.embedder import NameEmbedder
+from ovdet.text.embeddings import TextEmbeddings, convert_matrix, embed_vocabulary
+from ovdet.text.vocabulary import Vocabulary
+
+
+@pytest.fixture
+def embedder():
+    return NameEmbedder("conse", width=384)
+
+
+def test_equals_embed_vocabulary(embedder, conse_teacher):
+    vocabulary = Vocabulary(("cat", "red kite"), {"cat": ("kitten",)})
+    expected = embed_vocabulary(vocabulary, conse_teacher, "a").matrix
+    assert torch.allclose(embedder(vocabulary), expected, atol=1e-5)
+
+
+def test_names_are_kept_between_runs(monkeypatch, tmp_path):
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    first = NameEmbedder("conse", width=384)(["cat", "dog"])
+    again = NameEmbedder("conse", width=384)
+    monkeypatch.setattr(again._teacher, "encode_text", lambda texts: pytest.fail("asked again"))
+    assert torch.equal(again(["cat", "dog"]), first)
+    other = NameEmbedder("conse", width=384, templates="photo")
+    assert not torch.allclose(other(["cat", "dog"]), first)  # other prompts are other embeddings
+    (tmp_path / "ovdet").rename(tmp_path / "gone")
+    for file in (tmp_path / "gone").iterdir():
+        assert file.suffix == ".safetensors"
+    (tmp_path / "ovdet").write_text("")  # a cache that cannot be written to
+    assert torch.allclose(NameEmbedder("conse", width=384)(["cat", "dog"]), first, atol=1e-6)
+
+
+def test_a_name_is_embedded_once(embedder, monkeypatch):
+    first = embedder(["cat", "dog"])
+    monkeypatch.setattr(embedder._teacher, "encode_text", lambda texts: pytest.fail("asked again"))
+    assert torch.equal(embedder(["dog", "cat"]), first.flip(0))
+
+
+def test_names_of_a_file_without_a_teacher(tmp_path, monkeypatch):
+    matrix = np.random.default_rng(0).normal(size=(3, 512)).astype(np.float16)
+    file = tmp_path / "v.safetensors"
+    convert_matrix(matrix, ["cat", "dog", "cow"], "open_clip:ViT-B-32/openai", ["a {}"]).save(file)
+    embedder = NameEmbedder("open_clip:ViT-B-32/openai", width=512, file=file)
+    assert embedder(["cow", "cat"]).shape == (2, 512)
+    assert embedder.fingerprint == ""
+    with pytest.raises(InputError, match="zebra"):
+        embedder(["cat", "zebra"])
+    assert embedder.known_of(["zebra", "cow", "cat"]) == ("cow", "cat")
+    assert NameEmbedder("conse", width=384).known_of(["zebra"]) == ("zebra",)
+    with pytest.raises(InputError, match="teacher 'conse', got teacher 'open_clip:ViT-B-32/openai'"):
+        NameEmbedder("conse", width=512, file=file)
+    with pytest.raises(InputError, match="width 384, got width 512"):
+        NameEmbedder("open_clip:ViT-B-32/openai", width=384, file=file)
+
+
+def test_another_width_or_fingerprint_is_refused(embedder):
+    with pytest.raises(InputError, match="width 512"):
+        NameEmbedder("conse", width=512)(["cat"])
+    ready = TextEmbeddings(torch.eye(384)[:1], ("cat",), ("a {}",), "conse", "0" * 16)
+    with pytest.raises(InputError, match="got fingerprint '0000000000000000'"):
+        embedder.check(ready)
+    embedder.check(TextEmbeddings(torch.eye(384)[:1], ("cat",), ("a {}",), "conse", load_teacher("conse").fingerprint))
+    other_name = TextEmbeddings(
+        torch.eye(384)[:1], ("cat",), ("a {}",), "conse:lite2", load_teacher("conse").fingerprint
+    )
+    embedder.check(other_name)
+
+
+def test_clip_matrices_of_detic_serve_as_vocabularies(shared_data, tmp_path):
+    """COCO's 80 and LVIS's 1203 names, after conversion, through the classifier of the detector."""
+    from detectron2.data.datasets.builtin_meta import COCO_CATEGORIES
+    from detectron2.data.datasets.lvis_v1_categories import LVIS_CATEGORIES
+
+    from ovdet.modeling.text_classifier import TextClassifier
+
+    coco = [c["name"] for c in COCO_CATEGORIES if c["isthing"]]
+    lvis = [c["synonyms"][0] for c in sorted(LVIS_CATEGORIES, key=lambda c: c["id"])]
+    for file, names in (("coco_clip_a+cname.npy", coco), ("lvis_v1_clip_a+cname.npy", lvis)):
+        matrix = np.load(shared_data / "clip_text_embeddings" / file)
+        convert_matrix(matrix, names, "open_clip:ViT-B-32/openai", ["a {}"]).save(tmp_path / "v.safetensors")
+        embedder = NameEmbedder("open_clip:ViT-B-32/openai", width=512, file=tmp_path / "v.safetensors")
+        classifier = TextClassifier(512)
+        classifier.set_vocabulary(embedder(names))
+        assert classifier(embedder(names[:5])).argmax(1).tolist() == [0, 1, 2, 3, 4]
+
+
+def test_known_names_of_a_known_fingerprint_need_no_teacher(embedder, monkeypatch, tmp_path):
+    """As an exported detector's: whose fingerprint it says, the cache knows what that teacher made of the names."""
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    expected = embedder(["lantern", "anvil"])
+    monkeypatch.setattr("ovdet.text.embedder.load_teacher", lambda *_: pytest.fail("loaded"))
+    again = NameEmbedder("conse", width=384, fingerprint=embedder.fingerprint)
+    assert torch.equal(again(["lantern", "anvil"]), expected)
+
+
+def test_a_teacher_of_another_fingerprint_is_refused(monkeypatch, tmp_path):
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    with pytest.raises(InputError, match="fingerprint 0000000000000000"):
+        NameEmbedder("conse", width=384, fingerprint="0" * 16)(["cat"])

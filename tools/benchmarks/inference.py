@@ -1,0 +1,143 @@
+"""What an open vocabulary costs: the whole detector for 1, 65 and 1203 names, beside detectron2's closed-set one.
+
+The peer is detectron2's Faster R-CNN with the same backbone, RPN and photos, 80 classes and its own post-processing.
+Its classifier is untrained, so no class reaches its threshold and its NMS has nothing to do: the cheapest it can be.
+The limit is backbone, pyramid and RPN alone, which both have to run.
+"""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Callable, Sequence
+from copy import deepcopy
+from pathlib import Path
+
+import numpy as np
+import torch
+from detectron2.config import instantiate
+from torch import Tensor, nn
+
+from benchmarks.random_inputs import random_boxes, random_names, random_photo
+from benchmarks.timing import Row, compare
+from benchmarks.train import build_closed_set
+from ovdet.device import choose_device
+from ovdet.engine.checkpoint import SafeCheckpointer
+from ovdet.engine.config import load_config
+from ovdet.errors import InputError
+from ovdet.modeling.acceleration import half_type, speed_up
+from ovdet.teachers.crops import RegionEmbedder
+from ovdet.teachers.registry import load_teacher
+
+CLASSES = (1, 65, 1203)  # one name, OV-COCO, LVIS
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--config-file", default="configs/lite/vild.py", metavar="F", help="of the detector")
+    parser.add_argument("--weights", default="", metavar="W", help="its checkpoint (default: random)")
+    parser.add_argument(
+        "--peer-config", default="configs/lite/closed_set.py", metavar="F", help="of the closed-set one"
+    )
+    parser.add_argument("--peer-classes", type=int, default=80, metavar="K", help="its classes (default: 80)")
+    parser.add_argument("--photos", type=int, default=4, metavar="N", help="one after the other (default: 4)")
+    parser.add_argument("--size", type=int, nargs=2, default=(320, 427), metavar=("H", "W"), help="pixels of a photo")
+    parser.add_argument("--crops", type=int, default=0, metavar="R", help="also the teacher on R crops of a photo")
+    parser.add_argument("--yolox", default="", metavar="F.onnx", help="also YOLOX by onnxruntime")
+    parser.add_argument("--compile", action="store_true", help="ours with torch.compile, also beside ours without")
+    parser.add_argument("--half", action="store_true", help="ours in mixed precision, also beside ours without")
+    parser.add_argument("--device", default="auto", help="cpu, cuda, ... (default: a GPU where there is one)")
+
+
+@torch.inference_mode()
+def run(arguments: argparse.Namespace) -> list[Row]:
+    """A row for each size of vocabulary, and for the other peers that were asked for."""
+    numbers = (arguments.photos, *arguments.size)
+    if min(numbers) < 1:
+        raise InputError(f"expected --photos and --size of at least 1, got {numbers}")
+    device = choose_device(arguments.device)
+    generator = torch.Generator().manual_seed(0)
+    photos = [random_photo(*arguments.size, generator) for _ in range(arguments.photos)]
+    config = load_config(arguments.config_file, ["model.region_source=null", "model.roi_heads.distillation=null"])
+    model = instantiate(config.model).to(device).eval()
+    if arguments.weights:
+        SafeCheckpointer(model).load_weights(arguments.weights)
+    plain = deepcopy(model)
+    speed_up(model, compile=arguments.compile, half=arguments.half)
+    propose = torch.autocast(device.type, half_type(device), enabled=arguments.half)(_propose)
+    peer = build_closed_set(load_config(arguments.peer_config), arguments.peer_classes).to(device).eval()
+    _look_in_the_same_places(peer, model)
+
+    def detect(num_classes: int, model: nn.Module = model) -> Callable[[], None]:
+        names, embeddings = random_names(num_classes, config.teacher.width, generator)
+
+        def work() -> None:
+            if len(model.class_names) != num_classes:
+                model.set_vocabulary(names, embeddings)
+            _run_each(model, photos)
+
+        return work
+
+    def row(num_classes: int, name: str, work: Callable[[], object], rounds: int = arguments.rounds) -> Row:
+        return compare(
+            f"{arguments.photos} photos {arguments.size[0]} x {arguments.size[1]}, {num_classes} names",
+            detect(num_classes),
+            peer=(name, work),
+            limit=lambda: propose(model, photos),
+            rounds=rounds,
+            device=device,
+        )
+
+    closed = f"Faster R-CNN, {arguments.peer_classes} classes"
+    rows = [row(num_classes, closed, lambda: _run_each(peer, photos)) for num_classes in CLASSES]
+    if arguments.compile or arguments.half:
+        rows.append(row(65, "ovdet, eager, float32", detect(65, plain)))
+    if arguments.yolox:
+        rows.append(row(65, "YOLOX, onnxruntime", _yolox(arguments.yolox, photos)))
+    if arguments.crops:
+        embedder = RegionEmbedder(load_teacher(config.teacher.name, device))
+        boxes = random_boxes(arguments.crops, *arguments.size, generator)
+        name = f"teacher on {arguments.crops} crops a photo"
+        rows.append(row(65, name, lambda: _embed_each(embedder, photos, boxes), rounds=1))
+    return rows
+
+
+def _look_in_the_same_places(peer: nn.Module, model: nn.Module) -> None:
+    try:
+        peer.backbone.load_state_dict(model.backbone.state_dict())
+        peer.proposal_generator.load_state_dict(model.proposal_generator.state_dict())
+    except RuntimeError as error:
+        raise InputError("expected a --peer-config with the backbone and RPN of --config-file, got others") from error
+
+
+def _run_each(model: nn.Module, photos: Sequence[dict]) -> None:
+    for photo in photos:
+        model([photo])
+
+
+def _propose(model: nn.Module, photos: Sequence[dict]) -> None:
+    for photo in photos:
+        images = model.preprocess_image([photo])
+        model.proposal_generator(images, model.backbone(images.tensor), None)
+
+
+def _embed_each(embedder: RegionEmbedder, photos: Sequence[dict], boxes: Tensor) -> None:
+    for photo in photos:
+        embedder(photo["image"], boxes)
+
+
+def _yolox(file: str, photos: Sequence[dict]) -> Callable[[], None]:
+    """The network alone, without its resize and NMS, at the size that it was exported for."""
+    try:
+        import onnxruntime
+    except ImportError as error:
+        raise InputError("expected onnxruntime for --yolox, run: pip install onnxruntime") from error
+    if not Path(file).is_file():
+        raise InputError(f"expected an ONNX file, {file} does not exist")
+    session = onnxruntime.InferenceSession(file, providers=["CPUExecutionProvider"])
+    entry = session.get_inputs()[0]
+    pixels = np.zeros(entry.shape, dtype=np.float32)
+
+    def work() -> None:
+        for _ in photos:
+            session.run(None, {entry.name: pixels})
+
+    return work

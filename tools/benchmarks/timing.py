@@ -1,0 +1,171 @@
+"""Times several ways of doing one thing in turns, in one run, so that their ratios mean something.
+
+A figure by itself says little on a machine whose clock, neighbors and caches change by the minute; so each round runs
+every contender once, and what is reported are medians over the rounds and the ratios of these.
+"""
+
+from __future__ import annotations
+
+import json
+import platform
+import statistics
+import sys
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+import torch
+from rich.console import Console
+from rich.progress import track
+from rich.table import Table
+
+from ovdet.files import atomic_write
+
+
+@dataclass(frozen=True)
+class Row:
+    """One case of a benchmark, seconds as medians.
+
+    Attributes:
+        case: what was timed, with its sizes.
+        ours_s: this package.
+        peer: what it is compared with; "" for nothing.
+        peer_s: the peer's time; None without a peer.
+        limit_s: of the work that nobody can leave out (a bare forward, a bare matrix product); None without one.
+        device: where it ran.
+        spread: (slowest - fastest) / median of ours over the rounds.
+    """
+
+    case: str
+    ours_s: float
+    peer: str = ""
+    peer_s: float | None = None
+    limit_s: float | None = None
+    device: str = "cpu"
+    spread: float = 0.0
+
+    @property
+    def speedup(self) -> float | None:
+        """peer / ours."""
+        return None if self.peer_s is None else self.peer_s / self.ours_s
+
+    @property
+    def of_limit(self) -> float | None:
+        """limit / ours: 1 is as fast as it can be."""
+        return None if self.limit_s is None else self.limit_s / self.ours_s
+
+    def as_dict(self) -> dict:
+        """Plain values, with the two ratios."""
+        return {**asdict(self), "speedup": self.speedup, "of_limit": self.of_limit}
+
+
+def time_in_turns(
+    contenders: Mapping[str, Callable[[], object]], *, rounds: int = 5, device: torch.device | str = "cpu"
+) -> dict[str, list[float]]:
+    """Run every contender once to warm up, then once in each round, in turns.
+
+    Args:
+        contenders: name -> what to run.
+        rounds: how often each is timed.
+        device: waited for before and after each run, where it works behind the program's back.
+
+    Returns:
+        name -> seconds of each round.
+    """
+    seconds: dict[str, list[float]] = {name: [] for name in contenders}
+    for number in track(range(rounds + 1), "timing", transient=True):
+        for name, contender in contenders.items():
+            wait_for(device)
+            start = time.perf_counter()
+            contender()
+            wait_for(device)
+            if number:
+                seconds[name].append(time.perf_counter() - start)
+    return seconds
+
+
+def wait_for(device: torch.device | str) -> None:
+    """Until a GPU has done what it was told."""
+    if torch.device(device).type == "cuda":
+        torch.cuda.synchronize(device)
+
+
+def compare(
+    case: str,
+    ours: Callable[[], object],
+    *,
+    peer: tuple[str, Callable[[], object]] | None = None,
+    limit: Callable[[], object] | None = None,
+    rounds: int = 5,
+    device: torch.device | str = "cpu",
+) -> Row:
+    """Time ours, the peer and the limit in turns -> a row.
+
+    Args:
+        case: what is timed.
+        ours: this package's way.
+        peer: its name, and its way.
+        limit: the bare work.
+        rounds: how often each is timed.
+        device: see time_in_turns.
+    """
+    contenders = {"ours": ours, **({"peer": peer[1]} if peer else {}), **({"limit": limit} if limit else {})}
+    seconds = time_in_turns(contenders, rounds=rounds, device=device)
+    medians = {name: statistics.median(values) for name, values in seconds.items()}
+    return Row(
+        case=case,
+        ours_s=medians["ours"],
+        peer=peer[0] if peer else "",
+        peer_s=medians.get("peer"),
+        limit_s=medians.get("limit"),
+        device=describe_device(device),
+        spread=(max(seconds["ours"]) - min(seconds["ours"])) / medians["ours"],
+    )
+
+
+def describe_device(device: torch.device | str = "cpu") -> str:
+    """ "NVIDIA H100", or the processor with the number of threads in use."""
+    if torch.device(device).type == "cuda":
+        return torch.cuda.get_device_name(device)
+    return f"{_processor()}, {torch.get_num_threads()} threads"
+
+
+def _processor() -> str:
+    try:
+        lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
+    except OSError:
+        lines = []
+    names = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
+    return names[0] if names else platform.processor() or platform.machine()
+
+
+def print_rows(rows: Sequence[Row]) -> None:
+    """A table of the rows on the terminal, and the versions that ran."""
+    table = Table("case", "ours", "peer", "", "limit", "peer / ours", "limit / ours", "spread")
+    for row in rows:
+        cells = (_seconds(row.ours_s), row.peer, _seconds(row.peer_s), _seconds(row.limit_s))
+        ratios = (_ratio(row.speedup), _ratio(row.of_limit), f"{row.spread:.0%}")
+        table.add_row(row.case, *cells, *ratios)
+    console = Console(width=None if sys.stdout.isatty() else 160)
+    console.print(table)
+    console.print(f"{rows[0].device if rows else ''}; torch {torch.__version__}, Python {platform.python_version()}")
+
+
+def _seconds(value: float | None) -> str:
+    if value is None:
+        return ""
+    return f"{value:.3g} s" if value >= 1 else f"{value * 1e3:.3g} ms"
+
+
+def _ratio(value: float | None) -> str:
+    return "" if value is None else f"{value:.2f}"
+
+
+def write_rows(rows: Sequence[Row], path: str | Path) -> None:
+    """The rows as json, a list of dicts.
+
+    Raises:
+        InputError: the place cannot be written to.
+    """
+    atomic_write(path, (json.dumps([row.as_dict() for row in rows], indent=1) + "\n").encode())

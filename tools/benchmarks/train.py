@@ -1,0 +1,110 @@
+"""What ViLD adds to a training step: its step with stored regions, beside the plain Faster R-CNN's.
+
+Both have the same backbone, photos and objects; both go forward, backward and step their optimizer.
+"""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Callable, Sequence
+
+import torch
+from detectron2.config import instantiate
+from detectron2.modeling.poolers import ROIPooler
+from detectron2.utils.events import EventStorage
+from omegaconf import DictConfig
+from torch import Tensor, nn
+
+from benchmarks.profile import PARTS, time_parts
+from benchmarks.random_inputs import random_names, random_training_photo
+from benchmarks.timing import Row, compare
+from ovdet.device import choose_device
+from ovdet.engine.config import load_config
+from ovdet.engine.options import build_options
+from ovdet.errors import InputError
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--config-file", default="configs/lite/vild_stored.py", metavar="F", help="of ViLD")
+    parser.add_argument("--peer-config", default="configs/lite/closed_set.py", metavar="F", help="of the plain one")
+    parser.add_argument("--photos", type=int, default=8, metavar="N", help="of a step (default: 8)")
+    parser.add_argument("--size", type=int, nargs=2, default=(288, 384), metavar=("H", "W"), help="pixels of a photo")
+    parser.add_argument("--regions", type=int, default=32, metavar="M", help="stored ones of a photo (default: 32)")
+    parser.add_argument("--classes", type=int, default=48, metavar="K", help="base classes (default: 48)")
+    parser.add_argument("--profile", action="store_true", help="also where ViLD's time goes, part by part")
+    parser.add_argument("--device", default="auto", help="cpu, cuda, ... (default: a GPU where there is one)")
+
+
+def run(arguments: argparse.Namespace) -> list[Row]:
+    """ViLD's step, the plain step, and backbone with pyramid alone as the limit; then the parts that were asked for."""
+    for name in ("photos", "regions", "classes"):
+        if getattr(arguments, name) < 1:
+            raise InputError(f"expected --{name} of at least 1, got {getattr(arguments, name)}")
+    if min(arguments.size) < 1:
+        raise InputError(f"expected --size of at least 1 x 1, got {' x '.join(map(str, arguments.size))}")
+    device = choose_device(arguments.device)
+    config = load_config(arguments.config_file)
+    generator = torch.Generator().manual_seed(0)
+    sizes = dict(num_classes=arguments.classes, num_regions=arguments.regions, embedding_width=config.teacher.width)
+    photos = [random_training_photo(*arguments.size, **sizes, generator=generator) for _ in range(arguments.photos)]
+    model = instantiate(config.model).to(device)
+    names, embeddings = random_names(arguments.classes, config.teacher.width, generator)
+    model.set_vocabulary(names, embeddings)
+    peer = build_closed_set(load_config(arguments.peer_config), arguments.classes).to(device)
+    height, width = arguments.size
+    step = Step(model, config, photos)
+    row = compare(
+        f"step of {arguments.photos} photos {height} x {width}, {arguments.regions} regions each",
+        step,
+        peer=("Faster R-CNN", Step(peer, config, photos)),
+        limit=_backbone_step(model, photos),
+        rounds=arguments.rounds,
+        device=device,
+    )
+    parts = time_parts(step, PARTS, rounds=arguments.rounds, device=device) if arguments.profile else []
+    return [row, *parts]
+
+
+def build_closed_set(config: DictConfig, num_classes: int) -> nn.Module:
+    """detectron2's detector of a closed-set config, with its own pooler and so many classes of no particular names."""
+    config.dataset.num_base = num_classes
+    config.model.training_classes = [f"name {k}" for k in range(num_classes)]
+    config.model.roi_heads.box_pooler.update(_target_=ROIPooler, pooler_type="ROIAlignV2")
+    return instantiate(config.model)
+
+
+class Step:
+    """A training step, in mixed precision where the config says so."""
+
+    def __init__(self, model: nn.Module, config: DictConfig, photos: Sequence[dict]) -> None:
+        config = config.copy()
+        config.optimizer.params.model = model.train()
+        self.model = model
+        self.photos = photos
+        self.optimizer = instantiate(config.optimizer)
+        device_type = next(model.parameters()).device.type
+        self.autocast = torch.autocast(device_type, torch.bfloat16, enabled=build_options(config).amp)
+
+    def __call__(self) -> None:
+        torch.manual_seed(0)  # the same regions are sampled each time
+        with EventStorage(), self.autocast:
+            losses = self.model(self.photos)
+        self.optimizer.zero_grad()
+        self.backward(sum(losses.values()))
+        self.update()
+
+    def backward(self, loss: Tensor) -> None:
+        loss.backward()
+
+    def update(self) -> None:
+        self.optimizer.step()
+
+
+def _backbone_step(model: nn.Module, photos: Sequence[dict]) -> Callable[[], None]:
+    images = model.preprocess_image(photos).tensor
+
+    def step() -> None:
+        sum(level.float().mean() for level in model.backbone(images).values()).backward()
+        model.zero_grad()
+
+    return step

@@ -1,0 +1,213 @@
+"""The table of methods on small photos: which commands make it, in which order, and what they found.
+
+The base detector (pyramid and RPN on a frozen backbone) is trained once; each method's ROI heads are trained on it from
+scratch with the same schedule and seed, so that rows differ in the method alone. A command that was through is not run
+again, one that was interrupted goes on: the folder says how far it came.
+"""
+
+from __future__ import annotations
+
+import io
+import json
+import re
+import shlex
+import statistics
+import subprocess
+import sys
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from matplotlib.figure import Figure
+
+from ovdet.engine.config import override
+from ovdet.errors import InputError
+from ovdet.files import atomic_write
+
+ROOT = Path(__file__).resolve().parents[1]  # of the repository, whose tools and configs the commands name
+BASE_DETECTOR = "base_detector"  # all other rows stand on its weights
+FINAL = "model_final.pth"
+COLUMNS = (("base", "AP50"), ("novel", "AP50"), ("all", "AP50"), ("all", "AP"))
+
+
+@dataclass(frozen=True)
+class Row:
+    """A line of the table.
+
+    Attributes:
+        config: configs/lite/{config}.py.
+        method: what it is called.
+        scores: "" for a row that is trained; else the row with whose weights this one only scores differently.
+        share: of those weights, if they are averaged with the base detector's before.
+    """
+
+    config: str
+    method: str
+    scores: str = ""
+    share: float = 1.0
+
+    @property
+    def name(self) -> str:
+        """What `choose_rows` and the folders call it."""
+        return self.config if self.share == 1 else f"{self.config}_averaged"
+
+
+ROWS = (
+    Row(BASE_DETECTOR, "base detector: ViLD-text + the frozen classifier on regions"),
+    Row("closed_set", "supervised, base classes only"),
+    Row("vild_text", "ViLD-text"),
+    Row("vild_image", "ViLD-image"),
+    Row("vild", "ViLD"),
+    Row("vild_ensemble", "ViLD-ensemble"),
+    Row("rcnn_style", "R-CNN style: the teacher on crops", scores="vild_text"),
+    Row("vild_text_teacher", "ViLD-text + the teacher on crops and in the photo", scores="vild_text"),
+    Row("ovdet_lite", "the base detector's backbone adapts too, distilled"),
+    Row("ovdet_lite", "ovdet-lite: the same, averaged with the base detector", scores="ovdet_lite", share=0.7),
+)
+
+
+def choose_rows(names: Sequence[str]) -> list[Row]:
+    """Rows by their names, in the order of ROWS; all for none.
+
+    Raises:
+        InputError: there is no such row.
+    """
+    known = [row.name for row in ROWS]
+    odd = [name for name in names if name not in known]
+    if odd:
+        raise InputError(f"expected rows out of {', '.join(known)}, got {', '.join(odd)}")
+    return [row for row in ROWS if row.name in names or not names]
+
+
+def run_rows(
+    rows: Sequence[Row], data: str, output: str | Path, *, seed: int = 0, overrides: Sequence[str] = ()
+) -> None:
+    """Train and evaluate rows, one command after the other; each prints its own progress.
+
+    Args:
+        rows: of ROWS.
+        data: the folder of photos and annotations, `dataset.root` of configs/lite.
+        output: everything goes below it, a folder for each seed and row.
+        seed: of the training.
+        overrides: `key=value` for all configs, such as train.max_iter=100.
+
+    Raises:
+        InputError: a command failed, which has said why; or the repository's tools are not here.
+    """
+    if not (ROOT / "tools/train_net.py").is_file():
+        raise InputError(f"expected the repository's tools/ and configs/ beside ovdet, {ROOT} has none")
+    output = Path(output)
+    for row in rows:
+        run = output / run_folder(row.name, seed)
+        if (run / "evaluation/metrics.json").is_file():
+            continue
+        is_trained = (run / FINAL).is_file()
+        start = (run if is_trained else output / run_folder(row.scores or BASE_DETECTOR, seed)) / FINAL
+        if row.config != BASE_DETECTOR and not start.is_file():
+            raise InputError(f"expected the row {start.parent.name} before {row.name}, {start} does not exist")
+        if row.share < 1 and not is_trained:
+            run.mkdir(parents=True, exist_ok=True)
+            average = ["--before", output / BASE_DETECTOR / FINAL, "--after", start]
+            _run("average_weights.py", *average, "--share", row.share, "--output", run / FINAL)
+            start = run / FINAL
+        words = ["--config-file", ROOT / f"configs/lite/{row.config}.py"]
+        words.append("--eval-only" if row.scores or is_trained else "--resume")
+        words += [override("dataset.root", data), f"train.seed={seed}", override("train.output_dir", str(run))]
+        if is_trained or row.config != BASE_DETECTOR:
+            words.append(override("train.init_checkpoint", str(start)))
+        _run("train_net.py", *words, *overrides)
+
+
+def _run(tool: str, *words: object) -> None:
+    command = [str(ROOT / "tools" / tool), *map(str, words)]
+    if subprocess.run([sys.executable, *command]).returncode:
+        raise InputError(f"expected every command to succeed, got a failure of: python {shlex.join(command)}")
+
+
+def run_folder(name: str, seed: int | str) -> str:
+    """Where a row's run lies below the output folder, "*" for those of all seeds; these share one base detector."""
+    return BASE_DETECTOR if name == BASE_DETECTOR else f"seed_{seed}/{name}"
+
+
+def table(output: str | Path) -> str:
+    """What has been measured below a folder of `run_rows`, as a table in Markdown; several seeds as mean and spread."""
+    lines = [
+        "| method | base AP50 | novel AP50 | all AP50 | all AP | s / photo | seeds |",
+        "|---|---|---|---|---|---|---|",
+    ]
+    for row in ROWS:
+        runs = _files_of(output, row, "evaluation/metrics.json")
+        found = [json.loads(run.read_text()) for run in runs]
+        if not found:
+            continue
+        cells = [_spread([each[subset][figure] for each in found]) for subset, figure in COLUMNS]
+        seconds = [_seconds(run.parents[1]) for run in runs]
+        seconds = [value for value in seconds if value is not None]
+        cells.append(f"{statistics.median(seconds):.2f}" if seconds else "-")
+        lines.append(f"| {row.method} | {' | '.join(cells)} | {len(found)} |")
+    return "\n".join(lines) + "\n"
+
+
+def _files_of(output: str | Path, row: Row, file: str) -> list[Path]:
+    """A file of each of a row's runs, by seed."""
+    return sorted(Path(output).glob(f"{run_folder(row.name, '*')}/{file}"))
+
+
+def _spread(values: Sequence[float | None]) -> str:
+    values = [value for value in values if value is not None]  # of a subset without objects
+    if not values:
+        return "-"
+    middle = f"{statistics.mean(values):.1f}"
+    return middle if len(values) < 2 else f"{middle} ({min(values):.1f} to {max(values):.1f})"
+
+
+def _seconds(run: Path) -> float | None:
+    """Per photo, as the evaluation logged it: by itself, or at the end of a training."""
+    logs = [file for file in (run / "log.txt", run / "evaluation/log.txt") if file.is_file()]
+    text = "".join(file.read_text(encoding="utf-8") for file in logs)
+    found = re.findall(r"(\d+) photos in ([\d.]+) s:", text)
+    return float(found[-1][1]) / int(found[-1][0]) if found else None
+
+
+def draw_learning_curves(output: str | Path) -> bytes:
+    """The losses of each row over the steps, smoothed.
+
+    Returns:
+        A PNG.
+    """
+    figure = Figure(figsize=(9, 6), layout="constrained")
+    panels = figure.subplots(2, 2, sharex=True)
+    kinds = ("loss_cls", "loss_distill", "loss_box_reg", "loss_rpn_cls")
+    for axes, kind in zip(panels.flat, kinds, strict=True):
+        axes.set_title(kind, fontsize=10)
+        axes.grid(alpha=0.25)
+        for row in ROWS:
+            for run in _files_of(output, row, "metrics.json")[:1]:
+                steps, values = _curve(run, kind)
+                if steps:
+                    axes.plot(steps, values, label=row.name, linewidth=1.2)
+        if axes.lines:
+            axes.legend(fontsize=7)
+    for axes in panels[1]:
+        axes.set_xlabel("step")
+    stream = io.BytesIO()
+    figure.savefig(stream, format="png", dpi=110)
+    return stream.getvalue()
+
+
+def _curve(file: Path, kind: str, window: int = 5) -> tuple[list[int], list[float]]:
+    """Steps and values out of a run's metrics.json, each the mean of its neighbors."""
+    rows = [json.loads(line) for line in file.read_text().splitlines() if line.strip()]
+    rows = sorted({row["iteration"]: row for row in rows if kind in row}.values(), key=lambda row: row["iteration"])
+    values = [row[kind] for row in rows]
+    half = window // 2
+    smooth = [statistics.mean(values[max(i - half, 0) : i + half + 1]) for i in range(len(values))]
+    return [row["iteration"] for row in rows], smooth
+
+
+def write_results(output: str | Path) -> str:
+    """Write results.md and learning_curves.png into the folder; returns the table."""
+    text = table(output)
+    atomic_write(Path(output) / "results.md", text.encode())
+    atomic_write(Path(output) / "learning_curves.png", draw_learning_curves(output))
+    return text
