@@ -7,7 +7,7 @@ Expected: box AP50 base / novel / all 23.1 / 9.0 / 19.4 with the frozen classifi
 PATH holds images/, instances_train.json, instances_val.json and ov_coco_split.json.
 """
 
-from ..common.beyond_vild import (
+from ..common.components import (
     background_names,
     foreground_fusion,
     frozen_backbone_branch,

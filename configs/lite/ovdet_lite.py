@@ -11,7 +11,7 @@ from detectron2.config import LazyCall as L
 from ovdet.data.samplers import repeat_factor_sampler
 from ovdet.engine.learning_rate import part_lr_multiplier
 
-from ..common.beyond_vild import roi_feature_regions
+from ..common.components import roi_feature_regions
 from ..common.lite_run import BASE_DETECTOR
 from ..common.methods import vild
 from .base_detector import dataloader, dataset, lr_multiplier, model, name_embedder, optimizer, teacher, train

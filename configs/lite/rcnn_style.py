@@ -5,7 +5,7 @@ Hardware: two CPU cores or one GPU. Expected: docs/results.md.
 Nothing to train: it takes the weights of configs/lite/vild_text.py (train.init_checkpoint).
 """
 
-from ..common.beyond_vild import background_names
+from ..common.components import background_names
 from ..common.methods import rcnn_style, weights_of
 from .vild_text import dataloader, dataset, lr_multiplier, model, name_embedder, optimizer, teacher, train
 

@@ -4,7 +4,7 @@ tools/train_net.py --config-file configs/lite/vild_image.py dataset.root=PATH
 Hardware: two CPU cores or one GPU. Expected: docs/results.md.
 """
 
-from ..common.beyond_vild import roi_feature_regions
+from ..common.components import roi_feature_regions
 from ..common.methods import vild_image
 from .vild_text import dataloader, dataset, lr_multiplier, model, name_embedder, optimizer, teacher, train
 

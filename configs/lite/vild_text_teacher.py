@@ -5,7 +5,7 @@ Hardware: two CPU cores or one GPU. Expected: docs/results.md.
 Nothing to train: it takes the weights of configs/lite/vild_text.py (train.init_checkpoint).
 """
 
-from ..common.beyond_vild import background_names, ensemble_of_crops_and_roi_features, foreground_fusion
+from ..common.components import background_names, ensemble_of_crops_and_roi_features, foreground_fusion
 from ..common.methods import vild_text_teacher, weights_of
 from .vild_text import dataloader, dataset, lr_multiplier, model, name_embedder, optimizer, teacher, train
 

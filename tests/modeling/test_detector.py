@@ -6,7 +6,6 @@ from pathlib import Path
 
 import pytest
 import torch
-from configs.common.beyond_vild import iou_head
 from detectron2.config import LazyCall as L
 from detectron2.layers import ShapeSpec
 from detectron2.modeling.poolers import ROIPooler
@@ -15,6 +14,7 @@ from detectron2.structures import BitMasks, Boxes, Instances
 from detectron2.utils.events import EventStorage
 from torchvision.ops import box_iou
 
+from configs.common.components import iou_head
 from ovdet.errors import InputError
 from ovdet.modeling.postprocess import nms_over_classes
 from ovdet.modeling.region_sources import OnlineRegions, StoredRegions

@@ -6,11 +6,11 @@ import pytest
 import timm
 import torch
 import torch.nn.functional as F
-from configs.common.beyond_vild import foreground_fusion, frozen_backbone_branch, iou_head
 from detectron2.config import LazyCall as L
 from detectron2.utils.events import EventStorage
 from torchvision.ops import roi_align
 
+from configs.common.components import foreground_fusion, frozen_backbone_branch, iou_head
 from ovdet.imagenet_lite import load_efficientnet_lite_weights
 from ovdet.modeling.backbones.timm_backbone import TimmBackbone
 from ovdet.modeling.embedding_heads import FrozenBackboneBranch

@@ -5,10 +5,10 @@ from types import SimpleNamespace
 import pytest
 import torch
 import torch.nn.functional as F
-from configs.common.beyond_vild import iou_head
 from detectron2.structures import Boxes, Instances
 
 from configs.common import methods
+from configs.common.components import iou_head
 
 SIZE = (64, 96)  # height, width
 NAMES = 16  # as many as the width of the space: a name for each direction
