@@ -1,8 +1,8 @@
-"""The average of two checkpoints of one detector, before and after fine-tuning: it keeps more of what was known before
-(WiSE-FT, arXiv:2109.01903).
+"""Average two checkpoints of one detector, before and after fine-tuning, to keep what the first knew (WiSE-FT,
+arXiv:2109.01903).
 
-tools/average_weights.py --before output/lite/base_detector/model_final.pth --after output/lite/ovdet_lite/model_final.pth
-    --share 0.7 --output output/lite/ovdet_lite/averaged.pth
+tools/average_weights.py --before output/lite/base_detector/model_final.pth --share 0.7
+    --after output/lite/ovdet_lite/model_final.pth --output output/lite/ovdet_lite/averaged.pth
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""LVIS's federated loss on sigmoid scores, with Detic's numbers (arXiv:2201.02605); goes with any method."""
+"""LVIS's federated loss on sigmoid scores with Detic's settings (arXiv:2201.02605), for any method."""
 
 from detectron2.config import LazyCall as L
 from omegaconf import DictConfig
@@ -8,7 +8,7 @@ from ovdet.modeling.box_predictor import FederatedBoxPredictor
 
 
 def federated(model: DictConfig) -> DictConfig:
-    """Sigmoid scores instead of softmax; a step counts 50 classes: those it shows, others by their frequency."""
+    """Sigmoid scores instead of softmax; each step counts 50 classes: those in its batch, and others drawn by frequency."""
     predictor = model.roi_heads.box_predictor
     predictor._target_ = FederatedBoxPredictor
     predictor.class_weights = L(frequency_weights)(dataset_name="${dataloader.train.dataset.names.name}", power=0.5)

@@ -1,4 +1,4 @@
-"""What every run on small photos has in common: data, schedule, and the base detector that the methods' heads stand on."""
+"""What the configs of small photos share: data, schedule, and how a method trains its heads on the base detector."""
 
 from detectron2.config import LazyCall as L
 from detectron2.data import transforms as T

@@ -1,4 +1,4 @@
-"""The embedded teacher, and what turns class names into the text embeddings of whichever teacher a config names."""
+"""The default teacher, `conse`, and the embedder of class names for whichever teacher a config names."""
 
 from detectron2.config import LazyCall as L
 

@@ -1,4 +1,4 @@
-"""ViLD's schedule (tensorflow/tpu, vild_*.yaml): SGD, batch 256, large-scale jitter on 1024 x 1024."""
+"""ViLD's schedule (tensorflow/tpu, vild_*.yaml): SGD, batch of 256, large-scale jitter to 1024 x 1024."""
 
 from detectron2.config import LazyCall as L
 from detectron2.data import transforms as T

@@ -1,10 +1,7 @@
-"""The first stage of `ovdet-lite`: pyramid, RPN and heads on a frozen EfficientNet-Lite0, ViLD-text, no distillation.
+"""Stage 1 of ovdet-lite: ViLD-text on a frozen backbone, frozen-backbone branch (arXiv:2104.13921, 2209.15639).
 
 tools/train_net.py --config-file configs/lite/base_detector.py dataset.root=PATH
-Hardware: two CPU cores or one GPU.
-Expected: box AP50 base / novel / all 23.1 / 9.0 / 19.4 with the frozen classifier's view of each region
-(arXiv:2209.15639).
-PATH holds images/, instances_train.json, instances_val.json and ov_coco_split.json.
+Requirements and figures: configs/README.md.
 """
 
 from ..common.components import (

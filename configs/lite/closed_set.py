@@ -1,7 +1,7 @@
 """Supervised closed-set Faster R-CNN on small photos: a linear classifier over the base classes.
 
 tools/train_net.py --config-file configs/lite/closed_set.py dataset.root=PATH
-Hardware: two CPU cores or one GPU. Expected: docs/results.md.
+Requirements and figures: configs/README.md.
 """
 
 from ..common.methods import closed_set

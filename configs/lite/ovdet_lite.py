@@ -1,9 +1,7 @@
-"""The last stage of `ovdet-lite`: the backbone adapts to boxes, held to what it knew of names (arXiv:2104.13921).
+"""Stage 2 of ovdet-lite: backbone fine-tuned, distilled from its frozen ImageNet classifier (arXiv:2104.13921).
 
 tools/train_net.py --config-file configs/lite/ovdet_lite.py dataset.root=PATH
-Hardware: two CPU cores or one GPU. Expected: docs/results.md.
-It goes on from the weights of configs/lite/base_detector.py (train.init_checkpoint).
-PATH holds images/, instances_train.json, instances_val.json and ov_coco_split.json.
+Requirements and figures: configs/README.md.
 """
 
 from detectron2.config import LazyCall as L

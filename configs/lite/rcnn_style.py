@@ -1,8 +1,7 @@
-"""R-CNN style on small photos: proposals, then the teacher on their crops, times objectness.
+"""R-CNN style on small photos: the teacher names the crops of proposals (arXiv:2104.13921).
 
 tools/train_net.py --config-file configs/lite/rcnn_style.py --eval-only dataset.root=PATH
-Hardware: two CPU cores or one GPU. Expected: docs/results.md.
-Nothing to train: it takes the weights of configs/lite/vild_text.py (train.init_checkpoint).
+Requirements and figures: configs/README.md.
 """
 
 from ..common.components import background_names

@@ -1,7 +1,7 @@
-"""ViLD (arXiv:2104.13921) on small photos: text classification and distillation in one head.
+"""ViLD on small photos: text classification and distillation in one head (arXiv:2104.13921).
 
 tools/train_net.py --config-file configs/lite/vild.py dataset.root=PATH
-Hardware: two CPU cores or one GPU. Expected: docs/results.md.
+Requirements and figures: configs/README.md.
 """
 
 from ..common.components import roi_feature_regions

@@ -1,7 +1,7 @@
-"""ViLD-ensemble (arXiv:2104.13921) on small photos: a second head is distilled, scores are fused.
+"""ViLD-ensemble on small photos: a second head is distilled, scores are fused (arXiv:2104.13921).
 
 tools/train_net.py --config-file configs/lite/vild_ensemble.py dataset.root=PATH
-Hardware: two CPU cores or one GPU. Expected: docs/results.md.
+Requirements and figures: configs/README.md.
 """
 
 from ..common.components import roi_feature_regions

@@ -1,7 +1,7 @@
-"""ViLD-image (arXiv:2104.13921) on small photos: distillation alone, scored with objectness.
+"""ViLD-image on small photos: distillation alone, scores times objectness (arXiv:2104.13921).
 
 tools/train_net.py --config-file configs/lite/vild_image.py dataset.root=PATH
-Hardware: two CPU cores or one GPU. Expected: docs/results.md.
+Requirements and figures: configs/README.md.
 """
 
 from ..common.components import roi_feature_regions

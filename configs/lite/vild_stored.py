@@ -1,8 +1,7 @@
-"""ViLD (arXiv:2104.13921) on small photos, the teacher's regions from a store.
+"""ViLD on small photos, the teacher's embeddings from a region store (arXiv:2104.13921).
 
 tools/train_net.py --config-file configs/lite/vild_stored.py dataset.root=PATH dataset.region_store=STORE
-Hardware: two CPU cores or one GPU. Expected: docs/results.md.
-STORE is written by tools/extract_regions.py with configs/lite/vild_text.py and its weights.
+Requirements and figures: configs/README.md.
 """
 
 from ..common.methods import stored_regions, vild

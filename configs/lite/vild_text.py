@@ -1,9 +1,7 @@
-"""ViLD-text (arXiv:2104.13921) on small photos: a frozen text classifier, no distillation.
+"""ViLD-text on small photos: classification against text embeddings, no distillation (arXiv:2104.13921).
 
 tools/train_net.py --config-file configs/lite/vild_text.py dataset.root=PATH
-Hardware: two CPU cores or one GPU. Expected: docs/results.md.
-As all methods here it trains the ROI heads alone, on the weights of configs/lite/base_detector.py (train.init_checkpoint).
-PATH holds images/, instances_train.json, instances_val.json and ov_coco_split.json.
+Requirements and figures: configs/README.md.
 """
 
 from ..common.lite_run import (

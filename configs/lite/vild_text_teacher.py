@@ -1,8 +1,7 @@
-"""ViLD-text + teacher on crops and in the photo (arXiv:2104.13921, "ViLD-text+CLIP") on small photos.
+"""ViLD-text + teacher on small photos: scores fused with the teacher's on crops, "ViLD-text+CLIP" (arXiv:2104.13921).
 
 tools/train_net.py --config-file configs/lite/vild_text_teacher.py --eval-only dataset.root=PATH
-Hardware: two CPU cores or one GPU. Expected: docs/results.md.
-Nothing to train: it takes the weights of configs/lite/vild_text.py (train.init_checkpoint).
+Requirements and figures: configs/README.md.
 """
 
 from ..common.components import background_names, ensemble_of_crops_and_roi_features, foreground_fusion

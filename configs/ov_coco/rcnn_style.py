@@ -1,8 +1,7 @@
-"""R-CNN style on OV-COCO: proposals, then the teacher on their crops, times objectness.
+"""R-CNN style on OV-COCO: the teacher names the crops of proposals (arXiv:2104.13921).
 
 tools/train_net.py --config-file configs/ov_coco/rcnn_style.py --eval-only dataset.root=PATH
-Hardware: 1 GPU. Expected: box AP50 novel / base / all 26.3 / 28.3 / 27.8 in the paper. Here: not yet run.
-Nothing to train: it takes the weights of configs/ov_coco/vild_text.py (train.init_checkpoint).
+Requirements and figures: configs/README.md.
 """
 
 from ..common.methods import rcnn_style, weights_of

@@ -1,9 +1,7 @@
-"""ViLD-image (arXiv:2104.13921) on OV-COCO: distillation alone, scored with objectness.
+"""ViLD-image on OV-COCO: distillation alone, scores times objectness (arXiv:2104.13921).
 
 tools/train_net.py --config-file configs/ov_coco/vild_image.py --num-gpus 8 dataset.root=PATH
-Hardware: 32 GPUs; each of 4 machines adds --num-machines 4 --machine-rank R --dist-url tcp://HOST:PORT.
-Expected: box AP50 novel / base / all 24.1 / 34.2 / 31.6 in the paper. Here: not yet run.
-The teacher's regions come from a store: dataset.region_store=STORE.
+Requirements and figures: configs/README.md.
 """
 
 from ..common.methods import stored_regions, vild_image

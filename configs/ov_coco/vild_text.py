@@ -1,9 +1,7 @@
-"""ViLD-text (arXiv:2104.13921) on OV-COCO, 48 base and 17 novel classes, ResNet-50-FPN, 45k steps of 256 photos.
+"""ViLD-text on OV-COCO: classification against text embeddings, no distillation (arXiv:2104.13921).
 
 tools/train_net.py --config-file configs/ov_coco/vild_text.py --num-gpus 8 dataset.root=PATH
-Hardware: 32 GPUs; each of 4 machines adds --num-machines 4 --machine-rank R --dist-url tcp://HOST:PORT.
-Expected: box AP50 novel / base / all 5.9 / 61.8 / 47.2 in the paper. Here: not yet run.
-PATH (default: $DETECTRON2_DATASETS) holds coco/, prepared by datasets/prepare_ov_coco.py.
+Requirements and figures: configs/README.md.
 """
 
 import os

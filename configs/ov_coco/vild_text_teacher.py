@@ -1,8 +1,7 @@
-"""ViLD-text + teacher on crops (arXiv:2104.13921, "ViLD-text+CLIP") on OV-COCO.
+"""ViLD-text + teacher on OV-COCO: scores fused with the teacher's on crops, "ViLD-text+CLIP" (arXiv:2104.13921).
 
 tools/train_net.py --config-file configs/ov_coco/vild_text_teacher.py --eval-only dataset.root=PATH
-Hardware: 1 GPU. Expected: no figure in the paper. Here: not yet run.
-Nothing to train: it takes the weights of configs/ov_coco/vild_text.py (train.init_checkpoint).
+Requirements and figures: configs/README.md.
 """
 
 from ..common.methods import vild_text_teacher, weights_of

@@ -1,8 +1,7 @@
-"""R-CNN style on OV-LVIS v1: proposals, then the teacher on their crops, times objectness.
+"""R-CNN style on OV-LVIS v1: the teacher names the crops of proposals (arXiv:2104.13921).
 
 tools/train_net.py --config-file configs/ov_lvis/rcnn_style.py --eval-only dataset.root=PATH
-Hardware: 1 GPU. Expected: mask APr / APc / APf / AP 18.9 / 18.8 / 16.0 / 17.7 in the paper. Here: not yet run.
-Nothing to train: it takes the weights of configs/ov_lvis/vild_text.py (train.init_checkpoint).
+Requirements and figures: configs/README.md.
 """
 
 from ..common.methods import rcnn_style, weights_of

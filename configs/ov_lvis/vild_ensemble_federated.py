@@ -1,9 +1,7 @@
-"""ViLD-ensemble on OV-LVIS v1 with sigmoid scores and LVIS's federated loss (arXiv:2201.02605).
+"""ViLD-ensemble on OV-LVIS v1, sigmoid scores and LVIS's federated loss (arXiv:2104.13921, 2201.02605).
 
 tools/train_net.py --config-file configs/ov_lvis/vild_ensemble_federated.py --num-gpus 8 dataset.root=PATH
-Hardware: 32 GPUs; each of 4 machines adds --num-machines 4 --machine-rank R --dist-url tcp://HOST:PORT.
-Expected: no figure in the paper. Here: not yet run.
-The teacher's regions come from a store: dataset.region_store=STORE.
+Requirements and figures: configs/README.md.
 """
 
 from ..common.federated import federated

@@ -1,11 +1,7 @@
-"""ViLD-text (arXiv:2104.13921) on OV-LVIS v1, 866 base and 337 novel (rare) classes, ResNet-50-FPN, 180k steps of 256.
+"""ViLD-text on OV-LVIS v1: classification against text embeddings, no distillation (arXiv:2104.13921).
 
 tools/train_net.py --config-file configs/ov_lvis/vild_text.py --num-gpus 8 dataset.root=PATH
-Hardware: 32 GPUs; each of 4 machines adds --num-machines 4 --machine-rank R --dist-url tcp://HOST:PORT.
-Expected: mask APr / APc / APf / AP 10.1 / 23.9 / 32.5 / 24.9 in the paper. Here: not yet run.
-PATH (default: $DETECTRON2_DATASETS) holds lvis/ and coco/, prepared by datasets/prepare_ov_lvis.py.
-Photos of uncommon classes come more often (threshold 1e-3), as in DetPro and Detic; ViLD's released recipe has nothing
-of the kind: dataloader.train.sampler=null leaves it out. Training is 866-way, evaluation 1203-way.
+Requirements and figures: configs/README.md.
 """
 
 import os
@@ -28,6 +24,7 @@ dataset = dict(
 )
 dataloader.train.dataset.names = L(register_builtin)(name="ov_lvis_v1_train", root="${dataset.root}")
 dataloader.test.dataset.names = L(register_builtin)(name="ov_lvis_v1_val", root="${dataset.root}")
+# as in DetPro and Detic; ViLD's released recipe has nothing of the kind (dataloader.train.sampler=null)
 dataloader.train.sampler = L(repeat_factor_sampler)(threshold=1e-3)
 dataloader.train.mapper.update(augmentations=train_augmentations, use_masks=True)
 dataloader.test.mapper.augmentations = test_augmentations

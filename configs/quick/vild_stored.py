@@ -1,8 +1,7 @@
-"""ViLD (arXiv:2104.13921) in a minute, the teacher's regions from a store instead of online.
+"""ViLD on drawn shapes, the teacher's embeddings from a region store (arXiv:2104.13921).
 
 tools/train_net.py --config-file configs/quick/vild_stored.py dataset.region_store=STORE
-Hardware: two CPU cores. Expected: as configs/quick/vild.py.
-STORE is written by tools/extract_regions.py with configs/quick/vild.py and its weights.
+Requirements and figures: configs/README.md.
 """
 
 from ..common.methods import stored_regions

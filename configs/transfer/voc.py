@@ -1,8 +1,7 @@
-"""Transfer to VOC 2007 test (arXiv:2104.13921): ViLD-ensemble as trained on OV-LVIS, names swapped.
+"""Transfer to VOC 2007 test: ViLD-ensemble trained on OV-LVIS (arXiv:2104.13921).
 
 tools/train_net.py --config-file configs/transfer/voc.py --eval-only dataset.root=PATH train.init_checkpoint=W
-Hardware: 1 GPU. Expected: box AP50 72.2 in the paper (ViLD). Here: not yet run.
-W are the weights of configs/ov_lvis/vild_ensemble.py; PATH holds VOC2007/ (datasets/prepare_voc.py).
+Requirements and figures: configs/README.md.
 """
 
 from ..ov_lvis.vild_ensemble import dataloader, dataset, lr_multiplier, model, name_embedder, optimizer, teacher, train
