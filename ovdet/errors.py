@@ -39,7 +39,8 @@ def command(main: Callable[..., None]) -> Callable[..., None]:
             with _sigterm_unwinds():
                 main(*arguments)
         except InputError as error:
-            print(f"error: {_one_line(error)}", file=sys.stderr)
+            message = input_error_of(str(error)) or " ".join(str(error).split())
+            print(f"error: {message}", file=sys.stderr)
             sys.exit(2)
         except KeyboardInterrupt:
             print("interrupted", file=sys.stderr)
@@ -71,14 +72,29 @@ def _exit(number: int, frame: object) -> None:
     sys.exit(128 + number)
 
 
-def error_summary(error: Exception) -> str:
-    """Its type and the first line of its message, for a log."""
-    return f"{type(error).__name__}: {(str(error).strip().splitlines() or ['no reason given'])[0]}"
+def first_line(error: BaseException, limit: int = 300) -> str:
+    """The first line of an exception's message, for a message of one line; its type's name where it says nothing."""
+    lines = str(error).strip().splitlines() or [type(error).__name__]
+    return lines[0].strip()[:limit]
 
 
-def _one_line(error: InputError) -> str:
-    """The message; of one that a data loader's worker wrapped into its traceback, the last line."""
-    return str(error).strip().splitlines()[-1].removeprefix(f"{InputError.__module__}.{InputError.__name__}: ")
+def error_summary(error: BaseException) -> str:
+    """An exception's type and the first line of its message."""
+    return f"{type(error).__name__}: {first_line(error) if str(error).strip() else 'no reason given'}"
+
+
+def input_error_of(traceback: str) -> str | None:
+    """The message of the InputError that another process (a data loader's worker, a cluster's) put into a traceback.
+
+    Args:
+        traceback: the text of the exception that came instead.
+
+    Returns:
+        None where no InputError is in it.
+    """
+    prefix = f"{InputError.__module__}.{InputError.__name__}: "
+    lines = [line for line in traceback.splitlines() if line.startswith(prefix)]
+    return lines[-1].removeprefix(prefix) if lines else None
 
 
 def _is_no_input_error(record: logging.LogRecord) -> bool:

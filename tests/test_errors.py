@@ -14,7 +14,7 @@ from ovdet.errors import InputError, command
 @pytest.mark.parametrize(
     ("raised", "code", "line"),
     [
-        (InputError("expected a photo,\ngot none"), 2, "error: got none"),
+        (InputError("expected a photo,\ngot none"), 2, "error: expected a photo, got none"),
         (KeyboardInterrupt(), 130, "interrupted"),
     ],
 )

@@ -7,13 +7,12 @@ from __future__ import annotations
 
 import logging
 from pathlib import Path
-from typing import Any
 
 import cv2
 import numpy as np
 from PIL import Image, ImageOps, UnidentifiedImageError
 
-from ovdet.errors import InputError
+from ovdet.errors import InputError, error_summary
 
 logger = logging.getLogger(__name__)
 
@@ -80,7 +79,7 @@ def read_image(path: str | Path, format: str = "RGB") -> np.ndarray:
     except Image.DecompressionBombError as error:
         raise InputError(f"expected a photo of ordinary size, {path} has too many pixels: {error}") from error
     except Exception as error:  # decoders meet broken bytes with nearly any exception
-        raise InputError(f"expected a readable image, {path} is broken: {_one_line(error)}") from error
+        raise InputError(f"expected a readable image, {path} is broken: {error_summary(error)}") from error
     return np.ascontiguousarray(rgb if format == "RGB" else rgb[:, :, ::-1])
 
 
@@ -113,7 +112,7 @@ def _check_file(path: Path) -> None:
     except (OSError, ValueError) as error:  # no permission, name too long, a null character
         if isinstance(error, InputError):
             raise
-        raise InputError(f"expected an image file, {str(path)!r} cannot be opened: {_one_line(error)}") from error
+        raise InputError(f"expected an image file, {str(path)!r} cannot be opened: {error_summary(error)}") from error
 
 
 def _read_with_pil(path: Path) -> np.ndarray:
@@ -155,7 +154,7 @@ def _read_with_opencv(path: Path) -> np.ndarray:
     try:
         array = cv2.imdecode(np.fromfile(path, dtype=np.uint8), cv2.IMREAD_UNCHANGED)
     except (cv2.error, OSError) as error:
-        raise InputError(f"expected a readable image, {path} is broken: {_one_line(error)}") from error
+        raise InputError(f"expected a readable image, {path} is broken: {error_summary(error)}") from error
     if array is None:
         raise InputError(f"expected an image file, {path} is not an image in a known format")
     if array.ndim == 3 and array.shape[2] >= 3:
@@ -163,7 +162,7 @@ def _read_with_opencv(path: Path) -> np.ndarray:
     try:
         return _color_from_array(array)
     except ValueError as error:
-        raise InputError(f"expected an image of 8 or 16 bits, in {path} {_one_line(error)}") from error
+        raise InputError(f"expected an image of 8 or 16 bits, in {path} {error_summary(error)}") from error
 
 
 def _color_from_array(array: np.ndarray) -> np.ndarray:
@@ -179,7 +178,3 @@ def _color_from_array(array: np.ndarray) -> np.ndarray:
     if alpha is None:
         return color
     return np.round(color * alpha + 255.0 * (1.0 - alpha)).astype(np.uint8)
-
-
-def _one_line(error: Any) -> str:
-    return " ".join(f"{type(error).__name__}: {error}".split())

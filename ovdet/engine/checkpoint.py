@@ -18,7 +18,7 @@ from safetensors.torch import load_file
 from torch import nn
 
 from ovdet.engine.version_0_1 import upgrade_weights
-from ovdet.errors import InputError
+from ovdet.errors import InputError, first_line
 from ovdet.files import atomic_write, atomic_writer
 from ovdet.teachers.embedding_space import space_difference
 from ovdet.text.embedder import NameEmbedder
@@ -60,9 +60,8 @@ def read_checkpoint(path: str) -> dict[str, Any]:
     try:
         content = _read(path)
     except Exception as error:  # each reader has its own family of errors, and a damaged file raises any of them
-        message = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
         raise InputError(
-            f"expected a checkpoint of tensors (.pth, .safetensors, .pkl), {path} is not: {message}"
+            f"expected a checkpoint of tensors (.pth, .safetensors, .pkl), {path} is not: {first_line(error)}"
         ) from error
     if not isinstance(content, dict):
         raise InputError(f"expected a checkpoint with named tensors, {path} holds a {type(content).__name__}")

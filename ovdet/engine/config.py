@@ -16,7 +16,7 @@ from hydra.core.override_parser.types import Quote, QuotedString, ValueType
 from hydra.errors import HydraException
 from omegaconf import DictConfig, OmegaConf
 
-from ovdet.errors import InputError
+from ovdet.errors import InputError, error_summary, first_line
 
 PARTS = ("model", "teacher", "name_embedder", "dataset", "dataloader", "optimizer", "lr_multiplier", "train")
 
@@ -49,8 +49,8 @@ def apply_overrides(config: DictConfig, overrides: Sequence[str]) -> DictConfig:
     try:
         return LazyConfig.apply_overrides(config, readable)
     except Exception as error:  # hydra's parser has its own family of errors
-        message = str(error).strip().splitlines()[0]
-        raise InputError(f"expected overrides as key=value, got {' '.join(overrides)!r}: {message}") from error
+        given = " ".join(overrides)
+        raise InputError(f"expected overrides as key=value, got {given!r}: {first_line(error)}") from error
 
 
 def override(key: str, value: str) -> str:
@@ -69,8 +69,7 @@ def _run_config(path: str) -> DictConfig:
     try:
         config = LazyConfig.load(path)
     except Exception as error:  # a config is a program, it can fail in any way
-        message = " ".join(str(error).split())
-        raise InputError(f"expected a readable config, {path} fails with {type(error).__name__}: {message}") from error
+        raise InputError(f"expected a readable config, {path} fails with {error_summary(error)}") from error
     missing = [part for part in PARTS if part not in config]
     if missing:
         raise InputError(f"expected {', '.join(PARTS)} in a config, {path} has no {', '.join(missing)}")

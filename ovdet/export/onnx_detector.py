@@ -20,7 +20,7 @@ from detectron2.modeling.postprocessing import detector_postprocess
 from detectron2.structures import Boxes, Instances
 from torch import Tensor
 
-from ovdet.errors import InputError
+from ovdet.errors import InputError, first_line
 from ovdet.export.write import DESCRIPTION, FORMAT, check_packages
 from ovdet.inference.predictor import OpenVocabPredictor
 from ovdet.text.embedder import NameEmbedder
@@ -116,8 +116,7 @@ def _open(path: str | Path, providers: list[Any]) -> Any:
     try:
         return runtime.InferenceSession(str(path), providers=providers)
     except Exception as error:  # a family of errors that onnxruntime does not document
-        message = " ".join(str(error).split())[:200]
-        raise InputError(f"expected an ONNX model, {path} does not load: {message}") from error
+        raise InputError(f"expected an ONNX model, {path} does not load: {first_line(error, 200)}") from error
 
 
 def _providers(device: str | None) -> list[Any]:

@@ -8,15 +8,12 @@ Shape letters: H, W of the photo, K classes of the vocabulary, D embedding width
 
 from __future__ import annotations
 
-import contextlib
 import importlib
 import importlib.util
 import io
 import json
-import logging
 import tempfile
-import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -34,6 +31,7 @@ from ovdet.hub.load import load_detector
 from ovdet.hub.model_folder import read_resize
 from ovdet.modeling.detector import OpenVocabRCNN
 from ovdet.modeling.score_fusion import GeometricScores
+from ovdet.quiet import quiet_libraries
 
 DESCRIPTION = "ovdet"
 FORMAT = "ovdet detector 1"
@@ -129,7 +127,11 @@ def trace(detector: OpenVocabRCNN, *, tells_base: bool) -> ExportedProgram:
     if tells_base and isinstance(heads.score_fusion, GeometricScores):
         inputs["is_base"], shapes["is_base"] = torch.zeros(65, dtype=torch.bool), {0: names}
     graph = DetectionGraph(detector).eval()
-    with _quiet(), torch.no_grad(), torch.backends.mkldnn.flags(enabled=False):  # whose choice of layers asks for sizes
+    with (
+        quiet_libraries(),
+        torch.no_grad(),
+        torch.backends.mkldnn.flags(enabled=False),
+    ):  # whose choice of layers asks for sizes
         program = torch.export.export(
             graph, (), inputs, dynamic_shapes=shapes, strict=False, prefer_deferred_runtime_asserts_over_guards=True
         )
@@ -153,7 +155,7 @@ def _drop_assertions(program: ExportedProgram) -> None:
 def pack_torch_export(program: ExportedProgram, description: str) -> bytes:
     """The bytes of a .pt2 file."""
     stream = io.BytesIO()
-    with _quiet():
+    with quiet_libraries():
         torch.export.save(program, stream, extra_files={f"{DESCRIPTION}.json": description})
     return stream.getvalue()
 
@@ -161,7 +163,7 @@ def pack_torch_export(program: ExportedProgram, description: str) -> bytes:
 def pack_onnx(program: ExportedProgram, description: str) -> bytes:
     """The bytes of an .onnx file."""
     names = ("boxes", "scores", "classes", "masks")[: len(program.graph_signature.user_outputs)]
-    with _quiet(), torch.no_grad(), torch.backends.mkldnn.flags(enabled=False):
+    with quiet_libraries(), torch.no_grad(), torch.backends.mkldnn.flags(enabled=False):
         model = torch.onnx.export(program, (), dynamo=True, output_names=names, verbose=False).model
     for node in model.graph:
         node.metadata_props.clear()
@@ -171,7 +173,7 @@ def pack_onnx(program: ExportedProgram, description: str) -> bytes:
 
 def pack_onnx_int8(program: ExportedProgram, description: str) -> bytes:
     """The bytes of a smaller .onnx file."""
-    with _quiet():
+    with quiet_libraries():
         return quantize_linear_layers(pack_onnx(program, description))
 
 
@@ -194,16 +196,3 @@ FORMATS = {
     "onnx_int8": Form(".onnx", ("onnx", "onnxscript", "onnxruntime"), pack_onnx_int8),
     "torch_export": Form(".pt2", (), pack_torch_export),
 }
-
-
-@contextlib.contextmanager
-def _quiet() -> Iterator[None]:
-    """Without what the exporters tell their developers."""
-    before = logging.root.manager.disable
-    logging.disable(logging.WARNING)
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            yield
-    finally:
-        logging.disable(before)

@@ -12,9 +12,9 @@ from omegaconf import DictConfig
 from torch import nn
 
 from ovdet.engine.config import apply_overrides, load_config
-from ovdet.errors import InputError
+from ovdet.errors import InputError, first_line
 from ovdet.hub.model_folder import CARD, CONFIG, WEIGHTS, read_model_config
-from ovdet.teachers.hub import offline_where_unreachable, reason_of
+from ovdet.teachers.hub import offline_where_unreachable
 
 RUN_CONFIG = "config.yaml"
 HUB = "hf://"
@@ -81,7 +81,7 @@ def _fetch(name: str) -> Path:
         with offline_where_unreachable():
             folder = snapshot_download(repository, revision=revision or None, allow_patterns=[CONFIG, WEIGHTS, CARD])
     except Exception as error:  # whatever the hub's client raises
-        raise InputError(f"expected a model on the hub, {name} cannot be had: {reason_of(error)}") from error
+        raise InputError(f"expected a model on the hub, {name} cannot be had: {first_line(error)}") from error
     if not (Path(folder) / CONFIG).is_file():
         raise InputError(f"expected a model folder on the hub, {name} has no {CONFIG}")
     return Path(folder)

@@ -37,7 +37,7 @@ from ovdet.data.mapper import OpenVocabMapper
 from ovdet.engine.checkpoint import HEADER
 from ovdet.engine.options import TrainOptions
 from ovdet.engine.version_0_1 import upgrade_model
-from ovdet.errors import InputError
+from ovdet.errors import InputError, first_line
 from ovdet.files import atomic_write
 from ovdet.hub.load import load_detector, without_training
 from ovdet.modeling.backbones.fpn import FPNWithBackboneFeatures
@@ -225,8 +225,7 @@ def _check_build(model: dict[str, Any], path: str) -> None:
         with torch.device("meta"):
             instantiate(OmegaConf.create(model))
     except Exception as error:  # whatever comes of values that no part expects
-        reason = " ".join(str(error).split())[:300]
-        raise InputError(f"expected a detector's parts in {path}, they do not fit: {reason}") from error
+        raise InputError(f"expected a detector's parts in {path}, they do not fit: {first_line(error)}") from error
 
 
 def read_resize(augmentations: list[T.Augmentation]) -> dict[str, int]:

