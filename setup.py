@@ -25,11 +25,13 @@ setup(
         "numpy>=1.24",
         "opencv-python>=4.8",
         "Pillow>=10",
+        "supervision>=0.28,<1",
         "omegaconf>=2.3,<2.4",
         "pycocotools>=2.0.7",
         "hotcoco>=1.3,<2",
         "timm>=1.0.21,<2",
         "open_clip_torch>=3.0,<4",
+        "huggingface_hub>=0.30,<3",
         "safetensors>=0.4",
         "rich>=13",
         "tabulate>=0.9",
@@ -62,6 +64,7 @@ setup(
             "pytest>=8.3",
             "pytest-timeout>=2.3",
             "pytest-xdist>=3.6",
+            "psutil>=6",  # tools/benchmark.py
             "lvis==0.5.3",  # the judge of the federated figures
             "ruff==0.17.6",
             "scikit-image>=0.24",
