@@ -1,4 +1,4 @@
-"""Reading a COCO-format json and saying in one line what is wrong with it; writing one."""
+"""The one reader of COCO-format jsons, which says in one line what is wrong with a file; and a writer."""
 
 from __future__ import annotations
 
@@ -30,9 +30,10 @@ class CocoJson(NamedTuple):
     """A checked COCO-format json."""
 
     path: Path
-    images: dict[Any, dict[str, Any]]  # by image id, each with file_name, height, width
+    images: dict[Any, dict[str, Any]]  # by image id, in the order of the ids; each with file_name, height, width
     annotations: list[dict[str, Any]]  # each with image_id, category_id, bbox of four finite numbers (XYWH)
     names: dict[int, str]  # class name by category id, in the order of the ids
+    frequencies: dict[int, str]  # LVIS's "r", "c" or "f" by category id; empty where the json has none
 
 
 def read_json(path: str | Path, what: str, *, progress: bool = False) -> Any:
@@ -128,7 +129,8 @@ def check_coco(content: Any, path: str | Path) -> CocoJson:
     images = _images_by_id(content["images"], path)
     names = _names_by_id(content["categories"], path)
     _check_annotations(content["annotations"], images, names, path)
-    return CocoJson(Path(path), images, content["annotations"], names)
+    frequencies = {each["id"]: each["frequency"] for each in content["categories"] if "frequency" in each}
+    return CocoJson(Path(path), images, content["annotations"], names, frequencies)
 
 
 def _images_by_id(images: Sequence[dict[str, Any]], path: str | Path) -> dict[Any, dict[str, Any]]:
@@ -139,14 +141,15 @@ def _images_by_id(images: Sequence[dict[str, Any]], path: str | Path) -> dict[An
     _check_unique([image["id"] for image in images], "image id", path)
     for image in images:
         if not isinstance(image["file_name"], str):
-            came = image["file_name"]
-            raise InputError(f"expected the file name of image {image['id']!r} as text in {path}, got {came!r}")
+            name = image["file_name"]
+            raise InputError(f"expected the file name of image {image['id']!r} as text in {path}, got {name!r}")
         for key in ("height", "width"):
             value = image[key]
             if not _is_finite(value) or value < 1 or value != int(value):
                 raise InputError(f"expected a positive whole {key} of image {image['id']!r} in {path}, got {value!r}")
             image[key] = int(value)
-    return {image["id"]: image for image in images}
+    in_order = sorted(images, key=lambda image: (isinstance(image["id"], str), image["id"]))
+    return {image["id"]: image for image in in_order}
 
 
 def _names_by_id(categories: Sequence[dict[str, Any]], path: str | Path) -> dict[int, str]:
@@ -181,14 +184,14 @@ def _check_numbers(annotation: dict[str, Any], path: str | Path) -> None:
             del annotation[key]
     iscrowd, area = annotation.get("iscrowd", 0), annotation.get("area", 0.0)
     if not isinstance(box, list) or len(box) != 4 or not all(map(_is_finite, box)):
-        expected, came = "bbox [x, y, width, height]", box
+        expected, actual = "bbox [x, y, width, height]", box
     elif iscrowd not in (0, 1):
-        expected, came = "iscrowd of 0 or 1", iscrowd
+        expected, actual = "iscrowd of 0 or 1", iscrowd
     elif not _is_finite(area):
-        expected, came = "an area in square pixels", area
+        expected, actual = "an area in square pixels", area
     else:
         return
-    raise InputError(f"expected {expected} in annotation {annotation['id']} of {path}, got {came!r}")
+    raise InputError(f"expected {expected} in annotation {annotation['id']} of {path}, got {actual!r}")
 
 
 def _is_finite(value: Any) -> bool:

@@ -121,7 +121,7 @@ def _build_dicts(
             annotations[annotation["image_id"]].append(annotation)
     dicts = []
     num_degenerate = 0
-    for image_id, image in sorted(coco.images.items(), key=lambda item: (isinstance(item[0], str), item[0])):
+    for image_id, image in coco.images.items():
         of_image = annotations.get(image_id, [])
         kept = [annotation for annotation in of_image if not is_degenerate(annotation["bbox"], image)]
         num_degenerate += len(of_image) - len(kept)
@@ -200,10 +200,11 @@ def register_coco_subsets(
                      filter_empty)  # fmt: skip
     metadata = MetadataCatalog.get(name)
     if name in DatasetCatalog:
-        came = metadata.get("source")
-        if came == source:
+        registered = metadata.get("source")
+        if registered == source:
             return name
-        raise InputError(f"expected a new dataset name, {name!r} is already registered as {came or 'another dataset'}")
+        other = registered or "another dataset"
+        raise InputError(f"expected a new dataset name, {name!r} is already registered as {other}")
     loaded = source.load()
     metadata.set(
         source=source,

@@ -1,8 +1,8 @@
 """Average precision per class by the rules of pycocotools and of lvis-api.
 
 hotcoco, written in Rust, matches and accumulates; its precision is equal to theirs to the last bit (the tests hold it).
-It is fed photo by photo, so masks need not be in memory together, with ids of its own, so any ids do. What differs
-between the protocols stands here: which objects and which detections count.
+It is given one image after the other, so masks need not be in memory together, under ids of its own, so any ids do.
+Here stands what differs between the protocols: which objects and which detections count.
 
 Shapes: K classes, T = 10 IoU thresholds (0.50, 0.55, ..., 0.95), R = 101 recall levels (0, 0.01, ..., 1), A = 4 ranges
 of the object's area (all, under 32^2 pixels, between, over 96^2).
@@ -16,8 +16,6 @@ from dataclasses import dataclass
 from typing import Any, ClassVar
 
 import numpy as np
-from hotcoco import Params, StreamingEval
-from hotcoco import mask as rle
 
 from ovdet.errors import InputError
 from ovdet.evaluation.ground_truth import GroundTruth, check_known
@@ -92,6 +90,8 @@ class CocoAP:
         check_known(self._left, ground_truth.images, "images of the ground truth, unknown image ids")
         self._objects = np.zeros(len(category_ids), dtype=np.int64)
         self._number = 0  # of the last annotation that the engine got
+        from hotcoco import Params, StreamingEval  # not where a config is only read
+
         parameters = Params(iou_type)
         parameters.max_dets = [max_detections]
         classes = [{"id": number, "name": str(number)} for number in self._class_number.values()]
@@ -141,7 +141,7 @@ class CocoAP:
             if class_number is None:
                 continue
             box, area = annotation["bbox"], annotation.get("area")
-            area, iscrowd = self._weigh(annotation, box[2] * box[3] if area is None else area)
+            area, iscrowd = self._counted_area(annotation, box[2] * box[3] if area is None else area)
             if area is None:
                 continue
             self._number += 1
@@ -152,7 +152,7 @@ class CocoAP:
                 entry["segmentation"] = annotation["segmentation"]
             yield entry
 
-    def _weigh(self, annotation: Mapping[str, Any], area: float) -> tuple[float | None, int]:
+    def _counted_area(self, annotation: Mapping[str, Any], area: float) -> tuple[float | None, int]:
         """(area, iscrowd) by which an object counts; an area of None leaves it out."""
         return area, int(annotation.get("iscrowd") or 0)
 
@@ -228,7 +228,7 @@ class LvisAP(CocoAP):
         }
         return {**super()._image(image, number), **lists}
 
-    def _weigh(self, annotation: Mapping[str, Any], area: float) -> tuple[float | None, int]:
+    def _counted_area(self, annotation: Mapping[str, Any], area: float) -> tuple[float | None, int]:
         if area <= 0:
             return None, 0
         return (2 * LARGEST if annotation.get("ignore") else area), 0  # beyond all ranges: neither found nor missed
@@ -241,6 +241,8 @@ class LvisAP(CocoAP):
         best = [detection for detection in best if detection["category_id"] in annotated]
         if self._iou_type == "bbox":
             return [detection for detection in best if detection["bbox"][2] * detection["bbox"][3] > 0]
+        from hotcoco import mask as rle
+
         areas = rle.area([detection["segmentation"] for detection in best])
         return [detection for detection, area in zip(best, areas, strict=True) if area > 0]
 

@@ -19,8 +19,7 @@ from rich.progress import track
 from ovdet.errors import InputError
 from ovdet.evaluation.average_precision import CocoAP, LvisAP, PerClass
 from ovdet.evaluation.ground_truth import GroundTruth, load_ground_truth
-from ovdet.evaluation.plots import draw_per_class, draw_precision_recall
-from ovdet.evaluation.predictions import Part, PredictionFiles, WrittenPredictions, check_shared
+from ovdet.evaluation.predictions import PredictionFile, PredictionReader, PredictionWriter, check_files_shared
 from ovdet.evaluation.report import (
     Summary,
     class_csv,
@@ -91,7 +90,7 @@ class OpenVocabEvaluator(DatasetEvaluator):
         self.subsets = {"base": list(metadata.get("base_classes", [])) if novel else [], "novel": novel}
         self._json_file: str = metadata.json_file
         self._truth: GroundTruth | None = None  # on the main process
-        self._spool: PredictionFiles | None = None
+        self._writer: PredictionWriter | None = None
         self._num_images = 0  # that were run, of all processes
 
     @property
@@ -105,11 +104,11 @@ class OpenVocabEvaluator(DatasetEvaluator):
     def reset(self) -> None:
         """Forget all detections; refuse what could not be evaluated or written before the images are run."""
         self._forget()
-        self._spool = PredictionFiles(self.output_dir)
-        check_shared(comm.all_gather(self._spool.part()))
+        self._writer = PredictionWriter(self.output_dir)
+        check_files_shared(comm.all_gather(self._writer.file()))
         if comm.is_main_process():
             self._truth = self._truth or load_ground_truth(self._json_file)
-            self._begin(None)
+            self._build_scorers(None)
 
     def process(self, inputs: Sequence[Mapping[str, Any]], outputs: Sequence[Mapping[str, Any]]) -> None:
         """Keep the detections of a batch, on disk.
@@ -122,7 +121,7 @@ class OpenVocabEvaluator(DatasetEvaluator):
         Raises:
             InputError: classes that the dataset has not, masks that are asked for and not there, nan or infinity.
         """
-        if self._spool is None:
+        if self._writer is None:
             self.reset()
         for image, output in zip(inputs, outputs, strict=True):
             instances = output["instances"].to("cpu")
@@ -130,7 +129,7 @@ class OpenVocabEvaluator(DatasetEvaluator):
             found = instances_to_coco_json(instances, image["image_id"])
             for detection in found:
                 detection["category_id"] = self.category_ids[detection["category_id"]]
-            self._spool.put(image["image_id"], found)
+            self._writer.write(image["image_id"], found)
 
     def _check(self, instances: Instances, image_id: Any) -> None:
         """Refuse outputs that could not be scored, at the first image."""
@@ -156,12 +155,12 @@ class OpenVocabEvaluator(DatasetEvaluator):
             "AP50-base", "AP75-base", "AP-novel", ..., "AP-all", ...}, "segm": ...} in percent, nan where there is no
             ground truth; else {}.
         """
-        if self._spool is None:
+        if self._writer is None:
             self.reset()
-        parts = comm.gather(self._spool.part(), dst=0)
+        files = comm.gather(self._writer.file(), dst=0)
         results: OrderedDict[str, dict[str, float]] = OrderedDict()
         if comm.is_main_process():
-            per_class = self._score(parts, None if image_ids is None else list(image_ids))
+            per_class = self._score(files, None if image_ids is None else list(image_ids))
             if per_class:
                 results = self._report(per_class)
         comm.synchronize()  # a process that went on could end, and its file with it
@@ -169,26 +168,26 @@ class OpenVocabEvaluator(DatasetEvaluator):
         return results
 
     def _forget(self) -> None:
-        if self._spool is not None:
-            self._spool.close()
-            self._spool = None
+        if self._writer is not None:
+            self._writer.close()
+            self._writer = None
 
-    def _begin(self, image_ids: list[Any] | None) -> dict[str, CocoAP]:
+    def _build_scorers(self, image_ids: list[Any] | None) -> dict[str, CocoAP]:
         limits = {"max_detections": self.max_detections, "image_ids": image_ids}
         return {
             iou_type: self.scorer(self._truth, self.category_ids, iou_type, **limits) for iou_type in self.iou_types
         }
 
-    def _score(self, parts: Sequence[Part], image_ids: list[Any] | None) -> dict[str, PerClass]:
+    def _score(self, files: Sequence[PredictionFile], image_ids: list[Any] | None) -> dict[str, PerClass]:
         """Write the detections as one file, then score them, a few images at a time -> by iou type."""
-        scorers = self._begin(image_ids)
-        with WrittenPredictions(parts) as found:
+        scorers = self._build_scorers(image_ids)
+        with PredictionReader(files) as found:
             if self.output_dir is not None:
                 found.write_results(self.output_dir / DETECTIONS_FILE)
             if not self._truth.annotations:
                 logger.warning("%s: %s has no annotations, nothing to evaluate", self.dataset_name, self._json_file)
                 return {}
-            images, number = found.images, 0
+            images, number = found.image_ids, 0
             for start in track(range(0, len(images), IMAGES_AT_ONCE), "scoring", transient=True):
                 detections = {image: found.read(image) for image in images[start : start + IMAGES_AT_ONCE]}
                 number += sum(map(len, detections.values()))
@@ -200,11 +199,11 @@ class OpenVocabEvaluator(DatasetEvaluator):
 
     def _warn(self, run: set[Any], image_ids: list[Any] | None, num_detections: int) -> None:
         """Say what would make the figures look worse than the model is, or other than pycocotools' own."""
-        wanted = set(self.category_ids)
+        evaluated = set(self.category_ids)
         annotated = {
             image_id
             for image_id, of_image in self._truth.annotations.items()
-            if any(annotation["category_id"] in wanted for annotation in of_image)
+            if any(annotation["category_id"] in evaluated for annotation in of_image)
         }
         counted = annotated if image_ids is None else annotated & set(image_ids)
         missed = len(counted - run)
@@ -267,6 +266,8 @@ class OpenVocabEvaluator(DatasetEvaluator):
         self, per_class: Mapping[str, PerClass], summaries: Mapping[str, Summary], subsets: Mapping[str, list[str]]
     ) -> None:
         """precision_recall.png and per_class.png; a second iou type's are named precision_recall_segm.png, ..."""
+        from ovdet.evaluation.plots import draw_per_class, draw_precision_recall  # matplotlib takes a second to import
+
         setting, _ = self.setting
         for iou_type, found in per_class.items():
             end = "" if iou_type == self.iou_types[0] else f"_{iou_type}"

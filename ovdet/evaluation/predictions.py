@@ -1,6 +1,7 @@
-"""Detections kept on disk while a data set is run, so that the masks of LVIS are never in memory together.
+"""Detections kept in files while a data set is run, so that the masks of LVIS are never in memory together.
 
-Each process writes a file of its own, a line of json for each image. The main process reads them all, image by image.
+Each process writes a temporary file of its own, one line of json an image. The main process reads them all, image by
+image.
 """
 
 from __future__ import annotations
@@ -18,8 +19,8 @@ from ovdet.errors import InputError
 from ovdet.files import atomic_writer
 
 
-class Part(NamedTuple):
-    """One process's detections; plain values that another process can be sent.
+class PredictionFile(NamedTuple):
+    """Where the detections of one process are; plain values that can be sent to another process.
 
     Attributes:
         path: the file.
@@ -30,8 +31,8 @@ class Part(NamedTuple):
     lines: dict[Any, tuple[int, int]]
 
 
-class PredictionFiles:
-    """The detections of one process, in a temporary file that goes with the object."""
+class PredictionWriter:
+    """Writes the detections of one process to a temporary file that is deleted with the object."""
 
     def __init__(self, folder: str | Path | None = None) -> None:
         """Open the file.
@@ -49,69 +50,69 @@ class PredictionFiles:
         except OSError as error:
             raise InputError(f"expected a place to write to, got {folder}: {error.strerror or error}") from error
         self._stream = os.fdopen(handle, "wb")
-        self._part = Part(os.path.abspath(path), {})
+        self._file = PredictionFile(os.path.abspath(path), {})
         self._remove = weakref.finalize(self, Path(path).unlink, missing_ok=True)
 
-    def put(self, image_id: Any, detections: Sequence[Mapping[str, Any]]) -> None:
-        """Keep an image's detections (plain values); an image put again has the last ones."""
+    def write(self, image_id: Any, detections: Sequence[Mapping[str, Any]]) -> None:
+        """Write an image's detections (plain values); of an image written twice the last ones count."""
         line = json.dumps(list(detections)).encode()
-        self._part.lines[image_id] = (self._stream.tell(), len(line))
+        self._file.lines[image_id] = (self._stream.tell(), len(line))
         self._stream.write(line + b"\n")
 
-    def part(self) -> Part:
-        """What is needed to read it, with all on disk that was put."""
+    def file(self) -> PredictionFile:
+        """Flush to disk -> what `PredictionReader` takes."""
         self._stream.flush()
-        return self._part
+        return self._file
 
     def close(self) -> None:
-        """Remove the file."""
+        """Delete the file."""
         self._stream.close()
         self._remove()
 
 
-def check_shared(parts: Iterable[Part]) -> None:
-    """Refuse files of other processes that cannot be seen from here.
+def check_files_shared(files: Iterable[PredictionFile]) -> None:
+    """Refuse files of other processes that this machine does not see.
 
     Raises:
-        InputError: a file is not here: another machine's.
+        InputError: a file is another machine's.
     """
-    for part in parts:
-        if not os.path.isfile(part.path):
-            raise InputError(f"expected an output folder that all machines share, {part.path} is not on this one")
+    for file in files:
+        if not os.path.isfile(file.path):
+            raise InputError(f"expected an output folder that all machines share, {file.path} is not on this one")
 
 
-class WrittenPredictions:
-    """The detections of all processes, read one image at a time; a context manager."""
+class PredictionReader:
+    """Reads the detections of all processes, one image at a time; a context manager."""
 
-    def __init__(self, parts: Iterable[Part]) -> None:
+    def __init__(self, files: Iterable[PredictionFile]) -> None:
         """Open the files.
 
         Args:
-            parts: an image that two of them have (samplers pad the last batch) is taken from the first.
+            files: an image that two of them have (samplers pad the last batch) is taken from the first.
 
         Raises:
-            InputError: a file is not here.
+            InputError: a file is not there.
         """
         self._files = ExitStack()
         self._lines: dict[Any, tuple[Any, int, int]] = {}
-        for part in parts:
+        for file in files:
             try:
-                stream = self._files.enter_context(open(part.path, "rb"))
+                stream = self._files.enter_context(open(file.path, "rb"))
             except OSError as error:
                 self._files.close()
                 message = "expected an output folder that all machines share, the detections in"
-                raise InputError(f"{message} {part.path} cannot be read: {error.strerror or error}") from error
-            for image_id, (start, length) in part.lines.items():
+                raise InputError(f"{message} {file.path} cannot be read: {error.strerror or error}") from error
+            for image_id, (start, length) in file.lines.items():
                 self._lines.setdefault(image_id, (stream, start, length))
 
-    def __enter__(self) -> WrittenPredictions:
+    def __enter__(self) -> PredictionReader:
         return self
 
     def __exit__(self, *_: object) -> None:
         self._files.close()
 
     @property
-    def images(self) -> list[Any]:
+    def image_ids(self) -> list[Any]:
         """The images that were run, in the order of their ids."""
         return sorted(self._lines, key=lambda image_id: (isinstance(image_id, str), image_id))
 
@@ -120,14 +121,14 @@ class WrittenPredictions:
         return json.loads(self._line(image_id))
 
     def write_results(self, path: str | Path) -> int:
-        """Write all detections as one json list, COCO's results format -> how many bytes are in it.
+        """Write all detections as one json list, COCO's results format -> its size in bytes.
 
         Raises:
             InputError: the place cannot be written to.
         """
         with atomic_writer(path) as stream:
             separator = b"[\n"
-            for image_id in self.images:
+            for image_id in self.image_ids:
                 inner = self._line(image_id)[1:-1]
                 if inner:
                     stream.write(separator + inner)

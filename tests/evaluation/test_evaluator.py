@@ -19,7 +19,7 @@ from PIL import Image
 
 from ovdet.errors import InputError
 from ovdet.evaluation.evaluator import OpenVocabEvaluator
-from ovdet.evaluation.predictions import Part
+from ovdet.evaluation.predictions import PredictionFile
 
 NAMES = ["cat", "dog", "cow", "unused"]
 IDS = [4, 7, 11, 13]
@@ -259,7 +259,7 @@ def test_detections_are_not_in_memory_together(registered, tmp_path, monkeypatch
     try:
         for image in content["images"]:
             evaluator.process([{"image_id": image["id"]}], [{"instances": instances}])
-        kept = sum(length for _, length in evaluator._spool.part().lines.values())
+        kept = sum(length for _, length in evaluator._writer.file().lines.values())
         after_run, _ = tracemalloc.get_traced_memory()
         tracemalloc.reset_peak()
         evaluator.evaluate()
@@ -341,7 +341,7 @@ def test_two_processes_equal_one(registered, run_two_processes, tmp_path):
 def test_machines_without_a_shared_folder_are_refused_before_any_photo_is_run(registered, tmp_path, monkeypatch):
     register, _ = registered
     evaluator = OpenVocabEvaluator(register(), tmp_path / "out")
-    elsewhere = Part("/other/machine/.detections.part", {})
+    elsewhere = PredictionFile("/other/machine/.detections.part", {})
     monkeypatch.setattr(comm, "all_gather", lambda part: [part, elsewhere])
     with pytest.raises(InputError, match=f"all machines share, {elsewhere.path}"):
         evaluator.reset()

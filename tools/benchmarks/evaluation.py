@@ -99,7 +99,7 @@ def _per_class(precision: np.ndarray) -> np.ndarray:
 def draw_boxes(num_images: int, num_classes: int) -> tuple[Content, Detections]:
     """Ten objects an image, and 60 detections of which most are near one; the same every time."""
     rng = np.random.default_rng(0)
-    images = [{"id": i, "height": 480, "width": 640} for i in range(1, num_images + 1)]
+    images = [{"id": i, "file_name": f"{i}.jpg", "height": 480, "width": 640} for i in range(1, num_images + 1)]
     categories = [{"id": k, "name": f"class {k}"} for k in range(1, num_classes + 1)]
     annotations, detections = [], []
     for image in images:
