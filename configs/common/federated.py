@@ -8,7 +8,7 @@ from ovdet.modeling.box_predictor import FederatedBoxPredictor
 
 
 def federated(model: DictConfig) -> DictConfig:
-    """Sigmoid scores instead of softmax; each step counts 50 classes: those in its batch, and others drawn by frequency."""
+    """Sigmoid scores instead of softmax; each step counts 50 classes: those of its batch, and others by frequency."""
     predictor = model.roi_heads.box_predictor
     predictor._target_ = FederatedBoxPredictor
     predictor.class_weights = L(frequency_weights)(dataset_name="${dataloader.train.dataset.names.name}", power=0.5)
