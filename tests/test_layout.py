@@ -96,6 +96,6 @@ def top_level() -> set[str]:
 
 def test_top_level():
     allowed = {"ovdet", "configs", "tools", "datasets", "tests", "docs", "setup.py", "README.md", "Makefile", "LICENSE",
-               "CHANGELOG.md"}  # fmt: skip
+               "CHANGELOG.md", "CITATION.cff"}  # fmt: skip
     written = {"output", "build", "ovdet.egg-info"}
     assert {name for name in top_level() if not name.startswith(".")} <= allowed | written
