@@ -6,8 +6,8 @@ from detectron2.config import LazyCall as L
 from detectron2.modeling.roi_heads import FastRCNNOutputLayers, StandardROIHeads
 from omegaconf import DictConfig
 
+from ovdet.data.dataset import training_classes
 from ovdet.device import choose_device
-from ovdet.engine.train import training_classes
 from ovdet.modeling.detector import ClosedSetRCNN
 from ovdet.modeling.region_sources import OnlineRegions, StoredRegions
 from ovdet.modeling.region_teacher import RegionTeacher

@@ -221,6 +221,11 @@ def register_coco_subsets(
     return name
 
 
+def training_classes(dataset_name: str) -> list[str]:
+    """The class names of a registered data set, in the order of its contiguous ids."""
+    return list(MetadataCatalog.get(dataset_name).thing_classes)
+
+
 class _Source(NamedTuple):
     """The arguments of load_coco_subsets; two datasets are the same when these are."""
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, Protocol
 
 import detectron2.data.transforms as T
 import numpy as np
@@ -23,10 +23,17 @@ from torch import Tensor
 
 from ovdet.data.images import check_aspect, read_image
 from ovdet.errors import InputError
-from ovdet.regions.store import RegionStore
 
 MIN_SIDE = 1.0  # pixels of the augmented image; a smaller region is dropped
 MIN_REMAINING_AREA = 0.5  # of a region after a crop: with less in the picture its stored embedding is of something else
+
+
+class RegionLookup(Protocol):
+    """Regions by image id, as `regions.store.RegionStore` has them."""
+
+    def regions(self, image_id: int | str, size: tuple[int, int]) -> tuple[Tensor, Tensor, Tensor]:
+        """-> boxes (S, 4) XYXY in pixels of an image of that size, embeddings (S, D), scores (S,)."""
+        ...
 
 
 class OpenVocabMapper:
@@ -39,7 +46,7 @@ class OpenVocabMapper:
         augmentations: Sequence[T.Augmentation | T.Transform],
         image_format: str = "BGR",
         use_masks: bool = False,
-        region_store: RegionStore | None = None,
+        region_store: RegionLookup | None = None,
         max_regions: int = 300,
         keep_original: bool = False,
     ) -> None:

@@ -9,13 +9,14 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from detectron2.config import LazyConfig
+from detectron2.config import LazyConfig, instantiate
 from detectron2.config.instantiate import locate
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.override_parser.types import Quote, QuotedString, ValueType
 from hydra.errors import HydraException
 from omegaconf import DictConfig, OmegaConf
 
+from ovdet.engine.version_0_1 import upgrade_config
 from ovdet.errors import InputError, error_summary, first_line
 
 PARTS = ("model", "teacher", "name_embedder", "dataset", "dataloader", "optimizer", "lr_multiplier", "train")
@@ -53,6 +54,12 @@ def apply_overrides(config: DictConfig, overrides: Sequence[str]) -> DictConfig:
         raise InputError(f"expected overrides as key=value, got {given!r}: {first_line(error)}") from error
 
 
+def prepare_dataset(config: DictConfig) -> None:
+    """Run the config's own preparation of its data set, if it has one: the synthetic one draws itself."""
+    if "prepare" in config.dataset:
+        instantiate(config.dataset.prepare)
+
+
 def override(key: str, value: str) -> str:
     """A `key=value` for `load_config` that gives the option this very text, whatever characters are in it."""
     text = re.sub(r"(\\*)\$\{", r"\1\1\\${", value)  # no interpolation, and backslashes before it stay as many
@@ -70,6 +77,8 @@ def _run_config(path: str) -> DictConfig:
         config = LazyConfig.load(path)
     except Exception as error:  # a config is a program, it can fail in any way
         raise InputError(f"expected a readable config, {path} fails with {error_summary(error)}") from error
+    if Path(path).suffix != ".py":
+        config = OmegaConf.create(upgrade_config(OmegaConf.to_container(config)), flags={"allow_objects": True})
     missing = [part for part in PARTS if part not in config]
     if missing:
         raise InputError(f"expected {', '.join(PARTS)} in a config, {path} has no {', '.join(missing)}")

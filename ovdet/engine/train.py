@@ -20,8 +20,10 @@ from detectron2.utils.env import seed_all_rng
 from omegaconf import DictConfig
 from torch import nn
 
+from ovdet.data.dataset import training_classes
 from ovdet.data.leakage import check_no_leak, find_leaks
 from ovdet.engine.checkpoint import SafeCheckpointer, classes_of_both, find_parts, text_space
+from ovdet.engine.config import prepare_dataset
 from ovdet.engine.evaluate import do_test, set_names
 from ovdet.engine.hooks import Autocast, GradientClipping, KeepLastCheckpoints
 from ovdet.engine.options import TrainOptions, build_options
@@ -65,17 +67,6 @@ def prepare_output(config: DictConfig) -> None:
         os.makedirs(options.output_dir, exist_ok=True)
     except OSError as error:
         raise InputError(f"expected a folder to write to, got {options.output_dir}: {error.strerror}") from error
-
-
-def prepare_dataset(config: DictConfig) -> None:
-    """Run the config's own preparation (the synthetic data set draws itself)."""
-    if "prepare" in config.dataset:
-        instantiate(config.dataset.prepare)
-
-
-def training_classes(dataset_name: str) -> list[str]:
-    """The class names of a registered dataset, in the order of its contiguous ids."""
-    return list(MetadataCatalog.get(dataset_name).thing_classes)
 
 
 def build_train_loader(config: DictConfig, space: Mapping[str, Any], first: InitialWeights) -> Any:

@@ -1,4 +1,4 @@
-"""What version 0.1 called things: its model folders, runs and checkpoints still open."""
+"""The names of version 0.1 in those of today, so that its model folders, runs and checkpoints open."""
 
 from __future__ import annotations
 
@@ -7,33 +7,55 @@ from typing import Any
 
 # classes and functions that a config may name, by their last name, where module or name changed
 _TARGETS = {
-    "TimmBackbone": "ovdet.modeling.backbones.timm_backbone.TimmBackbone",
+    "register_builtin": "ovdet.data.catalog.register_builtin",
+    "register_coco_subsets": "ovdet.data.dataset.register_coco_subsets",
+    "OpenVocabMapper": "ovdet.data.mapper.OpenVocabMapper",
+    "frequency_weights": "ovdet.data.samplers.frequency_weights",
+    "repeat_factor_sampler": "ovdet.data.samplers.repeat_factor_sampler",
+    "build_synthetic": "ovdet.data.synthetic.build_synthetic",
+    "choose_device": "ovdet.device.choose_device",
+    "slower_part": "ovdet.engine.learning_rate.part_lr_multiplier",
+    "TrainOptions": "ovdet.engine.options.TrainOptions",
+    "training_classes": "ovdet.data.dataset.training_classes",
+    "build_evaluator": "ovdet.evaluation.evaluator.build_evaluator",
     "PyramidWithMaps": "ovdet.modeling.backbones.fpn.FPNWithBackboneFeatures",
-    "OpenVocabRCNN": "ovdet.modeling.detector.OpenVocabRCNN",
-    "ClosedSetRCNN": "ovdet.modeling.detector.ClosedSetRCNN",
-    "OpenVocabROIHeads": "ovdet.modeling.roi_heads.OpenVocabROIHeads",
-    "OpenVocabBoxPredictor": "ovdet.modeling.box_predictor.OpenVocabBoxPredictor",
+    "TimmBackbone": "ovdet.modeling.backbones.timm_backbone.TimmBackbone",
+    "OtherNames": "ovdet.modeling.background_names.BackgroundNames",
     "FederatedBoxPredictor": "ovdet.modeling.box_predictor.FederatedBoxPredictor",
-    "RegionPooler": "ovdet.modeling.region_pooler.RegionPooler",
-    "ImageBranch": "ovdet.modeling.embedding_heads.ImageBranch",
+    "OpenVocabBoxPredictor": "ovdet.modeling.box_predictor.OpenVocabBoxPredictor",
+    "ClosedSetRCNN": "ovdet.modeling.detector.ClosedSetRCNN",
+    "OpenVocabRCNN": "ovdet.modeling.detector.OpenVocabRCNN",
     "DenseImageBranch": "ovdet.modeling.embedding_heads.FrozenBackboneBranch",
     "LocalisationQuality": "ovdet.modeling.iou_head.IoUHead",
-    "OtherNames": "ovdet.modeling.background_names.BackgroundNames",
-    "TextScores": "ovdet.modeling.score_fusion.TextScores",
-    "ImageScores": "ovdet.modeling.score_fusion.ImageScores",
+    "RegionPooler": "ovdet.modeling.region_pooler.RegionPooler",
+    "OnlineRegions": "ovdet.modeling.region_sources.OnlineRegions",
+    "StoredRegions": "ovdet.modeling.region_sources.StoredRegions",
+    "RegionTeacher": "ovdet.modeling.region_teacher.RegionTeacher",
+    "ImageBranch": "ovdet.modeling.roi_heads.ImageBranch",
+    "OpenVocabROIHeads": "ovdet.modeling.roi_heads.OpenVocabROIHeads",
     "GeometricScores": "ovdet.modeling.score_fusion.GeometricScores",
+    "ImageScores": "ovdet.modeling.score_fusion.ImageScores",
+    "TextScores": "ovdet.modeling.score_fusion.TextScores",
+    "sync_batch_norm": "ovdet.modeling.sync_batch_norm.sync_batch_norm",
+    "L1Distillation": "ovdet.objectives.l1_distillation.L1Distillation",
+    "RegionStore": "ovdet.regions.store.RegionStore",
+    "load_conse_names": "ovdet.teachers.conse.load_conse_background_names",
+    "RegionEmbedder": "ovdet.teachers.crops.RegionEmbedder",
+    "SumOfViews": "ovdet.teachers.roi_features.EnsembleEmbedder",
+    "InPhotoEmbedder": "ovdet.teachers.roi_features.RoIFeatureEmbedder",
+    "NameEmbedder": "ovdet.text.embedder.NameEmbedder",
 }
 _ARGUMENTS = {"quality": "iou_head", "other_names": "background_names", "overlap_decay": "soft_nms_sigma"}
 _WEIGHTS = {"roi_heads.quality.": "roi_heads.iou_head.", "roi_heads.other_names.": "roi_heads.background_names."}
 
 
-def upgrade_model(node: Any) -> Any:
-    """A model of a config of version 0.1, as plain values, in the names of today; others come back as they are."""
+def upgrade_config(node: Any) -> Any:
+    """A config of version 0.1, as plain values, in the names of today; one of today comes back as it is."""
     if isinstance(node, list):
-        return [upgrade_model(value) for value in node]
+        return [upgrade_config(value) for value in node]
     if not isinstance(node, Mapping):
         return node
-    found = {_ARGUMENTS.get(key, key): upgrade_model(value) for key, value in node.items()}
+    found = {_ARGUMENTS.get(key, key): upgrade_config(value) for key, value in node.items()}
     target = found.get("_target_")
     if isinstance(target, str) and target.startswith("ovdet."):
         found["_target_"] = _TARGETS.get(target.rpartition(".")[2], target)

@@ -14,7 +14,7 @@ from torch import nn
 from ovdet.engine.config import apply_overrides, load_config
 from ovdet.errors import InputError, first_line
 from ovdet.hub.model_folder import CARD, CONFIG, WEIGHTS, read_model_config
-from ovdet.teachers.hub import offline_where_unreachable
+from ovdet.offline import offline_where_unreachable
 
 RUN_CONFIG = "config.yaml"
 HUB = "hf://"

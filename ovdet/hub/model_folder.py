@@ -36,7 +36,7 @@ from safetensors.torch import save
 from ovdet.data.mapper import OpenVocabMapper
 from ovdet.engine.checkpoint import HEADER
 from ovdet.engine.options import TrainOptions
-from ovdet.engine.version_0_1 import upgrade_model
+from ovdet.engine.version_0_1 import upgrade_config
 from ovdet.errors import InputError, first_line
 from ovdet.files import atomic_write
 from ovdet.hub.load import load_detector, without_training
@@ -179,7 +179,7 @@ def _read_content(path: str | Path) -> dict[str, Any]:
     try:
         content = json.loads(Path(path).read_text(encoding="utf-8"))
         if isinstance(content, dict) and content.get("format") == _FORMAT_0_1:
-            content = {**content, "format": FORMAT, "model": upgrade_model(content.get("model"))}
+            content = {**content, "format": FORMAT, "model": upgrade_config(content.get("model"))}
         _check_content(content, str(path))
     except InputError:
         raise

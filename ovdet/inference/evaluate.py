@@ -16,8 +16,8 @@ from ovdet.data.catalog import LVIS_EVALUATOR_TYPE
 from ovdet.data.coco import listed, names_among
 from ovdet.data.dataset import EVALUATOR_TYPE, register_coco_subsets
 from ovdet.engine.checkpoint import known_classes
+from ovdet.engine.config import prepare_dataset
 from ovdet.engine.evaluate import do_test, prepare_evaluation
-from ovdet.engine.train import prepare_dataset
 from ovdet.errors import InputError
 from ovdet.evaluation.evaluator import build_evaluator
 from ovdet.hub.load import load_detector

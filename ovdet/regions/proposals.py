@@ -23,7 +23,7 @@ import ovdet.data.catalog  # noqa: F401 (makes its data sets known by name)
 from ovdet.data.coco import listed, names_among, plain_name, read_json
 from ovdet.data.dataset import load_coco_subsets
 from ovdet.engine.checkpoint import HEADER, known_classes, read_checkpoint
-from ovdet.engine.train import prepare_dataset
+from ovdet.engine.config import prepare_dataset
 from ovdet.errors import InputError
 from ovdet.files import file_sha256
 from ovdet.hub.load import find_weights

@@ -18,10 +18,10 @@ from torch import Tensor, nn
 
 from ovdet.device import parse_device
 from ovdet.errors import InputError, first_line
+from ovdet.offline import offline_where_unreachable
 from ovdet.quiet import quiet_libraries
 from ovdet.teachers.base import digest
 from ovdet.teachers.dual_encoder import DualEncoderTeacher
-from ovdet.teachers.hub import offline_where_unreachable
 
 _SUFFIXES = (".pt", ".pth", ".bin", ".safetensors")
 _CLIP_TEMPERATURE = 0.01  # where there is no trained one

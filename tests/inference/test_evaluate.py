@@ -6,8 +6,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from ovdet.engine.config import load_config
-from ovdet.engine.train import prepare_dataset
+from ovdet.engine.config import load_config, prepare_dataset
 from ovdet.inference import evaluate as evaluate_only
 from ovdet.inference.evaluate import evaluate_config, evaluate_on
 

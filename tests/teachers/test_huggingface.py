@@ -14,7 +14,7 @@ from PIL import Image
 
 from ovdet.errors import InputError
 from ovdet.teachers.crops import crop_regions, normalize_crops
-from ovdet.teachers.hub import offline_where_unreachable
+from ovdet.offline import offline_where_unreachable
 from ovdet.teachers.registry import load_teacher
 
 FAMILIES = {"clip": 12, "align": 24, "siglip": 16}
@@ -168,10 +168,10 @@ def test_a_hub_that_answers_is_used(monkeypatch):
     from huggingface_hub import constants
 
     monkeypatch.setattr(constants, "HF_HUB_OFFLINE", False)
-    monkeypatch.setattr("ovdet.teachers.hub._answers", lambda url: True)
+    monkeypatch.setattr("ovdet.offline._answers", lambda url: True)
     with offline_where_unreachable():
         assert constants.HF_HUB_OFFLINE is False
-    monkeypatch.setattr("ovdet.teachers.hub._answers", lambda url: False)
+    monkeypatch.setattr("ovdet.offline._answers", lambda url: False)
     with pytest.raises(RuntimeError), offline_where_unreachable():
         assert constants.HF_HUB_OFFLINE is True
         raise RuntimeError

@@ -1,4 +1,4 @@
-"""The hub that model weights come from, on machines that may not reach it."""
+"""Asking the Hugging Face hub on machines that may not reach it."""
 
 from __future__ import annotations
 
