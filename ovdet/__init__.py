@@ -10,7 +10,8 @@ import importlib
 __version__ = "0.2.0"
 
 _PUBLIC = {
-    "Detections": "ovdet.inference.predictor",
+    "ClassEmbeddings": "ovdet.class_embeddings",
+    "Detections": "ovdet.inference.detections",
     "InputError": "ovdet.errors",
     "OpenVocabPredictor": "ovdet.inference.predictor",
     "TextEmbeddings": "ovdet.text.embeddings",

@@ -11,7 +11,7 @@ from ovdet.device import choose_device
 from ovdet.modeling.detector import ClosedSetRCNN
 from ovdet.modeling.region_sources import OnlineRegions, StoredRegions
 from ovdet.modeling.region_teacher import RegionTeacher
-from ovdet.modeling.roi_heads import ImageBranch
+from ovdet.modeling.embedding_heads import ImageBranch
 from ovdet.modeling.score_fusion import GeometricScores, ImageScores
 from ovdet.objectives.l1_distillation import L1Distillation
 from ovdet.regions.store import RegionStore

@@ -8,7 +8,7 @@ import logging
 import math
 import os
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -257,17 +257,6 @@ def usable_segmentation(segmentation: Any) -> Any:
         return segmentation
     polygons = segmentation if isinstance(segmentation, list) else []
     return [p for p in polygons if isinstance(p, list) and len(p) % 2 == 0 and len(p) >= 6]
-
-
-def plain_name(name: str) -> str:
-    """A class name without the differences of spelling that do not make another class: "Hot_Dog" and "hot dog"."""
-    return " ".join(name.replace("_", " ").casefold().split())
-
-
-def names_among(names: Iterable[str], others: Iterable[str]) -> list[str]:
-    """Those of the names that are among the others, by their plain names."""
-    plain = {plain_name(other) for other in others}
-    return [name for name in names if plain_name(name) in plain]
 
 
 def listed(values: Sequence[Any], limit: int = 5) -> str:

@@ -11,8 +11,9 @@ from typing import Any, NamedTuple
 
 from tabulate import tabulate
 
-from ovdet.data.coco import listed, plain_name
+from ovdet.data.coco import listed
 from ovdet.errors import InputError
+from ovdet.text.class_names import normalize_class_name
 
 
 class LeakReport(NamedTuple):
@@ -105,11 +106,11 @@ def find_leaks(
 def _by_group(
     names: Iterable[str], *, base_classes: Iterable[str], novel_classes: Iterable[str]
 ) -> dict[str, list[str]]:
-    novel = {plain_name(name) for name in novel_classes}
-    base = {plain_name(name) for name in base_classes} - novel
+    novel = {normalize_class_name(name) for name in novel_classes}
+    base = {normalize_class_name(name) for name in base_classes} - novel
     groups: dict[str, list[str]] = {"base": [], "novel": [], "other": []}
     for name in names:
-        plain = plain_name(name)
+        plain = normalize_class_name(name)
         groups["novel" if plain in novel else "base" if plain in base else "other"].append(name)
     return groups
 

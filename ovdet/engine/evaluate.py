@@ -1,12 +1,11 @@
-"""Evaluation: put the dataset's names into the model, run it over the photos, score, put the old names back."""
+"""Evaluation of a detector on a registered data set: its classes, the photos, the figures."""
 
 from __future__ import annotations
 
 import logging
 import tempfile
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -17,14 +16,17 @@ from detectron2.evaluation import DatasetEvaluator, inference_context
 from detectron2.utils import comm
 from detectron2.utils.logger import setup_logger
 from omegaconf import DictConfig
-from torch import Tensor, nn
+from torch import nn
 from torch.utils.data import DataLoader
 
+from ovdet.class_embeddings import ClassEmbeddings
+from ovdet.errors import InputError
 from ovdet.files import atomic_write
 from ovdet.progress import show_progress
-from ovdet.text.prompts import clean_name
-
-EmbedNames = Callable[[Sequence[str]], Tensor]
+from ovdet.text.class_names import normalize_class_name
+from ovdet.text.classes import build_classes
+from ovdet.text.embedder import NameEmbedder
+from ovdet.text.vocabulary import Vocabulary
 
 logger = logging.getLogger(__name__)
 
@@ -50,44 +52,64 @@ def prepare_evaluation(config: DictConfig, folder: str | Path) -> None:
         setup_logger(str(folder), distributed_rank=comm.get_rank(), name=name)
 
 
-def set_names(model: nn.Module, names: Sequence[str], embed_names: EmbedNames, base: Sequence[str] | None) -> None:
-    """Give a model its vocabulary.
+def classes_of(
+    dataset_name: str,
+    embed_names: NameEmbedder,
+    training_classes: Sequence[str] = (),
+    *,
+    vocabulary: Vocabulary | None = None,
+    negatives: Sequence[str] = (),
+) -> ClassEmbeddings:
+    """A registered data set's classes, in its order.
+
+    Score fusion weighs those as base that the data set's split calls so; without a split, the `training_classes`.
 
     Args:
-        model: with `set_vocabulary(names, embeddings, is_base)`.
-        names: K class names.
-        embed_names: K names -> (K, D).
-        base: which names were trained on, spelt so that they read alike; none where base and novel are not told apart.
-    """
-    known = {clean_name(name) for name in base or ()}
-    model.set_vocabulary(names, embed_names(names), [clean_name(name) in known for name in names] if known else None)
+        dataset_name: whose `thing_classes` are asked for.
+        embed_names: names -> embeddings.
+        training_classes: that the detector was trained on.
+        vocabulary: more names of these classes, see `with_synonyms`; None for their own names alone.
+        negatives: see `build_classes`.
 
-
-@contextmanager
-def vocabulary_of(
-    model: nn.Module, dataset_name: str, embed_names: EmbedNames, training_classes: Sequence[str] = ()
-) -> Iterator[None]:
-    """The dataset's classes as the model's vocabulary, for the time of a `with` block.
-
-    Fused scores weigh those names as base that the dataset's split calls so; without a split, the `training_classes`.
+    Raises:
+        InputError: as of `with_synonyms` and `build_classes`.
     """
     metadata = MetadataCatalog.get(dataset_name)
-    before = model.class_names
-    set_names(model, metadata.thing_classes, embed_names, metadata.base_classes or training_classes)
-    try:
-        yield
-    finally:
-        if before:  # what it is trained on
-            set_names(model, before, embed_names, before)
+    names = with_synonyms(metadata.thing_classes, vocabulary)
+    base = metadata.get("base_classes", ()) or training_classes
+    return build_classes(names, embed_names, base_classes=base, negatives=negatives)
 
 
-def run_detector(model: nn.Module, loader: DataLoader, evaluator: DatasetEvaluator) -> Mapping[str, Any]:
+def with_synonyms(names: Sequence[str], vocabulary: Vocabulary | None) -> Vocabulary:
+    """Class names with the synonyms that a vocabulary has for them.
+
+    Args:
+        names: of a data set, in its order and spelling.
+        vocabulary: each of its names is the same as one of these; None for no synonyms.
+
+    Raises:
+        InputError: the vocabulary has a name that is none of these.
+    """
+    if vocabulary is None:
+        return Vocabulary(tuple(names))
+    spelling = {normalize_class_name(name): name for name in names}
+    odd = [name for name in vocabulary.names if normalize_class_name(name) not in spelling]
+    if odd:
+        raise InputError(f"expected names of the data set's {len(names)} classes in the vocabulary, got {odd[0]!r}")
+    synonyms = {spelling[normalize_class_name(name)]: more for name, more in vocabulary.synonyms.items()}
+    return Vocabulary(tuple(names), synonyms)
+
+
+def run_detector(
+    model: nn.Module, loader: DataLoader, evaluator: DatasetEvaluator, classes: ClassEmbeddings
+) -> Mapping[str, Any]:
     """Run a model over photos and hand what it finds to an evaluator, behind a bar with rate and time left.
 
     Args:
         model: as detectron2's; it is in evaluation mode meanwhile.
         loader: of `build_detection_test_loader`; on several GPUs each process runs its share.
         evaluator: as detectron2's.
+        classes: what the model is asked for.
 
     Returns:
         The evaluator's results on the main process, {} elsewhere.
@@ -95,7 +117,7 @@ def run_detector(model: nn.Module, loader: DataLoader, evaluator: DatasetEvaluat
 
     def detect() -> Iterator[int]:
         for inputs in loader:
-            evaluator.process(inputs, model(inputs))
+            evaluator.process(inputs, model(inputs, classes=classes))
             yield len(inputs)
 
     evaluator.reset()
@@ -107,22 +129,15 @@ def run_detector(model: nn.Module, loader: DataLoader, evaluator: DatasetEvaluat
     return evaluator.evaluate() or {}
 
 
-def do_test(
-    config: DictConfig, model: nn.Module, embed_names: EmbedNames, training_classes: Sequence[str] = ()
-) -> Mapping[str, Any]:
+def do_test(config: DictConfig, model: nn.Module, classes: ClassEmbeddings) -> Mapping[str, Any]:
     """Evaluate on `config.dataloader.test` with `config.dataloader.evaluator`, which writes metrics and detections.
 
     Args:
         config: as for do_train.
-        model: with `set_vocabulary`.
-        embed_names: K names -> (K, D).
-        training_classes: that the model was trained on; see vocabulary_of.
+        model: `model(inputs, classes=...)`.
+        classes: of the test set, see `classes_of`.
 
     Returns:
         The evaluator's results on the main process, {} elsewhere.
     """
-    dataset_name = instantiate(config.dataloader.test.dataset.names)
-    loader = instantiate(config.dataloader.test)
-    evaluator = instantiate(config.dataloader.evaluator)
-    with vocabulary_of(model, dataset_name, embed_names, training_classes):
-        return run_detector(model, loader, evaluator)
+    return run_detector(model, instantiate(config.dataloader.test), instantiate(config.dataloader.evaluator), classes)

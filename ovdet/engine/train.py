@@ -18,18 +18,20 @@ from detectron2.engine.train_loop import HookBase, TrainerBase
 from detectron2.utils import comm
 from detectron2.utils.env import seed_all_rng
 from omegaconf import DictConfig
-from torch import nn
+from torch import Tensor, nn
 
+from ovdet.class_embeddings import ClassEmbeddings
 from ovdet.data.dataset import training_classes
 from ovdet.data.leakage import check_no_leak, find_leaks
 from ovdet.engine.checkpoint import SafeCheckpointer, classes_of_both, find_parts, text_space
 from ovdet.engine.config import prepare_dataset
-from ovdet.engine.evaluate import do_test, set_names
+from ovdet.engine.evaluate import classes_of, do_test
 from ovdet.engine.hooks import Autocast, GradientClipping, KeepLastCheckpoints
 from ovdet.engine.options import TrainOptions, build_options
 from ovdet.engine.resume import InitialWeights, check_ranks_agree, initial_weights, resume_run
 from ovdet.errors import InputError
 from ovdet.files import atomic_write
+from ovdet.text.classes import build_classes
 
 logger = logging.getLogger(__name__)
 
@@ -156,6 +158,19 @@ def build_trainer(
     return AMPTrainer(model, loader, optimizer)
 
 
+class AskedFor(nn.Module):
+    """A detector and the classes that it is asked for: what a training loop calls with a batch alone."""
+
+    def __init__(self, model: nn.Module, classes: ClassEmbeddings) -> None:
+        super().__init__()
+        self.model = model
+        self.classes = classes
+
+    def forward(self, batch: list[dict]) -> Mapping[str, Tensor]:
+        """As the detector's."""
+        return self.model(batch, classes=self.classes)
+
+
 def _parts(names: str) -> list[str]:
     return [name.strip() for name in names.split(",") if name.strip()]
 
@@ -199,20 +214,22 @@ def do_train(config: DictConfig, *, resume: bool = False) -> Mapping[str, Any]:
     loader = build_train_loader(config, space, first)
     model = instantiate(config.model).to(options.torch_device())
     freeze_parts(model, options.freeze)
-    names = training_classes(instantiate(config.dataloader.train.dataset.names))
-    set_names(model, names, embed_names, names)
+    dataset_name = instantiate(config.dataloader.train.dataset.names)
+    names = training_classes(dataset_name)
+    classes = build_classes(names, embed_names, base_classes=names)
 
     config.optimizer.params.model = model
     optimizer = instantiate(config.optimizer)
     devices = {} if options.torch_device().type == "cuda" else {"device_ids": None}
     parallel = create_ddp_model(model, broadcast_buffers=False, **devices)
-    trainer = build_trainer(options, parallel, loader, optimizer)
+    trainer = build_trainer(options, AskedFor(parallel, classes), loader, optimizer)
     header = {**space, "training_classes": names, "known_classes": classes_of_both(first.classes, names)}
     checkpointer = SafeCheckpointer(model, options.output_dir, header=header, trainer=trainer)
     results: dict[str, Any] = {}
 
     def evaluate() -> Mapping[str, Any]:
-        results.update(do_test(config, model, embed_names, names))
+        test_classes = classes_of(instantiate(config.dataloader.test.dataset.names), embed_names, names)
+        results.update(do_test(config, model, test_classes))
         return results
 
     trainer.register_hooks(_hooks(config, options, checkpointer, evaluate))

@@ -3,7 +3,7 @@
 detectron2's own inference asks in between how many boxes are left, which a graph cannot. Here the same steps, with the
 same trained parts, are written without such questions; tests hold the two side by side.
 
-Shape letters: H, W of the photo; A anchors of one level; R regions; K classes of the vocabulary; D embedding width;
+Shape letters: H, W of the photo; A anchors of one level; R regions; K rows of the vocabulary; D embedding width;
 C channels; P pooled side; N detections; S side of a mask.
 """
 
@@ -16,8 +16,8 @@ from torch import Tensor, nn
 from torchvision.ops import nms
 
 from ovdet.modeling.detector import OpenVocabRCNN
-from ovdet.modeling.postprocess import nms_per_class, soft_nms_scores
-from ovdet.modeling.roi_heads import Regions
+from ovdet.modeling.postprocess import soft_nms_scores
+from ovdet.modeling.region_detection import Regions, build_scorer, image_embeddings, join_objectness
 from ovdet.modeling.tracing import opaque, with_fixed_shapes
 
 CANDIDATES_PER_REGION = 10
@@ -61,18 +61,18 @@ class DetectionGraph(nn.Module):
             _, _, _, boxes = self._refine(maps, proposals)
             proposals = clip(boxes, size)
         pooled, box_features, text, boxes = self._refine(maps, proposals)
-        objectness = heads.objectness(box_features, objectness)
-        image_side = heads.image_embeddings(pooled, features, [proposals], text)
+        objectness = join_objectness(heads, box_features, objectness)
+        image_branch = image_embeddings(heads, pooled, features, [proposals], text)
         boxes = clip(boxes, size)
-        unlike = None if heads.background_names is None else heads.background_names.unlike(vocabulary)
-        scores = heads.scores_for(Regions(boxes, text, image_side, objectness), size, vocabulary, is_base, unlike)
+        active = None if heads.background_names is None else heads.background_names.active(vocabulary)
+        scorer = build_scorer(heads, Regions(boxes, text, image_branch, objectness), size, active)
         found, classes, best = keep_best(
             boxes,
-            scores.matrix,
+            scorer.log_scores(vocabulary, is_base),
             score_threshold=predictor.test_score_thresh,
             nms_threshold=predictor.test_nms_thresh,
             max_detections=predictor.test_topk_per_image,
-            per_class=heads.suppress is nms_per_class,
+            class_agnostic_nms=heads.class_agnostic_nms,
             soft_nms_sigma=heads.soft_nms_sigma,
         )
         if not heads.mask_on:
@@ -154,7 +154,7 @@ def keep_best(
     score_threshold: float,
     nms_threshold: float,
     max_detections: int,
-    per_class: bool = True,
+    class_agnostic_nms: bool = False,
     soft_nms_sigma: float | None = None,
 ) -> tuple[Tensor, Tensor, Tensor]:
     """Threshold, NMS, the best of what is left.
@@ -169,7 +169,7 @@ def keep_best(
         score_threshold: detections score above it.
         nms_threshold: IoU.
         max_detections: over all classes.
-        per_class: whether NMS looks at each class by itself, or at all together.
+        class_agnostic_nms: NMS over all classes instead of within each.
         soft_nms_sigma: of `soft_nms_scores`; None leaves scores as they are.
 
     Returns:
@@ -183,7 +183,7 @@ def keep_best(
     regions = index // num_classes
     classes = index - regions * num_classes
     found = boxes[regions]
-    keep = nms(apart(found, ranks(classes)) if per_class else found, best, nms_threshold)[:max_detections]
+    keep = nms(found if class_agnostic_nms else apart(found, ranks(classes)), best, nms_threshold)[:max_detections]
     found, classes, scores = found[keep], classes[keep], best[keep].exp()
     if soft_nms_sigma is None:
         return found, classes, scores

@@ -1,6 +1,6 @@
 """Running an exported detector with onnxruntime, behind the predictor that runs trained ones.
 
-Shape letters: H, W of the resized photo; K classes of the present vocabulary; D embedding width; N detections;
+Shape letters: H, W of the resized photo; N detections;
 S side of a mask.
 """
 
@@ -8,26 +8,27 @@ from __future__ import annotations
 
 import importlib
 import json
-from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
-import torch.nn.functional as F
 from detectron2.data import transforms as T
 from detectron2.modeling.postprocessing import detector_postprocess
 from detectron2.structures import Boxes, Instances
-from torch import Tensor
 
+from ovdet.class_embeddings import NEGATIVE, ClassEmbeddings
 from ovdet.errors import InputError, first_line
 from ovdet.export.write import DESCRIPTION, FORMAT, check_packages
 from ovdet.inference.predictor import OpenVocabPredictor
+from ovdet.modeling.nms import nms_per_class
 from ovdet.text.embedder import NameEmbedder
+
+_SAME_OBJECT = 0.5  # IoU of boxes of one class, from its synonyms
 
 
 class OnnxDetector:
-    """An .onnx file as what the predictor asks of a model."""
+    """An exported detector, called like OpenVocabRCNN."""
 
     input_format = "RGB"
 
@@ -38,42 +39,41 @@ class OnnxDetector:
         """
         self._session = session
         self._takes_base = any(value.name == "is_base" for value in session.get_inputs())
-        self._vocabulary: dict[str, np.ndarray] = {}
-        self.class_names: tuple[str, ...] = ()
 
-    def set_vocabulary(
-        self,
-        names: Sequence[str],
-        class_embeddings: Tensor,
-        is_base: Sequence[bool] | None = None,
-        num_asked: int | None = None,
-    ) -> None:
-        """Detect these classes from now on.
+    def __call__(self, batched_inputs: list[dict], *, classes: ClassEmbeddings) -> list[dict]:
+        """As OpenVocabRCNN: "image" (3, H, W) uint8, "height" and "width" of the photo -> "instances" in it.
 
-        Args:
-            names: K class names.
-            class_embeddings: (K, D), brought to unit norm.
-            is_base: which of them were trained on, for a graph that asks for it; None: none of them.
-            num_asked: not looked at: a graph finds all classes, and counts all of them as detections.
+        The graph finds rows, negatives too, and counts them as detections; classes are made of them afterwards. Where
+        it asks which rows are base and `classes` do not say, none are.
         """
-        self._vocabulary = {"vocabulary": F.normalize(class_embeddings.cpu().float(), dim=1).numpy()}
+        vocabulary = {"vocabulary": classes.embeddings.cpu().float().numpy()}
         if self._takes_base:
-            self._vocabulary["is_base"] = np.array([False] * len(names) if is_base is None else is_base, dtype=bool)
-        self.class_names = tuple(names)
+            is_base = (
+                torch.zeros(len(classes.class_ids), dtype=torch.bool) if classes.is_base is None else classes.is_base
+            )
+            vocabulary["is_base"] = is_base.cpu().numpy()
+        return [{"instances": self._detect(inputs, vocabulary, classes)} for inputs in batched_inputs]
 
-    def __call__(self, batched_inputs: list[dict]) -> list[dict]:
-        """As detectron2's models: "image" (3, H, W) uint8, "height" and "width" of the photo -> "instances" in it."""
-        return [{"instances": self._detect(inputs)} for inputs in batched_inputs]
-
-    def _detect(self, inputs: dict) -> Instances:
+    def _detect(self, inputs: dict, vocabulary: dict[str, np.ndarray], classes: ClassEmbeddings) -> Instances:
         image = inputs["image"]
-        outputs = self._session.run(None, {"image": image.numpy(), **self._vocabulary})
-        boxes, scores, classes, *masks = map(torch.from_numpy, outputs)
+        outputs = self._session.run(None, {"image": image.numpy(), **vocabulary})
+        boxes, scores, rows, *masks = map(torch.from_numpy, outputs)
         instances = Instances(tuple(image.shape[1:]))
-        instances.pred_boxes, instances.scores, instances.pred_classes = Boxes(boxes), scores, classes
+        instances.pred_boxes, instances.scores, instances.pred_classes = Boxes(boxes), scores, rows
         if masks:
             instances.pred_masks = masks[0][:, None]  # (N, 1, S, S)
-        return detector_postprocess(instances, inputs["height"], inputs["width"])
+        return detector_postprocess(classes_of_rows(instances, classes), inputs["height"], inputs["width"])
+
+
+def classes_of_rows(instances: Instances, classes: ClassEmbeddings) -> Instances:
+    """Detections of rows -> detections of classes: without negatives, and of a class's rows the best on each object."""
+    ids = classes.class_ids.cpu()[instances.pred_classes]
+    instances = instances[ids != NEGATIVE]
+    instances.pred_classes = ids[ids != NEGATIVE]
+    if classes.max_rows == 1:
+        return instances
+    boxes, scores, count = instances.pred_boxes.tensor, instances.scores, len(instances)
+    return instances[nms_per_class(boxes, scores, instances.pred_classes, _SAME_OBJECT, count)]
 
 
 def load_onnx_predictor(path: str | Path, *, device: str | None = None) -> OpenVocabPredictor:

@@ -47,9 +47,9 @@ from ovdet.modeling.box_predictor import OpenVocabBoxPredictor
 from ovdet.modeling.detector import OpenVocabRCNN
 from ovdet.modeling.embedding_heads import FrozenBackboneBranch
 from ovdet.modeling.iou_head import IoUHead
-from ovdet.modeling.postprocess import nms_over_classes, nms_per_class
 from ovdet.modeling.region_pooler import RegionPooler
-from ovdet.modeling.roi_heads import ImageBranch, OpenVocabROIHeads
+from ovdet.modeling.embedding_heads import ImageBranch
+from ovdet.modeling.roi_heads import OpenVocabROIHeads
 from ovdet.modeling.score_fusion import GeometricScores, ImageScores, TextScores
 from ovdet.text.embedder import NameEmbedder
 
@@ -70,7 +70,6 @@ _ENTRIES = {  # what must be there, and of which kind
     "teacher": {"name": str, "width": int, "templates": (str, list), "fingerprint": str},
     "resize": {"short_edge_length": int, "max_size": int},
 }
-_FUNCTIONS = {name_of(function): function for function in (nms_over_classes, nms_per_class)}  # for `suppress`
 
 
 def write_model_folder(config: DictConfig, weights: str, folder: str | Path, *, card: str) -> dict[str, Any]:
@@ -185,9 +184,6 @@ def _read_content(path: str | Path) -> dict[str, Any]:
         raise
     except (OSError, ValueError, RecursionError) as error:
         raise InputError(f"expected the {CONFIG} of a model folder, {path} cannot be read: {error}") from error
-    heads = content["model"]["roi_heads"]
-    if "suppress" in heads:
-        heads["suppress"] = _FUNCTIONS[heads["suppress"]]
     return content
 
 
@@ -218,9 +214,6 @@ def _check_build(model: dict[str, Any], path: str) -> None:
     """
     if model["_target_"] != name_of(OpenVocabRCNN):
         raise InputError(f"expected a model that is an {OpenVocabRCNN.__name__}, got {model['_target_']!r} in {path}")
-    suppress = model["roi_heads"].get("suppress", name_of(nms_per_class))
-    if suppress not in list(_FUNCTIONS):
-        raise InputError(f"expected suppress out of {', '.join(_FUNCTIONS)}, got {suppress!r} in {path}")
     try:
         with torch.device("meta"):
             instantiate(OmegaConf.create(model))
@@ -261,7 +254,7 @@ def _as_data(node: Any, key: str = "model") -> Any:
         return [_as_data(value, key) for value in node]
     if isinstance(node, (str, int, float, type(None))):
         return node
-    if key == "_target_" or any(node is function for function in _FUNCTIONS.values()):
+    if key == "_target_":
         return name_of(node)
     raise InputError(f"expected values that a model folder can hold, got {node!r} for {key}")
 

@@ -13,15 +13,17 @@ from detectron2.data import DatasetCatalog, MetadataCatalog
 from omegaconf import DictConfig
 
 from ovdet.data.catalog import LVIS_EVALUATOR_TYPE
-from ovdet.data.coco import listed, names_among
+from ovdet.data.coco import listed
 from ovdet.data.dataset import EVALUATOR_TYPE, register_coco_subsets
 from ovdet.engine.checkpoint import known_classes
 from ovdet.engine.config import prepare_dataset
-from ovdet.engine.evaluate import do_test, prepare_evaluation
+from ovdet.engine.evaluate import classes_of, do_test, prepare_evaluation
 from ovdet.errors import InputError
 from ovdet.evaluation.evaluator import build_evaluator
 from ovdet.hub.load import load_detector
 from ovdet.modeling.acceleration import speed_up
+from ovdet.text.class_names import names_among
+from ovdet.text.vocabulary import Vocabulary
 
 logger = logging.getLogger(__name__)
 
@@ -58,6 +60,8 @@ def evaluate_on(
     iou_types: Sequence[str] = ("bbox",),
     max_detections: int | None = None,
     lvis: bool = False,
+    vocabulary: Vocabulary | None = None,
+    negatives: Sequence[str] = (),
     compile: bool = False,
     half: bool = False,
 ) -> Mapping[str, Any]:
@@ -78,6 +82,8 @@ def evaluate_on(
         iou_types: "bbox", or "bbox" and "segm".
         max_detections: per photo, of the detector and of the figures; None leaves it to config and protocol.
         lvis: LVIS's federated figures, which need an LVIS json, instead of COCO's.
+        vocabulary: synonyms of the json's class names, of which the best counts; None for none.
+        negatives: names of other things: what looks more like one of them is not found.
         compile: see `speed_up`.
         half: see `speed_up`.
 
@@ -101,7 +107,7 @@ def evaluate_on(
     _score(config, output, iou_types, max_detections)
     with registered(dataset):
         prepare_evaluation(config, output)
-        return _evaluate(config, weights, compile=compile, half=half)
+        return _evaluate(config, weights, vocabulary, negatives, compile=compile, half=half)
 
 
 def _score(config: DictConfig, output: str | Path, iou_types: Sequence[str], max_detections: int | None) -> None:
@@ -119,10 +125,19 @@ def _score(config: DictConfig, output: str | Path, iou_types: Sequence[str], max
         heads.box_predictor.test_topk_per_image = max_detections
 
 
-def _evaluate(config: DictConfig, weights: str, **faster: bool) -> Mapping[str, Any]:
+def _evaluate(
+    config: DictConfig,
+    weights: str,
+    vocabulary: Vocabulary | None = None,
+    negatives: Sequence[str] = (),
+    **faster: bool,
+) -> Mapping[str, Any]:
     model, embed_names, header = load_detector(config, weights)
     _tell_known_novel(config, header)
-    return do_test(config, speed_up(model, **faster), embed_names, header.get("training_classes", ()))
+    dataset_name = instantiate(config.dataloader.test.dataset.names)
+    trained = header.get("training_classes", ())
+    classes = classes_of(dataset_name, embed_names, trained, vocabulary=vocabulary, negatives=negatives)
+    return do_test(config, speed_up(model, **faster), classes)
 
 
 def _tell_known_novel(config: DictConfig, header: Mapping[str, Any]) -> None:

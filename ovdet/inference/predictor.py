@@ -1,19 +1,20 @@
-"""The facade: names once (expensive, remembered), then photos (cheap).
+"""The predictor: names in, photos in, detections out.
 
     predictor = OpenVocabPredictor.from_pretrained("ovdet-lite")
-    predictor.set_vocabulary(["red kite", "wheel"])
-    for detection in predictor("photo.jpg"): ...
+    for detection in predictor("photo.jpg", names=["red kite", "wheel"]): ...
 
-Shape letters: H, W of the photo; R detections; K names, S columns of the classifier (see text/columns.py).
+Shape letters: H, W of the photo; K names; D embedding width.
 """
 
 from __future__ import annotations
 
 import logging
+from collections import OrderedDict
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass, fields
 from numbers import Real
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -26,60 +27,33 @@ from rich.progress import track
 from torch import Tensor, nn
 from torchvision.ops import nms
 
+from ovdet.class_embeddings import ClassEmbeddings
 from ovdet.data.images import check_aspect, find_images, read_image, rgb_array
 from ovdet.engine.config import override
 from ovdet.errors import InputError
 from ovdet.hub.find import find_model, open_config
 from ovdet.hub.load import load_detector
+from ovdet.inference.detections import Detections
 from ovdet.inference.draw import draw_detections
 from ovdet.modeling.acceleration import speed_up
-from ovdet.modeling.postprocess import intersection_over_area_filter, nms_per_class
-from ovdet.text.columns import NOBODYS, Columns, add_negatives, far_from, lay_out
+from ovdet.modeling.postprocess import is_not_contained
+from ovdet.text.classes import build_classes
 from ovdet.text.embedder import NameEmbedder
 from ovdet.text.embeddings import TextEmbeddings
-from ovdet.text.prompts import clean_name
 from ovdet.text.vocabulary import Vocabulary
 
 logger = logging.getLogger(__name__)
 
 Photo = str | Path | Image.Image | np.ndarray | Tensor
+Names = Vocabulary | TextEmbeddings | Sequence[str]
 
-SAME_OBJECT = 0.5  # IoU of boxes of one name, from its synonyms
-
-
-@dataclass(frozen=True, eq=False)
-class Detections:
-    """What was found in one photo, best first.
-
-    Attributes:
-        boxes: (R, 4) float32 XYXY, pixels of the photo as given.
-        scores: (R,) float32 in [0, 1].
-        class_ids: (R,) int64, the names' places in the vocabulary (`OpenVocabPredictor.names`).
-        labels: R names out of the vocabulary.
-        size: (height, width) of the photo.
-        masks: (R, H, W) bool, or None for a detector without masks.
-    """
-
-    boxes: np.ndarray
-    scores: np.ndarray
-    class_ids: np.ndarray
-    labels: tuple[str, ...]
-    size: tuple[int, int]
-    masks: np.ndarray | None = None
-
-    def __len__(self) -> int:
-        return len(self.labels)
-
-    def __iter__(self) -> Iterator[dict]:
-        """{"box": [x1, y1, x2, y2], "score", "label"} for each, as plain values."""
-        for box, score, label in zip(self.boxes.tolist(), self.scores.tolist(), self.labels, strict=True):
-            yield {"box": [round(value, 2) for value in box], "score": round(score, 4), "label": label}
+_REMEMBERED = 32  # vocabularies that are kept ready
 
 
 class OpenVocabPredictor:
     """A trained detector, what embeds names for it, and how it wants its photos resized.
 
-    Threads may share it as long as none of them sets another vocabulary.
+    Any number of threads may share it, each asking for names of its own.
     """
 
     def __init__(
@@ -92,7 +66,7 @@ class OpenVocabPredictor:
     ) -> None:
         """
         Args:
-            model: in evaluation mode, with `set_vocabulary` (ovdet.modeling.OpenVocabRCNN).
+            model: in evaluation mode, `model(inputs, classes=...)`, such as ovdet.modeling.detector.OpenVocabRCNN.
             embed_names: names -> (K, D), in the space that the model was trained in.
             resize: detectron2 augmentation from the photo to the network's input.
             training_classes: names that the model was trained on; fused scores weigh them as base classes.
@@ -101,10 +75,8 @@ class OpenVocabPredictor:
         self.embed_names = embed_names
         self.resize = resize
         self.training_classes = tuple(training_classes)
-        self.names: tuple[str, ...] = ()
-        self._owners = torch.zeros(0, dtype=torch.int64)  # (S,)
-        self._has_synonyms = False
-        self._thresholds = torch.zeros(0)  # (S,)
+        self.classes: ClassEmbeddings | None = None  # what is asked for where a call does not say
+        self._embedded: OrderedDict[tuple, ClassEmbeddings] = OrderedDict()  # the last ones, by what they were made of
 
     @classmethod
     def from_pretrained(
@@ -159,135 +131,139 @@ class OpenVocabPredictor:
         resize = T.AugmentationList(list(instantiate(config.dataloader.test.mapper.augmentations)))
         return cls(model, embed_names, resize=resize, training_classes=header.get("training_classes", ()))
 
-    def set_vocabulary(
-        self, vocabulary: Vocabulary | TextEmbeddings | Sequence[str], *, negatives: Sequence[str] | None = None
-    ) -> None:
-        """Detect these names from now on. Names that were embedded before cost nothing.
+    @property
+    def names(self) -> tuple[str, ...]:
+        """The names of the default classes, see `set_vocabulary`; none before it."""
+        return () if self.classes is None else self.classes.names
+
+    def set_vocabulary(self, vocabulary: Names, *, negatives: Sequence[str] | None = None) -> None:
+        """What is asked for from now on where a call does not say.
+
+        Args:
+            vocabulary: see `embed`.
+            negatives: see `embed`.
+
+        Raises:
+            InputError: as of `embed`.
+        """
+        self.classes = self.embed(vocabulary, negatives=negatives)
+
+    def embed(self, vocabulary: Names, *, negatives: Sequence[str] | None = None) -> ClassEmbeddings:
+        """The classes of a vocabulary, for `classes=`. Names that were embedded before cost nothing.
 
         Args:
             vocabulary: names; a Vocabulary, where the best of a name and its synonyms counts; or ready embeddings.
-            negatives: names of other things, for what looks more like them to be left out: a detector that is asked
-                for cats alone would else find some in every dog. None takes those classes that the detector was
-                trained on and that are unlike all asked names; () takes none: then names that were not trained score
-                far lower, as nothing says what a thing looks like.
+            negatives: names of other things: what looks more like one of them is left out. A detector that is asked for
+                cats alone would else find some in every dog. None takes those classes that the detector was trained on
+                and that are unlike all asked names; () takes none: then names that were not trained score far lower, as
+                nothing says what a thing looks like.
 
         Raises:
             InputError: no names, names that are none, or embeddings of another space than the model's.
         """
-        if isinstance(vocabulary, TextEmbeddings):
-            self.embed_names.check(vocabulary)
-            asked = Columns(vocabulary.names, tuple(range(len(vocabulary.names))))
-            columns, embeddings = self._columns(asked, vocabulary.matrix, negatives)
-        else:
-            vocabulary = vocabulary if isinstance(vocabulary, Vocabulary) else Vocabulary(vocabulary)
-            asked = lay_out(vocabulary)
-            columns, embeddings = self._columns(asked, self.embed_names(asked.texts), negatives)
-        names = vocabulary.names
-        known = {clean_name(name) for name in self.training_classes}
-        is_known = [clean_name(text) in known for text in columns.texts]
-        base = {owner for owner, was in zip(columns.owners, is_known, strict=True) if was and owner != NOBODYS}
-        is_base = [was or owner in base for owner, was in zip(columns.owners, is_known, strict=True)] if known else None
-        num_asked = len(columns.owners) - columns.owners.count(NOBODYS)  # negatives come last
-        self.model.set_vocabulary(columns.texts, embeddings, is_base, num_asked)
-        self.names = tuple(names)
-        self._owners = torch.tensor(columns.owners)
-        self._thresholds = torch.tensor([default_threshold(was) for was in is_base or [True] * len(columns.owners)])
-        self._has_synonyms = num_asked > len(names)
-
-    def _columns(self, asked: Columns, embeddings: Tensor, negatives: Sequence[str] | None) -> tuple[Columns, Tensor]:
-        """What is asked for and its embeddings -> the same with negatives: S columns, (S, D)."""
-        if isinstance(negatives, str):
-            raise InputError(f"expected the negatives to be a list of names, got {negatives!r}")
-        if negatives is None:
-            others = self.embed_names.known_of(self.training_classes)
-            is_far = far_from(self.embed_names(others).to(embeddings), embeddings) if others else ()
-            negatives = [name for name, far in zip(others, is_far, strict=True) if far]
-        if not negatives:
-            return asked, embeddings
-        columns = add_negatives(asked, negatives)
-        added = columns.texts[len(asked.texts) :]
-        return columns, torch.cat([embeddings, self.embed_names(added).to(embeddings)]) if added else embeddings
+        key = _key_of(vocabulary, negatives)
+        classes = None if key is None else self._embedded.get(key)
+        if classes is None:
+            base = self.training_classes
+            classes = build_classes(vocabulary, self.embed_names, base_classes=base, negatives=negatives)
+            if key is not None:
+                self._embedded[key] = classes
+                while len(self._embedded) > _REMEMBERED:
+                    self._embedded.popitem(last=False)
+        return classes
 
     def __call__(
         self,
         image: Photo,
+        names: Names | None = None,
         *,
+        classes: ClassEmbeddings | None = None,
+        negatives: Sequence[str] | None = None,
         threshold: float | None = None,
-        overlap: float = 1.0,
-        contained: float = 1.0,
+        class_agnostic_iou: float = 1.0,
+        max_containment: float = 1.0,
         channel_order: str = "BGR",
     ) -> Detections:
-        """Detect the vocabulary's names in one photo.
+        """Detect names in one photo.
 
         Args:
             image: a file, which is turned upright where its EXIF data say so; or pixels as they are: a PIL image, an
                 array (H, W, 3) of uint8, or a tensor (3, H, W) of uint8 in RGB.
+            names: what to find, for this call alone, see `embed`; None takes `classes`, or what `set_vocabulary` set.
+            classes: the same as a value of `embed`, instead of names.
+            negatives: with names, see `embed`.
             threshold: leave out detections that score below it; None takes `default_threshold` for each name.
-            overlap: of boxes with an IoU above it, whatever their names, keep the best alone; 1 keeps all.
-            contained: leave out boxes of which a larger share lies within a better one of their name; 1 keeps all.
+            class_agnostic_iou: of boxes with an IoU above it, whatever their names, keep the best alone; 1 keeps all.
+            max_containment: leave out boxes of which a larger share lies within a better one of their name; 1 keeps
+                all.
             channel_order: of an array: "BGR" as OpenCV reads it, or "RGB".
 
         Raises:
-            InputError: no vocabulary was set, or the photo cannot be used.
+            InputError: nothing is asked for, it cannot be used, or the photo cannot.
         """
-        chosen = dict(threshold=threshold, overlap=overlap, contained=contained, channel_order=channel_order)
-        return self.detect_batch([image], **chosen)[0]
+        return self.detect_batch(
+            [image],
+            names,
+            classes=classes,
+            negatives=negatives,
+            threshold=threshold,
+            class_agnostic_iou=class_agnostic_iou,
+            max_containment=max_containment,
+            channel_order=channel_order,
+        )[0]
 
     def detect_batch(
         self,
         images: Sequence[Photo],
+        names: Names | None = None,
         *,
+        classes: ClassEmbeddings | None = None,
+        negatives: Sequence[str] | None = None,
         threshold: float | None = None,
-        overlap: float = 1.0,
-        contained: float = 1.0,
+        class_agnostic_iou: float = 1.0,
+        max_containment: float = 1.0,
         channel_order: str = "BGR",
     ) -> list[Detections]:
-        """Detect the vocabulary's names in several photos with one pass of the network.
+        """Detect names in several photos with one pass of the network; arguments as for one photo.
 
         Smaller photos are padded to the largest, which moves what is found on them a little; photos of like sizes
         belong together.
 
-        Args:
-            images: as for one photo.
-            threshold: likewise.
-            overlap: likewise.
-            contained: likewise.
-            channel_order: of all arrays.
-
         Raises:
-            InputError: no vocabulary was set, or a photo cannot be used.
+            InputError: as for one photo.
         """
         if isinstance(images, (str, Path, Image.Image)) or (hasattr(images, "ndim") and images.ndim == 3):
             raise InputError("expected a list of photos, got one")
-        self._check(threshold, overlap, contained)
+        classes = self._asked(names, classes, negatives)
+        shown = Shown(threshold, class_agnostic_iou, max_containment)
         inputs = [self._prepare(to_rgb(image, channel_order)) for image in images]
         if not inputs:
             return []
         with torch.inference_mode():
-            outputs = self.model(inputs)
-        return [self._finish(output["instances"].to("cpu"), threshold, overlap, contained) for output in outputs]
+            outputs = self.model(inputs, classes=classes)
+        return [to_detections(output["instances"].to("cpu"), classes, shown) for output in outputs]
 
     def detect_folder(
-        self, folder: str | Path, *, threshold: float | None = None, overlap: float = 1.0, contained: float = 1.0
+        self, folder: str | Path, names: Names | None = None, **options: Any
     ) -> Iterator[tuple[Path, Detections]]:
-        """Detect the vocabulary's names in the photos of a folder, one after the other, behind a progress bar.
+        """Detect names in the photos of a folder, one after the other, behind a progress bar.
 
         A photo that cannot be used does not stop the others: a warning in the log names it.
 
         Args:
             folder: its photos are taken in the order of their names.
-            threshold: as for one photo.
-            overlap: likewise.
-            contained: likewise.
+            names: as for one photo.
+            options: likewise, but for `channel_order`.
 
         Raises:
-            InputError: no vocabulary was set, the folder has no photos, or none that can be used.
+            InputError: as for one photo; the folder has no photos, or none that can be used.
         """
-        self._check(threshold, overlap, contained)
+        options["classes"] = self._asked(names, options.get("classes"), options.pop("negatives", None))
+        Shown(**{field.name: options[field.name] for field in fields(Shown) if field.name in options})
         files, failures = find_images(folder), 0
         for file in track(files, "detecting", console=Console(stderr=True)):
             try:
-                found = self(file, threshold=threshold, overlap=overlap, contained=contained)
+                found = self(file, **options)
             except InputError as error:
                 failures += 1
                 if failures == len(files):
@@ -301,7 +277,7 @@ class OpenVocabPredictor:
 
         Args:
             image: as it was detected on.
-            detections: of it, with the present vocabulary.
+            detections: of it.
             channel_order: of an array.
 
         Returns:
@@ -311,15 +287,26 @@ class OpenVocabPredictor:
             InputError: the photo cannot be used.
         """
         found, rgb = detections, to_rgb(image, channel_order)
-        picture = draw_detections(rgb, found.boxes, found.labels, found.scores, found.masks, self.names)
-        return Image.fromarray(picture)
+        names = self.names if set(found.labels) <= set(self.names) else ()
+        return Image.fromarray(draw_detections(rgb, found.boxes, found.labels, found.scores, found.masks, names))
 
-    def _check(self, threshold: float | None, overlap: float, contained: float) -> None:
-        if not self.names:
-            raise InputError("expected set_vocabulary(names) before the first photo, got a photo")
-        for what, value in (("threshold", threshold), ("overlap", overlap), ("contained", contained)):
-            if value is not None and not (isinstance(value, Real) and 0 <= value <= 1):
-                raise InputError(f"expected a {what} between 0 and 1, got {value!r}")
+    def _asked(
+        self, names: Names | None, classes: ClassEmbeddings | None, negatives: Sequence[str] | None
+    ) -> ClassEmbeddings:
+        """What a call asks for."""
+        if names is not None and classes is not None:
+            raise InputError("expected names or classes, got both")
+        if names is None and negatives is not None:
+            raise InputError("expected negatives with names, got them without: give them to embed or set_vocabulary")
+        found = classes if names is None else self.embed(names, negatives=negatives)
+        found = self.classes if found is None else found
+        if found is None:
+            raise InputError("expected names, classes, or set_vocabulary(names) before the first photo, got none")
+        if not isinstance(found, ClassEmbeddings):
+            raise InputError(f"expected classes to be ClassEmbeddings, got {type(found).__name__}")
+        if found.width != self.embed_names.width:
+            raise InputError(f"expected classes of width {self.embed_names.width}, got width {found.width}")
+        return found
 
     def _prepare(self, rgb: np.ndarray) -> dict:
         """(H, W, 3) uint8 RGB -> what the model takes for one photo."""
@@ -335,30 +322,65 @@ class OpenVocabPredictor:
             "width": width,
         }
 
-    def _finish(self, instances: Instances, threshold: float | None, overlap: float, contained: float) -> Detections:
-        """What the model found in one photo -> what the caller asked for of it."""
-        owners = self._owners[instances.pred_classes]
-        least = self._thresholds[instances.pred_classes] if threshold is None else threshold
-        asked = (owners != NOBODYS) & (instances.scores >= least)
-        instances, owners = instances[asked], owners[asked]
-        if self._has_synonyms:
-            found = instances.pred_boxes.tensor, instances.scores, owners
-            keep = nms_per_class(*found, SAME_OBJECT, len(owners))
-            instances, owners = instances[keep], owners[keep]
-        if contained < 1:
-            keep = intersection_over_area_filter(instances.pred_boxes.tensor, owners, contained)
-            instances, owners = instances[keep], owners[keep]
-        if overlap < 1:
-            keep = nms(instances.pred_boxes.tensor, instances.scores, overlap)
-            instances, owners = instances[keep], owners[keep]
-        return Detections(
-            boxes=instances.pred_boxes.tensor.float().numpy(),
-            scores=instances.scores.float().numpy(),
-            class_ids=owners.numpy(),
-            labels=tuple(self.names[index] for index in owners.tolist()),
-            size=instances.image_size,
-            masks=instances.pred_masks.numpy() if instances.has("pred_masks") else None,
-        )
+
+@dataclass(frozen=True)
+class Shown:
+    """Which detections a caller wants to see; arguments as of `OpenVocabPredictor.__call__`.
+
+    Raises:
+        InputError: a number outside of [0, 1].
+    """
+
+    threshold: float | None = None
+    class_agnostic_iou: float = 1.0
+    max_containment: float = 1.0
+
+    def __post_init__(self) -> None:
+        for what, value in asdict(self).items():
+            if value is not None and not (isinstance(value, Real) and 0 <= value <= 1):
+                raise InputError(f"expected a {what} between 0 and 1, got {value!r}")
+
+
+def to_detections(instances: Instances, classes: ClassEmbeddings, shown: Shown) -> Detections:
+    """What the model found in one photo -> what the caller wants to see of it.
+
+    Args:
+        instances: best first, on the CPU, in pixels of the photo.
+        classes: that were asked for.
+        shown: which of them to keep.
+    """
+    thresholds = shown.threshold if shown.threshold is not None else default_thresholds(classes)[instances.pred_classes]
+    instances = instances[instances.scores >= thresholds]
+    if shown.max_containment < 1:
+        boxes, ids = instances.pred_boxes.tensor, instances.pred_classes
+        instances = instances[is_not_contained(boxes, ids, shown.max_containment)]
+    if shown.class_agnostic_iou < 1:
+        instances = instances[nms(instances.pred_boxes.tensor, instances.scores, shown.class_agnostic_iou)]
+    return Detections(
+        boxes=instances.pred_boxes.tensor.float().numpy(),
+        scores=instances.scores.float().numpy(),
+        class_ids=instances.pred_classes.numpy(),
+        labels=tuple(classes.names[index] for index in instances.pred_classes.tolist()),
+        size=instances.image_size,
+        masks=instances.pred_masks.numpy() if instances.has("pred_masks") else None,
+    )
+
+
+def default_thresholds(classes: ClassEmbeddings) -> Tensor:
+    """(K,) the lowest score to show of each class, see `default_threshold`."""
+    is_base = classes.is_base_class
+    is_base = torch.ones(len(classes.names), dtype=torch.bool) if is_base is None else is_base.cpu()
+    return torch.tensor([default_threshold(was) for was in is_base.tolist()])
+
+
+def _key_of(vocabulary: Names, negatives: Sequence[str] | None) -> tuple | None:
+    """What tells vocabularies apart; None for those that are not remembered: ready embeddings, and what is no list."""
+    if isinstance(vocabulary, (TextEmbeddings, str)) or isinstance(negatives, str):
+        return None
+    if not isinstance(vocabulary, Vocabulary):
+        vocabulary = Vocabulary(vocabulary)
+    synonyms = tuple((name, synonyms) for name, synonyms in vocabulary.synonyms.items())
+    return vocabulary.names, synonyms, None if negatives is None else tuple(negatives)
 
 
 def default_threshold(was_trained: bool) -> float:

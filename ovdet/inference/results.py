@@ -24,8 +24,9 @@ from ovdet.files import atomic_write, atomic_writer, require_path
 from ovdet.hub.find import DEFAULT_MODEL, choose_model
 from ovdet.inference.draw import draw_detections
 from ovdet.inference.media import Video, is_video, writing_video
-from ovdet.inference.predictor import Detections, OpenVocabPredictor, to_rgb
-from ovdet.text.columns import lay_out
+from ovdet.inference.detections import Detections
+from ovdet.inference.predictor import OpenVocabPredictor, to_rgb
+from ovdet.text.classes import rows_of
 from ovdet.text.vocabulary import parse_vocabulary
 
 DETECTIONS_FILE = "detections.json"
@@ -73,7 +74,7 @@ def load_predictor(
 
 def parse_negatives(text: str | None) -> tuple[str, ...] | None:
     """As a vocabulary on the command line, synonyms too; None for the detector's own, "" for none."""
-    return text if text is None else lay_out(parse_vocabulary(text)).texts if text.strip() else ()
+    return text if text is None else tuple(rows_of(parse_vocabulary(text))[0]) if text.strip() else ()
 
 
 def find_input(path: str | None, more: Sequence[str] = ()) -> Video | list[Path]:

@@ -1,20 +1,22 @@
-"""Names that nobody asked for, as the image side's background.
+"""Background names: names that nobody asked for, as the background class of the image branch.
 
-A softmax over the asked names alone gives each region to one of them: an image classifier knows no "nothing of these".
-It knows many other names, though, and a region that looks more like one of those is taken for none of the asked ones.
+A softmax over the asked classes alone gives each region to one of them: an image classifier knows no "nothing of
+these". It knows many other names, though, and a region that looks more like one of those is none of the asked classes.
 
-Shape letters: O other names, K classes of the present vocabulary, R regions, D embedding width.
+Shape letters: O background names, S rows of ClassEmbeddings, R regions, D embedding width.
 """
 
 from __future__ import annotations
 
+import weakref
 from collections.abc import Mapping
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from ovdet.modeling.sides import dot_logits
+from ovdet.class_embeddings import ClassEmbeddings
+from ovdet.modeling.scoring import dot_logits
 
 _BUFFERS = ("embeddings", "definitions")
 _NAMES_AT_ONCE = 128  # beside a million classes half a gigabyte
@@ -22,7 +24,7 @@ _NOTHING = -1e4  # a logit whose exponential is 0, and yet a number
 
 
 class BackgroundNames(nn.Module):
-    """Embeddings of other names, and which of them are unlike all asked ones.
+    """Embeddings of background names, and which of them are active: unlike all asked classes.
 
     By what they are called and by what that means: to `conse` a "whippet" is far from a "dog" (cosine 0.13), with its
     definition it is near (0.41).
@@ -35,8 +37,8 @@ class BackgroundNames(nn.Module):
         Args:
             num_names: O.
             width: D.
-            near: cosine from which on another name may mean what an asked one means, and is passed over. 0.3 is of
-                `conse`, whose names have no common mean: there it passes over 100 of 118 breeds where a dog is asked.
+            near: cosine from which on a background name may mean what an asked class means, and is left out. 0.3 is of
+                `conse`, whose names have no common mean: there it leaves out 100 of 118 breeds where a dog is asked.
             weights: "embeddings" and "definitions", (O, D) each of unit norm: the names alone, and with what they mean;
                 None: random.
         """
@@ -45,6 +47,7 @@ class BackgroundNames(nn.Module):
         for name in _BUFFERS:
             self.register_buffer(name, F.normalize(torch.randn(num_names, width), dim=1))
         self._is_built = False
+        self._active: weakref.WeakKeyDictionary[ClassEmbeddings, Tensor] = weakref.WeakKeyDictionary()
         if weights is not None:
             self.load_state_dict(weights)
             self._is_built = True
@@ -56,22 +59,28 @@ class BackgroundNames(nn.Module):
                 state_dict.setdefault(prefix + name, self.get_buffer(name))
         super()._load_from_state_dict(state_dict, prefix, *rest)
 
-    def unlike(self, class_embeddings: Tensor) -> Tensor:
-        """(K, D), unit norm -> (O,) booleans: which of the other names are unlike all of them."""
+    def active_for(self, classes: ClassEmbeddings) -> Tensor:
+        """(O,) bool, see `active`; computed once for each ClassEmbeddings."""
+        if classes not in self._active:
+            self._active[classes] = self.active(classes.embeddings)
+        return self._active[classes]
+
+    def active(self, class_embeddings: Tensor) -> Tensor:
+        """(S, D), unit norm -> (O,) bool: which of the background names are unlike all of them."""
         names = torch.cat([self.get_buffer(name) for name in _BUFFERS])  # (2 O, D)
         class_embeddings = class_embeddings.to(names)  # once, not for each part of the names
         nearest = [dot_logits(some, class_embeddings).amax(1) for some in names.split(_NAMES_AT_ONCE)]
         return torch.cat(nearest).view(len(_BUFFERS), -1).amax(0) < self.near
 
-    def forward(self, queries: Tensor, unlike: Tensor) -> Tensor:
+    def forward(self, queries: Tensor, active: Tensor) -> Tensor:
         """The logit of the background.
 
         Args:
             queries: (R, D), region embeddings over the temperature.
-            unlike: (O,) booleans, see `unlike`.
+            active: (O,) bool, see `active_for`.
 
         Returns:
-            (R,): of all these names together; for none of them far below all others.
+            (R,): of all active names together; for none of them far below all others.
         """
         logits = dot_logits(queries, self.embeddings)  # (R, O)
-        return logits.masked_fill(~unlike, _NOTHING).logsumexp(1)
+        return logits.masked_fill(~active, _NOTHING).logsumexp(1)

@@ -1,11 +1,7 @@
-"""The image side as the image classifier's own last layers, on each region's part of its last map.
+"""Heads that embed regions: the projection into the text space, ViLD-ensemble's image branch, and F-VLM's.
 
-The backbone is frozen, so what it knew of whole images it still knows of regions: without any training the branch
-names regions as well as the classifier names their crops, and costs no crop (F-VLM, arXiv:2209.15639). Distillation
-goes on from there.
-
-Shape letters: N images, R regions over all images (Ri of image i), C channels, F features, K names that the image
-classifier was trained on, D embedding width.
+Shape letters: N images, R regions over all images (Ri of image i), C channels, P pooled side, F features, K names that
+an image classifier was trained on, D embedding width.
 """
 
 from __future__ import annotations
@@ -20,8 +16,58 @@ from torchvision.ops import roi_align
 _SAMPLES = 4  # a side, of a region
 
 
+class RegionProjection(nn.Module):
+    """One linear layer to the embedding width, then unit norm ("project-to-clip", arXiv:2104.13921)."""
+
+    def __init__(self, in_features: int, width: int) -> None:
+        super().__init__()
+        self.linear = nn.Linear(in_features, width)
+        nn.init.normal_(self.linear.weight, std=0.01)
+        nn.init.zeros_(self.linear.bias)
+
+    def forward(self, features: Tensor) -> Tensor:
+        """(R, F) -> (R, D), unit norm, float32 (under autocast too)."""
+        return F.normalize(self.linear(features.flatten(1)).float(), dim=1)
+
+
+class ImageBranch(nn.Module):
+    """ViLD-ensemble's second branch: a box head and a projection of its own, trained by distillation alone.
+
+    FrozenBackboneBranch takes the same arguments and looks at other parts of them.
+    """
+
+    def __init__(self, box_head: nn.Module, *, in_features: int, width: int) -> None:
+        """
+        Args:
+            box_head: (R, C, P, P) -> (R, F).
+            in_features: F.
+            width: D.
+        """
+        super().__init__()
+        self.box_head = box_head
+        self.projection = RegionProjection(in_features, width)
+
+    def forward(self, pooled: Tensor, features: Mapping[str, Tensor], boxes: Sequence[Tensor]) -> Tensor:
+        """Embed regions.
+
+        Args:
+            pooled: (R, C, P, P), the regions' parts of the pyramid.
+            features: all maps by name; not looked at here.
+            boxes: of each image (Ri, 4) XYXY, pixels of the network's input; not looked at here.
+
+        Returns:
+            (R, D), unit norm.
+        """
+        return self.projection(self.box_head(pooled))
+
+
 class FrozenBackboneBranch(nn.Module):
-    """Region embeddings as ConSE's (arXiv:1312.5650): the mean of names' embeddings, weighted by probabilities."""
+    """F-VLM's branch (arXiv:2209.15639): the image classifier's own last layers on each region of its last map.
+
+    The backbone is frozen or nearly so: what it knew of whole images it still knows of regions, without any training
+    and without crops. A region's embedding is ConSE's (arXiv:1312.5650), the mean of the embeddings of the classifier's
+    names, weighted by their probabilities. Distillation goes on from there.
+    """
 
     def __init__(
         self,

@@ -1,167 +1,275 @@
-"""Scores of regions for a vocabulary of any size: as a whole matrix, or the best of it without the matrix.
+"""The best (region, class) pairs of a vocabulary of any size, in memory that does not grow with it.
 
-The logarithm of a score is a weighted sum of the sides' log-probabilities (modeling/sides.py, modeling/score_fusion.py):
-the same sum of logits, less the same sum of the softmaxes' log-divisors. These are known only after the last class, but
-they do not change the order of a region's classes; where base and novel classes are weighted differently, not the order
-among each. So one pass over the vocabulary in chunks is mostly enough: it adds up the divisors and keeps the best
-classes of each region. Where these might not be all, a second one looks.
+The same candidates as modeling/scoring.py's, for 16,384 rows and more. The log score of a row is a weighted sum of the
+branches' logits less the same sum of their log-partitions. These are known only after the last row, but they do not
+change the order of a region's rows; where base and novel rows are weighted differently, not the order among each. So
+one pass over the rows in chunks is mostly enough: it adds up the log-partitions (streaming logsumexp) and keeps the
+best rows of each region. Where these might not be all, a second pass keeps more.
 
-Shape letters: R regions of one image, D embedding width, K classes of the present vocabulary, B classes of one chunk,
-C candidates.
+Shape letters: R regions of one image, D embedding width, S rows, K classes, B rows of one chunk, C candidates.
 """
 
 from __future__ import annotations
 
-import math
+import sys
 from collections.abc import Iterator
-from dataclasses import dataclass
-from functools import cached_property
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from ovdet.modeling.candidates import BestOfRows, Candidates, best_candidates, first_of
-from ovdet.modeling.score_fusion import Exponents, RegionTerms, ScoreFusion, fuse_sides
-from ovdet.modeling.sides import Side
+from ovdet.class_embeddings import NEGATIVE, ClassEmbeddings
+from ovdet.modeling.score_fusion import Exponents, RegionTerms, fuse_branches
+from ovdet.modeling.scoring import (
+    Branch,
+    Candidates,
+    RegionScorer,
+    SigmoidBranch,
+    exponential,
+    in_order,
+    just_above,
+    log_threshold,
+)
 
-MAX_DENSE_CLASSES = 16384  # K up to which a whole matrix of scores is the faster way
 _CHUNK_ENTRIES = 2**21  # logits at once, and half of D * B: 8 MiB, near the caches and yet enough for a matrix product
-_LEAST = 64  # classes of each region that are kept at least
+_MIN_KEPT = 64  # rows of each region that are kept at least
+_BLOCK = 16  # entries of which the maximum is looked at first; strided, so that maxima are taken by whole vectors
 
 
-@dataclass(frozen=True)
-class ClassScores:
-    """The scores of one image's regions for a vocabulary.
+def topk_chunked(
+    scorer: RegionScorer, classes: ClassEmbeddings, threshold: float, number: int, *, with_negatives: bool = False
+) -> Candidates:
+    """The first `number` candidates that score above the threshold.
 
-    Attributes:
-        class_embeddings: (K, D), unit norm, of any floating type.
-        text: what the text embeddings say; None where the fusion does not ask for it.
-        image: what the image embeddings say, likewise.
-        objectness_logits: (R,), finite.
-        fusion: see modeling/score_fusion.py.
-        is_base: (K,) booleans; None where base and novel classes are not told apart.
-        log_areas: (R,) of log_area_shares; None where the fusion does not need it.
-        num_asked: of the K classes, how many of the first may become candidates; None for all. The others are there to
-            be told apart from these.
+    Args:
+        scorer: of the regions.
+        classes: of S rows, any number.
+        threshold: of scores.
+        number: how many at most; fewer only where no more are above the threshold.
+        with_negatives: True takes the negatives for one more class, K.
     """
-
-    class_embeddings: Tensor
-    text: Side | None
-    image: Side | None
-    objectness_logits: Tensor
-    fusion: ScoreFusion
-    is_base: Tensor | None = None
-    log_areas: Tensor | None = None
-    num_asked: int | None = None
-
-    @cached_property
-    def matrix(self) -> Tensor:
-        """(R, K), logarithms of all scores."""
-        sides = (self.text, self.image)
-        (text, log_divisor), (image, _) = (
-            (None, None) if side is None else side.log_probabilities(self.class_embeddings) for side in sides
-        )
-        return self.fusion(text, image, self._region_terms(log_divisor), self.is_base)
-
-    def best_of_matrix(self, threshold: float, number: int) -> Candidates:
-        """The first `number` candidates that score above the threshold."""
-        return _scored(best_candidates(self.matrix[:, : self.num_asked], _logarithm(threshold), number), threshold)
-
-    def best_of_chunks(self, threshold: float, number: int) -> Candidates:
-        """The same, in memory that does not grow with K."""
-        least = min(number, max(_LEAST, 8 * number // max(len(self.objectness_logits), 1)))
-        best = self._best_of_chunks(threshold, number, least)
-        if least < number and len(best.regions) and best.regions.bincount().max() >= least:
-            return self._best_of_chunks(threshold, number, number)  # a region may have had more than were kept
-        return best
-
-    def _best_of_chunks(self, threshold: float, number: int, least: int) -> Candidates:
-        """The first `number` candidates of the `least` best (or more) of each region."""
-        sides = (self.text, self.image)
-        divisors = [None if side is None else side.divisor() for side in sides]
-        groups = [
-            (BestOfRows(len(self.objectness_logits), least, like=self.objectness_logits), *group)
-            for group in self._groups()
-        ]
-        for chunk in self._chunks():
-            embeddings = self.class_embeddings[chunk]
-            logits = [None if side is None else side.logits(embeddings) for side in sides]
-            classes = torch.arange(chunk.start, chunk.start + len(embeddings), device=embeddings.device)
-            for best, exponents, members in groups:
-                _add(best, logits, exponents.text, classes, None if members is None else members[chunk])
-            for divisor, of_side in zip(divisors, logits, strict=True):
-                if divisor is not None:
-                    divisor.add_(of_side)
-        log_divisors = [None if divisor is None else divisor.value() for divisor in divisors]  # (R,) each
-        terms = self._region_terms(log_divisors[0])
-        kept = [
-            self._divide(best.kept(), fuse_sides(*log_divisors, exponents.text), terms, exponents)
-            for best, exponents, _ in groups
-        ]
-        kept = Candidates(*(torch.cat(parts) for parts in zip(*kept, strict=True)))
-        return _scored(first_of(kept, len(self.class_embeddings), _logarithm(threshold), number), threshold)
-
-    def _region_terms(self, text_log_divisor: Tensor | None) -> RegionTerms:
-        """(R, 1) each, of the text side's log-divisor (R,)."""
-        foreground = self.text.log_foreground(text_log_divisor) if self.fusion.needs_foreground else None
-        terms = RegionTerms(F.logsigmoid(self.objectness_logits), foreground, self.log_areas)
-        return terms.map(lambda term: term[:, None])
-
-    def _groups(self) -> list[tuple[Exponents, Tensor | None]]:
-        """Exponents as numbers, and which of the classes asked for, (K,), share them; None for all K."""
-        exponents = self.fusion.exponents(self.is_base)
-        asked = None
-        if self.num_asked is not None:
-            asked = torch.arange(len(self.class_embeddings), device=self.class_embeddings.device) < self.num_asked
-        if not any(isinstance(exponent, Tensor) for exponent in exponents):
-            return [(exponents, asked)]
-        groups = [mask if asked is None else mask & asked for mask in (self.is_base, ~self.is_base)]
-        groups = [mask for mask in groups if mask.any()]
-        return [(Exponents(*(float(x[mask.nonzero()[0]]) for x in exponents)), mask) for mask in groups]
-
-    def _chunks(self) -> Iterator[slice]:
-        """Of the K classes, in order."""
-        num_classes, width = self.class_embeddings.shape
-        num_sides = (self.text is not None) + (self.image is not None)
-        size = chunk_size(len(self.objectness_logits) * num_sides, width)
-        for start in range(0, num_classes, size):
-            yield slice(start, start + size)
-
-    def _divide(self, kept: Candidates, log_divisors: Tensor, terms: RegionTerms, exponents: Exponents) -> Candidates:
-        """Fused logits to logarithms of scores; log_divisors (R,), terms (R, 1)."""
-        log_scores = kept.scores - log_divisors[kept.regions]
-        of_kept = terms.map(lambda term: term[kept.regions, 0])
-        return kept._replace(scores=self.fusion.join_terms(log_scores, of_kept, exponents))
+    rows_of_a_class = max(classes.max_rows, int((classes.class_ids == NEGATIVE).sum()) if with_negatives else 0)
+    num_rows = min(number * rows_of_a_class, sys.maxsize)  # enough for `number` pairs, whatever rows they have
+    num_kept = min(num_rows, max(_MIN_KEPT, 8 * num_rows // max(len(scorer.objectness_logits), 1)))
+    rows = _topk_rows(scorer, classes, threshold, num_rows, num_kept, with_negatives)
+    if num_kept < num_rows and len(rows.regions) and rows.regions.bincount().max() >= num_kept:
+        rows = _topk_rows(scorer, classes, threshold, num_rows, num_rows, with_negatives)  # some may have had more
+    return exponential(_best_row_of_class(rows, classes, number), threshold)
 
 
-def chunk_size(num_rows: int, width: int) -> int:
-    """B for so many rows of logits, R of each side, and D."""
-    return max(min(_CHUNK_ENTRIES // max(num_rows, 1), 2 * _CHUNK_ENTRIES // width) // 256, 1) * 256
+def _best_row_of_class(rows: Candidates, classes: ClassEmbeddings, number: int) -> Candidates:
+    """Candidates of rows -> the first `number` of classes: of the rows of a region that are of one class, the best."""
+    num_classes = len(classes.names)
+    ids = classes.class_ids[rows.classes]
+    ids = torch.where(ids == NEGATIVE, num_classes, ids)
+    places, order = (rows.regions * (num_classes + 1) + ids).sort(stable=True)  # best first among equal places
+    is_first = torch.ones_like(places, dtype=torch.bool)
+    is_first[1:] = places[1:] != places[:-1]
+    return in_order(rows.scores[order[is_first]], places[is_first], num_classes + 1, number)
+
+
+def _topk_rows(
+    scorer: RegionScorer,
+    classes: ClassEmbeddings,
+    threshold: float,
+    number: int,
+    num_kept: int,
+    with_negatives: bool,
+) -> Candidates:
+    """The first `number` rows, as logarithms, of the `num_kept` best (or more) of each region."""
+    branches = (scorer.text, scorer.image)
+    partitions = [None if branch is None else _log_partition(branch) for branch in branches]
+    groups = [
+        (StreamingTopK(len(scorer.objectness_logits), num_kept, like=scorer.objectness_logits), *group)
+        for group in _groups(scorer, classes, with_negatives)
+    ]
+    # one pass over all rows
+    for chunk in _chunks(scorer, classes):
+        embeddings = classes.embeddings[chunk]
+        logits = [None if branch is None else branch.logits(embeddings) for branch in branches]
+        rows = torch.arange(chunk.start, chunk.start + len(embeddings), device=embeddings.device)
+        for topk, exponents, members in groups:
+            _add(topk, logits, exponents.text, rows, None if members is None else members[chunk])
+        for partition, of_branch in zip(partitions, logits, strict=True):
+            if partition is not None:
+                partition.add_(of_branch)
+    # logits to log scores
+    log_partitions = [None if partition is None else partition.value() for partition in partitions]  # (R,) each
+    terms = scorer.terms(log_partitions[0])
+    kept = [
+        _normalize(scorer, topk.kept(), fuse_branches(*log_partitions, exponents.text), terms, exponents)
+        for topk, exponents, _ in groups
+    ]
+    kept = Candidates(*(torch.cat(parts) for parts in zip(*kept, strict=True)))
+    return first_of(kept, len(classes.class_ids), log_threshold(threshold), number)
+
+
+def _groups(
+    scorer: RegionScorer, classes: ClassEmbeddings, with_negatives: bool
+) -> list[tuple[Exponents, Tensor | None]]:
+    """Exponents as numbers, and which of the rows (S,) that may be found share them; None for all."""
+    exponents = scorer.fusion.exponents(classes.is_base)
+    may_be_found = None if with_negatives else classes.class_ids != NEGATIVE
+    if may_be_found is not None and may_be_found.all():
+        may_be_found = None
+    if not any(isinstance(exponent, Tensor) for exponent in exponents):
+        return [(exponents, may_be_found)]
+    masks = (classes.is_base, ~classes.is_base)
+    masks = [mask if may_be_found is None else mask & may_be_found for mask in masks]
+    masks = [mask for mask in masks if mask.any()]
+    return [(Exponents(*(float(x[mask.nonzero()[0]]) for x in exponents)), mask) for mask in masks]
+
+
+def _chunks(scorer: RegionScorer, classes: ClassEmbeddings) -> Iterator[slice]:
+    """Of the S rows, in order."""
+    num_branches = (scorer.text is not None) + (scorer.image is not None)
+    size = chunk_size(len(scorer.objectness_logits) * num_branches, classes.width)
+    for start in range(0, len(classes.class_ids), size):
+        yield slice(start, start + size)
+
+
+def chunk_size(num_logits: int, width: int) -> int:
+    """B for so many logits of each row, R of each branch, and D."""
+    return max(min(_CHUNK_ENTRIES // max(num_logits, 1), 2 * _CHUNK_ENTRIES // width) // 256, 1) * 256
+
+
+def _normalize(
+    scorer: RegionScorer, kept: Candidates, log_partitions: Tensor, terms: RegionTerms, exponents: Exponents
+) -> Candidates:
+    """Fused logits to log scores; log_partitions (R,), terms (R, 1)."""
+    log_scores = kept.scores - log_partitions[kept.regions]
+    of_kept = terms.map(lambda term: term[kept.regions, 0])
+    return kept._replace(scores=scorer.fusion.join_terms(log_scores, of_kept, exponents))
 
 
 def _add(
-    best: BestOfRows, logits: list[Tensor | None], text_exponent: float, classes: Tensor, members: Tensor | None
+    topk: StreamingTopK, logits: list[Tensor | None], text_exponent: float, rows: Tensor, members: Tensor | None
 ) -> None:
-    """Fuse the sides' logits (R, B) for those of the classes (B,) that are members, and add them to the best."""
+    """Fuse the branches' logits (R, B) for those of the rows (B,) that are members, and add them."""
     if members is None or members.all():
-        best.add(fuse_sides(*logits, text_exponent), classes)
+        topk.add(fuse_branches(*logits, text_exponent), rows)
         return
     columns, others = members.nonzero().squeeze(1), (~members).nonzero().squeeze(1)
     if len(columns) > len(others):
-        best.add(fuse_sides(*logits, text_exponent).index_fill(1, others, -torch.inf), classes)
+        topk.add(fuse_branches(*logits, text_exponent).index_fill(1, others, -torch.inf), rows)
     elif len(columns):
-        of_members = (None if of_side is None else of_side[:, columns] for of_side in logits)
-        best.add(fuse_sides(*of_members, text_exponent), classes[columns])
+        of_members = (None if of_branch is None else of_branch[:, columns] for of_branch in logits)
+        topk.add(fuse_branches(*of_members, text_exponent), rows[columns])
 
 
-def _logarithm(threshold: float) -> float:
-    """A little below it, for what rounds up to above the threshold."""
-    return math.log(threshold) - 1e-4 if threshold > 0 else -math.inf
+def first_of(candidates: Candidates, num_classes: int, threshold: float, number: int) -> Candidates:
+    """The first `number` of candidates that come in no order.
+
+    Args:
+        candidates: any, with logarithms.
+        num_classes: that their classes are below.
+        threshold: they score above it, in the same unit.
+        number: how many at most.
+    """
+    floor = just_above(candidates.scores, threshold)
+    if 0 < number < len(candidates.scores):
+        floor = torch.maximum(floor, candidates.scores.topk(number, sorted=False).values.amin())
+    scores, regions, classes = (part[candidates.scores >= floor] for part in candidates)
+    places, order = (regions * num_classes + classes).sort()
+    return in_order(scores[order], places, num_classes, number)
 
 
-def _scored(candidates: Candidates, threshold: float) -> Candidates:
-    """Logarithms to scores above the threshold."""
-    scores, order = candidates.scores.exp().sort(descending=True, stable=True)  # exp may swap two of nearly one value
-    order = order[scores > threshold]
-    return Candidates(scores[: len(order)], candidates.regions[order], candidates.classes[order])
+class StreamingTopK:
+    """The best entries of each row of a matrix that comes chunk by chunk: at least `number` of each, and some more.
+
+    An entry is dropped only when `number` others of its row come before it in the order of candidates. What is kept
+    does not grow with the number of chunks.
+    """
+
+    def __init__(self, num_rows: int, number: int, like: Tensor) -> None:
+        """
+        Args:
+            num_rows: R.
+            number: how many of each row.
+            like: a tensor of the entries' type, on their device.
+        """
+        self.number = number
+        self.floor = like.new_full((num_rows, 1), -torch.inf)  # `number` entries of the row are at least this
+        self._maxima = like.new_empty((num_rows, 0))  # the highest block maxima that were seen
+        self._kept: list[Candidates] = []
+        self._length = 0  # of all that is kept
+        self._room = 0  # until the next clearing
+
+    def add(self, scores: Tensor, columns: Tensor) -> None:
+        """(R, B) scores of (B,) columns, B >= 1, which are higher than all before; -infinity is no entry."""
+        padding = -scores.shape[1] % _BLOCK
+        blocks = F.pad(scores, (0, padding), value=-torch.inf) if padding else scores
+        blocks = blocks.unflatten(1, (_BLOCK, -1))  # (R, entries, blocks)
+        maxima = blocks.amax(1)
+        before = self.floor
+        self._raise_floor(maxima)
+        rows, block_columns = ((maxima > before) & (maxima >= self.floor)).nonzero(as_tuple=True)
+        entries = blocks[rows, :, block_columns]  # (blocks with news, entries)
+        news, offsets = ((entries > before[rows]) & (entries >= self.floor[rows])).nonzero(as_tuple=True)
+        places = offsets * blocks.shape[2] + block_columns[news]
+        self._kept.append(Candidates(entries[news, offsets], rows[news], columns[places]))
+        self._length += len(news)
+        if self._length > self._room:
+            self._clear()
+
+    def _raise_floor(self, maxima: Tensor) -> None:
+        """(R, n) maxima of new blocks."""
+        self._maxima = torch.cat([self._maxima, maxima], dim=1)
+        if self._maxima.shape[1] > self.number:
+            self._maxima = self._maxima.topk(self.number, dim=1, sorted=False).values
+            self.floor = self._maxima.amin(dim=1, keepdim=True)
+
+    def _clear(self) -> None:
+        """Drop what the floor has risen above since."""
+        kept = self.kept()
+        stays = kept.scores >= self.floor[kept.regions, 0]
+        self._kept = [Candidates(*(part[stays] for part in kept))]
+        self._length = len(self._kept[0].scores)
+        self._room = 2 * self._length + 65536
+
+    def kept(self) -> Candidates:
+        """What is kept, in no particular order."""
+        return Candidates(*(torch.cat(parts) for parts in zip(*self._kept, strict=True)))
+
+
+class StreamingLogSumExp:
+    """log(sum(exp(.))) over the rows of a matrix that comes in parts: the log-partition of a softmax."""
+
+    def __init__(self, start: Tensor) -> None:
+        """(R,), the value before the first part: -infinity for nothing."""
+        self._peak = start
+        self._total = (start > -torch.inf).to(start)  # in units of exp(peak)
+
+    def add_(self, logits: Tensor) -> None:
+        """(R, B), B >= 1; they are overwritten."""
+        peak = torch.maximum(self._peak, logits.amax(1))
+        self._total = self._total * (self._peak - peak).exp() + logits.sub_(peak[:, None]).exp_().sum(1)
+        self._peak = peak
+
+    def value(self) -> Tensor:
+        """(R,)."""
+        return self._peak + self._total.log()
+
+
+class _ZeroLogPartition:
+    """The log-partition of probabilities that need none."""
+
+    def __init__(self, zeros: Tensor) -> None:
+        """(R,)."""
+        self._zeros = zeros
+
+    def add_(self, logits: Tensor) -> None:
+        """(R, B), unused."""
+
+    def value(self) -> Tensor:
+        """(R,)."""
+        return self._zeros
+
+
+def _log_partition(branch: Branch) -> StreamingLogSumExp | _ZeroLogPartition:
+    """A new one, with the branch's background in it."""
+    if isinstance(branch, SigmoidBranch):
+        return _ZeroLogPartition(branch.queries.new_zeros(len(branch.queries)))
+    if branch.background_logits is None:
+        return StreamingLogSumExp(branch.queries.new_full((len(branch.queries),), -torch.inf))
+    return StreamingLogSumExp(branch.background_logits)

@@ -15,7 +15,7 @@ from detectron2.structures import Boxes, Instances
 from torch import Tensor
 
 from ovdet.errors import InputError
-from ovdet.modeling.postprocess import select_regions
+from ovdet.modeling.nms import select_regions
 
 RegionEmbedderFunction = Callable[
     [Tensor, Tensor], Tensor

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from torch import Tensor
 
-from ovdet.modeling.postprocess import select_regions
+from ovdet.modeling.nms import select_regions
 from ovdet.modeling.region_sources import RegionEmbedderFunction
 
 

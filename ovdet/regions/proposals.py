@@ -20,7 +20,7 @@ from detectron2.structures import BoxMode
 from omegaconf import DictConfig, OmegaConf
 
 import ovdet.data.catalog  # noqa: F401 (makes its data sets known by name)
-from ovdet.data.coco import listed, names_among, plain_name, read_json
+from ovdet.data.coco import listed, read_json
 from ovdet.data.dataset import load_coco_subsets
 from ovdet.engine.checkpoint import HEADER, known_classes, read_checkpoint
 from ovdet.engine.config import prepare_dataset
@@ -30,6 +30,7 @@ from ovdet.hub.load import find_weights
 from ovdet.regions.plan import Photo, RegionPlan
 from ovdet.teachers.crops import RegionEmbedder
 from ovdet.teachers.registry import load_teacher
+from ovdet.text.class_names import names_among, normalize_class_name
 
 NMS_THRESHOLD = 0.7  # IoU above which the less object-like of two proposals goes (ViLD's RPN)
 NO_NMS = 1.0  # ground truth: what lies over each other is different objects
@@ -217,10 +218,13 @@ def _from_rpn(config: DictConfig, options: ExtractOptions, data: Data) -> Source
     trained_on = known_classes(read_checkpoint(weights)[HEADER])
     if trained_on is None:
         raise InputError(f"expected weights that say which classes they were trained on, {weights} do not")
-    known = {plain_name(name) for name in trained_on}
+    known = {normalize_class_name(name) for name in trained_on}
     facts = {
         "source": f"base ground truth and RPN of {Path(weights).name}",
-        "training_classes": [*trained_on, *(name for name in data.base_classes if plain_name(name) not in known)],
+        "training_classes": [
+            *trained_on,
+            *(name for name in data.base_classes if normalize_class_name(name) not in known),
+        ],
         "nms_threshold": NMS_THRESHOLD,
         "weights_sha256": file_sha256(weights),
         "detector": _detector_digest(config),

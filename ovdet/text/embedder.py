@@ -1,10 +1,11 @@
-"""Class names to class embeddings, each name once: what the engine and the predictor ask for a vocabulary.
+"""NameEmbedder: class names to embeddings, each name once.
 
 Shape letters: K classes, D embedding width.
 """
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Sequence
 from functools import cached_property
 from pathlib import Path
@@ -50,6 +51,7 @@ class NameEmbedder:
         self.templates = templates if isinstance(templates, str) else tuple(templates)
         self.expected_fingerprint = fingerprint
         self.device = device
+        self._lock = threading.Lock()  # tokenizers serve one thread at a time
         self._known: dict[tuple[str, ...], Tensor] = {}  # a name and its synonyms -> (D,)
         self._file = file
         self._read = None if file is None else load_embeddings(file)
@@ -101,7 +103,11 @@ class NameEmbedder:
         """
         vocabulary = names if isinstance(names, Vocabulary) else Vocabulary(names)
         keys = [(name, *vocabulary.synonyms.get(name, ())) for name in vocabulary.names]
-        unknown = [key for key in keys if key not in self._known]
+        with self._lock:
+            self._embed_unknown([key for key in keys if key not in self._known])
+        return torch.stack([self._known[key] for key in keys])
+
+    def _embed_unknown(self, unknown: Sequence[tuple[str, ...]]) -> None:
         if unknown and self._file is not None:
             listed = ", ".join(key[0] for key in unknown[:5])
             raise InputError(f"expected names that {self._file} holds, got {len(unknown)} others: {listed}")
@@ -114,4 +120,3 @@ class NameEmbedder:
                 key, shape, lambda: embed_vocabulary(missing, self._teacher, self.templates).matrix
             )
             self._known.update(zip(unknown, matrix, strict=True))
-        return torch.stack([self._known[key] for key in keys])

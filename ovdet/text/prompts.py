@@ -1,34 +1,25 @@
 """Prompt templates, and how a class name goes into one.
 
-A template holds the name at "{}" and, if it likes, "a" or "an" at "{article}". Names are cleaned here and only here:
-what the user sees keeps the user's spelling.
+A template holds the name at "{}" and, if it likes, "a" or "an" at "{article}". The name goes in in its normal form
+(text/class_names.py); what the user sees keeps the user's spelling.
 """
 
 from __future__ import annotations
 
-import unicodedata
 from collections.abc import Iterator, Mapping, Sequence
 from functools import cache
 
 from ovdet.errors import InputError
-
-
-def clean_name(name: str) -> str:
-    """A class name as it is read out: "_" is a space, "/" is " or ", lower case, no trailing ".", single spaces.
-
-    As ViLD does (arXiv:2104.13921, its demo's `processed_name`); "_" is LVIS's, "/" is Objects365's.
-    """
-    text = unicodedata.normalize("NFC", name).replace("_", " ").replace("/", " or ").lower()
-    return " ".join(text.split()).rstrip(".").rstrip()
+from ovdet.text.class_names import normalize_class_name
 
 
 def fill_template(template: str, name: str) -> str:
-    """One prompt: the cleaned name in its place; the article by the name's first letter.
+    """One prompt: the name in its normal form in its place; the article by the name's first letter.
 
     Raises:
         InputError: the template has no place for the name, or a place for something else.
     """
-    cleaned = clean_name(name)
+    cleaned = normalize_class_name(name)
     try:
         prompt = template.format(cleaned, article="an" if cleaned[:1] in set("aeiou") else "a")
     except (IndexError, KeyError, ValueError, AttributeError) as error:

@@ -11,7 +11,7 @@ from pathlib import Path
 
 from ovdet.errors import InputError
 from ovdet.files import atomic_write
-from ovdet.text.prompts import clean_name
+from ovdet.text.class_names import normalize_class_name
 
 _LONGEST_NAME = 200
 _BARRED = {"Cc": "a control character", "Cs": "half a character", "Zl": "a line break", "Zp": "a line break"}
@@ -52,7 +52,7 @@ class Vocabulary:
             _check_name(name, f"class name {position}")
         seen: dict[str, str] = {}
         for name in self.names:
-            cleaned = clean_name(name)
+            cleaned = normalize_class_name(name)
             if cleaned in seen:
                 raise InputError(
                     f"expected different class names, got {seen[cleaned]!r} and {name!r}, which read alike"
@@ -179,7 +179,7 @@ def _check_name(name: str, what: str) -> None:
         barred = _BARRED.get(unicodedata.category(character))
         if barred:
             raise InputError(f"expected {what} to be plain text, got {barred} in {name!r}")
-    if not clean_name(name):
+    if not normalize_class_name(name):
         raise InputError(f"expected {what} not to be empty, got {name!r}")
 
 

@@ -17,7 +17,8 @@ from ovdet.engine.config import load_config
 from ovdet.export.graph import DetectionGraph, keep_best, pool
 from ovdet.modeling.background_names import BackgroundNames
 from ovdet.modeling.embedding_heads import FrozenBackboneBranch
-from ovdet.modeling.postprocess import detect, nms_over_classes
+from ovdet.modeling.nms import nms_class_agnostic
+from ovdet.modeling.postprocess import postprocess_images
 from ovdet.modeling.score_fusion import GeometricScores
 from ovdet.modeling.tracing import EverySecond, with_even_padding, with_fixed_shapes
 
@@ -62,7 +63,7 @@ def test_keep_best_of_very_many_classes():
 def test_keep_best_softens_like_the_detector():
     boxes, scores = random_boxes(60), torch.rand(60, 5, generator=torch.Generator().manual_seed(0))
     options = dict(score_threshold=0.4, nms_threshold=0.5, max_detections=200, soft_nms_sigma=0.5)
-    (expected,) = detect([boxes], [scores], [(500, 500)], **options)
+    (expected,) = postprocess_images([boxes], [scores], [(500, 500)], **options)
     found, labels, best = keep_best(boxes, scores.log(), **options)
     assert torch.equal(found, expected.pred_boxes.tensor) and torch.equal(labels, expected.pred_classes)
     assert torch.allclose(best, expected.scores, atol=1e-6) and 0 < len(best)
@@ -125,7 +126,7 @@ def twice_with_other_names(model):
 
 def one_name_each(model):
     """NMS over all classes at once."""
-    model.roi_heads.suppress = nms_over_classes
+    model.roi_heads.suppress = nms_class_agnostic
     model.roi_heads.box_predictor.test_nms_thresh = 0.9  # a hundred are left
     return model
 

@@ -19,7 +19,7 @@ from ovdet.errors import InputError
 from ovdet.hub.find import find_model, open_config
 from ovdet.hub.load import find_weights, load_detector
 from ovdet.hub.model_folder import CARD, CONFIG, FORMAT, WEIGHTS, read_model_config, write_model_folder
-from ovdet.modeling.postprocess import nms_over_classes
+from ovdet.modeling.nms import nms_class_agnostic
 
 CARD_TEXT = "# A tiny model\n\nFür nichts gut.\n"
 
@@ -132,10 +132,10 @@ def test_a_folder_takes_overrides_that_exist(packed):
 def test_functions_are_named_too(weights, tiny_files, tmp_path):
     config = open_config(tiny_files.arguments[1], tiny_files.overrides)
     config._set_flag("allow_objects", True)
-    config.model.roi_heads.suppress = nms_over_classes
+    config.model.roi_heads.suppress = nms_class_agnostic
     write_model_folder(config, weights, tmp_path / "model", card="")
     model = read_back(tmp_path / "model")
-    assert model.roi_heads.suppress is nms_over_classes and len(detect(model)) > 0
+    assert model.roi_heads.suppress is nms_class_agnostic and len(detect(model)) > 0
 
 
 def put(*keys, value):

@@ -11,7 +11,7 @@ from torchvision.ops import box_iou
 from ovdet import InputError, OpenVocabPredictor, TextEmbeddings, Vocabulary, embed_vocabulary
 from ovdet.inference.draw import draw_detections
 from ovdet.inference.predictor import default_threshold
-from ovdet.modeling.postprocess import intersection_over_area_filter
+from ovdet.modeling.postprocess import is_not_contained
 from ovdet.text.embedder import NameEmbedder
 
 
@@ -128,7 +128,7 @@ def test_boxes_within_better_ones_of_their_name_are_left_out(predictor, photo):
     predictor.set_vocabulary(["red square", "red circle"])
     everything = predictor(photo, threshold=0)
     found = predictor(photo, threshold=0, contained=0.9)
-    kept = intersection_over_area_filter(
+    kept = is_not_contained(
         torch.tensor(everything.boxes), torch.tensor([label == "red square" for label in everything.labels]), 0.9
     )
     assert 0 < len(found) == kept.sum() < len(everything)

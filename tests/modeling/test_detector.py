@@ -16,7 +16,7 @@ from torchvision.ops import box_iou
 
 from configs.common.components import iou_head
 from ovdet.errors import InputError
-from ovdet.modeling.postprocess import nms_over_classes
+from ovdet.modeling.nms import nms_class_agnostic
 from ovdet.modeling.region_sources import OnlineRegions, StoredRegions
 
 
@@ -257,7 +257,7 @@ def test_a_vocabulary_in_chunks_gives_the_same_detections(methods, build, make_i
 
 def test_one_name_to_an_object(build, make_inputs, make_unit_rows):
     def change(node):
-        node.roi_heads.suppress = nms_over_classes
+        node.roi_heads.suppress = nms_class_agnostic
         return node
 
     model = build(change).eval()

@@ -11,16 +11,14 @@ from detectron2.modeling.roi_heads.fast_rcnn import fast_rcnn_inference
 from shapely import box as shape_of
 from torchvision.ops import box_iou, nms
 
-from ovdet.modeling.candidates import best_candidates
+from ovdet.modeling.scoring import topk_of_matrix
+from ovdet.modeling.nms import nms_class_agnostic, nms_per_class, select_regions
 from ovdet.modeling.postprocess import (
     _nms_at_once,
     _nms_in_turn,
-    detect,
-    intersection_over_area_filter,
-    nms_over_classes,
-    nms_per_class,
+    postprocess_images,
+    is_not_contained,
     postprocess_image,
-    select_regions,
     soft_nms_scores,
 )
 
@@ -75,7 +73,7 @@ def detectron2s(boxes, scores, threshold, nms_threshold, number, size=SIZE):
 
 def ours(boxes, scores, threshold, nms_threshold, number, size=SIZE, **options):
     thresholds = dict(score_threshold=threshold, nms_threshold=nms_threshold, max_detections=number)
-    return detect([boxes], [scores], [size], **thresholds, **options)[0]
+    return postprocess_images([boxes], [scores], [size], **thresholds, **options)[0]
 
 
 def assert_same(found, expected):
@@ -177,7 +175,7 @@ def test_one_call_for_all_classes_decides_like_one_for_each_or_not_at_all(scale)
     sure = 0
     for seed in range(60):
         boxes = torch.cat([random_boxes(1, seed) * 10, boxes_on_an_odd_grid(60, seed) * scale])
-        best = best_candidates(random_scores(61, 300, seed), 0.5, 60 + 10 * seed)
+        best = topk_of_matrix(random_scores(61, 300, seed), 0.5, 60 + 10 * seed)
         arguments = (boxes[best.regions], best.scores, best.classes, 0.5)
         keep = _nms_at_once(*arguments)
         sure += keep is not None
@@ -200,7 +198,7 @@ def test_boxes_of_each_class(stable_sort):
 def test_photos_of_a_batch_are_apart():
     boxes, scores = [random_boxes(20), random_boxes(0), close_boxes(90)], [random_scores(n, 30) for n in (20, 0, 90)]
     sizes = [SIZE, SIZE, (40, 200)]
-    found = detect(boxes, scores, sizes, score_threshold=0.1, nms_threshold=0.5, max_detections=40)
+    found = postprocess_images(boxes, scores, sizes, score_threshold=0.1, nms_threshold=0.5, max_detections=40)
     for detections, *arguments, size in zip(found, boxes, scores, sizes, strict=True):
         assert_same(detections, detectron2s(*arguments, 0.1, 0.5, 40, size))
 
@@ -208,7 +206,7 @@ def test_photos_of_a_batch_are_apart():
 @pytest.mark.parametrize("number", [10, 300])
 def test_over_classes_equals_nms_of_all_candidates(number):
     boxes, scores = close_boxes(150), random_scores(150, 30)
-    found = ours(boxes, scores, 0.01, 0.5, number, (200, 200), suppress=nms_over_classes)
+    found = ours(boxes, scores, 0.01, 0.5, number, (200, 200), suppress=nms_class_agnostic)
     flat, places = scores.flatten().sort(descending=True)
     clipped = boxes.clamp(0, 200)[places // 30]
     keep = nms(clipped[flat > 0.01], flat[flat > 0.01], 0.5)[:number]
@@ -222,7 +220,7 @@ def test_no_more_candidates_than_it_takes():
 
     def spy(scores, threshold, number):
         asked.append(number)
-        return best_candidates(scores, threshold, number)
+        return topk_of_matrix(scores, threshold, number)
 
     options = dict(score_threshold=0.0, nms_threshold=0.5, max_detections=100)
     postprocess_image(partial(spy, random_scores(1000, 400)), random_boxes(1000), SIZE, **options)
@@ -305,10 +303,10 @@ def test_boxes_within_better_ones_of_their_class(number, share):
         not any(classes[i] == classes[j] and shape.intersection(shapes[j]).area > share * shape.area for j in range(i))
         for i, shape in enumerate(shapes)
     ]
-    kept = intersection_over_area_filter(close_boxes(number), classes, share)
+    kept = is_not_contained(close_boxes(number), classes, share)
     assert kept.tolist() == expected and (number < 2 or 2 < sum(expected) < number)
-    assert intersection_over_area_filter(close_boxes(number), classes, 1).all()
+    assert is_not_contained(close_boxes(number), classes, 1).all()
 
 
 def test_boxes_without_area_are_shown():
-    assert intersection_over_area_filter(torch.zeros(4, 4), torch.zeros(4), 0.9).all()
+    assert is_not_contained(torch.zeros(4, 4), torch.zeros(4), 0.9).all()

@@ -12,8 +12,8 @@ from ovdet.modeling.score_fusion import (
     ImageScores,
     RegionTerms,
     TextScores,
-    fuse_sides,
-    join_region_scores,
+    fuse_branches,
+    join_term,
     log_area_shares,
 )
 
@@ -113,9 +113,9 @@ def test_whole_numbers_are_exponents_too(probabilities):
 
 def test_no_regions_and_nothing_impossible():
     empty = torch.zeros(0, 3)
-    assert fuse_sides(empty, empty, torch.full((3,), 0.5)).shape == (0, 3)
+    assert fuse_branches(empty, empty, torch.full((3,), 0.5)).shape == (0, 3)
     assert GeometricScores()(empty, empty, terms(torch.zeros(0))).shape == (0, 3)
-    scores = join_region_scores(torch.full((2, 3), -1e4), torch.full((2, 1), -1e4), 0.5)
+    scores = join_term(torch.full((2, 3), -1e4), torch.full((2, 1), -1e4), 0.5)
     assert torch.isfinite(scores).all() and (scores < -1000).all()
 
 
@@ -123,4 +123,4 @@ def test_gradient(probabilities):
     text, image, objectness, _ = (x.double() for x in probabilities)
     exponents = torch.tensor([2 / 3, 1 / 3, 2 / 3, 1 / 3], dtype=torch.double)
     inputs = tuple(x.requires_grad_() for x in (text.log(), image.log(), objectness[:, None]))
-    assert torch.autograd.gradcheck(lambda t, i, o: join_region_scores(fuse_sides(t, i, exponents), o, 0.3), inputs)
+    assert torch.autograd.gradcheck(lambda t, i, o: join_term(fuse_branches(t, i, exponents), o, 0.3), inputs)

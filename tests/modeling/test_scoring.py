@@ -9,10 +9,12 @@ import torch
 import torch.nn.functional as F
 
 from ovdet.modeling import large_vocabulary as class_scores
-from ovdet.modeling.candidates import BestOfRows, Candidates, best_candidates, first_of
+from ovdet.modeling.large_vocabulary import StreamingTopK, first_of
+from ovdet.modeling.scoring import Candidates, topk_of_matrix
 from ovdet.modeling.large_vocabulary import ClassScores
 from ovdet.modeling.score_fusion import GeometricScores, ImageScores, TextScores
-from ovdet.modeling.sides import LogSumExp, SoftmaxSide
+from ovdet.modeling.large_vocabulary import StreamingLogSumExp
+from ovdet.modeling.sides import SoftmaxSide
 from ovdet.modeling.text_classifier import SigmoidTextClassifier, TextClassifier
 
 FUSIONS = {
@@ -158,7 +160,7 @@ def test_one_region_may_have_most_of_the_best(make_scores, make_unit_rows):
 def test_log_sum_exp_in_parts():
     logits = torch.randn(5, 100, generator=torch.Generator().manual_seed(0)) * 200
     start = torch.tensor([-torch.inf, 0.0, 500.0, -500.0, 1.0])
-    total = LogSumExp(start)
+    total = StreamingLogSumExp(start)
     for part in logits.split(33, dim=1):
         total.add_(part.clone())
     torch.testing.assert_close(total.value(), torch.logsumexp(torch.cat([logits, start[:, None]], dim=1), dim=1))
@@ -176,7 +178,7 @@ def test_the_best_of_each_row_are_kept_and_little_else(order, number):
         "equal": lambda: torch.zeros_like(matrix),
         "coarse": lambda: (matrix * 50).round(),
     }[order]()
-    best = BestOfRows(3, number, like=matrix)
+    best = StreamingTopK(3, number, like=matrix)
     lengths = []
     for start in range(0, 100_000, 3000):
         best.add(matrix[:, start : start + 3000], torch.arange(start, min(start + 3000, 100_000)))
@@ -204,6 +206,6 @@ def test_best_of_a_matrix_equals_a_stable_sort(number, threshold):
         matrix = (torch.rand(90, 37, generator=torch.Generator().manual_seed(0)) * scale).round() / scale
         values, places = matrix.flatten().sort(descending=True, stable=True)
         places = places[values > threshold][:number]
-        found = best_candidates(matrix, threshold, number)
+        found = topk_of_matrix(matrix, threshold, number)
         assert torch.equal(found.scores, matrix.flatten()[places])
         assert torch.equal(found.regions * 37 + found.classes, places)

@@ -6,7 +6,8 @@ import torch
 import torch.nn.functional as F
 
 from ovdet.modeling import text_classifier
-from ovdet.modeling.text_classifier import RegionProjection, SigmoidTextClassifier, TextClassifier, cosine_logits
+from ovdet.modeling.embedding_heads import RegionProjection
+from ovdet.modeling.text_classifier import SigmoidTextClassifier, TextClassifier, cosine_logits
 
 
 class FewWords(torch.nn.Module):

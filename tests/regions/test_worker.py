@@ -17,7 +17,7 @@ from PIL import Image
 from torchvision.ops import box_iou
 
 from ovdet.data.mapper import OpenVocabMapper
-from ovdet.modeling.postprocess import select_regions
+from ovdet.modeling.nms import select_regions
 from ovdet.regions.plan import Photo, RegionPlan, write_plan
 from ovdet.regions.proposals import PhotoJob
 from ovdet.regions.shard import missing_shards, shard_path

@@ -5,7 +5,8 @@ from __future__ import annotations
 import pytest
 
 from ovdet.errors import InputError
-from ovdet.text.prompts import TEMPLATE_SETS, clean_name, fill_template, resolve_templates
+from ovdet.text.class_names import normalize_class_name
+from ovdet.text.prompts import TEMPLATE_SETS, fill_template, resolve_templates
 
 
 @pytest.mark.parametrize(
@@ -24,7 +25,7 @@ from ovdet.text.prompts import TEMPLATE_SETS, clean_name, fill_template, resolve
     ],
 )
 def test_clean_name(name, cleaned):
-    assert clean_name(name) == cleaned
+    assert normalize_class_name(name) == cleaned
 
 
 @pytest.mark.parametrize(

@@ -13,7 +13,8 @@ from PIL import Image
 from ovdet.errors import InputError
 from ovdet.inference.draw import draw_detections
 from ovdet.inference.media import Video, writing_video
-from ovdet.inference.predictor import Detections, to_rgb
+from ovdet.inference.detections import Detections
+from ovdet.inference.predictor import to_rgb
 from ovdet.inference.results import parse_negatives, write_results, write_video
 from ovdet.text.embeddings import convert_matrix, embed_vocabulary
 from ovdet.text.vocabulary import Vocabulary

@@ -16,7 +16,7 @@ from torch import Tensor
 from benchmarks.timing import Row, compare
 from ovdet.device import choose_device
 from ovdet.errors import InputError
-from ovdet.modeling.postprocess import detect
+from ovdet.modeling.postprocess import postprocess_images
 
 IMAGE_SIZE = (800, 1216)
 NMS_THRESHOLD = 0.5
@@ -72,7 +72,7 @@ def _row(name: str, boxes: Tensor, scores: Tensor, arguments: argparse.Namespace
 
     def ours() -> Instances:
         thresholds = dict(score_threshold=arguments.threshold, nms_threshold=NMS_THRESHOLD, max_detections=number)
-        return detect([boxes], [scores], [IMAGE_SIZE], **thresholds)[0]
+        return postprocess_images([boxes], [scores], [IMAGE_SIZE], **thresholds)[0]
 
     def peer() -> Instances:
         return fast_rcnn_inference(

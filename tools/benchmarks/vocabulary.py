@@ -14,6 +14,7 @@ import torch
 import torch.nn.functional as F
 from detectron2.modeling.roi_heads.fast_rcnn import fast_rcnn_inference
 from matplotlib.figure import Figure
+from ovdet.modeling.scoring import Candidates
 from rich.progress import track
 from torch import Tensor
 
@@ -22,8 +23,8 @@ from benchmarks.timing import Row, compare
 from ovdet.device import choose_device
 from ovdet.errors import InputError
 from ovdet.files import atomic_write
-from ovdet.modeling.candidates import Candidates
-from ovdet.modeling.large_vocabulary import MAX_DENSE_CLASSES, ClassScores, chunk_size
+from ovdet.modeling.large_vocabulary import ClassScores, chunk_size
+from ovdet.modeling.scoring import MAX_DENSE_ROWS
 from ovdet.modeling.postprocess import postprocess_image
 from ovdet.modeling.score_fusion import TextScores
 from ovdet.modeling.text_classifier import TextClassifier
@@ -121,7 +122,7 @@ class _Photo:
         classifier = self.classifier
         side = classifier.side(self.embeddings)
         scores = ClassScores(classifier.class_embeddings, side, None, self.objectness, TextScores())
-        is_small = classifier.num_classes <= MAX_DENSE_CLASSES
+        is_small = classifier.num_classes <= MAX_DENSE_ROWS
         return (scores.best_of_matrix if is_small else scores.best_of_chunks)(threshold, number)
 
     def candidates(self) -> Candidates:

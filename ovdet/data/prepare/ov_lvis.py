@@ -10,7 +10,7 @@ from ovdet.data.coco import check_coco, listed, read_json, write_json
 from ovdet.data.prepare.counts import Count, check_counts, check_inputs
 from ovdet.data.splits import load_split
 from ovdet.errors import InputError
-from ovdet.text.prompts import clean_name
+from ovdet.text.class_names import same_class_name
 from ovdet.text.vocabulary import Vocabulary
 
 SOURCE = "https://www.lvisdataset.org/dataset"
@@ -69,7 +69,7 @@ def with_synonyms(categories: Sequence[Mapping[str, Any]]) -> Vocabulary:
     """LVIS's names, each with those of its `synonyms` that read otherwise."""
     synonyms = {}
     for category in categories:
-        others = [other for other in category.get("synonyms", ()) if clean_name(other) != clean_name(category["name"])]
+        others = [other for other in category.get("synonyms", ()) if not same_class_name(other, category["name"])]
         if others:
             synonyms[category["name"]] = others
     return Vocabulary([category["name"] for category in categories], synonyms)

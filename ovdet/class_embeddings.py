@@ -1,0 +1,127 @@
+"""ClassEmbeddings: the classes that a detector is asked for, as one immutable value.
+
+Shape letters: S rows, K classes (S >= K), D embedding width.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from functools import cached_property
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from ovdet.errors import InputError
+
+NEGATIVE = -1  # the class id of a row that is compared with regions, but found by nobody
+_OWN_ENTRIES = 2**24  # of a matrix of which a normalized float32 copy is made: 64 MiB
+_ROWS_AT_ONCE = 8192
+_NEAR_UNIT = 1e-4  # how far from 1 a norm may be, or as far as the matrix's own floating type rounds
+
+
+@dataclass(frozen=True, eq=False)
+class ClassEmbeddings:
+    """Rows of a text-embedding space, and the class that each of them speaks for.
+
+    A class has one row or several (its name, synonyms, exemplars): a region's best row counts. Build it by `of`, by
+    `ovdet.text.classes.build_classes`, or by `OpenVocabPredictor.embed`.
+
+    Attributes:
+        embeddings: (S, D), unit norm; float32, or the half-precision matrix of a large file.
+        class_ids: (S,) int64, the index of each row's class in `names`; -1 for a negative.
+        names: of the K classes.
+        is_base: (S,) bool, which rows the detector was trained on; None where that is not known. Score fusion weighs
+            base and novel classes differently.
+
+    Raises:
+        InputError: parts of different lengths, a class id that is none, or a class without a row.
+    """
+
+    embeddings: Tensor
+    class_ids: Tensor
+    names: tuple[str, ...]
+    is_base: Tensor | None = None
+    _on_device: dict[torch.device, ClassEmbeddings] = field(default_factory=dict, init=False, repr=False)
+
+    def __post_init__(self) -> None:
+        if self.embeddings.dim() != 2 or len(self.embeddings) != len(self.class_ids) or not self.names:
+            shapes = f"{tuple(self.embeddings.shape)} for {len(self.class_ids)} rows and {len(self.names)} names"
+            raise InputError(f"expected class embeddings (S, D), S class ids and a name or more, got {shapes}")
+        if self.is_base is not None and len(self.is_base) != len(self.class_ids):
+            raise InputError(f"expected is_base for {len(self.class_ids)} rows, got {len(self.is_base)}")
+        spoken = self.class_ids.unique().tolist()
+        if (
+            spoken[0] < NEGATIVE
+            or spoken[-1] >= len(self.names)
+            or len(spoken) - (NEGATIVE in spoken) < len(self.names)
+        ):
+            raise InputError(f"expected class ids of all {len(self.names)} classes or -1, got {spoken[:10]}")
+
+    @classmethod
+    def of(
+        cls, embeddings: Tensor, names: Sequence[str], is_base: Sequence[bool] | Tensor | None = None
+    ) -> ClassEmbeddings:
+        """One row per class: (K, D) embeddings, which are brought to unit norm, of K names.
+
+        Raises:
+            InputError: their numbers differ, or a row is zero or not finite.
+        """
+        base = None if is_base is None else torch.as_tensor(is_base, dtype=torch.bool)
+        return cls(unit_norm(embeddings), torch.arange(len(embeddings)), tuple(names), base)
+
+    def to(self, device: str | torch.device) -> ClassEmbeddings:
+        """The same value on a device; moved once, and itself where it is there already."""
+        device = torch.device(device)
+        if self.embeddings.device == device:
+            return self
+        if device not in self._on_device:
+            base = None if self.is_base is None else self.is_base.to(device)
+            moved = ClassEmbeddings(self.embeddings.to(device), self.class_ids.to(device), self.names, base)
+            self._on_device[device] = moved
+        return self._on_device[device]
+
+    @property
+    def width(self) -> int:
+        """D."""
+        return self.embeddings.shape[1]
+
+    @cached_property
+    def has_one_row_each(self) -> bool:
+        """Whether row k is class k, and all rows after the K-th are negatives: no synonyms."""
+        ids, num_classes = self.class_ids.cpu(), len(self.names)
+        first_are_classes = torch.equal(ids[:num_classes], torch.arange(num_classes))
+        return first_are_classes and bool((ids[num_classes:] == NEGATIVE).all())
+
+    @cached_property
+    def max_rows(self) -> int:
+        """The most rows that one class has."""
+        return int(self.class_ids[self.class_ids != NEGATIVE].bincount().max())
+
+    @cached_property
+    def is_base_class(self) -> Tensor | None:
+        """(K,) bool, which classes have a base row; None where that is not known."""
+        if self.is_base is None:
+            return None
+        is_base = torch.zeros(len(self.names), dtype=torch.bool, device=self.is_base.device)
+        is_base[self.class_ids[self.is_base & (self.class_ids != NEGATIVE)]] = True
+        return is_base
+
+
+def unit_norm(embeddings: Tensor) -> Tensor:
+    """(S, D) with rows of unit norm, detached; a large matrix that has them already is not copied.
+
+    Raises:
+        InputError: not a matrix, no rows, or a row that is zero or not finite.
+    """
+    if embeddings.dim() != 2 or 0 in embeddings.shape or not embeddings.is_floating_point():
+        raise InputError(f"expected class embeddings (S >= 1, D), got {tuple(embeddings.shape)} of {embeddings.dtype}")
+    embeddings = embeddings.detach()
+    norms = torch.cat([rows.float().norm(dim=1) for rows in embeddings.split(_ROWS_AT_ONCE)])  # (S,)
+    odd = (~(torch.isfinite(norms) & (norms > 0))).nonzero()
+    if len(odd):
+        raise InputError(f"expected finite class embeddings other than zero, row {int(odd[0])} is not")
+    rounding = max(_NEAR_UNIT, torch.finfo(embeddings.dtype).eps)
+    is_small = embeddings.numel() <= _OWN_ENTRIES
+    return F.normalize(embeddings.float(), dim=1) if is_small or (norms - 1).abs().max() > rounding else embeddings

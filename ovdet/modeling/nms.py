@@ -1,0 +1,109 @@
+"""Non-maximum suppression within classes, over classes, and of proposals: bit-equal to torchvision's `batched_nms`.
+
+`batched_nms` goes about it in one of two ways: for few candidates it moves the classes apart, adding an offset in
+float32 that rounds the boxes; for many it takes one class after the other. Each is followed here, down to the last bit,
+but for vocabularies so large that the offsets would round whole boxes away. Candidates of equal score keep their order;
+so they do in `batched_nms`, except that its way for many candidates ends in a sort that is not stable.
+
+Shape letters: R regions of one image, C candidates of one image, best first.
+"""
+
+from __future__ import annotations
+
+import torch
+from detectron2.layers import batched_nms
+from torch import Tensor
+from torchvision.ops import nms
+
+# Up to so many candidates batched_nms may move the classes apart: on CPUs, and elsewhere. Beyond it never does.
+_FEW_ON_CPU, _FEW = 1000, 25_000
+_AT_ONCE = 4096  # boxes in one call of NMS, which is quadratic
+_MARGIN = 1e-5  # of an IoU, wider than what float32 may err by for boxes of at least _MIN_SIDE
+_MIN_SIDE = 0.01  # pixels
+_FAR = 2**21  # pixels; float32 rounds to quarters of them beyond, and LVIS's classes on photos of 1333 end before it
+
+
+def select_regions(boxes: Tensor, objectness_logits: Tensor, nms_threshold: float, max_regions: int) -> Tensor:
+    """Class-agnostic NMS on objectness, then the best `max_regions` (the crop baseline's step in arXiv:2104.13921).
+
+    Args:
+        boxes: (R, 4) XYXY.
+        objectness_logits: (R,).
+        nms_threshold: IoU above which the less object-like box goes.
+        max_regions: how many stay at most.
+
+    Returns:
+        Indices into R, most object-like first.
+    """
+    return nms(boxes.float(), objectness_logits.float(), nms_threshold)[:max_regions]
+
+
+def nms_class_agnostic(boxes: Tensor, scores: Tensor, classes: Tensor, threshold: float, num_candidates: int) -> Tensor:
+    """NMS among the first `num_candidates` candidates, whatever their classes.
+
+    Args:
+        boxes: (C, 4) XYXY.
+        scores: (C,), descending.
+        classes: (C,), unused.
+        threshold: IoU above which the lower score goes, within [0, 1].
+        num_candidates: how many.
+
+    Returns:
+        Indices into C of those that stay, ascending.
+    """
+    return nms(boxes[:num_candidates], scores[:num_candidates], threshold)
+
+
+def nms_per_class(boxes: Tensor, scores: Tensor, classes: Tensor, threshold: float, num_candidates: int) -> Tensor:
+    """NMS among the first `num_candidates` candidates, within each class, as `batched_nms` of all candidates decides.
+
+    Args:
+        boxes: (C, 4) XYXY, coordinates of at least 0.
+        scores: (C,), descending.
+        classes: (C,).
+        threshold: IoU above which the lower score goes, within [0, 1].
+        num_candidates: how many; the answer may be about more.
+
+    Returns:
+        Indices into C of those that stay, ascending.
+    """
+    if len(boxes) <= few_candidates(boxes.device):
+        return batched_nms(boxes, scores, _close_together(classes, boxes), threshold)
+    boxes, scores, classes = boxes[:num_candidates], scores[:num_candidates], classes[:num_candidates]
+    keep = _nms_at_once(boxes, scores, classes, threshold) if len(boxes) <= _AT_ONCE else None
+    return _nms_in_turn(boxes, scores, classes, threshold) if keep is None else keep
+
+
+def _close_together(classes: Tensor, boxes: Tensor) -> Tensor:
+    """(C,), the classes' ranks where the boxes (C, 4) moved apart by the classes themselves would go too far."""
+    if not len(classes) or classes.max() * (boxes.max() + 1) <= _FAR:
+        return classes
+    return classes.unique(return_inverse=True)[1]
+
+
+def few_candidates(device: torch.device) -> int:
+    """The most candidates of which `nms_per_class` must see all to decide like `batched_nms`."""
+    return _FEW_ON_CPU if device.type == "cpu" else _FEW
+
+
+def _nms_at_once(boxes: Tensor, scores: Tensor, classes: Tensor, threshold: float) -> Tensor | None:
+    """NMS of all classes in one call, or None where it may not decide like one call for each.
+
+    The classes are moved apart in float64, which leaves the IoUs as they are to about 1e-7. Whoever decides by an IoU
+    within the margin of that decides nothing else than both a stricter and a laxer threshold, if these two agree.
+    """
+    sides = boxes[:, 2:] - boxes[:, :2]
+    if ((sides != 0) & (sides < _MIN_SIDE)).any():
+        return None
+    rank = classes.unique(return_inverse=True)[1]
+    apart = boxes.double() + (rank * (boxes.max().double() + 1))[:, None]
+    strict, lax = (nms(apart, scores.double(), threshold + margin) for margin in (-_MARGIN, _MARGIN))
+    return strict if torch.equal(strict, lax) else None
+
+
+def _nms_in_turn(boxes: Tensor, scores: Tensor, classes: Tensor, threshold: float) -> Tensor:
+    """NMS of one class after the other."""
+    order = classes.argsort(stable=True)
+    counts = classes[order].unique_consecutive(return_counts=True)[1].tolist()
+    parts = zip(order.split(counts), boxes[order].split(counts), scores[order].split(counts), strict=True)
+    return torch.cat([index[nms(b, s, threshold)] for index, b, s in parts]).sort().values

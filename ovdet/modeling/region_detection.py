@@ -1,0 +1,188 @@
+"""From proposals to detections: refine boxes, embed regions, score them for any classes, post-process.
+
+The test-time half of the ROI heads, as functions of these; modeling/scoring.py computes the scores.
+
+Shape letters: R regions over all images (Ri of image i), F features, D embedding width, C channels, P pooled side.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from functools import partial
+from typing import TYPE_CHECKING, NamedTuple
+
+import torch
+from detectron2.structures import Boxes, Instances
+from torch import Tensor
+from torchvision.ops import clip_boxes_to_image
+
+from ovdet.class_embeddings import ClassEmbeddings
+from ovdet.modeling.iou_head import geometric_mean_logits
+from ovdet.modeling.large_vocabulary import topk_chunked
+from ovdet.modeling.postprocess import TopK, postprocess_image
+from ovdet.modeling.score_fusion import log_area_shares
+from ovdet.modeling.scoring import RegionScorer, SoftmaxBranch, max_over_rows, topk_dense
+
+if TYPE_CHECKING:
+    from ovdet.modeling.roi_heads import OpenVocabROIHeads
+
+
+class Regions(NamedTuple):
+    """The regions of one image.
+
+    Attributes:
+        boxes: (R, 4) XYXY, pixels of the resized image.
+        text: (R, D), unit norm, for the text branch.
+        image: (R, D), unit norm, for the image branch, where there is one.
+        objectness_logits: (R,).
+    """
+
+    boxes: Tensor
+    text: Tensor
+    image: Tensor
+    objectness_logits: Tensor
+
+    def take(self, index: Tensor) -> Regions:
+        """Some of them, by indices or a mask."""
+        return Regions(*(part[index] for part in self))
+
+    def finite(self) -> Regions:
+        """Without those of which a number is NaN or infinite: no detection comes of them."""
+        mask = torch.stack([torch.isfinite(part[:, None].flatten(1)).all(1) for part in self]).all(0)
+        return self if mask.all() else self.take(mask)
+
+
+def detect(
+    heads: OpenVocabROIHeads,
+    features: dict[str, Tensor],
+    proposals: list[Instances],
+    classes: ClassEmbeddings,
+    photos: list[Tensor] | None = None,
+) -> list[Instances]:
+    """The detections of each image.
+
+    Args:
+        heads: in evaluation mode.
+        features: the pyramid's maps by name.
+        proposals: per image, with `proposal_boxes` and `objectness_logits`.
+        classes: on the maps' device.
+        photos: RGB images (3, H, W) in [0, 255] per image, for heads with a region_teacher.
+
+    Returns:
+        Per image Instances with pred_boxes, scores, pred_classes (indices into `classes.names`), best first.
+    """
+    # boxes
+    for _ in range(heads.box_passes - 1):
+        _, _, _, boxes = refine(heads, features, proposals)
+        proposals = [_with_boxes(*pair) for pair in zip(proposals, boxes, strict=True)]
+    pooled, box_features, text, boxes = refine(heads, features, proposals)
+    # embeddings and objectness
+    image = image_embeddings(heads, pooled, features, [p.proposal_boxes.tensor for p in proposals], text)
+    objectness = join_objectness(heads, box_features, torch.cat([p.objectness_logits for p in proposals]))
+    # image by image
+    counts, sizes = [len(p) for p in proposals], [p.image_size for p in proposals]
+    regions = map(Regions, boxes, *(part.split(counts) for part in (text, image, objectness)))
+    if heads.region_teacher is not None:
+        regions = map(partial(_ask_teacher, heads), regions, sizes, photos)
+    return [_detect_in_image(heads, *pair, classes) for pair in zip(regions, sizes, strict=True)]
+
+
+def pool(heads: OpenVocabROIHeads, features: Mapping[str, Tensor], proposals: list[Instances]) -> Tensor:
+    """Each proposal's part of the pyramid, (R, C, P, P)."""
+    return heads.box_pooler([features[f] for f in heads.box_in_features], [x.proposal_boxes for x in proposals])
+
+
+def refine(
+    heads: OpenVocabROIHeads, features: Mapping[str, Tensor], proposals: list[Instances]
+) -> tuple[Tensor, Tensor, Tensor, tuple[Tensor, ...]]:
+    """-> pooled (R, C, P, P), box features (R, F), text embeddings (R, D), refined boxes (Ri, 4) per image."""
+    pooled = pool(heads, features, proposals)
+    box_features = heads.box_head(pooled)
+    text, deltas = heads.box_predictor.embed(box_features)  # (R, D), (R, 4)
+    return pooled, box_features, text, heads.box_predictor.predict_boxes((None, deltas), proposals)
+
+
+def image_embeddings(
+    heads: OpenVocabROIHeads, pooled: Tensor, features: Mapping[str, Tensor], boxes: Sequence[Tensor], text: Tensor
+) -> Tensor:
+    """The image branch's embeddings of regions (R, D), see ImageBranch; without one the text branch's own."""
+    if heads.image_branch is None or not heads.score_fusion.needs_image:
+        return text
+    return heads.image_branch(pooled, features, boxes)
+
+
+def join_objectness(heads: OpenVocabROIHeads, box_features: Tensor, objectness_logits: Tensor) -> Tensor:
+    """(R, F), the RPN's logits (R,) -> logits (R,), float32, joined with the IoU head's where there is one."""
+    objectness_logits = objectness_logits.float()
+    if heads.iou_head is None:
+        return objectness_logits
+    return geometric_mean_logits(objectness_logits, heads.iou_head(box_features))
+
+
+def build_scorer(
+    heads: OpenVocabROIHeads, regions: Regions, image_size: tuple[int, int], active: Tensor | None
+) -> RegionScorer:
+    """What scores one image's regions for any classes.
+
+    Args:
+        heads: whose classifier, background names and fusion are used.
+        regions: R of them.
+        image_size: (height, width), in whose pixels their boxes are.
+        active: which of the background names count, see BackgroundNames; None without them.
+    """
+    fusion, image = heads.score_fusion, None
+    if fusion.needs_image:
+        queries = regions.image / heads.image_temperature
+        background = None if active is None else heads.background_names(queries, active)
+        image = SoftmaxBranch(queries, background_logits=background)
+    return RegionScorer(
+        text=heads.box_predictor.classifier.branch(regions.text) if fusion.needs_text else None,
+        image=image,
+        objectness_logits=regions.objectness_logits,
+        fusion=fusion,
+        log_areas=log_area_shares(regions.boxes, image_size) if fusion.needs_area else None,
+    )
+
+
+def build_topk(heads: OpenVocabROIHeads, scorer: RegionScorer, classes: ClassEmbeddings) -> TopK:
+    """The way to the best candidates. Where NMS is over all classes, boxes of negatives take part in it."""
+    with_negatives = heads.class_agnostic_nms
+    if len(classes.class_ids) > heads.max_dense_rows:
+        return partial(topk_chunked, scorer, classes, with_negatives=with_negatives)
+    log_scores = scorer.log_scores(classes.embeddings, classes.is_base)
+    return partial(topk_dense, max_over_rows(log_scores, classes, with_negatives=with_negatives))
+
+
+def _detect_in_image(
+    heads: OpenVocabROIHeads, regions: Regions, image_size: tuple[int, int], classes: ClassEmbeddings
+) -> Instances:
+    regions = regions.finite()
+    active = None if heads.background_names is None else heads.background_names.active_for(classes)
+    detections = postprocess_image(
+        build_topk(heads, build_scorer(heads, regions, image_size, active), classes),
+        regions.boxes,
+        image_size,
+        score_threshold=heads.box_predictor.test_score_thresh,
+        nms_threshold=heads.box_predictor.test_nms_thresh,
+        max_detections=heads.box_predictor.test_topk_per_image,
+        class_agnostic_nms=heads.class_agnostic_nms,
+        soft_nms_sigma=heads.soft_nms_sigma,
+    )
+    return detections[detections.pred_classes < len(classes.names)] if heads.class_agnostic_nms else detections
+
+
+def _ask_teacher(heads: OpenVocabROIHeads, regions: Regions, image_size: tuple[int, int], photo: Tensor) -> Regions:
+    """The regions that the teacher saw, with its embeddings."""
+    regions = regions.finite()
+    regions = regions._replace(boxes=clip_boxes_to_image(regions.boxes, image_size))  # as it will see them
+    keep, embeddings = heads.region_teacher(photo, regions.boxes, regions.objectness_logits, image_size)
+    return regions.take(keep)._replace(image=embeddings)
+
+
+def _with_boxes(proposals: Instances, boxes: Tensor) -> Instances:
+    """The same proposals elsewhere, within the image."""
+    moved = Instances(proposals.image_size)
+    moved.proposal_boxes = Boxes(boxes.nan_to_num())  # detectron2's clip wants numbers
+    moved.proposal_boxes.clip(proposals.image_size)
+    moved.objectness_logits = proposals.objectness_logits
+    return moved

@@ -1,0 +1,214 @@
+"""From region embeddings to the best (region, class) pairs: the common path, to be read from top to bottom.
+
+    branch     class logits and log-probabilities from text or image embeddings: softmax or sigmoid
+    scorer     both branches, objectness, foreground and box area, fused to one log score for each region and row
+    max        the best of a class's rows (its name, its synonyms) is the score of the class
+    topk       the best (region, class) pairs above a threshold: what post-processing begins with
+
+More than MAX_DENSE_ROWS rows go through modeling/large_vocabulary.py, which finds the same in chunks.
+
+Shape letters: R regions of one image, D embedding width, S rows of ClassEmbeddings, K classes, C candidates.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import NamedTuple
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from ovdet.class_embeddings import NEGATIVE, ClassEmbeddings
+from ovdet.modeling.score_fusion import RegionTerms, ScoreFusion
+
+MAX_DENSE_ROWS = 16384  # S up to which the whole matrix of scores is the faster way
+_MIN_FOREGROUND = 1e-6  # near it float32 cannot tell 1 less the background from 0
+_BLOCK = 64  # entries of which `topk` looks at the maximum first; strided, so that maxima are taken by whole vectors
+
+
+def dot_logits(queries: Tensor, embeddings: Tensor) -> Tensor:
+    """(R, D) region embeddings over the temperature, (S, D) unit rows -> (R, S) logits, float32 under autocast too.
+
+    Over a temperature of 0.01 bfloat16 would be off by 0.2.
+    """
+    with torch.autocast(queries.device.type, enabled=False):
+        return queries @ embeddings.to(queries).t()
+
+
+class SoftmaxBranch:
+    """Class logits and log-probabilities of regions: a softmax over all rows, and a background where there is one."""
+
+    def __init__(self, queries: Tensor, *, background_logits: Tensor | None = None) -> None:
+        """
+        Args:
+            queries: (R, D), region embeddings over the temperature.
+            background_logits: (R,), of one more class in the softmax.
+        """
+        self.queries = queries
+        self.background_logits = background_logits
+
+    def logits(self, embeddings: Tensor) -> Tensor:
+        """(S, D) -> (R, S)."""
+        return dot_logits(self.queries, embeddings)
+
+    def log_probabilities(self, embeddings: Tensor) -> tuple[Tensor, Tensor]:
+        """(S, D), all rows -> log-probabilities (R, S), and the log-partition (R,) that logits are less by."""
+        logits = self.logits(embeddings)
+        if self.background_logits is None:
+            log_probabilities = logits.log_softmax(1)
+            return log_probabilities, logits[:, 0] - log_probabilities[:, 0]
+        log_probabilities = torch.cat([logits, self.background_logits[:, None]], dim=1).log_softmax(1)
+        return log_probabilities[:, :-1], self.background_logits - log_probabilities[:, -1]
+
+    def log_foreground(self, log_partition: Tensor) -> Tensor:
+        """(R,) -> (R,), the log-probability of not being background."""
+        if self.background_logits is None:
+            return torch.zeros_like(log_partition)
+        background = (self.background_logits - log_partition).exp()
+        return torch.log1p(-background.clamp(max=1 - _MIN_FOREGROUND))
+
+
+class SigmoidBranch:
+    """Class log-probabilities of regions, each row for itself: no background, and a partition of 1."""
+
+    def __init__(self, queries: Tensor, *, bias: Tensor) -> None:
+        """
+        Args:
+            queries: (R, D), region embeddings over the temperature.
+            bias: 0-dim, added to all logits.
+        """
+        self.queries = queries
+        self.bias = bias
+
+    def logits(self, embeddings: Tensor) -> Tensor:
+        """(S, D) -> (R, S), which are log-probabilities already."""
+        return F.logsigmoid(dot_logits(self.queries, embeddings) + self.bias)
+
+    def log_probabilities(self, embeddings: Tensor) -> tuple[Tensor, Tensor]:
+        """(S, D) -> log-probabilities (R, S), and a log-partition of 0 (R,)."""
+        return self.logits(embeddings), self.queries.new_zeros(len(self.queries))
+
+    def log_foreground(self, log_partition: Tensor) -> Tensor:
+        """(R,) -> (R,), 0."""
+        return torch.zeros_like(log_partition)
+
+
+Branch = SoftmaxBranch | SigmoidBranch
+
+
+@dataclass(frozen=True)
+class RegionScorer:
+    """Scores of one image's regions for any rows.
+
+    Attributes:
+        text: the text branch; None where the fusion does not ask for it.
+        image: the image branch or the teacher, likewise.
+        objectness_logits: (R,), finite.
+        fusion: see modeling/score_fusion.py.
+        log_areas: (R,) of `log_area_shares`; None where the fusion does not ask for it.
+    """
+
+    text: Branch | None
+    image: Branch | None
+    objectness_logits: Tensor
+    fusion: ScoreFusion
+    log_areas: Tensor | None = None
+
+    def log_scores(self, embeddings: Tensor, is_base: Tensor | None) -> Tensor:
+        """(S, D) unit rows, (S,) bool or None -> (R, S), logarithms of the fused scores."""
+        text, log_partition = (None, None) if self.text is None else self.text.log_probabilities(embeddings)
+        image = None if self.image is None else self.image.log_probabilities(embeddings)[0]
+        return self.fusion(text, image, self.terms(log_partition), is_base)
+
+    def terms(self, text_log_partition: Tensor | None) -> RegionTerms:
+        """(R,) of the text branch -> what is known of the regions whatever the class, (R, 1) each."""
+        foreground = self.text.log_foreground(text_log_partition) if self.fusion.needs_foreground else None
+        terms = RegionTerms(F.logsigmoid(self.objectness_logits), foreground, self.log_areas)
+        return terms.map(lambda term: term[:, None])
+
+
+class Candidates(NamedTuple):
+    """(region, class) pairs, (C,) each: best first; of equal scores the lower region, then the lower class."""
+
+    scores: Tensor
+    regions: Tensor  # indices into R
+    classes: Tensor  # indices into K; K itself for the negatives, where they are candidates too
+
+
+def max_over_rows(log_scores: Tensor, classes: ClassEmbeddings, *, with_negatives: bool = False) -> Tensor:
+    """The best row of each class.
+
+    Args:
+        log_scores: (R, S).
+        classes: of S rows and K classes.
+        with_negatives: True adds a column K, the best of the negatives.
+
+    Returns:
+        (R, K) or (R, K + 1).
+    """
+    num_classes = len(classes.names)
+    if classes.has_one_row_each and (not with_negatives or len(classes.class_ids) == num_classes):
+        return log_scores[:, :num_classes]
+    columns = torch.where(classes.class_ids == NEGATIVE, num_classes, classes.class_ids)  # (S,)
+    best = log_scores.new_full((len(log_scores), num_classes + 1), -torch.inf)
+    best.scatter_reduce_(1, columns.expand_as(log_scores), log_scores, "amax")
+    return best if with_negatives else best[:, :num_classes]
+
+
+def topk_dense(log_scores: Tensor, threshold: float, number: int) -> Candidates:
+    """The first `number` candidates that score above the threshold.
+
+    Args:
+        log_scores: (R, K), logarithms.
+        threshold: of scores, not of their logarithms.
+        number: how many at most; fewer only where no more are above the threshold.
+    """
+    return exponential(topk_of_matrix(log_scores, log_threshold(threshold), number), threshold)
+
+
+def topk_of_matrix(scores: Tensor, threshold: float, number: int) -> Candidates:
+    """The first `number` candidates of (R, K) scores above a threshold in the same unit; no NaN."""
+    flat = scores.flatten()
+    floor = just_above(flat, threshold)
+    length = min(len(flat) // (8 * number), _BLOCK) if number > 0 else 0
+    if length < 2:
+        places = (flat >= floor).nonzero().squeeze(1)
+        return in_order(flat[places], places, scores.shape[1], number)
+    # blocks whose maximum is among the best
+    blocks = flat[: len(flat) // length * length].view(length, -1)
+    maxima = blocks.amax(0)
+    floor = torch.maximum(floor, maxima.topk(number, sorted=False).values.amin())  # `number` entries are at least this
+    columns = (maxima >= floor).nonzero().squeeze(1)
+    entries = blocks.index_select(1, columns)
+    rows, found = (entries >= floor).nonzero(as_tuple=True)
+    # what is left over at the end, and all in order
+    rest = flat[blocks.numel() :]
+    ends = (rest >= floor).nonzero().squeeze(1)
+    places = torch.cat([rows * blocks.shape[1] + columns[found], ends + blocks.numel()])
+    return in_order(torch.cat([entries[rows, found], rest[ends]]), places, scores.shape[1], number)
+
+
+def in_order(scores: Tensor, places: Tensor, num_classes: int, number: int) -> Candidates:
+    """The first `number` of entries (C,) of an (R, K) matrix at places (C,), region * K + class, ascending."""
+    scores, order = scores.sort(descending=True, stable=True)
+    places = places[order[:number]]
+    return Candidates(scores[:number], places.div(num_classes, rounding_mode="floor"), places % num_classes)
+
+
+def exponential(candidates: Candidates, threshold: float) -> Candidates:
+    """Candidates with logarithms -> those with scores above the threshold."""
+    scores, order = candidates.scores.exp().sort(descending=True, stable=True)  # exp may swap two of nearly one value
+    order = order[scores > threshold]
+    return Candidates(scores[: len(order)], candidates.regions[order], candidates.classes[order])
+
+
+def log_threshold(threshold: float) -> float:
+    """The logarithm, and a little below it for what rounds up to above the threshold."""
+    return math.log(threshold) - 1e-4 if threshold > 0 else -math.inf
+
+
+def just_above(like: Tensor, threshold: float) -> Tensor:
+    """0-dim, the lowest number above the threshold."""
+    return torch.nextafter(like.new_tensor(threshold), like.new_tensor(torch.inf))
