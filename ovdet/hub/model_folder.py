@@ -45,10 +45,9 @@ from ovdet.modeling.backbones.timm_backbone import TimmBackbone
 from ovdet.modeling.background_names import BackgroundNames
 from ovdet.modeling.box_predictor import OpenVocabBoxPredictor
 from ovdet.modeling.detector import OpenVocabRCNN
-from ovdet.modeling.embedding_heads import FrozenBackboneBranch
+from ovdet.modeling.embedding_heads import FrozenBackboneBranch, ImageBranch
 from ovdet.modeling.iou_head import IoUHead
 from ovdet.modeling.region_pooler import RegionPooler
-from ovdet.modeling.embedding_heads import ImageBranch
 from ovdet.modeling.roi_heads import OpenVocabROIHeads
 from ovdet.modeling.score_fusion import GeometricScores, ImageScores, TextScores
 from ovdet.text.embedder import NameEmbedder

@@ -22,9 +22,9 @@ from ovdet.errors import InputError
 from ovdet.export.onnx_detector import load_onnx_predictor
 from ovdet.files import atomic_write, atomic_writer, require_path
 from ovdet.hub.find import DEFAULT_MODEL, choose_model
+from ovdet.inference.detections import Detections
 from ovdet.inference.draw import draw_detections
 from ovdet.inference.media import Video, is_video, writing_video
-from ovdet.inference.detections import Detections
 from ovdet.inference.predictor import OpenVocabPredictor, to_rgb
 from ovdet.text.classes import rows_of
 from ovdet.text.vocabulary import parse_vocabulary
