@@ -20,7 +20,7 @@ def parse_arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter, allow_abbrev=False
     )
-    parser.add_argument("teacher", metavar="T", help="conse, open_clip:ARCH/TAG, hf:REPO, ... (see README)")
+    parser.add_argument("teacher", metavar="T", help="conse, open_clip:ARCH/TAG, hf:REPO, ... (see docs/teachers.md)")
     parser.add_argument(
         "--annotations", required=True, metavar="X.json", help="a COCO-format json: its boxes are named"
     )
