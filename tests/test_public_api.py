@@ -21,7 +21,7 @@ def test_unknown_names():
 
 @pytest.mark.parametrize(
     ("module", "absent"),
-    [("ovdet", ("torch", "detectron2")), ("ovdet.losses", ("detectron2", "timm")),
+    [("ovdet", ("torch", "detectron2")), ("ovdet.objectives", ("detectron2", "timm")),
      ("ovdet.text", ("detectron2", "open_clip", "sentence_transformers"))],
 )  # fmt: skip
 def test_imports_are_light(module, absent):
