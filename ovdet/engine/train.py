@@ -23,6 +23,7 @@ from torch import Tensor, nn
 from ovdet.class_embeddings import ClassEmbeddings
 from ovdet.data.dataset import training_classes
 from ovdet.data.leakage import check_no_leak, find_leaks
+from ovdet.device import half_type
 from ovdet.engine.checkpoint import SafeCheckpointer, classes_of_both, find_parts, text_space
 from ovdet.engine.config import prepare_dataset
 from ovdet.engine.evaluate import classes_of, do_test
@@ -149,12 +150,18 @@ def report_leaks(
 def build_trainer(
     options: TrainOptions, model: nn.Module, loader: Any, optimizer: torch.optim.Optimizer
 ) -> TrainerBase:
-    """A plain trainer, or one in mixed precision: bfloat16 where the device has it, else scaled float16."""
+    """A plain trainer, or one in mixed precision: bfloat16 where the device has it, else scaled float16.
+
+    On a device that has neither, `train.amp` changes nothing but a line in the log.
+    """
     device = options.torch_device()
-    if not options.amp:
+    half = half_type(device) if options.amp else None
+    if options.amp and half is None:
+        logger.warning("train.amp: this %s computes bfloat16 slowly, training in float32", device.type)
+    if half is None:
         return SimpleTrainer(model, loader, optimizer)
-    if device.type == "cpu" or torch.cuda.is_bf16_supported(including_emulation=False):
-        return SimpleTrainer(Autocast(model, device.type, torch.bfloat16), loader, optimizer)
+    if half is torch.bfloat16:
+        return SimpleTrainer(Autocast(model, device.type, half), loader, optimizer)
     return AMPTrainer(model, loader, optimizer)
 
 

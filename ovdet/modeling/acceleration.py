@@ -12,6 +12,7 @@ from functools import cached_property
 import torch
 from torch import Tensor, nn
 
+from ovdet.device import half_type
 from ovdet.errors import error_summary
 from ovdet.modeling.tracing import with_fixed_shapes
 
@@ -26,7 +27,7 @@ def speed_up(detector: nn.Module, *, compile: bool = False, half: bool = False) 
             and the keys of its state dict are not.
         compile: run backbone and pyramid through `torch.compile`. The first photo then takes a minute or more, and
             detections are the same. Where there is no compiler, a line says so in the log and nothing changes.
-        half: mixed precision: bfloat16, or float16 on GPUs without it. Detections differ a little; scores are still
+        half: mixed precision: bfloat16, or float16 on GPUs without it; not on CPUs that compute neither, see half_type. Detections differ a little; scores are still
             computed in float32.
 
     Returns:
@@ -36,15 +37,12 @@ def speed_up(detector: nn.Module, *, compile: bool = False, half: bool = False) 
         detector.backbone.forward = CompiledBackbone(detector.backbone)
     if half:
         device = detector.pixel_mean.device
-        detector.forward = torch.autocast(device.type, half_type(device))(detector.forward)
+        dtype = half_type(device)
+        if dtype is None:
+            logger.warning("half precision: this %s computes it slowly, going on in float32", device.type)
+        else:
+            detector.forward = torch.autocast(device.type, dtype)(detector.forward)
     return detector
-
-
-def half_type(device: torch.device) -> torch.dtype:
-    """bfloat16, which needs no care for its range, where the device computes in it."""
-    if device.type == "cuda" and not torch.cuda.is_bf16_supported(including_emulation=False):
-        return torch.float16
-    return torch.bfloat16
 
 
 class CompiledBackbone:

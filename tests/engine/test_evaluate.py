@@ -1,4 +1,4 @@
-"""The loop over photos against detectron2's, names put in and back, the folder of an evaluation."""
+"""The loop over photos against detectron2's, which classes are asked for, the folder of an evaluation."""
 
 import pytest
 import torch
@@ -8,8 +8,10 @@ from detectron2.evaluation import DatasetEvaluator, inference_on_dataset
 from omegaconf import DictConfig
 from torch import nn
 
-from ovdet.engine.evaluate import prepare_evaluation, run_detector, vocabulary_of
+from ovdet.engine.evaluate import classes_of, prepare_evaluation, run_detector
 from ovdet.errors import InputError
+from ovdet.text.embedder import NameEmbedder
+from ovdet.text.vocabulary import Vocabulary
 
 
 class Recorder(DatasetEvaluator):
@@ -32,7 +34,7 @@ class Doubler(nn.Module):
         super().__init__()
         self.factor = nn.Parameter(torch.tensor(2.0))
 
-    def forward(self, inputs):
+    def forward(self, inputs, classes=None):
         assert not self.training and not torch.is_grad_enabled()
         return [float(self.factor) * entry for entry in inputs]
 
@@ -43,7 +45,7 @@ def test_the_loop_is_detectron2s(batch_size, capsys):
         return build_detection_test_loader(list(range(7)), mapper=float, batch_size=batch_size)
 
     model = Doubler().train()
-    ours, theirs = run_detector(model, loader(), Recorder()), inference_on_dataset(model, loader(), Recorder())
+    ours, theirs = run_detector(model, loader(), Recorder(), None), inference_on_dataset(model, loader(), Recorder())
     assert ours == theirs and len(ours["seen"]) == 7 and model.training
     assert "7/7" in capsys.readouterr().out  # photos, not batches
 
@@ -53,26 +55,7 @@ def test_an_evaluator_may_return_nothing():
         def evaluate(self):
             return None
 
-    assert run_detector(Doubler(), build_detection_test_loader([1], mapper=float), Silent()) == {}
-
-
-class Named:
-    """Keeps what set_vocabulary was given."""
-
-    def __init__(self, *class_names):
-        self.class_names = class_names
-
-    def set_vocabulary(self, names, embeddings, is_base):
-        self.class_names, self.is_base = tuple(names), is_base
-
-
-def test_names_are_put_back_even_after_an_error():
-    MetadataCatalog.get("put_back_test").set(thing_classes=["b", "c"], base_classes=["b"])
-    model = Named("a", "b")
-    with pytest.raises(RuntimeError), vocabulary_of(model, "put_back_test", lambda names: None):
-        assert model.class_names == ("b", "c") and model.is_base == [True, False]
-        raise RuntimeError
-    assert model.class_names == ("a", "b") and model.is_base == [True, True]
+    assert run_detector(Doubler(), build_detection_test_loader([1], mapper=float), Silent(), None) == {}
 
 
 @pytest.mark.parametrize(
@@ -86,9 +69,19 @@ def test_names_are_put_back_even_after_an_error():
 def test_which_names_count_as_base(base, training_classes, expected):
     name = f"base_test_{len(base)}_{len(training_classes)}"
     MetadataCatalog.get(name).set(thing_classes=["cat", "dog", "fire_truck"], base_classes=base)
-    model = Named()
-    with vocabulary_of(model, name, lambda names: None, training_classes):
-        assert model.is_base == expected
+    classes = classes_of(name, NameEmbedder("conse", width=384), training_classes)
+    assert (classes.is_base if expected is None else classes.is_base.tolist()) == expected
+    assert classes.names == ("cat", "dog", "fire_truck") and classes.class_ids.tolist() == [0, 1, 2]
+
+
+def test_synonyms_and_negatives_of_a_data_set():
+    MetadataCatalog.get("synonyms_test").set(thing_classes=["cat", "fire_truck"], base_classes=[])
+    embed_names = NameEmbedder("conse", width=384)
+    more = Vocabulary(("Fire Truck",), {"Fire Truck": ("fire engine",)})
+    classes = classes_of("synonyms_test", embed_names, vocabulary=more, negatives=["dog"])
+    assert classes.names == ("cat", "fire_truck") and classes.class_ids.tolist() == [0, 1, 1, -1]
+    with pytest.raises(InputError, match="2 classes.*'zebra'"):
+        classes_of("synonyms_test", embed_names, vocabulary=Vocabulary(("zebra",)))
 
 
 def test_the_folder_of_an_evaluation(tmp_path):

@@ -13,11 +13,11 @@ from detectron2.structures import Boxes
 from timm.layers import Conv2dSame
 
 from configs.common.methods import vild_ensemble, vild_image
+from ovdet.class_embeddings import ClassEmbeddings
 from ovdet.engine.config import load_config
 from ovdet.export.graph import DetectionGraph, keep_best, pool
 from ovdet.modeling.background_names import BackgroundNames
 from ovdet.modeling.embedding_heads import FrozenBackboneBranch
-from ovdet.modeling.nms import nms_class_agnostic
 from ovdet.modeling.postprocess import postprocess_images
 from ovdet.modeling.score_fusion import GeometricScores
 from ovdet.modeling.tracing import EverySecond, with_even_padding, with_fixed_shapes
@@ -126,7 +126,7 @@ def twice_with_other_names(model):
 
 def one_name_each(model):
     """NMS over all classes at once."""
-    model.roi_heads.suppress = nms_class_agnostic
+    model.roi_heads.class_agnostic_nms = True
     model.roi_heads.box_predictor.test_nms_thresh = 0.9  # a hundred are left
     return model
 
@@ -156,10 +156,10 @@ def test_graph_is_the_detector(build_tiny, photo, method, tells_base, input_form
         torch.nn.init.normal_(model.roi_heads.image_branch.names.weight, std=20.0)
     vocabulary = F.normalize(torch.randn(20, 384, generator=torch.Generator().manual_seed(1)), dim=1)
     is_base = torch.arange(20) < 12 if tells_base else None
-    model.set_vocabulary([str(k) for k in range(20)], vocabulary, is_base)
+    classes = ClassEmbeddings.of(vocabulary, [str(k) for k in range(20)], is_base)
     order = [2, 1, 0] if input_format == "BGR" else [0, 1, 2]
     with torch.no_grad():
-        (expected,) = model.inference([{"image": photo[order]}], do_postprocess=False)
+        (expected,) = model.inference([{"image": photo[order]}], classes=classes, do_postprocess=False)
         boxes, scores, classes = DetectionGraph(model)(photo, vocabulary, is_base)
     assert len(expected) == 100
     assert torch.allclose(scores, expected.scores, atol=1e-5)
@@ -192,9 +192,9 @@ def test_masks_are_the_detectors(build_tiny, photo):
 
     model = build_tiny(change)
     vocabulary = F.normalize(torch.randn(5, 384, generator=torch.Generator().manual_seed(1)), dim=1)
-    model.set_vocabulary("abcde", vocabulary)
+    classes = ClassEmbeddings.of(vocabulary, "abcde")
     with torch.no_grad():
-        (expected,) = model.inference([{"image": photo}], do_postprocess=False)
+        (expected,) = model.inference([{"image": photo}], classes=classes, do_postprocess=False)
         boxes, scores, classes, masks = DetectionGraph(model)(photo, vocabulary)
     assert len(expected) > 0 and masks.shape[1:] == (28, 28)
     assert torch.allclose(boxes, expected.pred_boxes.tensor, atol=1e-3)

@@ -20,11 +20,11 @@ from torch import Tensor, nn
 from benchmarks.random_inputs import random_boxes, random_names, random_photo
 from benchmarks.timing import Row, compare
 from benchmarks.train import build_closed_set
-from ovdet.device import choose_device
+from ovdet.device import choose_device, half_type
 from ovdet.engine.checkpoint import SafeCheckpointer
 from ovdet.engine.config import load_config
 from ovdet.errors import InputError
-from ovdet.modeling.acceleration import half_type, speed_up
+from ovdet.modeling.acceleration import speed_up
 from ovdet.teachers.crops import RegionEmbedder
 from ovdet.teachers.registry import load_teacher
 
@@ -62,7 +62,9 @@ def run(arguments: argparse.Namespace) -> list[Row]:
         SafeCheckpointer(model).load_weights(arguments.weights)
     plain = deepcopy(model)
     speed_up(model, compile=arguments.compile, half=arguments.half)
-    propose = torch.autocast(device.type, half_type(device), enabled=arguments.half)(_propose)
+    propose = torch.autocast(device.type, half_type(device), enabled=arguments.half and half_type(device) is not None)(
+        _propose
+    )
     peer = build_closed_set(load_config(arguments.peer_config), arguments.peer_classes).to(device).eval()
     _look_in_the_same_places(peer, model)
 

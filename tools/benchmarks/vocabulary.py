@@ -14,7 +14,6 @@ import torch
 import torch.nn.functional as F
 from detectron2.modeling.roi_heads.fast_rcnn import fast_rcnn_inference
 from matplotlib.figure import Figure
-from ovdet.modeling.scoring import Candidates
 from rich.progress import track
 from torch import Tensor
 
@@ -24,9 +23,9 @@ from ovdet.device import choose_device
 from ovdet.errors import InputError
 from ovdet.files import atomic_write
 from ovdet.modeling.large_vocabulary import ClassScores, chunk_size
-from ovdet.modeling.scoring import MAX_DENSE_ROWS
 from ovdet.modeling.postprocess import postprocess_image
 from ovdet.modeling.score_fusion import TextScores
+from ovdet.modeling.scoring import MAX_DENSE_ROWS, Candidates
 from ovdet.modeling.text_classifier import TextClassifier
 
 SIZES = (1, 80, 1203, 10_000, 100_000, 1_000_000)
