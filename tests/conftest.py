@@ -8,9 +8,11 @@ import os
 import runpy
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from typing import NamedTuple
 
+import numpy as np
 import pytest
 import torch
 from detectron2.config import instantiate
@@ -19,6 +21,9 @@ from safetensors.torch import save_file
 
 from ovdet.cache import cache_folder
 from ovdet.engine.config import load_config
+from ovdet.regions.plan import ImageRecord, RegionPlan, write_plan
+from ovdet.regions.shard import ImageRegions, write_shard
+from ovdet.regions.store import RegionStore
 from ovdet.teachers.base import Teacher
 from ovdet.teachers.registry import load_teacher
 
@@ -213,3 +218,37 @@ def tiny_files(tmp_path_factory) -> TinyFiles:
     header = {"teacher": "conse", "width": 384, "training_classes": ["red circle"]}
     torch.save({"model": model.state_dict(), "ovdet": header}, file)
     return TinyFiles(("--config-file", QUICK, "--weights", str(file)), TINY)
+
+
+@pytest.fixture
+def write_store(tmp_path) -> Callable[..., RegionStore]:
+    """Makes a store of these (image_id, boxes, embeddings, scores), of images of 90 x 120, in folder `name`."""
+
+    def write(entries, name: str = "store", **settings) -> RegionStore:
+        plan = _make_plan([entry[0] for entry in entries], **settings)
+        rows = [
+            ImageRegions(*map(torch.as_tensor, arrays), (90, 120), bytes(np.full(32, row, np.uint8)))
+            for row, (_, *arrays) in enumerate(entries)
+        ]
+        write_plan(tmp_path / name, plan)
+        for number in range(plan.num_shards):
+            write_shard(tmp_path / name, plan, number, rows[plan.of_shard(number)])
+        return RegionStore(tmp_path / name)
+
+    return write
+
+
+def _make_plan(image_ids, root: Path | str = "/images", **settings) -> RegionPlan:
+    given = {
+        "teacher": "conse",
+        "fingerprint": "0123456789abcdef",
+        "width": 6,
+        "crops": {"scales": [1.0, 1.5]},
+        "dataset": {"name": "images", "sha256": ""},
+        "proposals": {"source": "an RPN", "training_classes": ["cat", "hot_dog"]},
+        "max_regions": 300,
+        "images_per_shard": 3,
+        "images": tuple(ImageRecord(image_id, f"{image_id}.jpg", 90, 120) for image_id in image_ids),
+        "image_root": str(root),
+    }
+    return RegionPlan(**{**given, **settings})

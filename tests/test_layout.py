@@ -31,7 +31,7 @@ ALLOWED = {
     "regions.shard": (),
     "regions.store": ("data.coco", "teachers.embedding_space"),
     "export": ("hub", "inference", "modeling", "text"),
-    "inference": ("data", "engine", "evaluation", "export", "hub", "modeling", "teachers", "text"),
+    "inference": ("data", "engine", "evaluation", "export", "hub", "integrations", "modeling", "teachers", "text"),
     "integrations": ("inference",),
 }
 # files beside the packages, which import each other alone; all may import them

@@ -16,7 +16,7 @@ from torch.multiprocessing import ProcessExitedException
 from ovdet.engine.config import load_config
 from ovdet.errors import command
 from ovdet.regions.extract import ENGINES, extract_regions
-from ovdet.regions.proposals import PROPOSALS, ExtractOptions
+from ovdet.regions.job import PROPOSALS, ExtractOptions
 from ovdet.regions.verify import verify_store
 from ovdet.text.vocabulary import parse_vocabulary
 
@@ -30,13 +30,14 @@ def parse_arguments() -> argparse.Namespace:
     add("--annotations", default="", metavar="X.json", help="or any COCO-format json, with --images")
     add("--images", default="", metavar="DIR", help="the folder of that json's photos")
     add("--split", default="", metavar="S.json", help="base and novel classes of that json (default: all are base)")
-    add("--proposals", default="rpn", choices=sorted(PROPOSALS), help="where boxes come from (default: rpn)")
+    add("--proposals", default="rpn", choices=PROPOSALS, help="where boxes come from (default: rpn)")
     add("--weights", default="", metavar="W", help="of the detector whose RPN proposes (default: the config's last)")
     add("--proposal-file", default="", metavar="P.json", help="for file: a list of image_id, bbox (x, y, w, h), score")
     add("--proposal-classes", metavar="C", help='for file: names its source was trained on, or a file; "": none')
     add("--teacher", default="", metavar="T", help="a name as load_teacher takes it (default: the config's)")
-    add("--max-regions", type=int, default=300, metavar="M", help="per photo (default: 300)")
-    add("--photos-per-shard", type=int, default=64, metavar="P", help="what a crash can cost (default: 64)")
+    add("--max-regions", type=int, default=300, metavar="M", help="per image (default: 300)")
+    per_shard = dict(type=int, default=64, metavar="P", dest="images_per_shard")
+    add("--images-per-shard", "--photos-per-shard", **per_shard, help="what a crash can cost (default: 64)")
     add("--resume", action="store_true", help="go on with a store that was begun")
     add("--num-gpus", type=int, default=1, metavar="N", help="processes, each with a GPU if there are any (default: 1)")
     add("--engine", default="local", choices=sorted(ENGINES), help="ray: the cluster of $RAY_ADDRESS, else one here")
@@ -55,9 +56,9 @@ def extract(arguments: argparse.Namespace) -> int:
         done = extract_regions(config, options, engine)
     except ProcessExitedException as error:  # the process has said why
         return error.exit_code
-    for photo, fault in done.faults:
-        print(f"left out {photo.image_id}: {fault}", file=sys.stderr)
-    print(f"{options.output}: regions of {done.num_photos - len(done.faults)} photos by teacher {done.teacher}")
+    for image, error in done.unreadable:
+        print(f"left out {image.image_id}: {error}", file=sys.stderr)
+    print(f"{options.output}: regions of {done.num_images - len(done.unreadable)} images by teacher {done.teacher}")
     return 0
 
 
@@ -68,8 +69,8 @@ def verify(words: list[str]) -> int:
     parser.add_argument("--images", metavar="DIR", help="where the photos are now (default: where they were)")
     parser.add_argument("--device", default="auto", help="for the teacher (default: a GPU if there is one)")
     found = verify_store(**vars(parser.parse_args(words)))
-    print(found.summary, *found.faults, sep="\n")
-    return 1 if found.faults else 0
+    print(found.summary, *found.problems, sep="\n")
+    return 1 if found.problems else 0
 
 
 @command

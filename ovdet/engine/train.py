@@ -99,7 +99,7 @@ def build_train_loader(config: DictConfig, space: Mapping[str, Any], first: Init
     report_leaks(config, dicts, metadata, None if store is None else store.header, first)
     if store is not None:
         known = {key: value for key, value in space.items() if value}
-        store.check(**known, photos=dicts)
+        store.check(**known, images=dicts)
     target = node._target_
     logger.info("training on %d photos, %d base classes", len(dicts), len(metadata.thing_classes))
     return (locate(target) if isinstance(target, str) else target)(dataset=dicts, **options)

@@ -1,4 +1,4 @@
-"""A region store for a data set: made by one process or several, interrupted and resumed, never half-written."""
+"""Making a region store with one process or several; an interrupted extraction resumes."""
 
 from __future__ import annotations
 
@@ -13,24 +13,24 @@ from omegaconf import DictConfig
 
 from ovdet.errors import InputError, command
 from ovdet.progress import show_progress
-from ovdet.regions.plan import PLAN, Photo, check_same_plan, read_plan, write_plan
-from ovdet.regions.proposals import ExtractJob, ExtractOptions, Shards, plan_extraction
+from ovdet.regions.job import ExtractJob, ExtractOptions, Shards, plan_extraction
+from ovdet.regions.plan import PLAN, ImageRecord, check_same_plan, read_plan, write_plan
 from ovdet.regions.ray import run_on_ray
 from ovdet.regions.shard import missing_shards, shard_path
-from ovdet.regions.store import faults_by_shard, faulty_photos
+from ovdet.regions.store import unreadable_by_shard, unreadable_images
 from ovdet.regions.worker import build_extractor
 
 
 class Extracted(NamedTuple):
-    """What a finished extraction leaves."""
+    """A finished extraction."""
 
     teacher: str
-    num_photos: int
-    faults: list[tuple[Photo, str]]  # photos that could not be read, and why
+    num_images: int
+    unreadable: list[tuple[ImageRecord, str]]  # images that could not be read, and why
 
 
 def extract_regions(config: DictConfig, options: ExtractOptions, engine: str = "local") -> Extracted:
-    """Make a region store, or finish one that was begun; shards with photos that could not be read are made again.
+    """Make a region store, or resume one that was begun; shards with unreadable images are made again.
 
     Args:
         config: as for do_train.
@@ -39,12 +39,12 @@ def extract_regions(config: DictConfig, options: ExtractOptions, engine: str = "
 
     Raises:
         InputError: as of plan_extraction; a store is there already and not to be resumed, or was begun with other
-            settings; it cannot be written to; no photo can be read.
+            settings; it cannot be written to; no image can be read.
     """
     job = plan_extraction(config, options)
     folder = Path(options.output).absolute()
     _begin(folder, job, resume=options.resume)
-    shards = [(number, job.photos[job.plan.of_shard(number)]) for number in missing_shards(folder, job.plan)]
+    shards = [(number, job.images[job.plan.of_shard(number)]) for number in missing_shards(folder, job.plan)]
     if shards:
         ENGINES[engine](config, job, folder, shards, min(options.processes, len(shards)))
     missing = missing_shards(folder, job.plan)
@@ -52,10 +52,12 @@ def extract_regions(config: DictConfig, options: ExtractOptions, engine: str = "
         raise InputError(f"expected {job.plan.num_shards} shards in {folder}, {len(missing)} are missing: --resume")
     for part in folder.glob(".*.part"):  # of runs that were killed while they wrote
         part.unlink(missing_ok=True)
-    faults = faulty_photos(folder, job.plan)
-    if faults and len(faults) == len(job.photos):
-        raise InputError(f"expected photos that can be read, none of {len(faults)} can, as {faults[0][1]}: --resume")
-    return Extracted(job.plan.teacher, len(job.photos), faults)
+    unreadable = unreadable_images(folder, job.plan)
+    if unreadable and len(unreadable) == len(job.images):
+        raise InputError(
+            f"expected images that can be read, none of {len(unreadable)} can, as {unreadable[0][1]}: --resume"
+        )
+    return Extracted(job.plan.teacher, len(job.images), unreadable)
 
 
 def _begin(folder: Path, job: ExtractJob, *, resume: bool) -> None:
@@ -68,8 +70,8 @@ def _begin(folder: Path, job: ExtractJob, *, resume: bool) -> None:
                 f"expected a new folder, {folder} holds a region store {state if missing else 'that is complete'}"
             )
         check_same_plan(found, job.plan, folder)
-        for number, faults in faults_by_shard(folder, found).items():
-            if faults:  # a disk may have been away
+        for number, errors in unreadable_by_shard(folder, found).items():
+            if errors:  # a disk may have been away
                 shard_path(folder, number).unlink()
         return
     if folder.exists() and (not folder.is_dir() or any(file.suffix != ".part" for file in folder.iterdir())):
@@ -78,8 +80,7 @@ def _begin(folder: Path, job: ExtractJob, *, resume: bool) -> None:
 
 
 def run_here(config: DictConfig, job: ExtractJob, folder: Path, shards: Shards, processes: int) -> None:
-    """This process, or several of this machine, each with its part of the shards and a GPU of its own where there are
-    any.
+    """Extract with this process, or several of this machine: each has its share of the shards, and a GPU if there are any.
 
     Raises:
         InputError: more processes than GPUs, or the store cannot be written to.

@@ -1,8 +1,7 @@
-"""What a region store is to hold, written before the first region is computed.
+"""The plan of a region store, plan.json: everything that its contents follow from, written first.
 
-A store is a folder: `plan.json` and one shard for each run of photos. What a shard holds follows from the plan alone,
-so that any process may compute any shard, in any order, and an interrupted extraction goes on with the shards that
-are not there yet.
+A store is a folder: the plan, and one shard for each run of images. What a shard holds follows from the plan alone, so
+that any process may compute any shard, in any order, and an interrupted extraction goes on with the missing shards.
 """
 
 from __future__ import annotations
@@ -24,18 +23,18 @@ FORMAT = "ovdet-region-store-2"
 PLAN = "plan.json"
 
 
-class Photo(NamedTuple):
-    """A photo of the data set as its json describes it."""
+class ImageRecord(NamedTuple):
+    """An image of the data set as its json describes it."""
 
     image_id: int | str
-    file_name: str  # relative to the plan's photo_root where it lies below it
+    file_name: str  # relative to the plan's image_root where it lies below it
     height: int
     width: int
 
 
 @dataclass(frozen=True)
 class RegionPlan:
-    """All that the contents of a store follow from, and two notes for the reader.
+    """Everything that the contents of a store follow from, and two notes for the reader.
 
     Attributes:
         teacher: its name, as `load_teacher` takes it.
@@ -45,10 +44,10 @@ class RegionPlan:
         dataset: `name` and the json's `sha256`.
         proposals: where the boxes come from: `source` in words, `training_classes` whose boxes it knows, and what else
             decides about them.
-        max_regions: of one photo.
-        photos_per_shard: all shards but the last hold so many.
-        photos: in the order of the shards.
-        photo_root: a note: the folder of the photos.
+        max_regions: of one image.
+        images_per_shard: all shards but the last hold so many.
+        images: in the order of the shards.
+        image_root: a note: the folder of the images.
         command: a note: what goes on with this extraction.
     """
 
@@ -59,56 +58,57 @@ class RegionPlan:
     dataset: Mapping[str, Any]
     proposals: Mapping[str, Any]
     max_regions: int
-    photos_per_shard: int
-    photos: tuple[Photo, ...]
-    photo_root: str = ""
+    images_per_shard: int
+    images: tuple[ImageRecord, ...]
+    image_root: str = ""
     command: str = ""
 
     def __post_init__(self) -> None:
         for key, kind in _KINDS.items():
             if not isinstance(getattr(self, key), kind):
                 raise InputError(f"expected a plan's {key} to be {kind.__name__}, got {getattr(self, key)!r}")
-        for key in ("width", "max_regions", "photos_per_shard"):
+        for key in ("width", "max_regions", "images_per_shard"):
             if getattr(self, key) < 1:
                 raise InputError(f"expected a plan's {key} to be positive, got {getattr(self, key)}")
         seen: set[int | str] = set()
-        for photo in self.photos:
-            _check_photo(photo, seen)
+        for image in self.images:
+            _check_image(image, seen)
 
     @property
     def num_shards(self) -> int:
-        return -(-len(self.photos) // self.photos_per_shard)
+        return -(-len(self.images) // self.images_per_shard)
 
     def of_shard(self, number: int) -> slice:
-        """Which of `photos` a shard holds."""
-        return slice(number * self.photos_per_shard, (number + 1) * self.photos_per_shard)
+        """Which of `images` a shard holds."""
+        return slice(number * self.images_per_shard, (number + 1) * self.images_per_shard)
 
     @cached_property
     def digest(self) -> str:
         """64 hex digits of all but the notes; each shard carries it."""
         return hashlib.sha256(_dump(self, without=_NOTES)).hexdigest()
 
-    def path_of(self, photo: Photo, photo_root: str | Path | None = None) -> Path:
-        """Where a photo's file is, below another folder than the noted one if that is given."""
-        return Path(photo_root or self.photo_root) / photo.file_name
+    def path_of(self, image: ImageRecord, image_root: str | Path | None = None) -> Path:
+        """Where an image's file is, below another folder than the noted one if that is given."""
+        return Path(image_root or self.image_root) / image.file_name
 
 
-_NOTES = ("photo_root", "command")
+_NOTES = ("image_root", "command")
+_KEYS = {"images": "photos", "images_per_shard": "photos_per_shard", "image_root": "photo_root"}  # in plan.json
 _KINDS = {
     **dict.fromkeys(("teacher", "fingerprint", *_NOTES), str),
-    **dict.fromkeys(("width", "max_regions", "photos_per_shard"), int),
+    **dict.fromkeys(("width", "max_regions", "images_per_shard"), int),
     **dict.fromkeys(("crops", "dataset", "proposals"), Mapping),
-    "photos": tuple,
+    "images": tuple,
 }
 
 
-def _check_photo(photo: Photo, seen: set[int | str]) -> None:
-    is_id = isinstance(photo.image_id, (int, str)) and not isinstance(photo.image_id, bool)
-    if not is_id or not isinstance(photo.file_name, str):
-        raise InputError(f"expected photos with a number or text as id, and a file name, got {tuple(photo)!r}")
-    if photo.image_id in seen:
-        raise InputError(f"expected each photo once, image id {photo.image_id!r} comes twice")
-    seen.add(photo.image_id)
+def _check_image(image: ImageRecord, seen: set[int | str]) -> None:
+    is_id = isinstance(image.image_id, (int, str)) and not isinstance(image.image_id, bool)
+    if not is_id or not isinstance(image.file_name, str):
+        raise InputError(f"expected images with a number or text as id, and a file name, got {tuple(image)!r}")
+    if image.image_id in seen:
+        raise InputError(f"expected each image once, image id {image.image_id!r} comes twice")
+    seen.add(image.image_id)
 
 
 def write_plan(folder: str | Path, plan: RegionPlan) -> None:
@@ -121,8 +121,8 @@ def write_plan(folder: str | Path, plan: RegionPlan) -> None:
 
 
 def _dump(plan: RegionPlan, without: tuple[str, ...] = ()) -> bytes:
-    content = {field.name: getattr(plan, field.name) for field in dataclasses.fields(plan) if field.name not in without}
-    return json.dumps({"format": FORMAT, **content}).encode()
+    names = [field.name for field in dataclasses.fields(plan) if field.name not in without]
+    return json.dumps({"format": FORMAT, **{_KEYS.get(name, name): getattr(plan, name) for name in names}}).encode()
 
 
 def read_plan(folder: str | Path) -> RegionPlan:
@@ -135,42 +135,43 @@ def read_plan(folder: str | Path) -> RegionPlan:
     if not path.is_file():
         raise InputError(f"expected a region store, a folder with {PLAN}; {folder} is none")
     content = read_json(path, "a region store's plan")
-    came = content.pop("format", None) if isinstance(content, dict) else None
-    if came != FORMAT:
-        raise InputError(f"expected a region store ({FORMAT}), {path} says {came!r}")
+    actual = content.pop("format", None) if isinstance(content, dict) else None
+    if actual != FORMAT:
+        raise InputError(f"expected a region store ({FORMAT}), {path} says {actual!r}")
     try:
-        photos = tuple(Photo(*photo) for photo in content.pop("photos"))
-        return RegionPlan(**content, photos=photos)
+        fields = {name: content.pop(key) for name, key in _KEYS.items()}
+        fields["images"] = tuple(ImageRecord(*image) for image in fields["images"])
+        return RegionPlan(**content, **fields)
     except (TypeError, KeyError, InputError) as error:
         raise InputError(f"expected a region store, {path} is damaged: {error}") from error
 
 
-def check_same_plan(found: RegionPlan, asked: RegionPlan, folder: str | Path) -> None:
+def check_same_plan(stored: RegionPlan, current: RegionPlan, folder: str | Path) -> None:
     """Refuse to go on with a store that was begun with other settings.
 
     Args:
-        found: the plan in the folder.
-        asked: the plan of the present run.
+        stored: the plan in the folder.
+        current: the plan of the present run.
         folder: for the message.
 
     Raises:
         InputError: the first difference, with both values.
     """
-    if found.digest == asked.digest:
+    if stored.digest == current.digest:
         return
-    for (key, ours), (_, theirs) in zip(_facts(asked), _facts(found), strict=True):
-        if ours != theirs:
-            raise InputError(f"expected to go on with {key} {theirs!r} as {folder} was begun, got {key} {ours!r}")
-    for ours, theirs in zip(asked.photos, found.photos, strict=True):
-        if ours != theirs:
-            raise InputError(f"expected the photo {tuple(theirs)} as {folder} was begun, got {tuple(ours)}")
+    for (key, expected), (_, actual) in zip(_settings(stored), _settings(current), strict=True):
+        if expected != actual:
+            raise InputError(f"expected to go on with {key} {expected!r} as {folder} was begun, got {key} {actual!r}")
+    for expected, actual in zip(stored.images, current.images, strict=True):
+        if expected != actual:
+            raise InputError(f"expected the image {tuple(expected)} as {folder} was begun, got {tuple(actual)}")
 
 
-def _facts(plan: RegionPlan) -> Iterator[tuple[str, Any]]:
-    """Everything in the digest but the photos themselves, nested keys joined."""
-    for key in ("teacher", "fingerprint", "width", "max_regions", "photos_per_shard"):
+def _settings(plan: RegionPlan) -> Iterator[tuple[str, Any]]:
+    """Everything in the digest but the images themselves, nested keys joined."""
+    for key in ("teacher", "fingerprint", "width", "max_regions", "images_per_shard"):
         yield key, getattr(plan, key)
-    yield "number of photos", len(plan.photos)
+    yield "number of images", len(plan.images)
     for part in ("dataset", "crops", "proposals"):
         yield f"keys of {part}", sorted(getattr(plan, part))
         for key, value in sorted(getattr(plan, part).items()):

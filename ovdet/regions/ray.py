@@ -1,6 +1,6 @@
 """An extraction on Ray Data: the shards of a store handed out to workers of a cluster; a lost worker costs a retry.
 
-Each worker reads photos and writes shards itself, so data set and store lie on a file system that all machines see
+Each worker reads images and writes shards itself, so data set and store lie on a file system that all machines see
 under the same names. Ray is imported when it is asked for, and not needed otherwise.
 """
 
@@ -19,8 +19,8 @@ from omegaconf import DictConfig
 from ovdet.errors import InputError, input_error_of
 from ovdet.memory import reuse_freed_memory
 from ovdet.progress import show_progress
+from ovdet.regions.job import ExtractJob, ImageJob, Shards
 from ovdet.regions.plan import read_plan
-from ovdet.regions.proposals import ExtractJob, PhotoJob, Shards
 from ovdet.regions.shard import shard_path
 from ovdet.regions.worker import build_extractor
 
@@ -43,7 +43,7 @@ def run_on_ray(config: DictConfig, job: ExtractJob, folder: Path, shards: Shards
     _connect(ray)
     try:
         ray.data.DataContext.get_current().enable_progress_bars = False
-        rows = [{"shard": number, "photos": json.dumps(jobs)} for number, jobs in shards]
+        rows = [{"shard": number, "images": json.dumps(jobs)} for number, jobs in shards]
         done = ray.data.from_items(rows, override_num_blocks=len(rows)).map_batches(
             ShardWorker,
             fn_constructor_args=(config, str(folder), job.weights),
@@ -51,7 +51,7 @@ def run_on_ray(config: DictConfig, job: ExtractJob, folder: Path, shards: Shards
             compute=ray.data.ActorPoolStrategy(size=processes),  # lost workers are replaced, their shards retried
             **_share_of(ray.cluster_resources(), processes),
         )
-        show_progress("embedding regions", _photos_done(ray, done), sum(len(jobs) for _, jobs in shards))
+        show_progress("embedding regions", _images_done(ray, done), sum(len(jobs) for _, jobs in shards))
     finally:
         ray.shutdown()
 
@@ -104,22 +104,22 @@ class ShardWorker:
         self.extractor = build_extractor(config, read_plan(folder), weights)
 
     def __call__(self, batch: dict[str, Any]) -> dict[str, Any]:
-        """One shard: its number and its photos -> the number and how many photos it has."""
-        number, jobs = int(batch["shard"][0]), [PhotoJob(*job) for job in json.loads(batch["photos"][0])]
+        """One shard: its number and its images -> the number and how many images it has."""
+        number, jobs = int(batch["shard"][0]), [ImageJob(*job) for job in json.loads(batch["images"][0])]
         if not shard_path(self.folder, number).exists():  # a worker may be lost after it has written
             deque(self.extractor.write_shards(self.folder, [(number, jobs)]), maxlen=0)
-        return {"shard": batch["shard"], "photos": [len(jobs)]}
+        return {"shard": batch["shard"], "images": [len(jobs)]}
 
 
-def _photos_done(ray: Any, done: Any) -> Iterator[int]:
-    """Photos of each shard as it comes back.
+def _images_done(ray: Any, done: Any) -> Iterator[int]:
+    """Images of each shard as it comes back.
 
     Raises:
         InputError: one that a worker has met, without the cluster's traceback.
     """
     try:
         for row in done.iter_rows():
-            yield int(row["photos"])
+            yield int(row["images"])
     except ray.exceptions.RayError as error:
         message = input_error_of(str(error))
         if message is None:

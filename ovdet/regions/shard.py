@@ -1,11 +1,11 @@
-"""One shard of a region store: the regions of a run of photos in a safetensors file that is whole or not there.
+"""One shard of a region store: the regions of a run of images in a safetensors file, written atomically.
 
-`boxes` (S, 4) float32 XYXY in pixels of the upright photo, `embeddings` (S, D) float16, `scores` (S,) float32,
-`offsets` (N + 1,) int64, `sizes` (N, 2) int32 (height, width) and `hashes` (N, 32) uint8, the sha256 of each photo's
-file. The metadata ties the file to its plan, says which photos could not be read, and has a checksum of the tensors.
+`boxes` (S, 4) float32 XYXY in pixels of the upright image, `embeddings` (S, D) float16, `scores` (S,) float32,
+`offsets` (N + 1,) int64, `sizes` (N, 2) int32 (height, width) and `hashes` (N, 32) uint8, the sha256 of each image's
+file. The metadata ties the file to its plan, says which images could not be read, and has a checksum of the tensors.
 Equal contents make equal files.
 
-Shapes: N photos of the shard, M regions of one photo, S regions of the shard, D embedding width.
+Shapes: N images of the shard, M regions of one image, S regions of the shard, D embedding width.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from safetensors import safe_open
 from safetensors.torch import save
 from torch import Tensor
 
-from ovdet.errors import InputError
+from ovdet.errors import InputError, error_summary
 from ovdet.files import atomic_write
 from ovdet.regions.plan import FORMAT, RegionPlan
 
@@ -30,20 +30,20 @@ HEADER = "ovdet"  # one entry of the metadata: of several, safetensors writes an
 TENSORS = (*ROWS, "offsets", "sizes", "hashes")
 
 
-class PhotoRegions(NamedTuple):
-    """What a store keeps of one photo."""
+class ImageRegions(NamedTuple):
+    """The stored regions of one image."""
 
     boxes: Tensor  # (M, 4) XYXY, best first
     embeddings: Tensor  # (M, D), unit norm
     scores: Tensor  # (M,)
-    size: tuple[int, int]  # (height, width) of the upright photo
+    size: tuple[int, int]  # (height, width) of the upright image
     sha256: bytes  # of the file
-    fault: str = ""  # why the photo could not be read, "" where it could
+    error: str = ""  # why the image could not be read, "" where it could
 
 
-def unreadable(fault: str) -> PhotoRegions:
-    """The entry of a photo that cannot be read: no regions, and the reason."""
-    return PhotoRegions(torch.zeros(0, 4), torch.zeros(0, 0), torch.zeros(0), (0, 0), bytes(32), fault)
+def unreadable_image(error: str) -> ImageRegions:
+    """The entry of an image that cannot be read: no regions, and the reason."""
+    return ImageRegions(torch.zeros(0, 4), torch.zeros(0, 0), torch.zeros(0), (0, 0), bytes(32), error)
 
 
 def shard_path(folder: str | Path, number: int) -> Path:
@@ -56,22 +56,22 @@ def missing_shards(folder: str | Path, plan: RegionPlan) -> list[int]:
     return [number for number in range(plan.num_shards) if shard_path(folder, number).name not in present]
 
 
-def write_shard(folder: str | Path, plan: RegionPlan, number: int, entries: Sequence[PhotoRegions]) -> None:
+def write_shard(folder: str | Path, plan: RegionPlan, number: int, entries: Sequence[ImageRegions]) -> None:
     """Write one shard; the file is there whole or not at all.
 
     Args:
         folder: the store.
         plan: its plan.
         number: of the shard.
-        entries: one for each photo of the shard, in the plan's order.
+        entries: one for each image of the shard, in the plan's order.
 
     Raises:
         InputError: an entry has a wrong shape or a value that is not finite, or the place cannot be written to.
     """
-    photos = plan.photos[plan.of_shard(number)]
-    if len(entries) != len(photos):
-        raise InputError(f"expected regions of the {len(photos)} photos of shard {number}, got {len(entries)}")
-    rows = [_checked(entry, photo.image_id, plan.width) for entry, photo in zip(entries, photos, strict=True)]
+    images = plan.images[plan.of_shard(number)]
+    if len(entries) != len(images):
+        raise InputError(f"expected regions of the {len(images)} images of shard {number}, got {len(entries)}")
+    rows = [_checked(entry, image.image_id, plan.width) for entry, image in zip(entries, images, strict=True)]
     counts = torch.tensor([0, *(len(boxes) for boxes, _, _ in rows)])
     tensors = {
         **{name: torch.cat(column) for name, column in zip(ROWS, zip(*rows, strict=True), strict=True)},
@@ -79,19 +79,19 @@ def write_shard(folder: str | Path, plan: RegionPlan, number: int, entries: Sequ
         "sizes": torch.tensor([entry.size for entry in entries], dtype=torch.int32),
         "hashes": torch.tensor([list(entry.sha256) for entry in entries], dtype=torch.uint8),
     }
-    faults = {position: entry.fault for position, entry in enumerate(entries) if entry.fault}
-    header = {**_ties(plan, number), "faults": faults, "checksum": _checksum(tensors)}
+    errors = {position: entry.error for position, entry in enumerate(entries) if entry.error}
+    header = {**_identity(plan, number), "faults": errors, "checksum": _checksum(tensors)}
     atomic_write(shard_path(folder, number), save(tensors, metadata={HEADER: json.dumps(header)}))
 
 
-def _checked(entry: PhotoRegions, image_id: int | str, width: int) -> tuple[Tensor, Tensor, Tensor]:
+def _checked(entry: ImageRegions, image_id: int | str, width: int) -> tuple[Tensor, Tensor, Tensor]:
     """(M, 4) float32, (M, D) float16 and (M,) float32 on the CPU."""
     boxes, embeddings, scores = (torch.as_tensor(rows).detach().cpu() for rows in entry[:3])
     embeddings = embeddings.reshape(0, width) if embeddings.numel() == 0 else embeddings
     expected = f"({len(boxes)}, 4), ({len(boxes)}, {width}) and ({len(boxes)},)"
-    came = f"{tuple(boxes.shape)}, {tuple(embeddings.shape)} and {tuple(scores.shape)}"
-    if came != expected:
-        raise InputError(f"expected boxes, embeddings, scores of shapes {expected} for image {image_id!r}, got {came}")
+    actual = f"{tuple(boxes.shape)}, {tuple(embeddings.shape)} and {tuple(scores.shape)}"
+    if actual != expected:
+        raise InputError(f"expected boxes, embeddings, scores of {expected} for image {image_id!r}, got {actual}")
     tensors = (boxes.float().contiguous(), embeddings.half().contiguous(), scores.float().contiguous())
     if not all(torch.isfinite(tensor).all() for tensor in tensors):
         raise InputError(f"expected finite boxes, embeddings and scores, those of image {image_id!r} are not")
@@ -105,13 +105,13 @@ def _checksum(tensors: Mapping[str, Tensor]) -> str:
     return total.hexdigest()
 
 
-def _ties(plan: RegionPlan, number: int) -> dict[str, Any]:
-    """What a shard's header says of where it belongs."""
+def _identity(plan: RegionPlan, number: int) -> dict[str, Any]:
+    """The entries of a shard's header that say which shard of which plan it is."""
     return {"format": FORMAT, "plan": plan.digest, "shard": number}
 
 
 class Shard:
-    """A shard's file, memory-mapped: opening costs its offsets, each photo's rows are read when asked for."""
+    """A shard's file, memory-mapped: opening costs its offsets, each image's rows are read when asked for."""
 
     def __init__(self, folder: str | Path, plan: RegionPlan, number: int) -> None:
         """
@@ -125,31 +125,31 @@ class Shard:
             self._file: Any = safe_open(str(self.path), framework="pt")
             self._read_index(plan)
         except Exception as error:  # whatever a strange file raises
-            reason = str(error) if isinstance(error, InputError) else f"{type(error).__name__}: {error}"
+            reason = str(error) if isinstance(error, InputError) else error_summary(error)
             raise InputError(
                 f"expected a whole shard, {self.path} is not: {reason}; delete it and extract again with --resume"
             ) from error
 
     def _read_index(self, plan: RegionPlan) -> None:
         header = json.loads((self._file.metadata() or {}).get(HEADER, "{}"))
-        for key, expected in _ties(plan, self._number).items():
+        for key, expected in _identity(plan, self._number).items():
             if header.get(key) != expected:
                 raise InputError(f"expected {key} {expected!r}, got {header.get(key)!r}")
         self._recorded = header["checksum"]
-        self.faults: dict[int, str] = {int(key): value for key, value in header["faults"].items()}
+        self.errors: dict[int, str] = {int(key): value for key, value in header["faults"].items()}
         self._offsets: list[int] = self._file.get_tensor("offsets").tolist()
-        num_photos, total = len(plan.photos[plan.of_shard(self._number)]), self._offsets[-1]
+        num_images, total = len(plan.images[plan.of_shard(self._number)]), self._offsets[-1]
         expected = {"boxes": ("F32", total, 4), "embeddings": ("F16", total, plan.width), "scores": ("F32", total),
-                    "offsets": ("I64", num_photos + 1), "sizes": ("I32", num_photos, 2),
-                    "hashes": ("U8", num_photos, 32)}  # fmt: skip
+                    "offsets": ("I64", num_images + 1), "sizes": ("I32", num_images, 2),
+                    "hashes": ("U8", num_images, 32)}  # fmt: skip
         slices = {name: self._file.get_slice(name) for name in TENSORS}
-        came = {name: (rows.get_dtype(), *rows.get_shape()) for name, rows in slices.items()}
-        if came != expected or self._offsets != sorted(self._offsets) or self._offsets[0] != 0:
-            raise InputError(f"expected rising offsets and tensors {expected}, got {came}")
+        actual = {name: (rows.get_dtype(), *rows.get_shape()) for name, rows in slices.items()}
+        if actual != expected or self._offsets != sorted(self._offsets) or self._offsets[0] != 0:
+            raise InputError(f"expected rising offsets and tensors {expected}, got {actual}")
         self._sizes: list[list[int]] = self._file.get_tensor("sizes").tolist()
 
-    def photo(self, position: int) -> PhotoRegions:
-        """The entry of the shard's photo at `position`; embeddings come as float32."""
+    def entry(self, position: int) -> ImageRegions:
+        """The entry of the shard's image at `position`; embeddings come as float32."""
         start, stop = self._offsets[position], self._offsets[position + 1]
         height, width = self._sizes[position]
         sha256 = bytes(self._file.get_slice("hashes")[position : position + 1].flatten().tolist())
@@ -158,7 +158,7 @@ class Shard:
         else:
             boxes, embeddings, scores = (self._file.get_slice(name)[start:stop] for name in ROWS)
             rows = (boxes, embeddings.float(), scores)
-        return PhotoRegions(*rows, (height, width), sha256, self.faults.get(position, ""))
+        return ImageRegions(*rows, (height, width), sha256, self.errors.get(position, ""))
 
     def check_content(self) -> None:
         """Read all of it.

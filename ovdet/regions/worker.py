@@ -1,9 +1,9 @@
-"""The work of an extraction: photos are read ahead by threads, boxes proposed, embedded by the teacher, kept in shards.
+"""One process of an extraction: read images ahead, propose boxes, embed them with the teacher, write shards.
 
-A shard depends on the plan and its number alone: proposals are made photo by photo, and the teacher's embeddings of a
+A shard depends on the plan and its number alone: proposals are made image by image, and the teacher's embeddings of a
 crop do not depend on the other crops that it sees along with it.
 
-Shape letters: M boxes of one photo, D embedding width.
+Shape letters: M boxes of one image, D embedding width.
 """
 
 from __future__ import annotations
@@ -26,29 +26,29 @@ from ovdet.data.mapper import OpenVocabMapper
 from ovdet.device import choose_device
 from ovdet.errors import InputError
 from ovdet.hub.load import load_detector
+from ovdet.regions.job import ImageJob
 from ovdet.regions.plan import RegionPlan
-from ovdet.regions.proposals import PhotoJob
-from ovdet.regions.shard import PhotoRegions, unreadable, write_shard
+from ovdet.regions.shard import ImageRegions, unreadable_image, write_shard
 from ovdet.teachers.crops import RegionEmbedder
 from ovdet.teachers.registry import load_teacher
 
-MIN_SIDE = 1.0  # pixels of the photo: a thinner box holds nothing that can be told apart
-PHOTOS_AT_ONCE = 8  # whose crops go to the teacher together
-READERS = 4  # threads that decode photos
+MIN_SIDE = 1.0  # pixels of the image: a thinner box holds nothing that can be told apart
+IMAGES_AT_ONCE = 8  # whose crops go to the teacher together
+READERS = 4  # threads that decode images
 
 Item, Result = TypeVar("Item"), TypeVar("Result")
 
 
 class Reading(NamedTuple):
-    """A photo as a thread has read it."""
+    """An image as a thread has read it."""
 
     inputs: dict[str, Any]  # as OpenVocabMapper gives them, with `image_orig`; {} where it could not be read
     sha256: bytes
-    fault: str
+    error: str
 
 
-def read_photo(job: PhotoJob, mapper: OpenVocabMapper) -> Reading:
-    """Decode a photo and hash its file; what goes wrong is said in `fault`."""
+def read_image_file(job: ImageJob, mapper: OpenVocabMapper) -> Reading:
+    """Decode an image and hash its file; why it cannot be read is in `error`."""
     record = {key: getattr(job, key) for key in ("image_id", "file_name", "height", "width")}
     try:
         sha256 = hashlib.sha256(Path(job.file_name).read_bytes()).digest()
@@ -77,12 +77,12 @@ def read_ahead(items: Iterable[Item], read: Callable[[Item], Result], threads: i
 def choose_regions(
     boxes: Tensor, scores: Tensor, size: tuple[int, int], *, nms_threshold: float, max_regions: int
 ) -> tuple[Tensor, Tensor]:
-    """Clip boxes to their photo, drop what is thinner than a pixel, class-agnostic NMS, the best `max_regions`.
+    """Clip boxes to their image, drop what is thinner than a pixel, class-agnostic NMS, the best `max_regions`.
 
     Args:
-        boxes: (M, 4) XYXY in pixels of the photo.
+        boxes: (M, 4) XYXY in pixels of the image.
         scores: (M,); of equal ones the first is the best.
-        size: (height, width) of the photo.
+        size: (height, width) of the image.
         nms_threshold: IoU above which the box with the lower score goes.
         max_regions: how many stay at most.
 
@@ -107,13 +107,13 @@ class ProposalNetwork:
         self.model = model
 
     def __call__(self, inputs: dict[str, Any]) -> tuple[Tensor, Tensor]:
-        """Proposals for one photo.
+        """Proposals for one image.
 
         Args:
             inputs: as OpenVocabMapper gives them, with `image_orig`.
 
         Returns:
-            Boxes (M, 4) XYXY in pixels of the photo, objectness (M,) in [0, 1], best first, both on the CPU.
+            Boxes (M, 4) XYXY in pixels of the image, objectness (M,) in [0, 1], best first, both on the CPU.
         """
         with torch.inference_mode():
             images = self.model.preprocess_image([inputs])
@@ -130,7 +130,7 @@ def propose_nothing(inputs: dict[str, Any]) -> tuple[Tensor, Tensor]:
 
 
 class RegionExtractor:
-    """Makes shards of a plan."""
+    """Computes and writes the shards of a plan."""
 
     def __init__(
         self,
@@ -143,60 +143,60 @@ class RegionExtractor:
         Args:
             plan: of the store.
             embedder: the plan's teacher, and the scales at which it looks at regions.
-            mapper: reads photos, with `image_orig`.
-            propose: boxes and scores of one photo, which join those known beforehand.
+            mapper: reads images, with `image_orig`.
+            propose: boxes and scores of one image, which join those known beforehand.
         """
         self.plan = plan
         self.embedder = embedder
         self.mapper = mapper
         self.propose = propose
 
-    def write_shards(self, folder: str | Path, shards: Sequence[tuple[int, Sequence[PhotoJob]]]) -> Iterator[int]:
+    def write_shards(self, folder: str | Path, shards: Sequence[tuple[int, Sequence[ImageJob]]]) -> Iterator[int]:
         """Compute and write shards, one after the other.
 
         Args:
             folder: the store.
-            shards: numbers, each with its photos in the plan's order.
+            shards: numbers, each with its images in the plan's order.
 
         Yields:
-            The number of photos after each batch of them, for a progress bar. A shard is written before the next one
+            The number of images after each batch of them, for a progress bar. A shard is written before the next one
             begins.
 
         Raises:
             InputError: the store cannot be written to.
         """
-        photos = (job for _, jobs in shards for job in jobs)
-        readings = read_ahead(photos, self._read, READERS, 2 * PHOTOS_AT_ONCE)
+        images = (job for _, jobs in shards for job in jobs)
+        readings = read_ahead(images, self._read, READERS, 2 * IMAGES_AT_ONCE)
         for number, jobs in shards:
-            entries: list[PhotoRegions] = []
-            for start in range(0, len(jobs), PHOTOS_AT_ONCE):
-                batch = jobs[start : start + PHOTOS_AT_ONCE]
+            entries: list[ImageRegions] = []
+            for start in range(0, len(jobs), IMAGES_AT_ONCE):
+                batch = jobs[start : start + IMAGES_AT_ONCE]
                 entries += self._embed(batch, list(islice(readings, len(batch))))
                 if len(entries) == len(jobs):
                     write_shard(folder, self.plan, number, entries)
                 yield len(batch)
 
-    def _read(self, job: PhotoJob) -> Reading:
-        return read_photo(job, self.mapper)
+    def _read(self, job: ImageJob) -> Reading:
+        return read_image_file(job, self.mapper)
 
-    def _embed(self, jobs: Sequence[PhotoJob], readings: Sequence[Reading]) -> list[PhotoRegions]:
-        """The entries of some photos; their crops go to the teacher together."""
-        whole = [(job, reading) for job, reading in zip(jobs, readings, strict=True) if not reading.fault]
-        regions = [self._choose(job, reading.inputs) for job, reading in whole]
-        photos = [reading.inputs["image_orig"] for _, reading in whole]
-        embeddings = self.embedder.embed_batch(photos, [boxes for boxes, _ in regions])
-        made = iter(zip(regions, photos, embeddings, strict=True))
-        entries = []
+    def _embed(self, jobs: Sequence[ImageJob], readings: Sequence[Reading]) -> list[ImageRegions]:
+        """The entries of some images; their crops go to the teacher together."""
+        readable = [(job, reading) for job, reading in zip(jobs, readings, strict=True) if not reading.error]
+        regions = [self._choose(job, reading.inputs) for job, reading in readable]
+        images = [reading.inputs["image_orig"] for _, reading in readable]
+        embeddings = self.embedder.embed_batch(images, [boxes for boxes, _ in regions])
+        made = iter(zip(regions, images, embeddings, strict=True))
+        entries = []  # in the order of the images, unreadable ones too
         for reading in readings:
-            if reading.fault:
-                entries.append(unreadable(reading.fault))
+            if reading.error:
+                entries.append(unreadable_image(reading.error))
                 continue
-            (boxes, scores), photo, rows = next(made)
-            size = (photo.shape[1], photo.shape[2])
-            entries.append(PhotoRegions(boxes, rows.cpu(), scores, size, reading.sha256))
+            (boxes, scores), image, rows = next(made)
+            size = (image.shape[1], image.shape[2])
+            entries.append(ImageRegions(boxes, rows.cpu(), scores, size, reading.sha256))
         return entries
 
-    def _choose(self, job: PhotoJob, inputs: dict[str, Any]) -> tuple[Tensor, Tensor]:
+    def _choose(self, job: ImageJob, inputs: dict[str, Any]) -> tuple[Tensor, Tensor]:
         boxes, scores = self.propose(inputs)
         return choose_regions(
             torch.cat([torch.tensor(job.boxes, dtype=torch.float32).reshape(-1, 4), boxes]),

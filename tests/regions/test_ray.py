@@ -15,7 +15,7 @@ import torch
 from ovdet.engine.config import load_config
 from ovdet.errors import InputError
 from ovdet.regions.extract import extract_regions
-from ovdet.regions.proposals import ExtractOptions
+from ovdet.regions.job import ExtractOptions
 from ovdet.regions.ray import _connect, _share_of
 from ovdet.regions.store import RegionStore
 
@@ -23,7 +23,7 @@ from ovdet.regions.store import RegionStore
 def extract(trained, folder, engine, **options):
     config = load_config("configs/quick/vild.py", trained.overrides)
     weights = str(trained.output / "model_final.pth")
-    settings = dict(teacher="conse:lite0", weights=weights, max_regions=4, photos_per_shard=2)
+    settings = dict(teacher="conse:lite0", weights=weights, max_regions=4, images_per_shard=2)
     extract_regions(config, ExtractOptions(output=str(folder), **settings, **options), engine)
     return RegionStore(folder)
 
@@ -63,8 +63,8 @@ def test_a_killed_worker_costs_a_retry_and_not_the_run(trained, tmp_path):
     killer.join()
     assert killed
     assert len(list(shared.path.glob("shard-*"))) == 8 and shared.plan.digest == alone.plan.digest
-    for photo in alone.plan.photos:
-        ours, theirs = shared.regions(photo.image_id), alone.regions(photo.image_id)
+    for image in alone.plan.images:
+        ours, theirs = shared.regions(image.image_id), alone.regions(image.image_id)
         assert torch.equal(ours[0], theirs[0]) and torch.equal(ours[2], theirs[2])
         torch.testing.assert_close(ours[1], theirs[1], rtol=0, atol=1e-3)
 

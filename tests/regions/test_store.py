@@ -15,8 +15,8 @@ from torch.utils.data import DataLoader, Dataset
 
 from ovdet.errors import InputError
 from ovdet.regions.plan import RegionPlan, check_same_plan, read_plan, write_plan
-from ovdet.regions.shard import PhotoRegions, Shard, missing_shards, shard_path, unreadable, write_shard
-from ovdet.regions.store import RegionStore, faulty_photos
+from ovdet.regions.shard import ImageRegions, Shard, missing_shards, shard_path, unreadable_image, write_shard
+from ovdet.regions.store import RegionStore, unreadable_images
 
 WIDTH = 6
 
@@ -33,7 +33,7 @@ def make_entries():
 
 @pytest.fixture
 def store(write_store) -> RegionStore:
-    return write_store(make_entries())  # five photos, three a shard
+    return write_store(make_entries())  # five images, three a shard
 
 
 def check_entry(store, image_id, boxes, embeddings, scores):
@@ -48,7 +48,7 @@ def test_round_trip_in_any_order(store):
         check_entry(store, *entry)
     assert len(store) == 5 and 7 in store and "a string" in store and 8 not in store
     assert store.header["teacher"] == "conse" and store.header["training_classes"] == ["cat", "hot_dog"]
-    assert store.photo(900).sha256 == bytes([3]) * 32 and store.photo(900).size == (90, 120)
+    assert store.entry(900).sha256 == bytes([3]) * 32 and store.entry(900).size == (90, 120)
     with pytest.raises(InputError, match="image 8"):
         store.regions(8)
 
@@ -89,15 +89,15 @@ def test_what_does_not_fit_is_refused_with_both_values(store):
     store.check()
     store.check(
         teacher="conse", fingerprint="0123456789abcdef", width=WIDTH,
-        photos=[record(7), record("a string")],
+        images=[record(7), record("a string")],
     )  # fmt: skip
     for wrong, values in (
         ({"teacher": "open_clip:RN50/openai"}, ("open_clip:RN50/openai", "conse")),
         ({"fingerprint": "ffff"}, ("ffff", "0123456789abcdef")),
         ({"width": 512}, ("512", "6")),
-        ({"photos": [record(7), record(8)]}, ("image 8", "made of photos")),
-        ({"photos": [record(7, file_name="dog.jpg")]}, ("dog.jpg", "7.jpg")),
-        ({"photos": [record(7, width=121)]}, ("121 x 90", "120 x 90")),
+        ({"images": [record(7), record(8)]}, ("image 8", "made of images")),
+        ({"images": [record(7, file_name="dog.jpg")]}, ("dog.jpg", "7.jpg")),
+        ({"images": [record(7, width=121)]}, ("121 x 90", "120 x 90")),
     ):
         with pytest.raises(InputError) as caught:
             store.check(**wrong)
@@ -108,16 +108,16 @@ def test_what_does_not_fit_is_refused_with_both_values(store):
 
 
 def test_photos_that_could_not_be_read_are_named(store):
-    entries = [store.photo(photo.image_id) for photo in store.plan.photos[:3]]
-    write_shard(store.path, store.plan, 0, [entries[0], unreadable("2.jpg is broken"), entries[2]])
+    entries = [store.entry(image.image_id) for image in store.plan.images[:3]]
+    write_shard(store.path, store.plan, 0, [entries[0], unreadable_image("2.jpg is broken"), entries[2]])
     again = RegionStore(store.path)
-    assert [(photo.image_id, fault) for photo, fault in faulty_photos(again.path, again.plan)] == [
+    assert [(image.image_id, error) for image, error in unreadable_images(again.path, again.plan)] == [
         (2, "2.jpg is broken")
     ]
-    again.check(photos=[{"image_id": 7, "file_name": "7.jpg"}])  # it is not asked for
+    again.check(images=[{"image_id": 7, "file_name": "7.jpg"}])  # it is not asked for
     for use in (
         lambda: again.regions(2),
-        lambda: again.check(photos=[{"image_id": 2, "file_name": "2.jpg"}]),
+        lambda: again.check(images=[{"image_id": 2, "file_name": "2.jpg"}]),
     ):
         with pytest.raises(InputError, match="2.jpg is broken"):
             use()
@@ -135,11 +135,11 @@ def test_an_incomplete_store_is_refused_with_the_command_that_finishes_it(store)
 
 
 def test_what_cannot_be_written(tmp_path, store):
-    plan, rows = store.plan, [store.photo(photo.image_id) for photo in store.plan.photos[:3]]
+    plan, rows = store.plan, [store.entry(image.image_id) for image in store.plan.images[:3]]
     for bad, message in (
-        (rows[:2], "3 photos of shard 0, got 2"),
-        ([rows[0]._replace(boxes=rows[0].boxes[:2]), *rows[1:]], "shapes"),
-        ([rows[0]._replace(embeddings=rows[0].embeddings[:, :5]), *rows[1:]], "shapes"),
+        (rows[:2], "3 images of shard 0, got 2"),
+        ([rows[0]._replace(boxes=rows[0].boxes[:2]), *rows[1:]], r"\(2, 4\)"),
+        ([rows[0]._replace(embeddings=rows[0].embeddings[:, :5]), *rows[1:]], r"\(3, 5\)"),
         ([rows[0]._replace(embeddings=rows[0].embeddings * float("nan")), *rows[1:]], "finite"),
     ):
         with pytest.raises(InputError, match=message):
@@ -148,8 +148,8 @@ def test_what_cannot_be_written(tmp_path, store):
     for change, message in (
         ({"width": 0}, "width"),
         ({"teacher": None}, "teacher"),
-        ({"photos": (*plan.photos, plan.photos[0])}, "twice"),
-        ({"photos": (plan.photos[0]._replace(image_id=1.5),)}, "1.5"),
+        ({"images": (*plan.images, plan.images[0])}, "twice"),
+        ({"images": (plan.images[0]._replace(image_id=1.5),)}, "1.5"),
     ):
         with pytest.raises(InputError, match=message):
             dataclasses.replace(plan, **change)
@@ -157,7 +157,7 @@ def test_what_cannot_be_written(tmp_path, store):
 
 def test_a_full_disk_leaves_the_shards_that_are_there(store, monkeypatch):
     before = {path: path.read_bytes() for path in store.path.iterdir()}
-    rows = [store.photo(photo.image_id) for photo in store.plan.photos[3:]]
+    rows = [store.entry(image.image_id) for image in store.plan.images[3:]]
 
     def full(_):
         raise OSError(28, "No space left on device")
@@ -239,13 +239,13 @@ def test_what_is_no_store(store, tmp_path):
 def test_a_plan_is_read_as_it_was_written_and_compared_key_by_key(store, tmp_path):
     plan = store.plan
     assert read_plan(store.path) == plan and isinstance(plan, RegionPlan)
-    check_same_plan(plan, dataclasses.replace(plan, photo_root="/mnt/photos", command="x"), "STORE")
+    check_same_plan(plan, dataclasses.replace(plan, image_root="/mnt/images", command="x"), "STORE")
     for change, values in (
         ({"teacher": "conse:lite0"}, ("'conse:lite0'", "'conse'")),
         ({"max_regions": 5}, ("5", "300")),
-        ({"photos": plan.photos[:2]}, ("2", "5")),
-        ({"photos": (plan.photos[0]._replace(width=7), *plan.photos[1:])}, ("7", "120")),
-        ({"dataset": {"name": "photos", "sha256": "ab"}}, ("dataset.sha256", "'ab'")),
+        ({"images": plan.images[:2]}, ("2", "5")),
+        ({"images": (plan.images[0]._replace(width=7), *plan.images[1:])}, ("7", "120")),
+        ({"dataset": {"name": "images", "sha256": "ab"}}, ("dataset.sha256", "'ab'")),
         ({"proposals": {**plan.proposals, "weights_sha256": "ab"}}, ("weights_sha256",)),
     ):
         with pytest.raises(InputError) as caught:
@@ -254,5 +254,5 @@ def test_a_plan_is_read_as_it_was_written_and_compared_key_by_key(store, tmp_pat
 
 
 def test_the_entry_of_an_unreadable_photo():
-    entry = unreadable("why")
-    assert isinstance(entry, PhotoRegions) and entry.fault == "why" and len(entry.boxes) == 0
+    entry = unreadable_image("why")
+    assert isinstance(entry, ImageRegions) and entry.error == "why" and len(entry.boxes) == 0

@@ -1,4 +1,4 @@
-"""The parts of an extraction: boxes chosen, photos read ahead, shards that do not depend on who makes them."""
+"""The parts of an extraction: boxes chosen, images read ahead, shards that do not depend on who makes them."""
 
 from __future__ import annotations
 
@@ -18,11 +18,11 @@ from torchvision.ops import box_iou
 
 from ovdet.data.mapper import OpenVocabMapper
 from ovdet.modeling.nms import select_regions
-from ovdet.regions.plan import Photo, RegionPlan, write_plan
-from ovdet.regions.proposals import PhotoJob
+from ovdet.regions.job import ImageJob
+from ovdet.regions.plan import ImageRecord, RegionPlan, write_plan
 from ovdet.regions.shard import missing_shards, shard_path
 from ovdet.regions.store import RegionStore
-from ovdet.regions.worker import ProposalNetwork, RegionExtractor, choose_regions, read_ahead, read_photo
+from ovdet.regions.worker import ProposalNetwork, RegionExtractor, choose_regions, read_ahead, read_image_file
 from ovdet.teachers.crops import RegionEmbedder
 from ovdet.teachers.registry import load_teacher
 
@@ -97,7 +97,7 @@ def test_proposals_are_in_pixels_of_the_photo():
 
 @pytest.fixture
 def work(tmp_path, tiny_teacher):
-    """A plan of ten photos, two of them unreadable, the jobs, and what makes extractors for it."""
+    """A plan of ten images, two of them unreadable, the jobs, and what makes extractors for it."""
     jobs = []
     for number in range(10):
         height, width = 60 + 7 * number, 90 - 5 * number
@@ -105,15 +105,15 @@ def work(tmp_path, tiny_teacher):
         Image.fromarray(pixels).save(tmp_path / f"{number}.png")
         boxes, scores = random_boxes(number, seed=number)
         jobs.append(
-            PhotoJob(number, str(tmp_path / f"{number}.png"), height, width, (boxes / 2).tolist(), scores.tolist())
+            ImageJob(number, str(tmp_path / f"{number}.png"), height, width, (boxes / 2).tolist(), scores.tolist())
         )
-    (tmp_path / "3.png").write_bytes(b"no photo")
+    (tmp_path / "3.png").write_bytes(b"no image")
     (tmp_path / "4.png").unlink()
     teacher = load_teacher(tiny_teacher)
     plan = RegionPlan(
         teacher=teacher.name, fingerprint=teacher.fingerprint, width=teacher.width, crops={}, dataset={"name": "d"},
-        proposals={"source": "s", "training_classes": [], "nms_threshold": 0.7}, max_regions=5, photos_per_shard=4,
-        photos=tuple(Photo(*job[:4]) for job in jobs),
+        proposals={"source": "s", "training_classes": [], "nms_threshold": 0.7}, max_regions=5, images_per_shard=4,
+        images=tuple(ImageRecord(*job[:4]) for job in jobs),
     )  # fmt: skip
 
     def make():
@@ -128,27 +128,27 @@ def test_shards_do_not_depend_on_who_makes_them_and_in_which_order(work, tmp_pat
     plan, shards, make = work
     one, other = tmp_path / "one", tmp_path / "other"
     assert sum(make().write_shards(one, shards)) == 10
-    monkeypatch.setattr("ovdet.regions.worker.PHOTOS_AT_ONCE", 1)
+    monkeypatch.setattr("ovdet.regions.worker.IMAGES_AT_ONCE", 1)
     for shard in reversed(shards):
         list(make().write_shards(other, [shard]))
     write_plan(one, plan)
     write_plan(other, plan)
     assert missing_shards(one, plan) == [] and missing_shards(other, plan) == []
     one, other = RegionStore(one), RegionStore(other)
-    for photo in plan.photos:
-        ours, theirs = one.photo(photo.image_id), other.photo(photo.image_id)
+    for image in plan.images:
+        ours, theirs = one.entry(image.image_id), other.entry(image.image_id)
         assert torch.equal(ours.boxes, theirs.boxes) and torch.equal(ours.scores, theirs.scores)
-        assert ours[3:] == theirs[3:] and bool(ours.fault) == (photo.image_id in (3, 4))
+        assert ours[3:] == theirs[3:] and bool(ours.error) == (image.image_id in (3, 4))
         torch.testing.assert_close(ours.embeddings, theirs.embeddings, rtol=0, atol=1e-3)
-        assert ours.fault or ours.size == (photo.height, photo.width)
-    assert "3.png" in one.photo(3).fault and "No such file" in one.photo(4).fault
-    assert {len(one.photo(number).boxes) for number in range(10)} > {0, 5}
+        assert ours.error or ours.size == (image.height, image.width)
+    assert "3.png" in one.entry(3).error and "No such file" in one.entry(4).error
+    assert {len(one.entry(number).boxes) for number in range(10)} > {0, 5}
 
 
 def test_a_photo_of_another_size_than_its_json_says_is_no_photo(work):
     _, shards, make = work
     job = shards[0][1][0]._replace(width=7)
-    assert "7 x 60 pixels" in read_photo(job, make().mapper).fault
+    assert "7 x 60 pixels" in read_image_file(job, make().mapper).error
 
 
 WORKER = """
@@ -156,15 +156,15 @@ import sys
 sys.path.insert(0, {root!r})
 import json, time, torch
 from ovdet.regions.plan import read_plan
-from ovdet.regions.shard import PhotoRegions, missing_shards, write_shard
+from ovdet.regions.shard import ImageRegions, missing_shards, write_shard
 folder = {folder!r}
 plan = read_plan(folder)
 print("ready", flush=True)
 for number in missing_shards(folder, plan):
     generator = torch.Generator().manual_seed(number)
-    rows = [PhotoRegions(torch.rand(200, 4, generator=generator), torch.rand(200, plan.width, generator=generator),
+    rows = [ImageRegions(torch.rand(200, 4, generator=generator), torch.rand(200, plan.width, generator=generator),
                          torch.rand(200, generator=generator), (1, 1), bytes(32))
-            for _ in plan.photos[plan.of_shard(number)]]
+            for _ in plan.images[plan.of_shard(number)]]
     write_shard(folder, plan, number, rows)
     print(number, flush=True)
 """
@@ -173,8 +173,8 @@ for number in missing_shards(folder, plan):
 @pytest.mark.slow
 def test_killed_twenty_times_while_shards_are_written(tmp_path):
     """SIGKILL leaves whole shards; what is resumed equals an unbroken run, and no shard is written twice."""
-    photos = tuple(Photo(number, f"{number}.jpg", 1, 1) for number in range(2000))
-    plan = RegionPlan("t", "f", 512, {}, {"name": "d"}, {"source": "s", "training_classes": []}, 300, 8, photos)
+    images = tuple(ImageRecord(number, f"{number}.jpg", 1, 1) for number in range(2000))
+    plan = RegionPlan("t", "f", 512, {}, {"name": "d"}, {"source": "s", "training_classes": []}, 300, 8, images)
     folders = tmp_path / "whole", tmp_path / "broken"
     for folder in folders:
         write_plan(folder, plan)

@@ -29,7 +29,7 @@ def extract(trained, run_tool, tiny_teacher):
     def extract(*arguments):
         return run_tool(
             "extract_regions.py", "--config-file", QUICK, "--weights", trained.output / "model_final.pth",
-            "--max-regions", 3, "--photos-per-shard", 6, "--teacher", tiny_teacher, *arguments, *trained.overrides,
+            "--max-regions", 3, "--images-per-shard", 6, "--teacher", tiny_teacher, *arguments, *trained.overrides,
         )  # fmt: skip
 
     return extract
@@ -48,7 +48,7 @@ def data(trained, tmp_path):
 def store(extract, tmp_path):
     code, out, err = extract("--output", tmp_path / "regions", "--proposals", "ground-truth")
     assert code == 0, err
-    assert "regions of 16 photos" in out
+    assert "regions of 16 images" in out
     return tmp_path / "regions"
 
 
@@ -65,7 +65,7 @@ def conse_store(extract, tmp_path):
     """With the config's own teacher."""
     code, out, err = extract("--output", tmp_path / "regions", "--teacher", "conse", "--max-regions", 2)
     assert code == 0, err
-    assert "regions of 16 photos by teacher conse" in out
+    assert "regions of 16 images by teacher conse" in out
     return tmp_path / "regions"
 
 
@@ -74,14 +74,14 @@ def test_store_holds_what_the_teacher_says_and_trains(trained, conse_store, cons
     assert len(regions) == 16 and len(contents(conse_store)) == 3
     assert regions.header["teacher"] == "conse" and len(regions.header["training_classes"]) == 24
     assert "red square" not in regions.header["training_classes"]
-    photo = regions.plan.path_of(regions.plan.photos[0])
-    assert photo.parent == trained.output.parent / "data/images"
-    boxes, embeddings, scores = regions.regions(regions.plan.photos[0].image_id)
+    image = regions.plan.path_of(regions.plan.images[0])
+    assert image.parent == trained.output.parent / "data/images"
+    boxes, embeddings, scores = regions.regions(regions.plan.images[0].image_id)
     assert 1 <= len(boxes) <= 2 and scores.max() == 1  # ground truth is among them
-    image = torch.from_numpy(read_image(photo).transpose(2, 0, 1).copy())
+    image = torch.from_numpy(read_image(image).transpose(2, 0, 1).copy())
     assert torch.allclose(embed_regions(conse_teacher, image, boxes), embeddings, atol=1e-3)
 
-    record = {"file_name": str(photo), "image_id": regions.plan.photos[0].image_id, "annotations": []}
+    record = {"file_name": str(image), "image_id": regions.plan.images[0].image_id, "annotations": []}
     mapped = OpenVocabMapper(is_train=True, augmentations=[], image_format="RGB", region_store=regions)(record)
     (stored,) = StoredRegions()([mapped], [mapped["image"]], [None])
     assert torch.equal(stored.proposal_boxes.tensor, boxes)
@@ -126,7 +126,7 @@ def test_resume_computes_what_is_missing_and_nothing_else(extract, store, data):
 
 def test_resume_with_other_proposals_is_refused(trained, extract, data, tmp_path):
     whole = json.loads(data[1].read_text())
-    whole.update(images=whole["images"][:2], annotations=[])  # two photos are enough
+    whole.update(images=whole["images"][:2], annotations=[])  # two images are enough
     data[1].write_text(json.dumps(whole))
     code, _, err = extract("--output", tmp_path / "regions", *data)
     assert code == 0, err
@@ -149,28 +149,28 @@ def test_several_processes_make_the_same_store(extract, conse_store, tmp_path):
     )  # fmt: skip
     assert code == 0, out + err
     one, two = RegionStore(conse_store), RegionStore(tmp_path / "two")
-    for photo in one.plan.photos:
-        ours, theirs = one.regions(photo.image_id), two.regions(photo.image_id)
+    for image in one.plan.images:
+        ours, theirs = one.regions(image.image_id), two.regions(image.image_id)
         assert torch.equal(ours[0], theirs[0]) and torch.equal(ours[2], theirs[2])
         torch.testing.assert_close(ours[1], theirs[1], rtol=0, atol=1e-3)
 
 
 def test_photos_that_cannot_be_read_are_listed(extract, data, tmp_path):
-    photos = sorted((tmp_path / "data/images").iterdir())
-    whole = photos[0].read_bytes()
-    photos[0].write_bytes(whole[:300])
+    images = sorted((tmp_path / "data/images").iterdir())
+    whole = images[0].read_bytes()
+    images[0].write_bytes(whole[:300])
     code, out, err = extract("--output", tmp_path / "regions", *data, "--proposals", "ground-truth")
-    assert code == 0 and "15 photos" in out
-    assert photos[0].name in err and "left out" in err
+    assert code == 0 and "15 images" in out
+    assert images[0].name in err and "left out" in err
     store = RegionStore(tmp_path / "regions")
     assert "ground truth" in store.header["proposal_source"]
-    photos[0].write_bytes(whole)  # the disk is back
+    images[0].write_bytes(whole)  # the disk is back
     code, out, err = extract("--output", tmp_path / "regions", *data, "--proposals", "ground-truth", "--resume")
-    assert code == 0 and "16 photos" in out and "left out" not in err
+    assert code == 0 and "16 images" in out and "left out" not in err
 
 
 def test_a_store_that_does_not_fit_the_training_set(trained, extract, tiny_teacher, data, run_tool, tmp_path):
-    """Boxes of novel classes, which nobody called novel when the store was made; photos of other names."""
+    """Boxes of novel classes, which nobody called novel when the store was made; images of other names."""
     overrides = [o for o in trained.overrides if not o.startswith("train.output_dir")]
 
     def train(store):
@@ -197,12 +197,12 @@ def test_a_store_that_does_not_fit_the_training_set(trained, extract, tiny_teach
 
 
 def test_no_photo_can_be_read(extract, data, tmp_path):
-    for photo in (tmp_path / "data/images").iterdir():
-        photo.write_bytes(b"")
+    for image in (tmp_path / "data/images").iterdir():
+        image.write_bytes(b"")
     (tmp_path / "regions").mkdir()
     (tmp_path / "regions/.plan.json.abc.part").write_bytes(b"of a killed run")
     code, _, err = extract("--output", tmp_path / "regions", *data, "--proposals", "ground-truth")
-    assert code == 2 and "photos that can be read, none of 16 can, as " in last_line(err)
+    assert code == 2 and "images that can be read, none of 16 can, as " in last_line(err)
 
 
 def test_a_registered_data_set(extract, data, tmp_path):
@@ -290,7 +290,7 @@ def test_a_full_disk_and_a_folder_that_cannot_be_written_to(extract, data, tmp_p
     [
         (("--weights", "/nowhere.pth"), "/nowhere.pth does not exist"),
         (("--max-regions", "0"), "max_regions of at least 1"),
-        (("--photos-per-shard", "0"), "photos_per_shard of at least 1"),
+        (("--images-per-shard", "0"), "images_per_shard of at least 1"),
         (("--num-gpus", "0"), "processes of at least 1"),
         (("--dataset", "nothing"), "registered data set, got 'nothing'"),
         (("--annotations", "a.json"), "--images"),
@@ -324,14 +324,14 @@ def test_verify_finds_what_is_wrong(trained, extract, run_tool, data, tmp_path):
         return code, out
 
     code, out = verify()
-    assert code == 0 and "16 photos, 5 of them embedded anew, worst cosine 1.0" in out
+    assert code == 0 and "16 images, 5 of them embedded anew, worst cosine 1.0" in out
     moved = (tmp_path / "data/images").rename(tmp_path / "moved")
     code, out = verify()
-    assert code == 1 and "16 photos are missing" in out
+    assert code == 1 and "16 images are missing" in out
     assert verify("--images", moved)[0] == 0
-    photos = sorted(moved.iterdir())
-    photos[0].unlink()
-    photos[3].write_bytes(photos[4].read_bytes())
+    images = sorted(moved.iterdir())
+    images[0].unlink()
+    images[3].write_bytes(images[4].read_bytes())
     shard = store / "shard-00001.safetensors"
     content = shard.read_bytes()
     shard.write_bytes(content[:-1] + bytes([content[-1] ^ 1]))
@@ -339,8 +339,8 @@ def test_verify_finds_what_is_wrong(trained, extract, run_tool, data, tmp_path):
     code, out = verify("--images", moved)
     assert code == 1
     for words in (
-        f"1 photos are missing: {photos[0]}",
-        f"1 photos have changed: {photos[3]}",
+        f"1 images are missing: {images[0]}",
+        f"1 images have changed: {images[3]}",
         "1 shards are damaged",
         "shard-00001.safetensors has another checksum",
         "1 shards are missing (extract with --resume): 2",
@@ -356,13 +356,13 @@ def test_verify_finds_what_is_wrong(trained, extract, run_tool, data, tmp_path):
 
 
 def test_verify_finds_wrong_embeddings(extract, run_tool, data, tmp_path):
-    """Whatever made them: red and blue swapped in one photo, or a teacher that is nearly the plan's."""
+    """Whatever made them: red and blue swapped in one image, or a teacher that is nearly the plan's."""
     assert extract("--output", tmp_path / "regions", *data, "--proposals", "ground-truth")[0] == 0
     plan = read_plan(tmp_path / "regions")
     embed = RegionEmbedder(load_teacher(plan.teacher))
     shard = Shard(tmp_path / "regions", plan, 0)
-    entries = [shard.photo(position) for position in range(6)]
-    pixels = torch.from_numpy(read_image(plan.path_of(plan.photos[2]), "BGR").transpose(2, 0, 1).copy())
+    entries = [shard.entry(position) for position in range(6)]
+    pixels = torch.from_numpy(read_image(plan.path_of(plan.images[2]), "BGR").transpose(2, 0, 1).copy())
     nearly = entries[2].embeddings.clone()
     aside = torch.eye(plan.width)[0]
     aside = F.normalize(aside - aside @ nearly[0] * nearly[0], dim=0)
@@ -371,4 +371,4 @@ def test_verify_finds_wrong_embeddings(extract, run_tool, data, tmp_path):
         entries[2] = entries[2]._replace(embeddings=wrong)
         write_shard(tmp_path / "regions", plan, 0, entries)
         code, out, _ = run_tool("extract_regions.py", "verify", tmp_path / "regions")
-        assert code == 1 and "embeddings are not the teacher's" in out and plan.photos[2].file_name in out
+        assert code == 1 and "embeddings are not the teacher's" in out and plan.images[2].file_name in out
