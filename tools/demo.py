@@ -14,15 +14,9 @@ from pathlib import Path
 from ovdet.engine.config import override
 from ovdet.errors import InputError, command
 from ovdet.files import require_path
-from ovdet.inference.media import Video
-from ovdet.inference.results import (
-    check_output,
-    find_input,
-    load_predictor,
-    parse_negatives,
-    write_results,
-    write_video,
-)
+from ovdet.inference.load import load_predictor, parse_negatives
+from ovdet.inference.media import Video, find_input
+from ovdet.inference.results import check_output, write_results, write_video
 from ovdet.text.embeddings import load_embeddings
 from ovdet.text.vocabulary import parse_vocabulary
 
@@ -41,24 +35,28 @@ def parse_arguments() -> argparse.Namespace:
     add("--threshold", type=float, metavar="t", help="lowest score (default: 0.25 for trained names, else 0.08)")
     unlike = 'what looks more like these is left out; "" for none (default: training classes unlike the names)'
     add("--negatives", metavar='"a,b"', help=unlike)
-    overlap = "of boxes of different names that overlap more, the best alone is kept; 1 keeps all (default: 0.6)"
-    add("--overlap", type=float, default=0.6, metavar="IOU", help=overlap)
-    contained = "boxes of which more lies within a better one of their name are left out; 1 keeps all (default: 0.9)"
-    add("--contained", type=float, default=0.9, metavar="SHARE", help=contained)
+    iou = "of boxes of different names that overlap more, the best alone is kept; 1 keeps all (default: 0.6)"
+    add("--class-agnostic-iou", type=float, default=0.6, metavar="IOU", help=iou)
+    share = "boxes of which more lies within a better one of their name are left out; 1 keeps all (default: 0.9)"
+    add("--max-containment", type=float, default=0.9, metavar="SHARE", help=share)
     add("--compile", action="store_true", help="torch.compile the backbone: a minute, then a little faster")
     add("--half", action="store_true", help="mixed precision: faster, finds nearly the same")
     add("--device", metavar="D", help="cpu, cuda, cuda:1, ... (default: a GPU where there is one)")
     add("overrides", nargs="*", metavar="key=value", help="overrides of the config")
+    of_version_0_1 = dict(default=argparse.SUPPRESS, help=argparse.SUPPRESS)
+    add("--distractors", dest="negatives", **of_version_0_1)
+    add("--overlap", type=float, dest="class_agnostic_iou", **of_version_0_1)
+    add("--contained", type=float, dest="max_containment", **of_version_0_1)
     return parser.parse_intermixed_args()
 
 
 @command
 def main() -> None:
     arguments = parse_arguments()
-    shown = {option: getattr(arguments, option) for option in ("threshold", "overlap", "contained")}
-    for option, value in shown.items():
+    limits = {key: getattr(arguments, key) for key in ("threshold", "class_agnostic_iou", "max_containment")}
+    for option, value in limits.items():
         if value is not None and not 0 <= value <= 1:
-            raise InputError(f"expected --{option} between 0 and 1, got {value}")
+            raise InputError(f"expected --{option.replace('_', '-')} between 0 and 1, got {value}")
     output = Path(require_path(arguments.output))
     check_output(output, arguments.input)
     more = [text for text in arguments.overrides if arguments.input and Path(text).is_file()]  # of --input photos/*.jpg
@@ -70,7 +68,7 @@ def main() -> None:
     chosen = {key: getattr(arguments, key) for key in ("model", "config_file", "weights", "device", "compile", "half")}
     predictor = load_predictor(**chosen, overrides=overrides)
     predictor.set_vocabulary(vocabulary, negatives=parse_negatives(arguments.negatives))
-    detect = partial(predictor, **shown)
+    detect = partial(predictor, **limits)
     if isinstance(source, Video):
         path, frames, frames_with = write_video(detect, source, output, names=predictor.names)
         most = ", ".join(f"{name} in {number}" for name, number in frames_with.most_common(5)) or "nothing"

@@ -1,12 +1,13 @@
-"""Videos, frame by frame: read upright, and written whole or not at all.
+"""What a detector can be shown: images, folders of them, and videos, frame by frame.
 
 Shape letters: H, W of a frame.
 """
 
 from __future__ import annotations
 
+import importlib.util
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,27 +15,59 @@ from pathlib import Path
 import cv2
 import numpy as np
 
+from ovdet.data.images import find_images
 from ovdet.errors import InputError
-from ovdet.files import temporary_path
+from ovdet.files import require_path
 
 os.environ.setdefault("OPENCV_FFMPEG_LOGLEVEL", "-8")  # quiet: what cannot be read is told in one line below
 
-SUFFIXES = {".avi", ".m4v", ".mkv", ".mov", ".mp4", ".webm"}
-USUAL_RATE = 25.0  # frames a second, where a file does not say or says nonsense
+VIDEO_SUFFIXES = {".avi", ".m4v", ".mkv", ".mov", ".mp4", ".webm"}
+USUAL_RATE = 25.0  # frames per second, where a file does not say or says nonsense
+SAMPLES = ("chelsea.png", "coffee.png", "motorcycle_left.png")  # of scikit-image; free to use
+
+
+def find_input(path: str | None, more: Sequence[str] = ()) -> Video | list[Path]:
+    """The video or the images that a path names.
+
+    Args:
+        path: a video, an image, or a folder of images; None for scikit-image's samples.
+        more: further images, as a shell makes them of `*.jpg`.
+
+    Raises:
+        InputError: a path does not exist, or is none of these.
+    """
+    if path is None:
+        return sample_images()
+    if more:
+        return [file for each in (path, *more) for file in find_images(each)]
+    return Video.open(path) if is_video(path) else find_images(require_path(path))
+
+
+def sample_images() -> list[Path]:
+    """Images that scikit-image ships.
+
+    Raises:
+        InputError: it is not installed.
+    """
+    found = importlib.util.find_spec("skimage")
+    files = [Path(found.origin).with_name("data") / name for name in SAMPLES] if found and found.origin else []
+    if not files or not all(file.is_file() for file in files):
+        raise InputError("expected --input with a photo, or scikit-image for some of its own: pip install scikit-image")
+    return files
 
 
 def is_video(path: str | Path) -> bool:
-    """Whether a file's name says that it is a video."""
-    return Path(path).suffix.lower() in SUFFIXES
+    """Whether a file is a video, by its suffix."""
+    return Path(path).suffix.lower() in VIDEO_SUFFIXES
 
 
 @dataclass(frozen=True)
 class Video:
-    """A video's file, opened once to see that it is one.
+    """A video file that can be read; iterate for its frames.
 
     Attributes:
         path: the file.
-        rate: frames a second.
+        rate: frames per second.
         num_frames: as the file says, which need not be true; None where it does not say.
     """
 
@@ -44,9 +77,10 @@ class Video:
 
     @classmethod
     def open(cls, path: str | Path) -> Video:
-        """
+        """A video file's rate and length.
+
         Raises:
-            InputError: there is no such file, or it is no video that OpenCV can read.
+            InputError: there is no such file, or OpenCV cannot read it.
         """
         if not Path(path).is_file():
             raise InputError(f"expected a video, got {path}, which is not a file")
@@ -55,7 +89,7 @@ class Video:
         return cls(Path(path), rate if 1 <= rate <= 1000 else USUAL_RATE, int(frames) if frames >= 1 else None)
 
     def __iter__(self) -> Iterator[np.ndarray]:
-        """Each frame as (H, W, 3) contiguous uint8 RGB; turned upright where the file says how.
+        """Each frame as (H, W, 3) contiguous uint8 RGB; upright, where the file says how it was held.
 
         Raises:
             InputError: not even the first frame can be read.
@@ -67,52 +101,6 @@ class Video:
             while is_there:
                 yield np.ascontiguousarray(frame[:, :, ::-1])
                 is_there, frame = capture.read()
-
-
-@contextmanager
-def writing_video(path: str | Path, rate: float) -> Iterator[Callable[[np.ndarray], None]]:
-    """A function that takes frames (H, W, 3) uint8 RGB, all of one size; the file is there once the block is through.
-
-    A block that fails leaves nothing, and an older file as it was.
-
-    Args:
-        path: ends in .mp4.
-        rate: frames a second.
-
-    Raises:
-        InputError: the place cannot be written to, or is full.
-    """
-    writer = cv2.VideoWriter()
-    with temporary_path(path, ".part.mp4") as part:
-
-        def write(frame: np.ndarray) -> None:
-            odd = [(0, size % 2) for size in frame.shape[:2]]
-            frame = np.pad(frame, (*odd, (0, 0)), "edge")  # MPEG-4 knows even sizes alone
-            size = frame.shape[1::-1]  # width, height
-            if not writer.isOpened() and not writer.open(
-                str(part), cv2.VideoWriter_fourcc(*"mp4v"), _usable(rate), size
-            ):
-                raise InputError(f"expected a place to write a video of {size[0]} x {size[1]} pixels to, got {path}")
-            writer.write(np.ascontiguousarray(frame[:, :, ::-1]))
-
-        try:
-            yield write
-        finally:
-            writer.release()
-        _check_written(part, path)
-
-
-def _usable(rate: float) -> float:
-    """The nearest rate that MPEG-4 can hold: a whole number of thousandths, hundredths or tenths, 65535 at most."""
-    return round(rate, next(digits for digits in (3, 2, 1) if rate * 10**digits < 65535))
-
-
-def _check_written(part: Path, path: str | Path) -> None:
-    """OpenCV does not say that a disk is full; but a video that was cut off cannot be opened."""
-    try:
-        Video.open(part)
-    except InputError as error:
-        raise InputError(f"expected a place to write a video to, got {path}, where it came out broken") from error
 
 
 @contextmanager

@@ -15,7 +15,7 @@ from ovdet.errors import InputError
 if TYPE_CHECKING:
     import supervision
 
-    from ovdet.inference.predictor import Detections
+    from ovdet.inference.detections import Detections
 
 
 def to_supervision(detections: Detections, names: Sequence[str] | None = None) -> supervision.Detections:

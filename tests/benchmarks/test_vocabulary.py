@@ -21,7 +21,7 @@ def test_rows_and_picture(run_tool, tmp_path, half):
     rows = json.loads((tmp_path / "rows.json").read_text())
     assert [int(row["case"].split()[0]) for row in rows] == [1, 1, 80, 80, 1203, 1203]
     assert all(row["limit_s"] > 0 and row["speedup"] > 0 for row in rows)
-    assert Image.open(tmp_path / "cost.png").size == (960, 660)
+    assert Image.open(tmp_path / "cost.png").size == (880, 605)
 
 
 @pytest.mark.skipif(not Path("/proc/self/status").exists(), reason="no /proc")

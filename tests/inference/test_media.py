@@ -1,4 +1,4 @@
-"""Videos: what was written is read back, and a file is whole or not there."""
+"""Videos are read as they were written: frames, colors, rates."""
 
 from __future__ import annotations
 
@@ -8,9 +8,9 @@ import cv2
 import numpy as np
 import pytest
 
-from ovdet.errors import InputError
-from ovdet.inference import media as videos
-from ovdet.inference.media import USUAL_RATE, Video, is_video, writing_video
+from ovdet.inference import media
+from ovdet.inference.media import USUAL_RATE, Video, is_video
+from ovdet.inference.results import writing_video
 
 
 def frames(number=8, size=(48, 64)):
@@ -33,13 +33,6 @@ def test_written_and_read_back(tmp_path):
         assert got.shape == expected.shape and got.dtype == np.uint8 and got.flags.c_contiguous
         assert np.abs(got.astype(int) - expected).mean() < 8  # red stays red: the order of channels is right
     assert [file.name for file in (tmp_path / "new").iterdir()] == ["clip.mp4"]
-
-
-def test_odd_sizes_are_padded_by_their_edge(tmp_path):
-    with writing_video(tmp_path / "clip.mp4", 25) as write:
-        write(np.full((47, 63, 3), 200, dtype=np.uint8))
-    (frame,) = Video.open(tmp_path / "clip.mp4")
-    assert frame.shape == (48, 64, 3) and np.abs(frame.astype(int) - 200).max() < 8
 
 
 @pytest.fixture
@@ -68,54 +61,6 @@ def test_a_rate_that_is_none(tmp_path, monkeypatch, rate):
     (tmp_path / "clip.webm").write_bytes(b"whatever")
     values = {cv2.CAP_PROP_FPS: rate, cv2.CAP_PROP_FRAME_COUNT: -1.0}
     odd = SimpleNamespace(isOpened=lambda: True, get=values.get, release=lambda: None)
-    monkeypatch.setattr(videos.cv2, "VideoCapture", lambda path: odd)
+    monkeypatch.setattr(media.cv2, "VideoCapture", lambda path: odd)
     video = Video.open(tmp_path / "clip.webm")
     assert (video.rate, video.num_frames) == (USUAL_RATE, None)
-
-
-def test_what_fails_leaves_the_older_file(tmp_path):
-    path = tmp_path / "clip.mp4"
-    path.write_bytes(b"older")
-    with pytest.raises(RuntimeError), writing_video(path, 25) as write:
-        write(next(frames()))
-        raise RuntimeError
-    assert path.read_bytes() == b"older" and [file.name for file in tmp_path.iterdir()] == ["clip.mp4"]
-
-
-def test_a_full_disk(tmp_path, monkeypatch):
-    """OpenCV says nothing of it: the file is cut off."""
-    check = videos._check_written
-
-    def check_half(part, path):
-        part.write_bytes(part.read_bytes()[:500])
-        check(part, path)
-
-    monkeypatch.setattr(videos, "_check_written", check_half)
-    with pytest.raises(InputError, match=r"expected a place .*clip\.mp4"):
-        with writing_video(tmp_path / "clip.mp4", 25) as write:
-            for frame in frames():
-                write(frame)
-    assert not list(tmp_path.iterdir())
-
-
-def test_places_that_cannot_be_written_to(tmp_path):
-    (tmp_path / "file").write_text("")
-    with (
-        pytest.raises(InputError, match="expected a place"),
-        writing_video(tmp_path / "file" / "clip.mp4", 25) as write,
-    ):
-        write(next(frames()))
-
-
-def test_a_video_without_frames(tmp_path):
-    with pytest.raises(InputError, match="expected a place"), writing_video(tmp_path / "clip.mp4", 25):
-        pass
-    assert not list(tmp_path.iterdir())
-
-
-@pytest.mark.parametrize("rate", [119.883, 239.834, 66.667, 29.97, 500.555, 655.36])
-def test_rates_of_slow_motion_and_of_averages(tmp_path, rate):
-    with writing_video(tmp_path / "clip.mp4", rate) as write:
-        for _ in range(3):
-            write(np.zeros((48, 64, 3), np.uint8))
-    assert Video.open(tmp_path / "clip.mp4").rate == pytest.approx(rate, abs=0.05)

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from ovdet.errors import InputError
-from ovdet.inference.predictor import Detections
+from ovdet.inference.detections import Detections
 from ovdet.integrations.supervision import to_supervision
 
 

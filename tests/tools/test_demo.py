@@ -2,7 +2,6 @@
 
 import importlib.util
 import json
-import os
 from dataclasses import replace
 
 import numpy as np
@@ -10,12 +9,12 @@ import pytest
 import torch
 from PIL import Image
 
-from ovdet.errors import InputError
-from ovdet.inference.draw import draw_detections
-from ovdet.inference.media import Video, writing_video
 from ovdet.inference.detections import Detections
+from ovdet.inference.draw import draw_detections
+from ovdet.inference.load import parse_negatives
+from ovdet.inference.media import Video
 from ovdet.inference.predictor import to_rgb
-from ovdet.inference.results import parse_negatives, write_results, write_video
+from ovdet.inference.results import writing_video
 from ovdet.text.embeddings import convert_matrix, embed_vocabulary
 from ovdet.text.vocabulary import Vocabulary
 
@@ -79,17 +78,6 @@ def test_a_folder_with_a_broken_photo_does_the_others(demo, photo, tmp_path):
     assert len(list((tmp_path / "out").glob("*.png"))) == 3
 
 
-def test_masks_are_drawn_and_not_kept(photo, tmp_path):
-    mask = np.zeros((1, 90, 120), dtype=bool)
-    mask[:, 20:70, 30:90] = True
-    found = Detections(np.float32([[30, 20, 90, 70]]), np.float32([0.9]), np.int64([0]), ("wheel",), (90, 120), mask)
-    results = list(write_results(lambda photo, **_: found, [photo, photo], tmp_path / "out"))
-    assert [path.name for path, _ in results] == ["photo.png", "photo.png.png"]
-    assert all(kept.masks is None and list(kept) == list(found) for _, kept in results)
-    expected = draw_detections(to_rgb(photo), found.boxes, found.labels, found.scores, mask)
-    assert all(np.array_equal(np.asarray(Image.open(path)), expected) for path, _ in results)
-
-
 def test_pictures_never_take_the_place_of_photos(demo, photo, tmp_path):
     folder = tmp_path / "out"
     folder.mkdir()
@@ -151,11 +139,11 @@ def test_distractors_are_nothing_that_is_found(demo, photo):
     """They are told apart from what is asked for, as tests/test_predictor.py shows, and take no place."""
     assert parse_negatives(None) is None and parse_negatives(" ") == ()
     assert parse_negatives("wheel; tyre, blue star") == ("wheel", "blue star", "tyre")
-    code, err, rows = demo(photo, "red square", "--negatives", "wheel; blue star", "--overlap", "1")
+    code, err, rows = demo(photo, "red square", "--negatives", "wheel; blue star", "--class-agnostic-iou", "1")
     assert code == 0, err
     check(rows[0], 120, 90, {"red square"})
     found = [d["box"] for d in rows[0]["detections"]]
-    code, err, rows = demo(photo, "red square, wheel, blue star", "--negatives", "", "--overlap", "1")
+    code, err, rows = demo(photo, "red square, wheel, blue star", "--distractors", "", "--overlap", "1")
     assert code == 0, err
     asked = [d["box"] for d in rows[0]["detections"] if d["label"] == "red square"]  # of a hundred in all
     assert 1 < len(asked) < len(found) and np.allclose(found[: len(asked)], asked, atol=0.02)
@@ -204,8 +192,8 @@ def test_no_photos_of_its_own_without_scikit_image(run_tool, tmp_path, monkeypat
         (("--weights", "w.pth"), "--config-file with --weights"),
         (("--weights", "w.pt2"), "can run code"),
         (("--threshold", "nan"), "--threshold between 0 and 1"),
-        (("--overlap", "1.5"), "--overlap between 0 and 1"),
-        (("--contained", "-1"), "--contained between 0 and 1"),
+        (("--class-agnostic-iou", "1.5"), "--class-agnostic-iou between 0 and 1, got 1.5"),
+        (("--contained", "-1"), "--max-containment between 0 and 1, got -1"),
         (("--input", "nowhere.jpg"), "nowhere.jpg does not exist"),
         (("--input", "configs"), "in configs, got none"),
         (("--vocabulary", "cat; , dog"), "an empty one for class 1"),
@@ -281,65 +269,6 @@ def test_bad_photos(demo, photo, tmp_path, kind):
     assert not (tmp_path / "out").exists()
 
 
-def nothing(size) -> Detections:
-    return Detections(np.zeros((0, 4), np.float32), np.zeros(0, np.float32), np.zeros(0, np.int64), (), size)
-
-
-def test_the_detector_gets_red_as_red(tmp_path):
-    given = []
-
-    def detect(photo, channel_order):
-        given.append((channel_order, photo[5, 5].tolist()))
-        return nothing(photo.shape[:2])
-
-    red = np.zeros((48, 64, 3), np.uint8)
-    red[..., 0] = 250
-    Image.fromarray(red).save(tmp_path / "red.png")
-    list(write_results(detect, [tmp_path / "red.png"], tmp_path / "out"))
-    with writing_video(tmp_path / "red.mp4", 10) as write:
-        write(red)
-    write_video(detect, Video.open(tmp_path / "red.mp4"), tmp_path / "out")
-    assert [order for order, _ in given] == ["RGB", "RGB"]
-    assert all(pixel[0] > 230 and max(pixel[1:]) < 20 for _, pixel in given)
-
-
-def test_an_interruption_keeps_what_is_done(photo, tmp_path):
-    done = []
-
-    def detect(image, **_):
-        if done:
-            raise KeyboardInterrupt
-        done.append(image)
-        return nothing(image.shape[:2])
-
-    with pytest.raises(KeyboardInterrupt):
-        list(write_results(detect, [photo, photo], tmp_path / "out"))
-    assert len(json.loads((tmp_path / "out/detections.json").read_text())) == 1
-
-
-def test_each_photo_that_is_left_out_is_named(photo, tmp_path, capsys):
-    for name in ("a.png", "c.png"):
-        (tmp_path / name).write_bytes(b"")
-    photos = [tmp_path / "a.png", photo, tmp_path / "c.png"]
-    results = write_results(lambda image, **_: nothing(image.shape[:2]), photos, tmp_path / "out")
-    with pytest.raises(InputError, match=r"a.png is empty .*\(1 more like it\) \(done: 1\)"):
-        list(results)
-    err = capsys.readouterr().err
-    assert "left out: " in err and "a.png is empty" in err and "c.png is empty" in err
-
-
-def test_a_name_that_is_not_utf8(photo, tmp_path):
-    """Of an old archive: json has an escape for it, and gives it back."""
-    odd = tmp_path / os.fsdecode(b"caf\xe9.png")
-    try:
-        odd.write_bytes(photo.read_bytes())
-    except OSError:
-        pytest.skip("this file system knows UTF-8 alone")
-    list(write_results(lambda image, **_: nothing(image.shape[:2]), [odd], tmp_path / "out"))
-    (row,) = json.loads((tmp_path / "out/detections.json").read_bytes())
-    assert row["image"] == str(odd)
-
-
 def test_options_reach_the_detector(photo, video, run_tool, tmp_path, monkeypatch):
     """And the command says how many of a video's frames could be read."""
     calls = []
@@ -356,15 +285,15 @@ def test_options_reach_the_detector(photo, video, run_tool, tmp_path, monkeypatc
                 np.float32([[10, 10, 50, 50]]), np.float32([0.9]), np.int64([0]), ("cup",), image.shape[:2]
             )
 
-    monkeypatch.setattr("ovdet.inference.results.load_predictor", lambda **chosen: calls.append(chosen) or Spy())
+    monkeypatch.setattr("ovdet.inference.load.load_predictor", lambda **chosen: calls.append(chosen) or Spy())
     options = ("--vocabulary", "wheel,cup", "--output", tmp_path / "out")
-    more = ("--half", "--compile", "--contained", "0.7", "--overlap", "0.3", "--threshold", "0.2")
+    more = ("--half", "--compile", "--max-containment", "0.7", "--class-agnostic-iou", "0.3", "--threshold", "0.2")
     code, out, err = run_tool("demo.py", "--input", photo, *options, *more, "--negatives", "dog; cat, bus")
     assert code == 0 and "out/photo.png: 1 detection; best: cup 0.90" in out, err
     chosen, vocabulary, shown = calls
     assert chosen["half"] and chosen["compile"] and chosen["model"] is None
     assert vocabulary == (("wheel", "cup"), ("dog", "bus", "cat"))
-    assert shown == {"threshold": 0.2, "overlap": 0.3, "contained": 0.7, "channel_order": "RGB"}
+    assert shown == {"threshold": 0.2, "class_agnostic_iou": 0.3, "max_containment": 0.7, "channel_order": "RGB"}
     expected = draw_detections(
         to_rgb(photo), np.float32([[10, 10, 50, 50]]), ("cup",), np.float32([0.9]), names=("wheel", "cup")
     )
@@ -396,30 +325,6 @@ def test_a_video(demo, video, tmp_path):
     annotated = list(Video.open(tmp_path / "out/clip.mp4"))
     assert len(annotated) == 10 and annotated[0].shape[1] == 800  # enlarged, so that names can be read
     assert sorted(f.name for f in (tmp_path / "out").iterdir()) == ["clip.mp4", "detections.json"]
-
-
-def test_a_video_beside_itself_is_kept(video, tmp_path):
-    before = video.read_bytes()
-    found = Detections(np.float32([[30, 20, 90, 70]]), np.float32([0.9]), np.int64([0]), ("wheel",), (90, 122))
-    path, frames, frames_with = write_video(
-        lambda frame, **_: found, Video.open(video), tmp_path, names=("cat", "wheel")
-    )
-    assert path.name == "clip.mp4.mp4" and (frames, frames_with) == (10, {"wheel": 10})
-    assert video.read_bytes() == before
-
-
-def test_a_video_that_fails_in_the_middle_leaves_nothing(video, tmp_path):
-    frames = []
-
-    def detect(frame, **_):
-        frames.append(frame)
-        if len(frames) == 5:
-            raise KeyboardInterrupt
-        return nothing(frame.shape[:2])
-
-    with pytest.raises(KeyboardInterrupt):
-        write_video(detect, Video.open(video), tmp_path / "out")
-    assert len(frames) == 5 and not list((tmp_path / "out").iterdir())
 
 
 @pytest.mark.parametrize("kind", ["missing", "empty", "junk", "truncated", "folder"])

@@ -6,7 +6,6 @@ Shape letters: R regions of one photo, K classes, D embedding width.
 from __future__ import annotations
 
 import argparse
-import io
 import tempfile
 from pathlib import Path
 
@@ -21,6 +20,7 @@ from benchmarks.memory import peak_memory
 from benchmarks.timing import Row, compare
 from ovdet.device import choose_device
 from ovdet.errors import InputError
+from ovdet.evaluation.plots import figure_png
 from ovdet.files import atomic_write
 from ovdet.modeling.large_vocabulary import ClassScores, chunk_size
 from ovdet.modeling.postprocess import postprocess_image
@@ -165,6 +165,4 @@ def draw(sizes: list[int], rows: list[Row], path: str) -> None:
     axes.set_title(f"From region embeddings to detections ({rows[0].device})", fontsize=10)
     axes.grid(alpha=0.3)
     axes.legend()
-    stream = io.BytesIO()
-    figure.savefig(stream, format="png", dpi=120)
-    atomic_write(path, stream.getvalue())
+    atomic_write(path, figure_png(figure))

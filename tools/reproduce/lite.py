@@ -7,7 +7,6 @@ again, one that was interrupted goes on: the folder says how far it came.
 
 from __future__ import annotations
 
-import io
 import json
 import re
 import shlex
@@ -22,6 +21,7 @@ from matplotlib.figure import Figure
 
 from ovdet.engine.config import override
 from ovdet.errors import InputError
+from ovdet.evaluation.plots import figure_png
 from ovdet.files import atomic_write
 
 ROOT = Path(__file__).resolve().parents[1]  # of the repository, whose tools and configs the commands name
@@ -190,9 +190,7 @@ def draw_learning_curves(output: str | Path) -> bytes:
             axes.legend(fontsize=7)
     for axes in panels[1]:
         axes.set_xlabel("step")
-    stream = io.BytesIO()
-    figure.savefig(stream, format="png", dpi=110)
-    return stream.getvalue()
+    return figure_png(figure)
 
 
 def _curve(file: Path, kind: str, window: int = 5) -> tuple[list[int], list[float]]:
