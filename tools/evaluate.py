@@ -14,6 +14,8 @@ from ovdet.errors import command
 from ovdet.files import require_path
 from ovdet.hub.find import add_model_arguments, choose_model, open_config
 from ovdet.inference.evaluate import evaluate_on
+from ovdet.text.classes import parse_negatives
+from ovdet.text.vocabulary import Vocabulary
 
 
 def parse_arguments() -> argparse.Namespace:
@@ -38,6 +40,10 @@ def parse_arguments() -> argparse.Namespace:
     parser.add_argument(
         "--lvis", action="store_true", help="federated figures; X.json is LVIS's (default: COCO's figures)"
     )
+    synonyms = "synonyms of the json's class names, of which the best counts: a .txt or .json file (default: none)"
+    parser.add_argument("--vocabulary", metavar="FILE", help=synonyms)
+    negatives = "what looks more like these names is left out, as tools/demo.py has it (default: none)"
+    parser.add_argument("--negatives", metavar='"a,b"|FILE', help=negatives)
     parser.add_argument("--masks", action="store_true", help="score masks too (default: boxes alone)")
     parser.add_argument(
         "--max-detections", type=int, metavar="N", help="per photo (default: the config's and the protocol's)"
@@ -66,6 +72,8 @@ def main() -> None:
         iou_types=("bbox", "segm") if arguments.masks else ("bbox",),
         max_detections=arguments.max_detections,
         lvis=arguments.lvis,
+        vocabulary=Vocabulary.load(arguments.vocabulary) if arguments.vocabulary else None,
+        negatives=parse_negatives(arguments.negatives) or (),
         compile=arguments.compile,
         half=arguments.half,
     )

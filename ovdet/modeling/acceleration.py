@@ -27,8 +27,8 @@ def speed_up(detector: nn.Module, *, compile: bool = False, half: bool = False) 
             and the keys of its state dict are not.
         compile: run backbone and pyramid through `torch.compile`. The first photo then takes a minute or more, and
             detections are the same. Where there is no compiler, a line says so in the log and nothing changes.
-        half: mixed precision: bfloat16, or float16 on GPUs without it; not on CPUs that compute neither, see half_type. Detections differ a little; scores are still
-            computed in float32.
+        half: mixed precision: bfloat16, or float16 on GPUs without it; not on CPUs that compute neither (see
+            half_type). Detections differ a little; scores are still computed in float32.
 
     Returns:
         The same detector.

@@ -73,7 +73,7 @@ class OpenVocabBoxPredictor(FastRCNNOutputLayers):
         return {key: loss * self.loss_weight.get(key, 1.0) for key, loss in losses.items()}
 
     def classification_loss(self, logits: Tensor, labels: Tensor) -> Tensor:
-        """(R, S + 1) logits, (R,) labels in [0, S] -> 0-dim: softmax cross-entropy; 0 with a gradient path for R = 0."""
+        """(R, S + 1) logits, (R,) labels in [0, S] -> 0-dim: softmax cross-entropy, 0 for R = 0."""
         return cross_entropy(logits, labels, reduction="mean")
 
 

@@ -1,4 +1,4 @@
-"""ROIAlign for CPUs, several times as fast as torchvision's: each bin is a weighted sum of pixels, all channels at once.
+"""ROIAlign for CPUs, several times as fast as torchvision's: a bin is a weighted sum of pixels, all channels at once.
 
 torchvision goes through one channel after the other, and in the backward pass on one thread. Maps that are channels
 last in memory are a matrix with a row for each pixel, and a bin is a bag of its rows.

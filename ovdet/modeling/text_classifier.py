@@ -64,7 +64,7 @@ class SigmoidTextClassifier(TextClassifier):
         self.bias = nn.Parameter(torch.tensor(math.log(prior / (1 - prior))))
 
     def forward(self, region_embeddings: Tensor, class_embeddings: Tensor) -> Tensor:
-        """(R, D) and (S, D), unit norm -> (R, S + 1) logits; the last column, which sigmoid scores do not read, is 0."""
+        """(R, D) and (S, D), unit norm -> (R, S + 1) logits; the last column is 0, sigmoid scores do not read it."""
         logits = dot_logits(region_embeddings / self.temperature, class_embeddings) + self.bias  # (R, S)
         return F.pad(logits, (0, 1))
 

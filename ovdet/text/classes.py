@@ -15,7 +15,7 @@ from ovdet.errors import InputError
 from ovdet.text.class_names import normalize_class_name
 from ovdet.text.embedder import NameEmbedder
 from ovdet.text.embeddings import TextEmbeddings
-from ovdet.text.vocabulary import Vocabulary
+from ovdet.text.vocabulary import Vocabulary, parse_vocabulary
 
 NEAR = 0.33  # cosine of a centered space from which on a negative is too much like a class ("person" and "man")
 
@@ -65,12 +65,19 @@ def build_classes(
 
 
 def rows_of(vocabulary: Vocabulary) -> tuple[list[str], list[int]]:
-    """S texts and the class of each: all names first, then their synonyms. A text that comes twice is its first class's."""
+    """S texts and the class of each: all names first, then their synonyms; what comes twice is its first class's."""
     rows = {normalize_class_name(name): (name, index) for index, name in enumerate(vocabulary.names)}
     for index, name in enumerate(vocabulary.names):
         for synonym in vocabulary.synonyms.get(name, ()):
             rows.setdefault(normalize_class_name(synonym), (synonym, index))
     return [text for text, _ in rows.values()], [index for _, index in rows.values()]
+
+
+def parse_negatives(text: str | None) -> tuple[str, ...] | None:
+    """Negatives as a command line takes them: like a vocabulary, synonyms too; None stays None, "" is none."""
+    if text is None:
+        return None
+    return tuple(rows_of(parse_vocabulary(text))[0]) if text.strip() else ()
 
 
 def base_rows(texts: Sequence[str], class_ids: Sequence[int], base_classes: Sequence[str]) -> Tensor | None:

@@ -40,7 +40,16 @@ def test_clipping_equals_torchs():
         assert torch.allclose(ours.grad, theirs.grad)
 
 
-def test_mixed_precision_trains_on_a_cpu():
+def test_mixed_precision_is_left_out_where_the_processor_emulates_it(monkeypatch, caplog):
+    model = Toy()
+    monkeypatch.setattr("ovdet.engine.train.half_type", lambda device: None)
+    options = TrainOptions(amp=True, device="cpu")
+    trainer = build_trainer(options, model, [0], torch.optim.SGD(model.parameters(), lr=0.1))
+    assert trainer.model is model and "float32" in caplog.text
+
+
+def test_mixed_precision_trains_on_a_cpu(monkeypatch):
+    monkeypatch.setattr("ovdet.engine.train.half_type", lambda device: torch.bfloat16)
     model = Toy()
     options = TrainOptions(amp=True, device="cpu")
     trainer = build_trainer(options, model, [torch.randn(2, 4)], torch.optim.SGD(model.parameters(), lr=0.1))

@@ -71,7 +71,20 @@ def test_no_compiler(build_tiny, monkeypatch, caplog, when):
     assert messages == ["torch.compile failed, going on without it: RuntimeError: no C++ compiler"]
 
 
-def test_half_finds_nearly_the_same(build_tiny):
+@pytest.fixture
+def with_bfloat16(monkeypatch):
+    """Half precision also on a processor that computes it slowly."""
+    monkeypatch.setattr("ovdet.modeling.acceleration.half_type", lambda device: torch.bfloat16)
+
+
+def test_half_is_float32_where_the_processor_has_nothing_else(build_tiny, monkeypatch, caplog):
+    monkeypatch.setattr("ovdet.modeling.acceleration.half_type", lambda device: None)
+    found, expected = detect(speed_up(build_tiny(), half=True)), detect(build_tiny())
+    assert torch.equal(found.scores, expected.scores)
+    assert "float32" in caplog.text
+
+
+def test_half_finds_nearly_the_same(build_tiny, with_bfloat16):
     model = speed_up(build_tiny(), half=True)
     types = set()
     model.backbone.register_forward_hook(lambda module, inputs, maps: types.update(x.dtype for x in maps.values()))
@@ -88,7 +101,7 @@ def test_half_finds_nearly_the_same(build_tiny):
 
 
 @pytest.mark.parametrize("config", ["lite/ovdet_lite.py", "lite/vild_ensemble.py", "lite/vild_image.py"])
-def test_half_takes_every_kind_of_image_side(config):
+def test_half_takes_every_kind_of_image_branch(config, with_bfloat16):
     node = load_config(f"configs/{config}").model
     if "region_source" in node:
         node.region_source = node.roi_heads.distillation = None

@@ -16,6 +16,7 @@ from detectron2.modeling.roi_heads import MaskRCNNConvUpsampleHead
 from pycocotools.coco import COCO
 from pycocotools.cocoeval import COCOeval
 
+from ovdet import OpenVocabPredictor, Vocabulary
 from ovdet.hub.find import open_config
 from ovdet.hub.model_folder import write_model_folder
 
@@ -91,6 +92,36 @@ def test_figures_are_train_nets_and_pycocotools(trained, data, evaluate, run_too
         assert np.allclose(
             [metrics[subset]["AP"], metrics[subset]["AP50"]], expected, rtol=0, atol=5e-5, equal_nan=True
         )
+
+
+def test_synonyms_and_negatives_by_the_route_of_the_demo(trained, data, evaluate, tmp_path):
+    """Other figures than without, and the predictor's detections with the same vocabulary."""
+    names = [category["name"] for category in read(data, "instances_val.json")["categories"]]
+    synonyms = {names[0]: ("wheel", "tyre"), names[3]: ("a star", "sun")}
+    Vocabulary(tuple(names), synonyms).save(tmp_path / "names.json")
+    code, last, folder = evaluate(ANY_SCORE, split=None)
+    assert code == 0, last
+    without = read(folder, "detections.json"), read(folder)["all"]
+    code, last, folder = evaluate(ANY_SCORE, split=None, vocabulary=tmp_path / "names.json", negatives="cloud, grass")
+    assert code == 0, last
+    found, figures = read(folder, "detections.json"), read(folder)["all"]
+    assert found != without[0] and figures != without[1]
+
+    run = str(trained.output / "config.yaml"), str(trained.output / "model_final.pth")
+    predictor = OpenVocabPredictor.from_config(*run, overrides=[ANY_SCORE], device="cpu")
+    predictor.set_vocabulary(Vocabulary.load(tmp_path / "names.json"), negatives=["cloud", "grass"])
+    image = read(data, "instances_val.json")["images"][0]
+    expected = predictor(data / "images" / image["file_name"], threshold=0)
+    ours = sorted((d for d in found if d["image_id"] == image["id"]), key=lambda d: -d["score"])
+    assert len(ours) == len(expected) > 0
+    assert np.allclose([d["score"] for d in ours], expected.scores, atol=1e-4)
+
+
+@pytest.mark.parametrize(("content", "value"), [('["zebra"]', "zebra"), ("{", "json")])
+def test_vocabularies_of_other_classes(evaluate, tmp_path, content, value):
+    (tmp_path / "names.json").write_text(content)
+    code, last, folder = evaluate(vocabulary=tmp_path / "names.json")
+    assert code == 2 and value in last
 
 
 def test_a_model_folder_does_as_well_as_the_run(trained, data, evaluate, tmp_path):
