@@ -14,9 +14,10 @@ from pathlib import Path
 from ovdet.engine.config import override
 from ovdet.errors import InputError, command
 from ovdet.files import require_path
-from ovdet.inference.load import load_predictor, parse_negatives
+from ovdet.inference.load import load_predictor
 from ovdet.inference.media import Video, find_input
 from ovdet.inference.results import check_output, write_results, write_video
+from ovdet.text.classes import parse_negatives
 from ovdet.text.embeddings import load_embeddings
 from ovdet.text.vocabulary import parse_vocabulary
 

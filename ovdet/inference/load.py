@@ -8,8 +8,6 @@ from ovdet.errors import InputError
 from ovdet.export.onnx_detector import load_onnx_predictor
 from ovdet.hub.find import DEFAULT_MODEL, choose_model
 from ovdet.inference.predictor import OpenVocabPredictor
-from ovdet.text.classes import rows_of
-from ovdet.text.vocabulary import parse_vocabulary
 
 
 def load_predictor(
@@ -49,8 +47,3 @@ def load_predictor(
         raise InputError("expected --config-file with --weights: what detector they are of")
     files = choose_model(model or (None if config_file else DEFAULT_MODEL), config_file, weights)
     return OpenVocabPredictor.from_config(*files, overrides=overrides, device=device, compile=compile, half=half)
-
-
-def parse_negatives(text: str | None) -> tuple[str, ...] | None:
-    """Negatives as the command line has them: a vocabulary, synonyms too; None for the default ones, "" for none."""
-    return text if text is None else tuple(rows_of(parse_vocabulary(text))[0]) if text.strip() else ()

@@ -4,11 +4,11 @@ import pytest
 import torch
 import torch.nn.functional as F
 from detectron2.config import LazyCall as L
+from ovdet.modeling.sides import SoftmaxSide
 from scipy.special import logsumexp
 
 from configs.common.methods import vild_ensemble
 from ovdet.modeling.background_names import BackgroundNames
-from ovdet.modeling.sides import SoftmaxSide
 from ovdet.teachers.conse import ConseTeacher, load_conse_background_names
 
 

@@ -11,16 +11,16 @@ from detectron2.modeling.roi_heads.fast_rcnn import fast_rcnn_inference
 from shapely import box as shape_of
 from torchvision.ops import box_iou, nms
 
-from ovdet.modeling.scoring import topk_of_matrix
 from ovdet.modeling.nms import nms_class_agnostic, nms_per_class, select_regions
 from ovdet.modeling.postprocess import (
     _nms_at_once,
     _nms_in_turn,
-    postprocess_images,
     is_not_contained,
     postprocess_image,
+    postprocess_images,
     soft_nms_scores,
 )
+from ovdet.modeling.scoring import topk_of_matrix
 
 SIZE = (100, 90)
 DEVICES = ["cpu", pytest.param("cuda", marks=pytest.mark.skipif(not torch.cuda.is_available(), reason="no GPU"))]

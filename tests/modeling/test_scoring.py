@@ -7,14 +7,12 @@ from dataclasses import replace
 import pytest
 import torch
 import torch.nn.functional as F
+from ovdet.modeling.sides import SoftmaxSide
 
 from ovdet.modeling import large_vocabulary as class_scores
-from ovdet.modeling.large_vocabulary import StreamingTopK, first_of
-from ovdet.modeling.scoring import Candidates, topk_of_matrix
-from ovdet.modeling.large_vocabulary import ClassScores
+from ovdet.modeling.large_vocabulary import ClassScores, StreamingLogSumExp, StreamingTopK, first_of
 from ovdet.modeling.score_fusion import GeometricScores, ImageScores, TextScores
-from ovdet.modeling.large_vocabulary import StreamingLogSumExp
-from ovdet.modeling.sides import SoftmaxSide
+from ovdet.modeling.scoring import Candidates, topk_of_matrix
 from ovdet.modeling.text_classifier import SigmoidTextClassifier, TextClassifier
 
 FUSIONS = {

@@ -13,8 +13,8 @@ import torch.nn.functional as F
 from PIL import Image
 
 from ovdet.errors import InputError
-from ovdet.teachers.crops import crop_regions, normalize_crops
 from ovdet.offline import offline_where_unreachable
+from ovdet.teachers.crops import crop_regions, normalize_crops
 from ovdet.teachers.registry import load_teacher
 
 FAMILIES = {"clip": 12, "align": 24, "siglip": 16}

@@ -5,8 +5,8 @@ from __future__ import annotations
 import pytest
 import torch
 import torch.nn.functional as F
-
 from ovdet.text.columns import NEAR, NOBODYS, add_negatives, far_from, lay_out
+
 from ovdet.text.vocabulary import Vocabulary
 
 

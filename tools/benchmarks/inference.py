@@ -10,6 +10,7 @@ from __future__ import annotations
 import argparse
 from collections.abc import Callable, Sequence
 from copy import deepcopy
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -17,9 +18,10 @@ import torch
 from detectron2.config import instantiate
 from torch import Tensor, nn
 
-from benchmarks.random_inputs import random_boxes, random_names, random_photo
+from benchmarks.random_inputs import random_boxes, random_classes, random_photo
 from benchmarks.timing import Row, compare
 from benchmarks.train import build_closed_set
+from ovdet.class_embeddings import ClassEmbeddings
 from ovdet.device import choose_device, half_type
 from ovdet.engine.checkpoint import SafeCheckpointer
 from ovdet.engine.config import load_config
@@ -69,14 +71,7 @@ def run(arguments: argparse.Namespace) -> list[Row]:
     _look_in_the_same_places(peer, model)
 
     def detect(num_classes: int, model: nn.Module = model) -> Callable[[], None]:
-        names, embeddings = random_names(num_classes, config.teacher.width, generator)
-
-        def work() -> None:
-            if len(model.class_names) != num_classes:
-                model.set_vocabulary(names, embeddings)
-            _run_each(model, photos)
-
-        return work
+        return partial(_run_each, model, photos, random_classes(num_classes, config.teacher.width, generator))
 
     def row(num_classes: int, name: str, work: Callable[[], object], rounds: int = arguments.rounds) -> Row:
         return compare(
@@ -89,7 +84,8 @@ def run(arguments: argparse.Namespace) -> list[Row]:
         )
 
     closed = f"Faster R-CNN, {arguments.peer_classes} classes"
-    rows = [row(num_classes, closed, lambda: _run_each(peer, photos)) for num_classes in CLASSES]
+    peers_own = random_classes(arguments.peer_classes, config.teacher.width, generator)
+    rows = [row(num_classes, closed, lambda: _run_each(peer, photos, peers_own)) for num_classes in CLASSES]
     if arguments.compile or arguments.half:
         rows.append(row(65, "ovdet, eager, float32", detect(65, plain)))
     if arguments.yolox:
@@ -110,9 +106,9 @@ def _look_in_the_same_places(peer: nn.Module, model: nn.Module) -> None:
         raise InputError("expected a --peer-config with the backbone and RPN of --config-file, got others") from error
 
 
-def _run_each(model: nn.Module, photos: Sequence[dict]) -> None:
+def _run_each(model: nn.Module, photos: Sequence[dict], classes: ClassEmbeddings) -> None:
     for photo in photos:
-        model([photo])
+        model([photo], classes=classes)
 
 
 def _propose(model: nn.Module, photos: Sequence[dict]) -> None:

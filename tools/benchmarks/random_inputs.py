@@ -10,6 +10,8 @@ import torch.nn.functional as F
 from detectron2.structures import Boxes, Instances
 from torch import Tensor
 
+from ovdet.class_embeddings import ClassEmbeddings
+
 
 def random_boxes(number: int, height: int, width: int, generator: torch.Generator) -> Tensor:
     """(number, 4) XYXY inside the photo, sides from an eighth to a half of it."""
@@ -19,10 +21,9 @@ def random_boxes(number: int, height: int, width: int, generator: torch.Generato
     return torch.cat([corners, corners + sides], dim=1)
 
 
-def random_names(number: int, width: int, generator: torch.Generator) -> tuple[list[str], Tensor]:
-    """K names and their (K, D) embeddings, unit norm."""
-    embeddings = F.normalize(torch.randn(number, width, generator=generator), dim=1)
-    return [f"name {k}" for k in range(number)], embeddings
+def random_classes(number: int, width: int, generator: torch.Generator) -> ClassEmbeddings:
+    """K classes of no particular names, one row of width D each."""
+    return ClassEmbeddings.of(torch.randn(number, width, generator=generator), [f"name {k}" for k in range(number)])
 
 
 def random_photo(height: int, width: int, generator: torch.Generator) -> dict:

@@ -16,9 +16,10 @@ from omegaconf import DictConfig
 from torch import Tensor, nn
 
 from benchmarks.profile import PARTS, time_parts
-from benchmarks.random_inputs import random_names, random_training_photo
+from benchmarks.random_inputs import random_classes, random_training_photo
 from benchmarks.timing import Row, compare
-from ovdet.device import choose_device
+from ovdet.class_embeddings import ClassEmbeddings
+from ovdet.device import choose_device, half_type
 from ovdet.engine.config import load_config
 from ovdet.engine.options import build_options
 from ovdet.errors import InputError
@@ -48,15 +49,14 @@ def run(arguments: argparse.Namespace) -> list[Row]:
     sizes = dict(num_classes=arguments.classes, num_regions=arguments.regions, embedding_width=config.teacher.width)
     photos = [random_training_photo(*arguments.size, **sizes, generator=generator) for _ in range(arguments.photos)]
     model = instantiate(config.model).to(device)
-    names, embeddings = random_names(arguments.classes, config.teacher.width, generator)
-    model.set_vocabulary(names, embeddings)
+    classes = random_classes(arguments.classes, config.teacher.width, generator)
     peer = build_closed_set(load_config(arguments.peer_config), arguments.classes).to(device)
     height, width = arguments.size
-    step = Step(model, config, photos)
+    step = Step(model, config, photos, classes)
     row = compare(
         f"step of {arguments.photos} photos {height} x {width}, {arguments.regions} regions each",
         step,
-        peer=("Faster R-CNN", Step(peer, config, photos)),
+        peer=("Faster R-CNN", Step(peer, config, photos, classes)),
         limit=_backbone_step(model, photos),
         rounds=arguments.rounds,
         device=device,
@@ -76,19 +76,21 @@ def build_closed_set(config: DictConfig, num_classes: int) -> nn.Module:
 class Step:
     """A training step, in mixed precision where the config says so."""
 
-    def __init__(self, model: nn.Module, config: DictConfig, photos: Sequence[dict]) -> None:
+    def __init__(self, model: nn.Module, config: DictConfig, photos: Sequence[dict], classes: ClassEmbeddings) -> None:
         config = config.copy()
         config.optimizer.params.model = model.train()
         self.model = model
         self.photos = photos
+        self.classes = classes
         self.optimizer = instantiate(config.optimizer)
         device_type = next(model.parameters()).device.type
-        self.autocast = torch.autocast(device_type, torch.bfloat16, enabled=build_options(config).amp)
+        half = half_type(torch.device(device_type))
+        self.autocast = torch.autocast(device_type, half, enabled=build_options(config).amp and half is not None)
 
     def __call__(self) -> None:
         torch.manual_seed(0)  # the same regions are sampled each time
         with EventStorage(), self.autocast:
-            losses = self.model(self.photos)
+            losses = self.model(self.photos, classes=self.classes)
         self.optimizer.zero_grad()
         self.backward(sum(losses.values()))
         self.update()

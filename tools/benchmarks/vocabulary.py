@@ -18,14 +18,16 @@ from torch import Tensor
 
 from benchmarks.memory import peak_memory
 from benchmarks.timing import Row, compare
+from ovdet.class_embeddings import ClassEmbeddings
 from ovdet.device import choose_device
 from ovdet.errors import InputError
 from ovdet.evaluation.plots import figure_png
 from ovdet.files import atomic_write
-from ovdet.modeling.large_vocabulary import ClassScores, chunk_size
-from ovdet.modeling.postprocess import postprocess_image
+from ovdet.modeling.large_vocabulary import chunk_size
+from ovdet.modeling.postprocess import TopK, postprocess_image
+from ovdet.modeling.region_detection import build_topk
 from ovdet.modeling.score_fusion import TextScores
-from ovdet.modeling.scoring import MAX_DENSE_ROWS, Candidates
+from ovdet.modeling.scoring import MAX_DENSE_ROWS, Candidates, RegionScorer
 from ovdet.modeling.text_classifier import TextClassifier
 
 SIZES = (1, 80, 1203, 10_000, 100_000, 1_000_000)
@@ -109,7 +111,7 @@ class _Photo:
         generator = torch.Generator().manual_seed(1)
         torch.manual_seed(1)
         self.classifier = TextClassifier(WIDTH).to(device)
-        self.classifier.set_vocabulary(vocabulary)
+        self.classes = ClassEmbeddings.of(vocabulary.to(device), [str(k) for k in range(len(vocabulary))]).to(device)
         self.embeddings = F.normalize(torch.randn(regions, WIDTH, generator=generator), dim=1).to(device)  # (R, D)
         corners = torch.rand(regions, 2, generator=generator) * 600
         sides = 20 + 150 * torch.rand(regions, 2, generator=generator)
@@ -117,30 +119,29 @@ class _Photo:
         self.objectness = torch.zeros(regions, device=device)
         self.chunk_size = chunk_size(regions, WIDTH)
 
-    def _best(self, threshold: float, number: int) -> Candidates:
-        classifier = self.classifier
-        side = classifier.side(self.embeddings)
-        scores = ClassScores(classifier.class_embeddings, side, None, self.objectness, TextScores())
-        is_small = classifier.num_classes <= MAX_DENSE_ROWS
-        return (scores.best_of_matrix if is_small else scores.best_of_chunks)(threshold, number)
+    def _topk(self) -> TopK:
+        scorer = RegionScorer(self.classifier.branch(self.embeddings), None, self.objectness, TextScores())
+        return build_topk(self, scorer, self.classes)
+
+    max_dense_rows, class_agnostic_nms = MAX_DENSE_ROWS, False  # as ROI heads have them
 
     def candidates(self) -> Candidates:
-        return self._best(THRESHOLD, CANDIDATES)
+        return self._topk()(THRESHOLD, CANDIDATES)
 
     def detections(self) -> object:
         thresholds = dict(score_threshold=THRESHOLD, nms_threshold=NMS_THRESHOLD, max_detections=DETECTIONS)
-        return postprocess_image(self._best, self.boxes, IMAGE_SIZE, **thresholds)
+        return postprocess_image(self._topk(), self.boxes, IMAGE_SIZE, **thresholds)
 
     def product(self) -> None:
-        for classes in self.classifier.class_embeddings.split(self.chunk_size):
+        for classes in self.classes.embeddings.split(self.chunk_size):
             self.embeddings @ classes.to(self.embeddings).t()
 
     def topk(self) -> object:
-        scores = self.classifier(self.embeddings).softmax(dim=1)[:, :-1].flatten()
+        scores = self.classifier(self.embeddings, self.classes.embeddings).softmax(dim=1)[:, :-1].flatten()
         return scores.topk(min(CANDIDATES, len(scores)))
 
     def detectron2s(self) -> object:
-        scores = self.classifier(self.embeddings).softmax(dim=1)
+        scores = self.classifier(self.embeddings, self.classes.embeddings).softmax(dim=1)
         return fast_rcnn_inference([self.boxes], [scores], [IMAGE_SIZE], THRESHOLD, NMS_THRESHOLD, DETECTIONS)
 
 
