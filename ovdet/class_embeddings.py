@@ -52,11 +52,7 @@ class ClassEmbeddings:
         if self.is_base is not None and len(self.is_base) != len(self.class_ids):
             raise InputError(f"expected is_base for {len(self.class_ids)} rows, got {len(self.is_base)}")
         spoken = self.class_ids.unique().tolist()
-        if (
-            spoken[0] < NEGATIVE
-            or spoken[-1] >= len(self.names)
-            or len(spoken) - (NEGATIVE in spoken) < len(self.names)
-        ):
+        if [index for index in spoken if index != NEGATIVE] != list(range(len(self.names))):
             raise InputError(f"expected class ids of all {len(self.names)} classes or -1, got {spoken[:10]}")
 
     @classmethod

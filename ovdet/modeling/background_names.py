@@ -57,6 +57,7 @@ class BackgroundNames(nn.Module):
         if self._is_built:
             for name in _BUFFERS:
                 state_dict.setdefault(prefix + name, self.get_buffer(name))
+        self._active.clear()  # of other names
         super()._load_from_state_dict(state_dict, prefix, *rest)
 
     def active_for(self, classes: ClassEmbeddings) -> Tensor:

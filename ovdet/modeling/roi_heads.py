@@ -110,11 +110,15 @@ class OpenVocabROIHeads(StandardROIHeads):
             regions: distillation regions per image (see modeling/region_sources.py), in training with a teacher.
             photos: RGB images (3, H, W) in [0, 255] per image, for a region_teacher at test time.
         """
+        width = self.box_predictor.classifier.width
+        if classes.width != width:
+            raise InputError(f"expected class embeddings of width {width}, got width {classes.width}")
         if not self.training:
             detections = detect(self, features, proposals, classes, photos)
             return self.forward_with_given_boxes(features, detections), {}
-        if len(classes.class_ids) != len(classes.names):
-            raise InputError(f"expected one row per class in training, got {len(classes.class_ids)} rows")
+        if len(classes.class_ids) != len(classes.names) or not classes.has_one_row_each:
+            rows = f"{len(classes.class_ids)} rows for {len(classes.names)} classes"
+            raise InputError(f"expected one row per class in training, in the order of the names, got {rows}")
         proposals = self.label_and_sample_proposals(proposals, targets)
         losses = self._box_losses(features, proposals, classes, regions)
         losses.update(self._forward_mask(features, proposals))

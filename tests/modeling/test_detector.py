@@ -2,6 +2,8 @@
 
 import copy
 import importlib.util
+import threading
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -15,8 +17,10 @@ from detectron2.utils.events import EventStorage
 from torchvision.ops import box_iou
 
 from configs.common.components import iou_head
+from ovdet.class_embeddings import NEGATIVE, ClassEmbeddings
 from ovdet.errors import InputError
-from ovdet.modeling.nms import nms_class_agnostic
+from ovdet.modeling.background_names import BackgroundNames
+from ovdet.modeling.region_detection import Regions, build_scorer
 from ovdet.modeling.region_sources import OnlineRegions, StoredRegions
 
 
@@ -37,10 +41,10 @@ def mean_color(photo: torch.Tensor, boxes: torch.Tensor) -> torch.Tensor:
     return torch.nn.functional.normalize(code, dim=1)
 
 
-def step(model, inputs) -> dict[str, torch.Tensor]:
+def step(model, inputs, classes) -> dict[str, torch.Tensor]:
     model.train()
     with EventStorage(0):
-        losses = model(inputs)
+        losses = model(inputs, classes=classes)
     sum(losses.values()).backward()
     return losses
 
@@ -71,8 +75,8 @@ BASE_LOSSES = {"loss_rpn_cls", "loss_rpn_loc", "loss_cls", "loss_box_reg"}
 @pytest.mark.parametrize("method", ["vild", "vild_image", "vild_ensemble"])
 def test_distilling_methods_train(methods, build, make_inputs, make_unit_rows, method):
     model = build(lambda node: with_online(getattr(methods, method)(node)))
-    model.set_vocabulary(("a", "b", "c"), make_unit_rows(3))
-    losses = step(model, make_inputs())
+    classes = ClassEmbeddings.of(make_unit_rows(3), ("a", "b", "c"))
+    losses = step(model, make_inputs(), classes)
     assert set(losses) == BASE_LOSSES | {"loss_distill"}
     assert all(torch.isfinite(loss) for loss in losses.values())
     assert losses["loss_distill"] > 0
@@ -83,8 +87,8 @@ def test_distilling_methods_train(methods, build, make_inputs, make_unit_rows, m
 
 def test_text_alone_trains_without_a_teacher(build, make_inputs, make_unit_rows):
     model = build()
-    model.set_vocabulary(("a", "b"), make_unit_rows(2))
-    assert set(step(model, make_inputs())) == BASE_LOSSES
+    classes = ClassEmbeddings.of(make_unit_rows(2), ("a", "b"))
+    assert set(step(model, make_inputs(), classes)) == BASE_LOSSES
 
 
 @pytest.mark.parametrize("method", ["vild_text_teacher", "vild"])
@@ -96,13 +100,13 @@ def test_no_proposals_and_boxes_that_are_no_numbers(methods, build, make_inputs,
         return mean_color(photo, boxes)
 
     model = build(lambda node: with_crops(with_online_if_distilled(getattr(methods, method)(node)), refuse)).eval()
-    model.set_vocabulary(("a", "b"), make_unit_rows(2))
+    classes = ClassEmbeddings.of(make_unit_rows(2), ("a", "b"))
     model.roi_heads.box_predictor.test_score_thresh = -1.0
-    assert len(model(make_inputs(1))[0]["instances"]) > 0
+    assert len(model(make_inputs(1), classes=classes)[0]["instances"]) > 0
     model.roi_heads.box_predictor.bbox_pred.bias.data[0] = torch.nan
-    assert len(model(make_inputs(1))[0]["instances"]) == 0
+    assert len(model(make_inputs(1), classes=classes)[0]["instances"]) == 0
     model.proposal_generator.min_box_size = 1e6
-    assert len(model(make_inputs(1))[0]["instances"]) == 0
+    assert len(model(make_inputs(1), classes=classes)[0]["instances"]) == 0
 
 
 @pytest.mark.parametrize("input_format", ["RGB", "BGR"])
@@ -119,21 +123,21 @@ def test_the_online_teacher_sees_rgb(methods, build, make_inputs, make_unit_rows
         return node
 
     model = build(change)
-    model.set_vocabulary(("a", "b"), make_unit_rows(2))
+    classes = ClassEmbeddings.of(make_unit_rows(2), ("a", "b"))
     (inputs,) = make_inputs(1)
-    step(model, [inputs])
+    step(model, [inputs], classes)
     expected = inputs["image"] if input_format == "RGB" else inputs["image"].flip(0)
     assert torch.equal(seen[0], expected) and not torch.equal(expected[0], expected[2])
 
 
-def test_the_image_side_has_a_temperature_of_its_own(methods, build, make_unit_rows):
+def test_the_image_branch_has_a_temperature_of_its_own(methods, build, make_unit_rows):
     def change(node):
         node.roi_heads.image_temperature = 0.07
         return methods.vild_ensemble(with_online(node))
 
-    heads = build(change).roi_heads
     embeddings = make_unit_rows(3)
-    assert torch.equal(heads._image_side(embeddings, None).queries, embeddings / 0.07)
+    regions = Regions(torch.zeros(3, 4), embeddings, embeddings, torch.zeros(3))
+    assert torch.equal(build_scorer(build(change).roi_heads, regions, (64, 96), None).image.queries, embeddings / 0.07)
 
 
 def test_localization_quality_is_learned_and_counts_as_objectness(methods, build, make_inputs, make_unit_rows):
@@ -143,21 +147,21 @@ def test_localization_quality_is_learned_and_counts_as_objectness(methods, build
         return node
 
     model = build(change)
-    model.set_vocabulary(("a", "b"), make_unit_rows(2))
-    assert set(step(model, make_inputs())) == BASE_LOSSES | {"loss_distill", "loss_iou"}
+    classes = ClassEmbeddings.of(make_unit_rows(2), ("a", "b"))
+    assert set(step(model, make_inputs(), classes)) == BASE_LOSSES | {"loss_distill", "loss_iou"}
     assert model.roi_heads.iou_head.linear.weight.grad.abs().sum() > 0
     model.eval()
     model.roi_heads.box_predictor.test_score_thresh = -1.0
-    before = model(make_inputs(1))[0]["instances"].scores
+    before = model(make_inputs(1), classes=classes)[0]["instances"].scores
     model.roi_heads.iou_head.linear.bias.data -= 5
-    after = model(make_inputs(1))[0]["instances"].scores
+    after = model(make_inputs(1), classes=classes)[0]["instances"].scores
     assert len(before) and after.max() < 0.8 * before.max()
 
 
 def test_photos_without_boxes_train(methods, build, make_inputs, make_unit_rows):
     model = build(lambda node: with_online(methods.vild(node)))
-    model.set_vocabulary(("a", "b"), make_unit_rows(2))
-    losses = step(model, make_inputs(boxes=0))
+    classes = ClassEmbeddings.of(make_unit_rows(2), ("a", "b"))
+    losses = step(model, make_inputs(boxes=0), classes)
     assert all(torch.isfinite(loss) for loss in losses.values())
 
 
@@ -183,35 +187,37 @@ def test_stored_and_online_regions_give_one_loss(methods, build, make_inputs, ma
         (L(OnlineRegions)(embed_crops=mean_color, max_regions=2, ground_truth_share=1.0), inputs),
     ):
         model = build(lambda node, source=source: use(source)(methods.vild(copy.deepcopy(node))))
-        model.set_vocabulary(("a", "b"), make_unit_rows(2))
-        values.append(step(model, batch)["loss_distill"])
+        classes = ClassEmbeddings.of(make_unit_rows(2), ("a", "b"))
+        values.append(step(model, batch, classes)["loss_distill"])
     assert torch.allclose(*values, atol=1e-5)
 
 
 def test_an_empty_store_entry_trains(methods, build, make_inputs, make_unit_rows):
     model = build(lambda node: stored(methods.vild(node)))
-    model.set_vocabulary(("a", "b"), make_unit_rows(2))
+    classes = ClassEmbeddings.of(make_unit_rows(2), ("a", "b"))
     inputs = make_inputs(1)
     inputs[0]["regions"] = Instances((64, 96))
     inputs[0]["regions"].proposal_boxes = Boxes(torch.zeros(0, 4))
     inputs[0]["regions"].teacher_embeddings = torch.zeros(0, 16)
-    assert step(model, inputs)["loss_distill"] == 0
+    assert step(model, inputs, classes)["loss_distill"] == 0
 
 
 def test_a_missing_store_is_named(methods, build, make_inputs, make_unit_rows):
     model = build(lambda node: stored(methods.vild(node)))
-    model.set_vocabulary(("a", "b"), make_unit_rows(2))
+    classes = ClassEmbeddings.of(make_unit_rows(2), ("a", "b"))
     with pytest.raises(InputError, match="region_store"):
-        step(model, make_inputs(1))
+        step(model, make_inputs(1), classes)
 
 
 @pytest.mark.parametrize("method", ["vild", "vild_image", "vild_ensemble", "vild_text_teacher", "rcnn_style"])
 @pytest.mark.parametrize("number", [1, 65])
-def test_detections_at_any_vocabulary(methods, build, make_inputs, make_unit_rows, method, number):
+def test_detections_at_any_number_of_classes(methods, build, make_inputs, make_unit_rows, method, number):
     model = build(lambda node: with_online_if_distilled(with_crops(getattr(methods, method)(node))))
     model.roi_heads.box_predictor.test_score_thresh = 0.0
-    model.set_vocabulary([str(i) for i in range(number)], make_unit_rows(number), [i % 2 == 0 for i in range(number)])
-    outputs = model.eval()(make_inputs())
+    classes = ClassEmbeddings.of(
+        make_unit_rows(number), [str(i) for i in range(number)], [i % 2 == 0 for i in range(number)]
+    )
+    outputs = model.eval()(make_inputs(), classes=classes)
     for output in outputs:
         instances = output["instances"]
         assert instances.image_size == (64, 96)
@@ -222,7 +228,7 @@ def test_detections_at_any_vocabulary(methods, build, make_inputs, make_unit_row
 
 def test_text_detections_equal_detectron2s_own_inference(build, make_inputs, make_unit_rows):
     model = build().eval()
-    model.set_vocabulary([str(i) for i in range(40)], make_unit_rows(40))
+    classes = ClassEmbeddings.of(make_unit_rows(40), [str(i) for i in range(40)])
     heads, predictor = model.roi_heads, model.roi_heads.box_predictor
     predictor.test_score_thresh = 1e-3
     inputs = make_inputs()
@@ -231,8 +237,8 @@ def test_text_detections_equal_detectron2s_own_inference(build, make_inputs, mak
         features = model.backbone(images.tensor)
         proposals, _ = model.proposal_generator(images, features, None)
         pooled = heads.box_pooler([features[f] for f in heads.box_in_features], [p.proposal_boxes for p in proposals])
-        expected, _ = predictor.inference(predictor(heads.box_head(pooled)), proposals)
-        found = model.inference(inputs, do_postprocess=False)
+        expected, _ = predictor.inference(predictor(heads.box_head(pooled), classes.embeddings), proposals)
+        found = model.inference(inputs, classes=classes, do_postprocess=False)
     for ours, theirs in zip(found, expected, strict=True):
         assert len(ours) == len(theirs) == 20
         assert torch.equal(ours.pred_classes, theirs.pred_classes)
@@ -241,13 +247,13 @@ def test_text_detections_equal_detectron2s_own_inference(build, make_inputs, mak
 
 
 @pytest.mark.parametrize("method", ["vild", "vild_image", "vild_ensemble", "vild_text_teacher", "rcnn_style"])
-def test_a_vocabulary_in_chunks_gives_the_same_detections(methods, build, make_inputs, make_unit_rows, method):
+def test_rows_in_chunks_give_the_same_detections(methods, build, make_inputs, make_unit_rows, method):
     model = build(lambda node: with_online_if_distilled(with_crops(getattr(methods, method)(node)))).eval()
     model.roi_heads.box_predictor.test_score_thresh = 1e-4
-    model.set_vocabulary([str(i) for i in range(1000)], make_unit_rows(1000), [i % 9 == 0 for i in range(1000)])
-    dense = model(make_inputs())
-    model.roi_heads.max_dense_classes = 999
-    for ours, theirs in zip(model(make_inputs()), dense, strict=True):
+    classes = ClassEmbeddings.of(make_unit_rows(1000), [str(i) for i in range(1000)], [i % 9 == 0 for i in range(1000)])
+    dense = model(make_inputs(), classes=classes)
+    model.roi_heads.max_dense_rows = 999
+    for ours, theirs in zip(model(make_inputs(), classes=classes), dense, strict=True):
         ours, theirs = ours["instances"], theirs["instances"]
         assert len(ours) == len(theirs) > 0
         assert torch.equal(ours.pred_classes, theirs.pred_classes)
@@ -257,13 +263,13 @@ def test_a_vocabulary_in_chunks_gives_the_same_detections(methods, build, make_i
 
 def test_one_name_to_an_object(build, make_inputs, make_unit_rows):
     def change(node):
-        node.roi_heads.suppress = nms_class_agnostic
+        node.roi_heads.class_agnostic_nms = True
         return node
 
     model = build(change).eval()
     model.roi_heads.box_predictor.test_score_thresh = 0.0
-    model.set_vocabulary([str(i) for i in range(40)], make_unit_rows(40))
-    for output in model(make_inputs()):
+    classes = ClassEmbeddings.of(make_unit_rows(40), [str(i) for i in range(40)])
+    for output in model(make_inputs(), classes=classes):
         boxes = output["instances"].pred_boxes.tensor
         assert len(boxes) > 1 and (box_iou(boxes, boxes) - torch.eye(len(boxes))).max() <= 0.5
 
@@ -271,12 +277,12 @@ def test_one_name_to_an_object(build, make_inputs, make_unit_rows):
 def test_regions_that_are_not_finite_are_left_out(build, make_inputs, make_unit_rows):
     model = build().eval()
     model.roi_heads.box_predictor.test_score_thresh = 0.0
-    model.set_vocabulary(("a", "b"), make_unit_rows(2))
+    classes = ClassEmbeddings.of(make_unit_rows(2), ("a", "b"))
     broken = model.roi_heads.box_predictor.projection.register_forward_hook(
         lambda module, inputs, embeddings: embeddings.index_fill(0, torch.arange(5, len(embeddings)), float("nan"))
     )
     with broken:
-        first, second = (output["instances"] for output in model(make_inputs()))
+        first, second = (output["instances"] for output in model(make_inputs(), classes=classes))
     assert 0 < len(first) <= 10 and len(second) == 0
 
 
@@ -288,10 +294,10 @@ def test_crops_come_from_the_original_photo(methods, build, make_inputs, make_un
         return mean_color(photo, boxes)
 
     model = build(lambda node: with_crops(methods.rcnn_style(node), spy))
-    model.set_vocabulary(("a", "b"), make_unit_rows(2))
+    classes = ClassEmbeddings.of(make_unit_rows(2), ("a", "b"))
     inputs = make_inputs(1)
     inputs[0]["image_orig"] = torch.zeros(3, 640, 960, dtype=torch.uint8)
-    model.eval()(inputs)
+    model.eval()(inputs, classes=classes)
     assert seen[0][0] == (3, 640, 960)
     assert seen[0][1] > 96  # boxes were scaled to it
 
@@ -308,38 +314,127 @@ def test_class_agnostic_masks(build, make_inputs, make_unit_rows):
         return node
 
     model = build(change)
-    model.set_vocabulary(("a", "b", "c"), make_unit_rows(3))
+    classes = ClassEmbeddings.of(make_unit_rows(3), ("a", "b", "c"))
     inputs = make_inputs()
     for photo in inputs:
         photo["instances"].gt_masks = BitMasks(torch.ones(2, 64, 96, dtype=torch.bool))
-    assert "loss_mask" in step(model, inputs)
+    assert "loss_mask" in step(model, inputs, classes)
     empty = make_inputs(boxes=0)
     for photo in empty:
         photo["instances"].gt_masks = BitMasks(torch.zeros(0, 64, 96, dtype=torch.bool))
-    assert step(model, empty)["loss_mask"] == 0
+    assert step(model, empty, classes)["loss_mask"] == 0
     model.roi_heads.box_predictor.test_score_thresh = 0.0
-    model.set_vocabulary([str(i) for i in range(20)], make_unit_rows(20))
-    for output in model.eval()(make_inputs()):
+    classes = ClassEmbeddings.of(make_unit_rows(20), [str(i) for i in range(20)])
+    for output in model.eval()(make_inputs(), classes=classes):
         assert output["instances"].pred_masks.shape[1:] == (64, 96)
 
 
-def test_checkpoint_of_48_classes_loads_at_1_65_and_1203(build, make_inputs, make_unit_rows):
-    trained = build()
-    trained.set_vocabulary([str(i) for i in range(48)], make_unit_rows(48))
+def test_synonyms_and_negatives(methods, build, make_inputs, make_unit_rows):
+    """A class's best row counts; a negative is compared with regions and never found."""
+    model = build(lambda node: with_online(methods.vild_ensemble(node))).eval()
+    model.roi_heads.box_predictor.test_score_thresh = 0.0
+    rows, base = make_unit_rows(30), torch.arange(30) < 20
+    ids = torch.tensor([0, 1, 2, *([0, 1, 2] * 5), *([NEGATIVE] * 12)])
+    classes = ClassEmbeddings(rows, ids, ("a", "b", "c"), base)
+    dense = model(make_inputs(), classes=classes)
+    every = model(make_inputs(), classes=ClassEmbeddings.of(rows, [str(i) for i in range(30)], base))
+    model.roi_heads.max_dense_rows = 29
+    for found, chunked, alone in zip(dense, model(make_inputs(), classes=classes), every, strict=True):
+        found, chunked, alone = found["instances"], chunked["instances"], alone["instances"]
+        assert len(found) > 0 and set(found.pred_classes.tolist()) <= {0, 1, 2}
+        assert torch.equal(found.pred_classes, chunked.pred_classes)
+        assert torch.equal(found.pred_boxes.tensor, chunked.pred_boxes.tensor)
+        torch.testing.assert_close(found.scores, chunked.scores, rtol=1e-4, atol=0)
+        own = ids[alone.pred_classes] != NEGATIVE
+        torch.testing.assert_close(found.scores[0], alone.scores[own][0])  # the best of all rows that are a class's
+        assert found.pred_classes[0] == ids[alone.pred_classes[own][0]]
+
+
+def test_negatives_suppress_boxes_where_an_object_has_one_class(build, make_inputs, make_unit_rows):
+    def change(node):
+        node.roi_heads.class_agnostic_nms = True
+        return node
+
+    model = build(change).eval()
+    model.roi_heads.box_predictor.test_score_thresh = 0.0
+    model.roi_heads.box_predictor.test_topk_per_image = 100
+    rows = make_unit_rows(20)
+    all_classes = ClassEmbeddings.of(rows, [str(i) for i in range(20)])
+    ids = all_classes.class_ids.masked_fill(torch.arange(20) >= 10, NEGATIVE)
+    classes = ClassEmbeddings(rows, ids, all_classes.names[:10])
+    every, found = (model(make_inputs(), classes=asked) for asked in (all_classes, classes))
+    model.roi_heads.max_dense_rows = 19
+    in_chunks = model(make_inputs(), classes=classes)
+    for alone, ours, chunked in zip(every, found, in_chunks, strict=True):
+        alone, ours, chunked = alone["instances"], ours["instances"], chunked["instances"]
+        expected = alone[alone.pred_classes < 10]
+        assert 0 < len(expected) < len(alone)
+        for other in (ours, chunked):
+            assert torch.equal(other.pred_boxes.tensor, expected.pred_boxes.tensor)
+            assert torch.equal(other.pred_classes, expected.pred_classes)
+            torch.testing.assert_close(other.scores, expected.scores, rtol=1e-4, atol=0)
+
+
+def test_checkpoint_of_48_classes_detects_1_65_and_1203(build, make_inputs, make_unit_rows):
+    trained, other = build(), build()
+    step(trained, make_inputs(1), ClassEmbeddings.of(make_unit_rows(48), [str(i) for i in range(48)]))
+    other.load_state_dict(trained.state_dict())
+    other.eval().roi_heads.box_predictor.test_score_thresh = 0.0
     for number in (1, 65, 1203):
-        other = build()
-        other.set_vocabulary([str(i) for i in range(number)], make_unit_rows(number))
-        other.load_state_dict(trained.state_dict())
-        other.eval()(make_inputs(1))
-        assert other.roi_heads.num_classes == number
+        classes = ClassEmbeddings.of(make_unit_rows(number), [str(i) for i in range(number)])
+        assert other(make_inputs(1), classes=classes)[0]["instances"].pred_classes.max() < number
 
 
-def test_vocabulary_refusals(build, make_unit_rows):
-    model = build()
-    with pytest.raises(ValueError, match="3 for 2 names"):
-        model.set_vocabulary(("a", "b"), make_unit_rows(3))
-    with pytest.raises(ValueError, match="is_base"):
-        model.set_vocabulary(("a", "b"), make_unit_rows(2), [True])
+@pytest.mark.parametrize("method", ["vild", "vild_ensemble"])
+def test_training_with_other_classes_in_every_step(methods, build, make_inputs, make_unit_rows, method):
+    """One model, data sets with classes of their own: each loss is what a model that sees no others has."""
+    model = build(lambda node: with_online(getattr(methods, method)(node)))
+    losses = []
+    for number in (2, 65, 3, 2):
+        torch.manual_seed(7)  # the sampling of proposals
+        model.zero_grad()
+        losses.append(step(model, make_inputs(), ClassEmbeddings.of(make_unit_rows(number), map(str, range(number)))))
+        assert model.roi_heads.box_predictor.projection.linear.weight.grad.abs().sum() > 0
+    assert losses[1]["loss_cls"] > losses[2]["loss_cls"] > losses[0]["loss_cls"]  # more classes, more to confuse
+    for key in losses[0]:
+        torch.testing.assert_close(losses[3][key], losses[0][key])
+
+
+def test_eight_threads_ask_one_model_for_eight_things(methods, build, make_inputs, make_unit_rows):
+    model = build(lambda node: with_online(methods.vild_ensemble(node))).eval()
+    model.roi_heads.box_predictor.test_score_thresh = 0.0
+    model.roi_heads.background_names = BackgroundNames(12, width=16)
+    model.roi_heads.max_dense_rows = 50  # some go in chunks
+    asked = [
+        ClassEmbeddings.of(make_unit_rows(k, seed=k), [f"{k} {i}" for i in range(k)], [i % 2 == 0 for i in range(k)])
+        for k in (1, 2, 5, 9, 20, 40, 60, 90)
+    ]
+    ready = threading.Barrier(len(asked))
+
+    def ask(classes: ClassEmbeddings) -> list[Instances]:
+        ready.wait()
+        return [model(make_inputs(1), classes=classes)[0]["instances"] for _ in range(2)]
+
+    with ThreadPoolExecutor(len(asked), initializer=torch.set_num_threads, initargs=(1,)) as pool:
+        found = list(pool.map(ask, asked))
+    for classes, several in zip(asked, found, strict=True):
+        alone = model(make_inputs(1), classes=classes)[0]["instances"]
+        assert len(alone) > 0 and alone.pred_classes.max() < len(classes.names)
+        for together in several:
+            assert torch.equal(together.pred_classes, alone.pred_classes)
+            assert torch.equal(together.pred_boxes.tensor, alone.pred_boxes.tensor)
+            assert torch.equal(together.scores, alone.scores)
+
+
+def test_classes_that_do_not_fit_are_refused(build, make_inputs, make_unit_rows):
+    model, rows, several = build(), make_unit_rows(3), [0, 1, 1]
+    with pytest.raises(InputError, match="width 16, got width 8"):
+        step(model, make_inputs(1), ClassEmbeddings.of(make_unit_rows(2, 8), "ab"))
+    with pytest.raises(InputError, match="width 16, got width 8"):
+        model.eval()(make_inputs(1), classes=ClassEmbeddings.of(make_unit_rows(2, 8), "ab"))
+    for ids, names in ((several, "ab"), ([0, 1, NEGATIVE], "ab"), ([0, 2, 1], "abc")):
+        with pytest.raises(InputError, match=f"one row per class.*3 rows for {len(names)}"):
+            step(model, make_inputs(1), ClassEmbeddings(rows, torch.tensor(ids), tuple(names)))
 
 
 def closed(methods, names):
@@ -352,16 +447,16 @@ def closed(methods, names):
     return change
 
 
-def test_closed_set_reports_its_classes_in_another_vocabulary(methods, build, make_inputs):
+def test_closed_set_reports_its_classes_in_another_vocabulary(methods, build, make_inputs, make_unit_rows):
     model = build(closed(methods, ("cat", "dog")))
-    assert set(step(model, make_inputs())) == BASE_LOSSES
+    assert set(step(model, make_inputs(), ClassEmbeddings.of(make_unit_rows(2), ("cat", "dog")))) == BASE_LOSSES
     model.roi_heads.box_predictor.test_score_thresh = 0.0
-    model.set_vocabulary(("zebra", "dog", "bus"))
-    outputs = model.eval()(make_inputs())
+    others = ClassEmbeddings.of(make_unit_rows(3), ("zebra", "dog", "bus"))
+    outputs = model.eval()(make_inputs(), classes=others)
     classes = torch.cat([output["instances"].pred_classes for output in outputs])
     assert set(classes.tolist()) == {1}
     with pytest.raises(ValueError, match="2 classes"):
-        step(model, make_inputs())
+        step(model, make_inputs(), others)
 
 
 def test_parts_that_do_not_fit_each_other_are_refused(methods, build):

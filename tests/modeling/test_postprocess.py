@@ -11,15 +11,8 @@ from detectron2.modeling.roi_heads.fast_rcnn import fast_rcnn_inference
 from shapely import box as shape_of
 from torchvision.ops import box_iou, nms
 
-from ovdet.modeling.nms import nms_class_agnostic, nms_per_class, select_regions
-from ovdet.modeling.postprocess import (
-    _nms_at_once,
-    _nms_in_turn,
-    is_not_contained,
-    postprocess_image,
-    postprocess_images,
-    soft_nms_scores,
-)
+from ovdet.modeling.nms import _nms_at_once, _nms_in_turn, nms_per_class, select_regions
+from ovdet.modeling.postprocess import is_not_contained, postprocess_image, postprocess_images, soft_nms_scores
 from ovdet.modeling.scoring import topk_of_matrix
 
 SIZE = (100, 90)
@@ -206,7 +199,7 @@ def test_photos_of_a_batch_are_apart():
 @pytest.mark.parametrize("number", [10, 300])
 def test_over_classes_equals_nms_of_all_candidates(number):
     boxes, scores = close_boxes(150), random_scores(150, 30)
-    found = ours(boxes, scores, 0.01, 0.5, number, (200, 200), suppress=nms_class_agnostic)
+    found = ours(boxes, scores, 0.01, 0.5, number, (200, 200), class_agnostic_nms=True)
     flat, places = scores.flatten().sort(descending=True)
     clipped = boxes.clamp(0, 200)[places // 30]
     keep = nms(clipped[flat > 0.01], flat[flat > 0.01], 0.5)[:number]
@@ -254,7 +247,7 @@ def test_boxes_of_far_classes_are_not_rounded_away(first):
     assert kept.sort().values.tolist() == sorted(expected) and len(expected) < 200
 
 
-def soften_by_hand(boxes, scores, classes, decay):
+def soft_nms_by_hand(boxes, scores, classes, sigma):
     """One detection after the other, with plain numbers."""
     result = []
     for i, (box, score) in enumerate(zip(boxes.tolist(), scores.tolist(), strict=True)):
@@ -267,7 +260,7 @@ def soften_by_hand(boxes, scores, classes, decay):
                 common = max(width, 0) * max(height, 0)
                 areas = sum((b[2] - b[0]) * (b[3] - b[1]) for b in (box, other))
                 largest = max(largest, common / (areas - common) if common else 0.0)
-        result.append(score * math.exp(-(largest**2) / decay))
+        result.append(score * math.exp(-(largest**2) / sigma))
     return result
 
 
@@ -275,13 +268,13 @@ def soften_by_hand(boxes, scores, classes, decay):
 def test_overlapping_detections_score_lower(number):
     boxes, classes = close_boxes(number), torch.arange(number) % 3
     scores = torch.linspace(1, 0.1, number)
-    expected = soften_by_hand(boxes, scores, classes, 0.5)
+    expected = soft_nms_by_hand(boxes, scores, classes, 0.5)
     torch.testing.assert_close(soft_nms_scores(boxes, scores, classes, 0.5), torch.tensor(expected))
 
 
-def test_softened_detections_are_the_same_in_another_order():
+def test_detections_after_soft_nms_are_the_same_in_another_order():
     boxes, scores = random_boxes(300), random_scores(300, 5)
-    plain, soft = (ours(boxes, scores, 0.5, 0.5, 1000, soft_nms_sigma=decay) for decay in (None, 0.5))
+    plain, soft = (ours(boxes, scores, 0.5, 0.5, 1000, soft_nms_sigma=sigma) for sigma in (None, 0.5))
     expected = soft_nms_scores(plain.pred_boxes.tensor, plain.scores, plain.pred_classes, 0.5)
     above = expected[expected > 0.5]
     assert torch.equal(soft.scores, above.sort(descending=True).values) and len(soft) < len(plain)

@@ -81,7 +81,7 @@ def test_area_shares_equal_those_of_torchvision_and_detectron2():
     assert torch.autograd.gradcheck(lambda b: log_area_shares(b, (60, 80)), inner)
 
 
-def test_single_sides(probabilities):
+def test_single_branches(probabilities):
     text, image, objectness, is_base = probabilities
     assert torch.allclose(TextScores()(text.log(), None, terms(objectness), is_base), text.log())
     expected = (image * objectness.sigmoid()[:, None]).sqrt()

@@ -1,4 +1,4 @@
-"""Scores by matrix against torch's softmax and sigmoid, scores by chunks against the matrix."""
+"""Log scores against torch's softmax and sigmoid, the best row of a class against a loop, chunks against the matrix."""
 
 from __future__ import annotations
 
@@ -7,12 +7,19 @@ from dataclasses import replace
 import pytest
 import torch
 import torch.nn.functional as F
-from ovdet.modeling.sides import SoftmaxSide
 
-from ovdet.modeling import large_vocabulary as class_scores
-from ovdet.modeling.large_vocabulary import ClassScores, StreamingLogSumExp, StreamingTopK, first_of
+from ovdet.class_embeddings import NEGATIVE, ClassEmbeddings
+from ovdet.modeling import large_vocabulary
+from ovdet.modeling.large_vocabulary import StreamingLogSumExp, StreamingTopK, first_of, topk_chunked
 from ovdet.modeling.score_fusion import GeometricScores, ImageScores, TextScores
-from ovdet.modeling.scoring import Candidates, topk_of_matrix
+from ovdet.modeling.scoring import (
+    Candidates,
+    RegionScorer,
+    SoftmaxBranch,
+    max_over_rows,
+    topk_dense,
+    topk_of_matrix,
+)
 from ovdet.modeling.text_classifier import SigmoidTextClassifier, TextClassifier
 
 FUSIONS = {
@@ -29,130 +36,257 @@ FUSIONS = {
 
 @pytest.fixture(autouse=True)
 def small_chunks(monkeypatch):
-    monkeypatch.setattr(class_scores, "_CHUNK_ENTRIES", 4096)  # of 256 or 512 classes
+    monkeypatch.setattr(large_vocabulary, "_CHUNK_ENTRIES", 4096)  # of 256 or 512 rows
+
+
+def rows_one_each(rows: int, generator: torch.Generator) -> torch.Tensor:
+    return torch.arange(rows)
+
+
+def rows_with_negatives_last(rows: int, generator: torch.Generator) -> torch.Tensor:
+    ids = torch.arange(rows)
+    return ids.masked_fill(ids >= max(rows * 9 // 10, 1), NEGATIVE)
+
+
+def rows_with_synonyms(rows: int, generator: torch.Generator) -> torch.Tensor:
+    """Names first, as `rows_of` lays them out; three rows to a class on average, ten and more to some."""
+    num_classes = max(rows // 3, 1)
+    synonyms = (torch.rand(rows - num_classes, generator=generator) ** 3 * num_classes).long()
+    return torch.cat([torch.arange(num_classes), synonyms])
+
+
+def rows_in_any_order(rows: int, generator: torch.Generator) -> torch.Tensor:
+    """Several rows to a class, and negatives between them."""
+    ids = rows_with_synonyms(rows, generator)
+    extra = torch.arange(rows) >= ids.max() + 1
+    ids[extra & (torch.rand(rows, generator=generator) < 0.3)] = NEGATIVE
+    return ids[torch.randperm(rows, generator=generator)]
+
+
+LAYOUTS = [rows_one_each, rows_with_negatives_last, rows_with_synonyms, rows_in_any_order]
 
 
 @pytest.fixture
-def make_scores(make_unit_rows):
-    """The scores of some regions by a classifier that has seen no training."""
+def make_classes(make_unit_rows):
+    """Random rows, of which a share is base."""
 
-    def make_scores(
-        fusion, classes=3000, regions=12, base=None, temperature=0.05, classifier=TextClassifier, dtype=torch.float32
-    ) -> ClassScores:
+    def make_classes(rows=3000, base=None, layout=rows_one_each, dtype=torch.float32, seed=1) -> ClassEmbeddings:
+        ids = layout(rows, torch.Generator().manual_seed(seed + 50))
+        is_base = None if base is None else torch.rand(rows, generator=torch.Generator().manual_seed(5)) < base
+        names = tuple(f"name {k}" for k in range(int(ids.max()) + 1))
+        return ClassEmbeddings(make_unit_rows(rows, seed=seed).to(dtype), ids, names, is_base)
+
+    return make_classes
+
+
+@pytest.fixture
+def make_scorer(make_unit_rows):
+    """Some regions, and a classifier that has seen no training."""
+
+    def make_scorer(fusion, regions=12, temperature=0.05, classifier=TextClassifier, seed=2) -> RegionScorer:
         torch.manual_seed(0)
         classifier = classifier(16, temperature=temperature).requires_grad_(False)
-        is_base = None if base is None else torch.rand(classes, generator=torch.Generator().manual_seed(5)) < base
-        return ClassScores(
-            make_unit_rows(classes, seed=1).to(dtype),
-            text=classifier.side(make_unit_rows(regions, seed=2)) if fusion.needs_text else None,
-            image=SoftmaxSide(make_unit_rows(regions, seed=3) / temperature) if fusion.needs_image else None,
+        return RegionScorer(
+            text=classifier.branch(make_unit_rows(regions, seed=seed)) if fusion.needs_text else None,
+            image=SoftmaxBranch(make_unit_rows(regions, seed=seed + 1) / temperature) if fusion.needs_image else None,
             objectness_logits=torch.randn(regions, generator=torch.Generator().manual_seed(4)),
             fusion=fusion,
-            is_base=is_base,
             log_areas=-4 * torch.rand(regions, generator=torch.Generator().manual_seed(6)),
         )
 
-    return make_scores
+    return make_scorer
 
 
-def assert_same(streamed, dense):
+def log_scores_of(scorer: RegionScorer, classes: ClassEmbeddings) -> torch.Tensor:
+    return scorer.log_scores(classes.embeddings, classes.is_base)
+
+
+def dense(scorer, classes, threshold, number, *, with_negatives=False) -> Candidates:
+    scores = max_over_rows(log_scores_of(scorer, classes), classes, with_negatives=with_negatives)
+    return topk_dense(scores, threshold, number)
+
+
+def assert_same(streamed, expected):
     """The same candidates; two whose scores differ in the last digit may have changed places."""
-    assert len(streamed.scores) == len(dense.scores)
-    torch.testing.assert_close(streamed.scores, dense.scores, rtol=2e-5, atol=0)
-    pairs = [set(zip(c.regions.tolist(), c.classes.tolist(), strict=True)) for c in (streamed, dense)]
-    last = dense.scores[-1] * (1 + 1e-4) if len(dense.scores) else 0
+    assert len(streamed.scores) == len(expected.scores)
+    torch.testing.assert_close(streamed.scores, expected.scores, rtol=2e-5, atol=0)
+    pairs = [set(zip(c.regions.tolist(), c.classes.tolist(), strict=True)) for c in (streamed, expected)]
+    assert len(pairs[0]) == len(streamed.scores)  # each pair once, whatever rows a class has
+    last = expected.scores[-1] * (1 + 1e-4) if len(expected.scores) else 0
     odd = pairs[0] ^ pairs[1]
-    sure = [(r, c) for s, r, c in zip(*(part.tolist() for part in dense), strict=True) if s > last]
+    sure = [(r, c) for s, r, c in zip(*(part.tolist() for part in expected), strict=True) if s > last]
     assert not odd & set(sure)
     assert len(odd) <= 4
 
 
-def test_matrix_equals_a_softmax_over_names_and_background(make_scores):
-    scores = make_scores(TextScores())
-    logits = torch.cat([scores.text.logits(scores.class_embeddings), scores.text.background_logits[:, None]], dim=1)
-    torch.testing.assert_close(scores.matrix, logits.log_softmax(dim=1)[:, :-1], rtol=1e-5, atol=1e-5)
+def test_log_scores_equal_a_softmax_over_names_and_background(make_scorer, make_classes):
+    scorer, classes = make_scorer(TextScores()), make_classes()
+    logits = torch.cat([scorer.text.logits(classes.embeddings), scorer.text.background_logits[:, None]], dim=1)
+    expected = logits.log_softmax(dim=1)[:, :-1]
+    torch.testing.assert_close(log_scores_of(scorer, classes), expected, rtol=1e-5, atol=1e-5)
 
 
-def test_matrix_of_sigmoid_scores(make_scores):
-    scores = make_scores(TextScores(), classifier=SigmoidTextClassifier)
-    logits = scores.text.queries @ scores.class_embeddings.t() + scores.text.bias
-    torch.testing.assert_close(scores.matrix, torch.sigmoid(logits).log())
+def test_log_scores_of_a_sigmoid(make_scorer, make_classes):
+    scorer, classes = make_scorer(TextScores(), classifier=SigmoidTextClassifier), make_classes()
+    logits = scorer.text.queries @ classes.embeddings.t() + scorer.text.bias
+    torch.testing.assert_close(log_scores_of(scorer, classes), torch.sigmoid(logits).log())
 
 
-def test_matrix_of_both_sides(make_scores):
-    scores = make_scores(GeometricScores(), classes=40, base=0.5)
-    text = make_scores(TextScores(), classes=40).matrix.exp()
-    image = F.softmax(scores.image.queries @ scores.class_embeddings.t(), dim=1)
-    exponents = torch.where(scores.is_base, 2 / 3, 1 / 3)
-    torch.testing.assert_close(scores.matrix.exp(), text**exponents * image ** (1 - exponents))
+def test_log_scores_of_both_branches(make_scorer, make_classes):
+    scorer, classes = make_scorer(GeometricScores()), make_classes(40, base=0.5)
+    text = log_scores_of(make_scorer(TextScores()), classes).exp()
+    image = F.softmax(scorer.image.queries @ classes.embeddings.t(), dim=1)
+    exponents = torch.where(classes.is_base, 2 / 3, 1 / 3)
+    torch.testing.assert_close(log_scores_of(scorer, classes).exp(), text**exponents * image ** (1 - exponents))
 
 
-def test_the_foreground_is_one_less_the_background(make_scores):
-    scores = make_scores(TextScores(), classes=40)
-    logits = torch.cat([scores.text.logits(scores.class_embeddings), scores.text.background_logits[:, None]], dim=1)
-    _, log_divisor = scores.text.log_probabilities(scores.class_embeddings)
-    torch.testing.assert_close(scores.text.log_foreground(log_divisor).exp(), 1 - logits.softmax(1)[:, -1])
-    sure = SoftmaxSide(torch.zeros(1, 16), background_logits=torch.tensor([1e4]))
-    assert torch.isfinite(sure.log_foreground(sure.log_probabilities(scores.class_embeddings)[1])).all()
+def test_the_foreground_is_one_less_the_background(make_scorer, make_classes):
+    text, classes = make_scorer(TextScores()).text, make_classes(40)
+    logits = torch.cat([text.logits(classes.embeddings), text.background_logits[:, None]], dim=1)
+    _, log_partition = text.log_probabilities(classes.embeddings)
+    torch.testing.assert_close(text.log_foreground(log_partition).exp(), 1 - logits.softmax(1)[:, -1])
+    sure = SoftmaxBranch(torch.zeros(1, 16), background_logits=torch.tensor([1e4]))
+    assert torch.isfinite(sure.log_foreground(sure.log_probabilities(classes.embeddings)[1])).all()
+
+
+def test_a_branch_without_background_is_all_foreground(make_scorer, make_classes):
+    classes = make_classes(40)
+    plain = make_scorer(ImageScores()).image
+    sigmoid = make_scorer(TextScores(), classifier=SigmoidTextClassifier).text
+    for branch in (plain, sigmoid):
+        assert not branch.log_foreground(branch.log_probabilities(classes.embeddings)[1]).any()
+
+
+@pytest.mark.parametrize("with_negatives", [False, True])
+@pytest.mark.parametrize("layout", LAYOUTS)
+def test_the_best_row_of_each_class_against_a_loop(make_classes, layout, with_negatives):
+    for seed, rows in enumerate((1, 2, 7, 60)):
+        classes = make_classes(rows, layout=layout, seed=seed)
+        scores = torch.randn(5, rows, generator=torch.Generator().manual_seed(seed))
+        wanted = [*range(len(classes.names)), *([NEGATIVE] if with_negatives else [])]
+        rows_of = [[row for row, index in enumerate(classes.class_ids.tolist()) if index == one] for one in wanted]
+        expected = [
+            [max((line[row] for row in its), default=-torch.inf) for its in rows_of] for line in scores.tolist()
+        ]
+        found = max_over_rows(scores, classes, with_negatives=with_negatives)
+        if found.shape[1] < len(wanted):  # a column for negatives where there are none may be left out
+            assert NEGATIVE not in classes.class_ids and found.shape[1] == len(classes.names)
+            expected = [line[:-1] for line in expected]
+        assert torch.equal(found, torch.tensor(expected))
+        assert max_over_rows(scores[:0], classes, with_negatives=with_negatives).shape == (0, found.shape[1])
+
+
+def test_gradient_of_the_best_rows(make_scorer, make_classes):
+    """To the embeddings of regions and of classes, past the rows that are not the best of theirs."""
+    scorer, classes = make_scorer(GeometricScores(), regions=3), make_classes(9, layout=rows_in_any_order)
+
+    def best(text, image, embeddings):
+        text = SoftmaxBranch(text, background_logits=scorer.text.background_logits.double())
+        objectness = scorer.objectness_logits.double()
+        moved = replace(scorer, text=text, image=SoftmaxBranch(image), objectness_logits=objectness)
+        return max_over_rows(moved.log_scores(embeddings, None), classes)
+
+    inputs = (scorer.text.queries, scorer.image.queries, classes.embeddings)
+    assert torch.autograd.gradcheck(best, [x.double().requires_grad_() for x in inputs])
 
 
 @pytest.mark.parametrize("classifier", [TextClassifier, SigmoidTextClassifier])
 @pytest.mark.parametrize("base", [None, 0.01, 0.5, 0.0, 1.0])
 @pytest.mark.parametrize("fusion", FUSIONS)
-def test_chunks_give_what_the_matrix_gives(make_scores, fusion, base, classifier):
-    scores = make_scores(FUSIONS[fusion], base=base, classifier=classifier)
+def test_chunks_give_what_the_matrix_gives(make_scorer, make_classes, fusion, base, classifier):
+    scorer, classes = make_scorer(FUSIONS[fusion], classifier=classifier), make_classes(base=base)
     for threshold, number in ((1e-4, 200), (0.0, 30), (0.01, 10_000)):
-        assert_same(scores.best_of_chunks(threshold, number), scores.best_of_matrix(threshold, number))
+        assert_same(topk_chunked(scorer, classes, threshold, number), dense(scorer, classes, threshold, number))
+
+
+@pytest.mark.parametrize("with_negatives", [False, True])
+@pytest.mark.parametrize("base", [None, 0.5])
+@pytest.mark.parametrize("layout", LAYOUTS[1:])
+@pytest.mark.parametrize("fusion", ["text", "image", "geometric", "all"])
+def test_chunks_with_synonyms_and_negatives(make_scorer, make_classes, fusion, layout, base, with_negatives):
+    """On random cases of all sizes: more rows, regions and candidates than are kept at first, and fewer."""
+    for seed in range(4):
+        generator = torch.Generator().manual_seed(seed)
+        rows, regions, number = (int(torch.randint(1, most, (1,), generator=generator)) for most in (3000, 90, 400))
+        scorer = make_scorer(FUSIONS[fusion], regions, seed=seed)
+        classes = make_classes(rows, base, layout, seed=seed)
+        for arguments in ((1e-4, number), (0.0, 10)):
+            found = topk_chunked(scorer, classes, *arguments, with_negatives=with_negatives)
+            assert_same(found, dense(scorer, classes, *arguments, with_negatives=with_negatives))
+            assert found.classes.max(dim=0).values <= len(classes.names) - (not with_negatives)
 
 
 @pytest.mark.parametrize("num_asked", [1, 200, 2700])
 @pytest.mark.parametrize("base", [None, 0.5])
 @pytest.mark.parametrize("fusion", ["text", "geometric", "all"])
-def test_what_is_not_asked_for_takes_no_place(make_scores, fusion, base, num_asked):
-    """Scores stay what they are with all classes."""
-    every = make_scores(FUSIONS[fusion], base=base)
-    scores = replace(every, num_asked=num_asked)
+def test_negatives_take_no_place(make_scorer, make_classes, fusion, base, num_asked):
+    """Scores stay what they are where all rows are classes."""
+    scorer, all_classes = make_scorer(FUSIONS[fusion]), make_classes(base=base)
+    ids = all_classes.class_ids
+    classes = replace(
+        all_classes, class_ids=ids.masked_fill(ids >= num_asked, NEGATIVE), names=all_classes.names[:num_asked]
+    )
     threshold, number = 0.0, 10
-    every = every.best_of_matrix(threshold, 12 * 3000)
+    every = dense(scorer, all_classes, threshold, 12 * 3000)
     asked = (every.classes < num_asked).nonzero().squeeze(1)[:number]
-    expected = type(every)(*(part[asked] for part in every))
+    expected = Candidates(*(part[asked] for part in every))
     assert len(asked) == number and asked[-1] >= number  # others stand between them
-    assert_same(scores.best_of_matrix(threshold, number), expected)
-    assert_same(scores.best_of_chunks(threshold, number), expected)
+    assert_same(dense(scorer, classes, threshold, number), expected)
+    assert_same(topk_chunked(scorer, classes, threshold, number), expected)
 
 
-@pytest.mark.parametrize(("classes", "regions"), [(1, 5), (255, 3), (257, 1), (3000, 0), (1, 0), (4097, 400)])
-def test_any_number_of_classes_and_regions(make_scores, classes, regions):
+@pytest.mark.parametrize("layout", LAYOUTS)
+def test_ties_go_to_the_lower_region_then_the_lower_class(make_scorer, layout):
+    """Rows of sixteen directions, and the same regions three times over: all scores come many times."""
+    generator = torch.Generator().manual_seed(3)
+    ids = layout(3000, generator)
+    embeddings = torch.eye(16)[torch.randint(16, (3000,), generator=generator)]
+    classes = ClassEmbeddings(embeddings, ids, tuple(map(str, range(int(ids.max()) + 1))))
+    for fusion in (TextScores(), ImageScores(objectness_exponent=0.0)):
+        once = make_scorer(fusion, 4)
+        text = once.text and SoftmaxBranch(once.text.queries.repeat(3, 1), background_logits=torch.zeros(12))
+        image = once.image and SoftmaxBranch(once.image.queries.repeat(3, 1))
+        scorer = RegionScorer(text, image, torch.zeros(12), fusion)
+        for number in (1, 50, 700):
+            expected, found = (way(scorer, classes, 0.0, number) for way in (dense, topk_chunked))
+            assert torch.equal(found.regions, expected.regions) and torch.equal(found.classes, expected.classes)
+            places = expected.regions * 3000 + expected.classes
+            is_tie = expected.scores[1:] == expected.scores[:-1]
+            assert (places[1:] > places[:-1])[is_tie].all() and (number == 1 or is_tie.any())
+
+
+@pytest.mark.parametrize("layout", [rows_one_each, rows_in_any_order])
+@pytest.mark.parametrize(("rows", "regions"), [(1, 5), (255, 3), (257, 1), (3000, 0), (1, 0), (4097, 400)])
+def test_any_number_of_rows_and_regions(make_scorer, make_classes, rows, regions, layout):
     for fusion, base in ((TextScores(), None), (GeometricScores(), 0.3)):
-        scores = make_scores(fusion, classes, regions, base)
-        assert_same(scores.best_of_chunks(1e-5, 300), scores.best_of_matrix(1e-5, 300))
+        scorer, classes = make_scorer(fusion, regions), make_classes(rows, base, layout)
+        assert_same(topk_chunked(scorer, classes, 1e-5, 300), dense(scorer, classes, 1e-5, 300))
 
 
+@pytest.mark.parametrize("layout", [rows_one_each, rows_in_any_order])
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
-def test_half_matrices_and_autocast(make_scores, dtype):
+def test_half_matrices_and_autocast(make_scorer, make_classes, dtype, layout):
     """A matrix may be kept in half precision; the arithmetic is float32, under autocast too."""
-    scores = make_scores(GeometricScores(), dtype=dtype)
+    scorer, classes = make_scorer(GeometricScores()), make_classes(layout=layout, dtype=dtype)
+    exact = replace(classes, embeddings=classes.embeddings.float())
     with torch.autocast("cpu", torch.bfloat16):
-        streamed = scores.best_of_chunks(1e-4, 200)
-    exact = make_scores(GeometricScores(), dtype=dtype)
-    exact = ClassScores(exact.class_embeddings.float(), exact.text, exact.image, exact.objectness_logits, exact.fusion)
-    assert streamed.scores.dtype == torch.float32
-    assert_same(streamed, exact.best_of_matrix(1e-4, 200))
+        streamed, matrix = (way(scorer, classes, 1e-4, 200) for way in (topk_chunked, dense))
+    assert streamed.scores.dtype == matrix.scores.dtype == torch.float32
+    assert_same(streamed, dense(scorer, exact, 1e-4, 200))
+    assert_same(matrix, dense(scorer, exact, 1e-4, 200))
 
 
-def test_one_region_may_have_most_of_the_best(make_scores, make_unit_rows):
-    """More than are kept of a region at first: it goes through the vocabulary again."""
-    scores = make_scores(TextScores(), regions=100)
-    side = scores.text
+@pytest.mark.parametrize("layout", LAYOUTS)
+def test_one_region_may_have_most_of_the_best(make_scorer, make_classes, layout):
+    """More than are kept of a region at first: it goes through the rows again."""
+    scorer = make_scorer(TextScores(), regions=100)
     strong = torch.full((100,), 50.0)
     strong[7] = -50.0  # the background leaves nothing to the others
-    scores = ClassScores(
-        scores.class_embeddings, SoftmaxSide(side.queries / 20, background_logits=strong), None,
-        scores.objectness_logits, TextScores(),
-    )  # fmt: skip
-    streamed = scores.best_of_chunks(0.0, 500)
+    scorer = replace(scorer, text=SoftmaxBranch(scorer.text.queries / 20, background_logits=strong))
+    classes = make_classes(layout=layout)
+    streamed = topk_chunked(scorer, classes, 0.0, 500)
     assert set(streamed.regions.tolist()) == {7}
-    assert_same(streamed, scores.best_of_matrix(0.0, 500))
+    assert_same(streamed, dense(scorer, classes, 0.0, 500))
 
 
 def test_log_sum_exp_in_parts():

@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 import torch
 
+from ovdet.class_embeddings import ClassEmbeddings
 from ovdet.errors import InputError
 from ovdet.teachers.registry import load_teacher
 from ovdet.text.embedder import NameEmbedder
@@ -86,9 +87,9 @@ def test_clip_matrices_of_detic_serve_as_vocabularies(shared_data, tmp_path):
         matrix = np.load(shared_data / "clip_text_embeddings" / file)
         convert_matrix(matrix, names, "open_clip:ViT-B-32/openai", ["a {}"]).save(tmp_path / "v.safetensors")
         embedder = NameEmbedder("open_clip:ViT-B-32/openai", width=512, file=tmp_path / "v.safetensors")
-        classifier = TextClassifier(512)
-        classifier.set_vocabulary(embedder(names))
-        assert classifier(embedder(names[:5])).argmax(1).tolist() == [0, 1, 2, 3, 4]
+        classes = ClassEmbeddings.of(embedder(names), names)
+        regions = classes.embeddings[:5]
+        assert TextClassifier(512)(regions, classes.embeddings).argmax(1).tolist() == [0, 1, 2, 3, 4]
 
 
 def test_known_names_of_a_known_fingerprint_need_no_teacher(embedder, monkeypatch, tmp_path):

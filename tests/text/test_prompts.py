@@ -5,27 +5,7 @@ from __future__ import annotations
 import pytest
 
 from ovdet.errors import InputError
-from ovdet.text.class_names import normalize_class_name
 from ovdet.text.prompts import TEMPLATE_SETS, fill_template, resolve_templates
-
-
-@pytest.mark.parametrize(
-    ("name", "cleaned"),
-    [
-        ("Fire_Truck", "fire truck"),
-        ("Wild Bird/Duck", "wild bird or duck"),
-        ("etc.", "etc"),
-        ("  two   spaces ", "two spaces"),
-        ("bow_(weapon)", "bow (weapon)"),
-        ("Kühlschrank", "kühlschrank"),
-        ("Ku\u0308hlschrank", "kühlschrank"),
-        ("冷蔵庫", "冷蔵庫"),
-        ("{}", "{}"),
-        (" . ", ""),
-    ],
-)
-def test_clean_name(name, cleaned):
-    assert normalize_class_name(name) == cleaned
 
 
 @pytest.mark.parametrize(
