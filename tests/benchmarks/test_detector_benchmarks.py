@@ -39,6 +39,8 @@ def test_bad_input(run_tool):
     assert (code, err) == (2, "error: expected --photos and --size of at least 1, got (4, 0, 96)\n")
     code, _, err = run_tool("benchmark.py", "train", "--regions", "0")
     assert (code, err) == (2, "error: expected --regions of at least 1, got 0\n")
+    code, _, err = run_tool("benchmark.py", "train", "--trace", "trace.json")
+    assert code == 2 and "--trace with --profile" in err
     code, _, err = run_tool("benchmark.py", "train", "--size", "64", "0")
     assert (code, err) == (2, "error: expected --size of at least 1 x 1, got 64 x 0\n")
     code, _, err = run_tool("benchmark.py", "inference", *SMALL, "--config-file", "configs/ov_coco/vild_text.py")

@@ -1,5 +1,6 @@
 """Parts of a step whose cost is known."""
 
+import json
 import time
 from types import SimpleNamespace
 
@@ -22,13 +23,16 @@ class Step:
         time.sleep(seconds)
 
 
-def test_parts_add_up():
+def test_parts_add_up(tmp_path):
     step = Step()
     before = step.model.source
     parts = {"source": "model.source", "update": "update"}
     parts.update(absent="model.absent", null="model.nothing", deep="model.nothing.forward")
-    rows = time_parts(step, parts, rounds=3, device="cpu")
+    rows = time_parts(step, parts, rounds=3, device="cpu", trace=str(tmp_path / "trace.json"))
     assert [row.case.partition(",")[0] for row in rows] == ["of it source", "of it update", "of it the rest"]
     assert [row.ours_s for row in rows] == pytest.approx([0.02, 0.01, 0.01], rel=0.5)
     assert sum(int(row.case.split()[-1].rstrip("%")) for row in rows) == pytest.approx(100, abs=2)
     assert step.model.source is before and "update" not in vars(step)
+    assert [file.name for file in tmp_path.iterdir()] == ["trace.json"]
+    recorded = {event.get("name") for event in json.loads((tmp_path / "trace.json").read_text())["traceEvents"]}
+    assert {"source", "update", "the whole step"} <= recorded

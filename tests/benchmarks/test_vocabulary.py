@@ -7,8 +7,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from benchmarks.memory import peak_memory
-from benchmarks.vocabulary import map_random_rows
+from benchmarks.vocabulary import map_random_rows, peak_memory
 from PIL import Image
 
 

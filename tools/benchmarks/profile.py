@@ -1,24 +1,25 @@
-"""Where the time of a training step goes, part by part."""
+"""Where the time of a training step goes, part by part, by torch.profiler."""
 
 from __future__ import annotations
 
 import statistics
-import time
-from collections import defaultdict
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from operator import attrgetter
+from unittest.mock import patch
 
 import torch
+from torch.profiler import profile, record_function
 
 from benchmarks.timing import Row, describe_device, wait_for
+from ovdet.files import temporary_path
 
 PARTS = {
-    # what is called, as seen from a Step (ovdet/benchmark/train.py); no two within each other
+    # a method or a callable attribute, as seen from a Step (benchmarks/train.py); no two within each other
     "pre-processing": "model.preprocess_image",
     "backbone and pyramid": "model.backbone.forward",
     "RPN": "model.proposal_generator.forward",
-    "regions to distil": "model.region_source",
+    "distillation regions": "model.region_source",
     "sampling": "model.roi_heads.label_and_sample_proposals",
     "pooling": "model.roi_heads.box_pooler.forward",
     "box head": "model.roi_heads.box_head.forward",
@@ -28,33 +29,48 @@ PARTS = {
     "backward": "backward",
     "optimizer": "update",
 }
+_STEP = "the whole step"
 
 
 def time_parts(
-    step: Callable[[], object], parts: Mapping[str, str], *, rounds: int, device: torch.device | str
+    step: Callable[[], object],
+    parts: Mapping[str, str],
+    *,
+    rounds: int,
+    device: torch.device | str,
+    trace: str | None = None,
 ) -> list[Row]:
-    """A row for each part of a step, and one for all that is in none of them.
+    """A row for each part of a step, and one for the rest of it; medians over the rounds.
 
     Args:
-        step: has what the parts name, as attributes of attributes; what it lacks is passed over.
-        parts: name -> what is called.
-        rounds: how often the step is taken.
-        device: waited for before and after each part, so that a step takes longer than it would by itself.
+        step: has the parts as attributes of attributes; those that it lacks are passed over.
+        parts: name -> path of a method.
+        rounds: how often the step is taken, after once to warm up.
+        device: waited for after each part, so that a step takes longer than by itself.
+        trace: file for the last step's operators over time, as chrome://tracing and Perfetto read it.
+
+    Raises:
+        InputError: the trace cannot be written.
     """
-    seconds: dict[str, list[float]] = defaultdict(list)
-    for number in range(rounds + 1):
-        taken: dict[str, float] = defaultdict(float)
-        with ExitStack() as stack:
-            for name, path in parts.items():
-                stack.enter_context(_timed(step, path, name, taken, device))
-            wait_for(device)
-            start = time.perf_counter()
-            step()
-            wait_for(device)
-        taken["the rest"] = time.perf_counter() - start - sum(taken.values())
-        if number:  # the first is to warm up
-            for name, value in taken.items():
-                seconds[name].append(value)
+    seconds: list[dict[str, float]] = []
+    with ExitStack() as stack:
+        for name, path in parts.items():
+            stack.enter_context(_labeled(step, path, name, device))
+        for _ in range(rounds + 1):
+            with profile(acc_events=True) as profiler, record_function(_STEP):
+                step()
+                wait_for(device)
+            recorded = {event.key: event.cpu_time_total / 1e6 for event in profiler.key_averages()}
+            taken = {name: recorded[name] for name in parts if name in recorded}
+            seconds.append({**taken, "the rest": recorded[_STEP] - sum(taken.values())})
+    if trace:
+        with temporary_path(trace, ".json") as file:
+            profiler.export_chrome_trace(str(file))
+    return _rows({name: [taken[name] for taken in seconds[1:]] for name in seconds[-1]}, device)
+
+
+def _rows(seconds: Mapping[str, list[float]], device: torch.device | str) -> list[Row]:
+    """Name -> seconds of each round; as rows with shares of the whole."""
     medians = {name: statistics.median(values) for name, values in seconds.items()}
     total = sum(medians.values())
     return [
@@ -69,8 +85,8 @@ def time_parts(
 
 
 @contextmanager
-def _timed(root: object, path: str, name: str, taken: dict[str, float], device: torch.device | str) -> Iterator[None]:
-    """For the time of a `with` block, add up how long calls of one method take."""
+def _labeled(root: object, path: str, name: str, device: torch.device | str) -> Iterator[None]:
+    """Have the profiler record a method's calls under a name, for the time of a `with` block."""
     owner_path, _, method = path.rpartition(".")
     try:
         owner = attrgetter(owner_path)(root) if owner_path else root
@@ -81,20 +97,11 @@ def _timed(root: object, path: str, name: str, taken: dict[str, float], device: 
         yield
         return
 
-    def timed(*arguments: object, **named: object) -> object:
-        wait_for(device)
-        start = time.perf_counter()
-        result = function(*arguments, **named)
-        wait_for(device)
-        taken[name] += time.perf_counter() - start
+    def labeled(*arguments: object, **named: object) -> object:
+        with record_function(name):
+            result = function(*arguments, **named)
+            wait_for(device)
         return result
 
-    own = vars(owner).get(method)
-    setattr(owner, method, timed)
-    try:
+    with patch.object(owner, method, labeled):
         yield
-    finally:
-        if own is None:
-            delattr(owner, method)  # the class's comes to light again
-        else:
-            setattr(owner, method, own)

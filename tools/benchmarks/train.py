@@ -33,6 +33,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--regions", type=int, default=32, metavar="M", help="stored ones of a photo (default: 32)")
     parser.add_argument("--classes", type=int, default=48, metavar="K", help="base classes (default: 48)")
     parser.add_argument("--profile", action="store_true", help="also where ViLD's time goes, part by part")
+    parser.add_argument("--trace", metavar="F.json", help="with --profile: a step's operators over time, for Perfetto")
     parser.add_argument("--device", default="auto", help="cpu, cuda, ... (default: a GPU where there is one)")
 
 
@@ -43,6 +44,8 @@ def run(arguments: argparse.Namespace) -> list[Row]:
             raise InputError(f"expected --{name} of at least 1, got {getattr(arguments, name)}")
     if min(arguments.size) < 1:
         raise InputError(f"expected --size of at least 1 x 1, got {' x '.join(map(str, arguments.size))}")
+    if arguments.trace and not arguments.profile:
+        raise InputError("expected --trace with --profile, got it alone")
     device = choose_device(arguments.device)
     config = load_config(arguments.config_file)
     generator = torch.Generator().manual_seed(0)
@@ -61,8 +64,9 @@ def run(arguments: argparse.Namespace) -> list[Row]:
         rounds=arguments.rounds,
         device=device,
     )
-    parts = time_parts(step, PARTS, rounds=arguments.rounds, device=device) if arguments.profile else []
-    return [row, *parts]
+    if not arguments.profile:
+        return [row]
+    return [row, *time_parts(step, PARTS, rounds=arguments.rounds, device=device, trace=arguments.trace)]
 
 
 def build_closed_set(config: DictConfig, num_classes: int) -> nn.Module:

@@ -7,8 +7,11 @@ from __future__ import annotations
 
 import argparse
 import tempfile
+import threading
+from collections.abc import Callable
 from pathlib import Path
 
+import psutil
 import torch
 import torch.nn.functional as F
 from detectron2.modeling.roi_heads.fast_rcnn import fast_rcnn_inference
@@ -16,13 +19,13 @@ from matplotlib.figure import Figure
 from rich.progress import track
 from torch import Tensor
 
-from benchmarks.memory import peak_memory
 from benchmarks.timing import Row, compare
 from ovdet.class_embeddings import ClassEmbeddings
 from ovdet.device import choose_device
 from ovdet.errors import InputError
 from ovdet.evaluation.plots import figure_png
 from ovdet.files import atomic_write
+from ovdet.memory import give_back_freed_memory
 from ovdet.modeling.large_vocabulary import chunk_size
 from ovdet.modeling.postprocess import TopK, postprocess_image
 from ovdet.modeling.region_detection import build_topk
@@ -143,6 +146,35 @@ class _Photo:
     def detectron2s(self) -> object:
         scores = self.classifier(self.embeddings, self.classes.embeddings).softmax(dim=1)
         return fast_rcnn_inference([self.boxes], [scores], [IMAGE_SIZE], THRESHOLD, NMS_THRESHOLD, DETECTIONS)
+
+
+def peak_memory(function: Callable[[], object]) -> int | None:
+    """Bytes by which the process grows at most while a function runs; None where the system does not tell.
+
+    What is mapped from files is not counted: the system takes it back where memory is short.
+    """
+    process = psutil.Process()
+    if not hasattr(process.memory_info(), "shared"):  # as on Linux
+        return None
+
+    def in_use() -> int:
+        memory = process.memory_info()
+        return memory.rss - memory.shared
+
+    def watch() -> None:
+        while not done.wait(0.001):
+            seen.append(in_use())
+
+    give_back_freed_memory()  # what is used again would not count
+    before, seen, done = in_use(), [], threading.Event()
+    watcher = threading.Thread(target=watch)
+    watcher.start()
+    try:
+        function()
+    finally:
+        done.set()
+        watcher.join()
+    return max([*seen, in_use()]) - before
 
 
 def draw(sizes: list[int], rows: list[Row], path: str) -> None:
