@@ -4,23 +4,24 @@ import logging
 
 import pytest
 import torch
-import torch.nn.functional as F
 from detectron2.config import instantiate
 from torchvision.ops import box_iou
 
+from ovdet.class_embeddings import ClassEmbeddings
 from ovdet.engine.config import load_config
 from ovdet.modeling.acceleration import speed_up
 
 SIZES = ((96, 160), (160, 96), (64, 70), (131, 200))
 
 
-def detect(model, size=(96, 160)):
+NAMES = [f"name {k}" for k in range(20)]
+CLASSES = ClassEmbeddings.of(torch.randn(20, 384, generator=torch.Generator().manual_seed(1)), NAMES)
+
+
+def detect(model, size=(96, 160), classes=CLASSES):
     """-> the instances of a photo of noise."""
-    if not model.class_names:
-        embeddings = F.normalize(torch.randn(20, 384, generator=torch.Generator().manual_seed(1)), dim=1)
-        model.set_vocabulary([f"name {k}" for k in range(20)], embeddings)
     image = torch.randint(0, 256, (3, *size), dtype=torch.uint8, generator=torch.Generator().manual_seed(2))
-    return model([{"image": image, "height": size[0], "width": size[1]}])[0]["instances"]
+    return model([{"image": image, "height": size[0], "width": size[1]}], classes=classes)[0]["instances"]
 
 
 def assert_same_detections(ours, expected):
@@ -106,6 +107,6 @@ def test_half_takes_every_kind_of_image_branch(config, with_bfloat16):
     if "region_source" in node:
         node.region_source = node.roi_heads.distillation = None
     model = speed_up(instantiate(node).eval(), half=True)
-    model.set_vocabulary([f"name {k}" for k in range(20)], torch.eye(20, 384), [k < 10 for k in range(20)])
+    classes = ClassEmbeddings.of(torch.eye(20, 384), NAMES, [k < 10 for k in range(20)])
     with torch.no_grad():
-        assert detect(model).scores.dtype == torch.float32
+        assert detect(model, classes=classes).scores.dtype == torch.float32

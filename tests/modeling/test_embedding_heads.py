@@ -11,6 +11,7 @@ from detectron2.utils.events import EventStorage
 from torchvision.ops import roi_align
 
 from configs.common.components import foreground_fusion, frozen_backbone_branch, iou_head
+from ovdet.class_embeddings import ClassEmbeddings
 from ovdet.imagenet_lite import load_efficientnet_lite_weights
 from ovdet.modeling.backbones.timm_backbone import TimmBackbone
 from ovdet.modeling.embedding_heads import FrozenBackboneBranch
@@ -113,24 +114,24 @@ def distilled(width: int):
 def test_a_detector_is_distilled_into_the_branch_and_detects(build, lite_config, make_inputs, make_unit_rows):
     lite_config.teacher.width = 384  # of the names' embeddings
     model = build(distilled(384))
-    model.set_vocabulary(("a", "b"), make_unit_rows(2, 384))
+    classes = ClassEmbeddings.of(make_unit_rows(2, 384), ("a", "b"))
     branch, body = model.roi_heads.image_branch, model.backbone.bottom_up
     model.train()
     with EventStorage(0):
-        losses = model(make_inputs())
+        losses = model(make_inputs(), classes=classes)
     assert losses["loss_distill"] > 0 and all(torch.isfinite(loss) for loss in losses.values())
     losses["loss_distill"].backward()
     assert branch.names.weight.grad.abs().sum() > 0
-    assert model.roi_heads.box_predictor.projection.linear.weight.grad is None  # the text side is not distilled
+    assert model.roi_heads.box_predictor.projection.linear.weight.grad is None  # the text branch is not distilled
     assert branch.expand.weight.grad.abs().sum() > 0
     assert all(parameter.grad is None for parameter in body.parameters())
 
     model.eval().roi_heads.box_predictor.test_score_thresh = 0.0
     names = [str(i) for i in range(5)]
-    model.set_vocabulary(names, make_unit_rows(5, 384), [True, True, False, False, False])
+    classes = ClassEmbeddings.of(make_unit_rows(5, 384), names, [True, True, False, False, False])
     with torch.no_grad():
-        found = model.inference(make_inputs(), do_postprocess=False)
+        found = model.inference(make_inputs(), classes=classes, do_postprocess=False)
         assert all(len(instances) == 20 for instances in found)
-        branch.names.weight.mul_(-1)  # the image side counts
-        other = model.inference(make_inputs(), do_postprocess=False)
+        branch.names.weight.mul_(-1)  # the image branch counts
+        other = model.inference(make_inputs(), classes=classes, do_postprocess=False)
     assert not torch.allclose(found[0].scores, other[0].scores, rtol=1e-3)

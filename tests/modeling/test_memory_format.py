@@ -4,6 +4,7 @@ import pytest
 import timm
 import torch
 
+from ovdet.class_embeddings import ClassEmbeddings
 from ovdet.memory_format import fast_memory_format
 
 
@@ -28,15 +29,15 @@ def test_a_detector_on_its_device_has_weights_and_photos_in_that_order(
     build, make_inputs, make_unit_rows, monkeypatch, chosen
 ):
     model = build().eval()
-    model.set_vocabulary(("a", "b"), make_unit_rows(2))
-    expected = model(make_inputs(1))[0]["instances"]
+    classes = ClassEmbeddings.of(make_unit_rows(2), ("a", "b"))
+    expected = model(make_inputs(1), classes=classes)[0]["instances"]
     monkeypatch.setattr("ovdet.modeling.detector.fast_memory_format", lambda network, device: chosen)
     assert model.to("cpu") is model
     maps = []
     for part in model.backbone.modules():
         if isinstance(part, torch.nn.Conv2d):
             part.register_forward_hook(lambda part, inputs, output: maps.append(output))
-    found = model(make_inputs(1))[0]["instances"]
+    found = model(make_inputs(1), classes=classes)[0]["instances"]
     torch.testing.assert_close(found.pred_boxes.tensor, expected.pred_boxes.tensor, atol=1e-2, rtol=0)
     torch.testing.assert_close(found.scores, expected.scores, atol=1e-4, rtol=0)
     assert model.preprocess_image(make_inputs(1)).tensor.is_contiguous(memory_format=chosen)

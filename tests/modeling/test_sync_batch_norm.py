@@ -11,6 +11,7 @@ from detectron2.structures import Boxes, Instances, PolygonMasks
 from detectron2.utils.events import EventStorage
 from torch import nn
 
+from ovdet.class_embeddings import ClassEmbeddings
 from ovdet.engine.config import load_config
 from ovdet.modeling.sync_batch_norm import sync_batch_norm
 
@@ -127,9 +128,7 @@ def large_model():
     config.model.roi_heads.batch_size_per_image = 8
     config.model.proposal_generator.update(pre_nms_topk=(50, 50), post_nms_topk=(20, 20))
     torch.manual_seed(0)
-    model = instantiate(config.model)
-    model.set_vocabulary(("cat", "dog"), F.normalize(torch.randn(2, 512), dim=1), (True, True))
-    return model.train()
+    return instantiate(config.model).train()
 
 
 @pytest.mark.parametrize(
@@ -144,9 +143,10 @@ def test_photos_without_objects_or_regions_train(large_model, objects, regions, 
     of_store.proposal_boxes = Boxes(torch.tensor([[5.0, 5, 50, 50]]).repeat(regions, 1))
     of_store.teacher_embeddings = F.normalize(torch.randn(regions, 512), dim=1)
     image = torch.randint(0, 256, (3, 128, 128), dtype=torch.uint8)
+    classes = ClassEmbeddings.of(torch.randn(2, 512), ("cat", "dog"), (True, True))
     large_model.zero_grad()
     with EventStorage(0):
-        losses = large_model([{"image": image, "instances": instances, "regions": of_store}])
+        losses = large_model([{"image": image, "instances": instances, "regions": of_store}], classes=classes)
     assert {name for name in ("loss_mask", "loss_distill") if losses[name] == 0} == zero
     sum(losses.values()).backward()
     gradients = {name: parameter.grad for name, parameter in large_model.named_parameters()}

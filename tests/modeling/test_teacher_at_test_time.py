@@ -9,10 +9,12 @@ from detectron2.structures import Boxes, Instances
 
 from configs.common import methods
 from configs.common.components import iou_head
+from ovdet.class_embeddings import ClassEmbeddings
 
 SIZE = (64, 96)  # height, width
 NAMES = 16  # as many as the width of the space: a name for each direction
 IS_BASE = torch.arange(NAMES) % 2 == 0
+CLASSES = ClassEmbeddings.of(torch.eye(NAMES), [str(number) for number in range(NAMES)], IS_BASE)
 
 
 def embed_places(photo: torch.Tensor, boxes: torch.Tensor) -> torch.Tensor:
@@ -44,7 +46,6 @@ def detector(method, build):
     torch.nn.init.normal_(heads.iou_head.linear.weight)  # the order of proposals is not that of their objectness
     torch.nn.init.normal_(heads.box_predictor.bbox_pred.weight, std=0.05)
     heads.box_predictor.test_topk_per_image = 200
-    model.set_vocabulary([str(number) for number in range(NAMES)], torch.eye(NAMES), IS_BASE)
     ask = heads.region_teacher
 
     def spy_text(module, inputs, embeddings):
@@ -63,7 +64,7 @@ def detector(method, build):
 @torch.no_grad()
 def test_each_detection_scores_as_its_own_box(method, detector, make_inputs):
     model, seen = detector
-    (found,) = model.inference(make_inputs(1, height=SIZE[0], width=SIZE[1]), do_postprocess=False)
+    (found,) = model.inference(make_inputs(1, height=SIZE[0], width=SIZE[1]), classes=CLASSES, do_postprocess=False)
     assert not torch.equal(seen.keep, seen.keep.sort().values)
     boxes, classes = found.pred_boxes.tensor, found.pred_classes
     same = (boxes[:, None] == seen.boxes).all(2)  # (detections, regions)
@@ -73,7 +74,11 @@ def test_each_detection_scores_as_its_own_box(method, detector, make_inputs):
     if method == "rcnn_style":
         expected = (image * seen.logits[region].sigmoid()) ** 0.5
     else:
-        text = model.roi_heads.box_predictor.classifier(seen.text[region]).softmax(1).gather(1, classes[:, None])[:, 0]
+        text = (
+            model.roi_heads.box_predictor.classifier(seen.text[region], CLASSES.embeddings)
+            .softmax(1)
+            .gather(1, classes[:, None])[:, 0]
+        )
         share = torch.where(IS_BASE, 2 / 3, 1 / 3)[classes]
         expected = text**share * image ** (1 - share)
     torch.testing.assert_close(found.scores, expected, rtol=1e-4, atol=1e-6)
@@ -91,6 +96,6 @@ def test_boxes_that_are_one_within_the_photo_are_asked_about_once(detector, make
     )
     proposals.objectness_logits = torch.zeros(4)
     features = model.backbone(model.preprocess_image([inputs]).tensor)
-    heads(None, features, [proposals], photos=[inputs["image"]])
+    heads(None, features, [proposals], classes=CLASSES, photos=[inputs["image"]])
     asked = seen.boxes[seen.keep]
     assert sorted(asked.tolist()) == [[0, 0, 40, 40], [50, 20, 90, 60]] and len(seen.embeddings) == 2
