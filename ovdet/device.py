@@ -5,8 +5,10 @@ from __future__ import annotations
 import torch
 
 from ovdet.errors import InputError
+from ovdet.packable import packable
 
 
+@packable
 def choose_device(name: str = "auto") -> torch.device:
     """ "auto" -> a GPU where there is one, else the CPU; anything else as torch reads it.
 

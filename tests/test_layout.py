@@ -25,7 +25,7 @@ ALLOWED = {
     "engine": ("data", "evaluation", "modeling", "objectives", "teachers.embedding_space", "text"),
     "engine.config": (),
     "engine.options": (),
-    "hub": ("data.mapper", "engine", "modeling", "text"),
+    "hub": ("data.mapper", "engine", "modeling", "teachers", "text"),
     "regions": ("data", "engine.checkpoint", "engine.config", "hub", "teachers", "text"),
     "regions.plan": ("data.coco",),
     "regions.shard": (),

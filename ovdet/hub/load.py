@@ -1,4 +1,4 @@
-"""A trained detector from its config and checkpoint, without what only trains it."""
+"""Building a trained detector from its config and checkpoint, without the parts that only train it."""
 
 from __future__ import annotations
 
@@ -39,14 +39,20 @@ def find_weights(config: DictConfig, weights: str = "") -> str:
 def without_training(config: DictConfig) -> DictConfig:
     """A copy whose model has only parts that detect: a teacher of its training is not even loaded."""
     config = deepcopy(config)
-    for part, key in ((config.model, "region_source"), (config.model.roi_heads, "distillation")):
+    heads = config.model.roi_heads
+    training = (
+        (config.model, "region_source"),
+        (heads, "distillation"),
+        (heads.get("box_predictor", {}), "class_weights"),
+    )
+    for part, key in training:
         if key in part:
             part[key] = None
     return config
 
 
 def load_detector(config: DictConfig, weights: str = "") -> tuple[nn.Module, NameEmbedder, dict[str, Any]]:
-    """A trained detector, ready for a vocabulary, in evaluation mode.
+    """A trained detector in evaluation mode, and the embedder of class names that goes with it.
 
     Args:
         config: as for do_train.
@@ -62,10 +68,10 @@ def load_detector(config: DictConfig, weights: str = "") -> tuple[nn.Module, Nam
     model = instantiate(without_training(config).model).to(build_options(config).torch_device())
     embed_names = instantiate(config.name_embedder)
     header = SafeCheckpointer(model, header=text_space(config, embed_names)).load_weights(weights)
-    expected, came = getattr(model, "training_classes", None), header.get("training_classes")
-    if expected is not None and came is not None and list(expected) != list(came):
+    expected, actual = getattr(model, "training_classes", None), header.get("training_classes")
+    if expected is not None and actual is not None and list(expected) != list(actual):
         raise InputError(
             f"expected a classifier of the training set's {len(expected)} classes in their order, "
-            f"got one of {len(came)} others in {weights}"
+            f"got one of {len(actual)} others in {weights}"
         )
     return model.eval(), embed_names, header

@@ -17,12 +17,14 @@ from torch import Tensor, nn
 
 from ovdet.class_embeddings import ClassEmbeddings
 from ovdet.modeling.scoring import dot_logits
+from ovdet.packable import packable
 
 _BUFFERS = ("embeddings", "definitions")
 _NAMES_AT_ONCE = 128  # beside a million classes half a gigabyte
 _NOTHING = -1e4  # a logit whose exponential is 0, and yet a number
 
 
+@packable
 class BackgroundNames(nn.Module):
     """Embeddings of background names, and which of them are active: unlike all asked classes.
 

@@ -17,10 +17,12 @@ from torch import Tensor
 
 from ovdet.modeling.embedding_heads import RegionProjection
 from ovdet.modeling.text_classifier import SigmoidTextClassifier, TextClassifier
+from ovdet.packable import packable
 
 BACKGROUND = 2**31 - 1  # label of regions without an object, whatever the number of classes
 
 
+@packable
 class OpenVocabBoxPredictor(FastRCNNOutputLayers):
     """Class-agnostic boxes from region features, class logits from their projection into the text space.
 
@@ -77,6 +79,7 @@ class OpenVocabBoxPredictor(FastRCNNOutputLayers):
         return cross_entropy(logits, labels, reduction="mean")
 
 
+@packable
 class FederatedBoxPredictor(OpenVocabBoxPredictor):
     """Sigmoid scores and the federated loss of LVIS (arXiv:1908.03195): a step punishes some absent classes, not all.
 

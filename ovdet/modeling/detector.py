@@ -14,10 +14,12 @@ from torch import Tensor
 from ovdet.class_embeddings import ClassEmbeddings
 from ovdet.errors import InputError
 from ovdet.memory_format import fast_memory_format
+from ovdet.packable import packable
 
 warnings.filterwarnings("ignore", message="torch.meshgrid: in an upcoming release")  # detectron2's anchors
 
 
+@packable
 class OpenVocabRCNN(GeneralizedRCNN):
     """GeneralizedRCNN that is asked for classes with every call: `model(inputs, classes=classes)`."""
 
@@ -100,6 +102,7 @@ class OpenVocabRCNN(GeneralizedRCNN):
         return image.flip(0) if self.input_format == "BGR" else image
 
 
+@packable
 class ClosedSetRCNN(GeneralizedRCNN):
     """The supervised baseline: a linear classifier over the classes it was trained on, judged on any vocabulary.
 

@@ -13,6 +13,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torchvision.ops import roi_align
 
+from ovdet.packable import packable
+
 _SAMPLES = 4  # a side, of a region
 
 
@@ -30,6 +32,7 @@ class RegionProjection(nn.Module):
         return F.normalize(self.linear(features.flatten(1)).float(), dim=1)
 
 
+@packable
 class ImageBranch(nn.Module):
     """ViLD-ensemble's second branch: a box head and a projection of its own, trained by distillation alone.
 
@@ -61,6 +64,7 @@ class ImageBranch(nn.Module):
         return self.projection(self.box_head(pooled))
 
 
+@packable
 class FrozenBackboneBranch(nn.Module):
     """F-VLM's branch (arXiv:2209.15639): the image classifier's own last layers on each region of its last map.
 

@@ -17,9 +17,12 @@ from detectron2.structures import Instances
 from detectron2.structures.boxes import matched_pairwise_iou
 from torch import Tensor, nn
 
+from ovdet.packable import packable
+
 LEAST_OVERLAP = 0.3  # a box below it is on no annotated object, perhaps on another one
 
 
+@packable
 class IoUHead(nn.Module):
     """Predicts the IoU of each proposal with its object."""
 

@@ -18,8 +18,10 @@ from detectron2.structures import Boxes
 from torch import Tensor
 
 from ovdet.errors import InputError
+from ovdet.packable import packable
 
 
+@packable
 class RegionPooler(ROIPooler):
     """detectron2's ROIPooler with ROIAlignV2: the same to rounding on CPUs, that itself elsewhere."""
 

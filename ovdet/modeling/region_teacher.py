@@ -9,8 +9,10 @@ from torch import Tensor
 
 from ovdet.modeling.nms import select_regions
 from ovdet.modeling.region_sources import RegionEmbedderFunction
+from ovdet.packable import packable
 
 
+@packable
 class RegionTeacher:
     """Which regions it sees, and what it says of them. No module: its weights never enter a checkpoint."""
 

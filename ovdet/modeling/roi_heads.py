@@ -29,8 +29,10 @@ from ovdet.modeling.region_detection import detect, pool
 from ovdet.modeling.region_teacher import RegionTeacher
 from ovdet.modeling.score_fusion import ScoreFusion
 from ovdet.modeling.scoring import MAX_DENSE_ROWS
+from ovdet.packable import packable
 
 
+@packable
 class OpenVocabROIHeads(StandardROIHeads):
     """detectron2's StandardROIHeads with classes as an argument, a distillation loss and score fusion.
 

@@ -20,6 +20,7 @@ import torch
 from torch import Tensor
 
 from ovdet.errors import InputError
+from ovdet.packable import packable
 
 _MIN_AREA = 1e-4  # of an image: a box of 3 x 3 pixels on 300 x 300
 
@@ -107,6 +108,7 @@ class ScoreFusion:
         return log_scores + exponents.area * terms.area if self.needs_area else log_scores
 
 
+@packable
 class TextScores(ScoreFusion):
     """The text branch alone: ViLD-text and ViLD."""
 
@@ -120,6 +122,7 @@ class TextScores(ScoreFusion):
         return Exponents(1.0)
 
 
+@packable
 class ImageScores(ScoreFusion):
     """The image branch alone: ViLD-image, and the teacher on crops. It knows no background, so objectness joins in."""
 
@@ -133,6 +136,7 @@ class ImageScores(ScoreFusion):
         return Exponents(0.0)
 
 
+@packable
 class GeometricScores(ScoreFusion):
     """Geometric mean of text and image branch: ViLD-ensemble, and ViLD-text + teacher on crops."""
 

@@ -7,6 +7,8 @@ from collections.abc import Callable
 from detectron2.layers.batch_norm import NaiveSyncBatchNorm
 from torch import Tensor, nn
 
+from ovdet.packable import packable
+
 
 class SyncBatchNorm(NaiveSyncBatchNorm):
     """detectron2's, each GPU counting as much as it has inputs, in float32 whatever autocast makes of them.
@@ -22,6 +24,7 @@ class SyncBatchNorm(NaiveSyncBatchNorm):
         return super().forward(input.float()).to(input.dtype)
 
 
+@packable
 def sync_batch_norm() -> Callable[[int], nn.Module]:
     """For a config's `conv_norm`, which takes a name or what makes a norm for a number of channels."""
     return SyncBatchNorm

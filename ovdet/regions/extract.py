@@ -80,7 +80,7 @@ def _begin(folder: Path, job: ExtractJob, *, resume: bool) -> None:
 
 
 def run_here(config: DictConfig, job: ExtractJob, folder: Path, shards: Shards, processes: int) -> None:
-    """Extract with this process, or several of this machine: each has its share of the shards, and a GPU if there are any.
+    """Extract with this process, or with several of this machine, each with a GPU of its own where there are any.
 
     Raises:
         InputError: more processes than GPUs, or the store cannot be written to.

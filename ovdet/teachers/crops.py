@@ -15,6 +15,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from ovdet.errors import InputError
+from ovdet.packable import packable
 from ovdet.teachers.base import Teacher, plain_inference
 from ovdet.teachers.bicubic import resize_regions
 
@@ -120,6 +121,7 @@ def embed_region_batch(
     return list(result.clone().split(counts))
 
 
+@packable
 class RegionEmbedder:
     """A teacher and the scales at which it looks at regions. No module: its weights never enter a checkpoint."""
 

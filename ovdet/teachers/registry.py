@@ -5,6 +5,7 @@ from __future__ import annotations
 import torch
 
 from ovdet.errors import InputError
+from ovdet.packable import packable
 from ovdet.teachers.base import Teacher
 
 CHOICES = (
@@ -12,6 +13,7 @@ CHOICES = (
 )
 
 
+@packable
 def load_teacher(name: str, device: str | torch.device = "cpu") -> Teacher:
     """A teacher by its name.
 

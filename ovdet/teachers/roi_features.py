@@ -17,6 +17,7 @@ from torch import Tensor
 from torchvision.ops import roi_align
 
 from ovdet.errors import InputError
+from ovdet.packable import packable
 from ovdet.teachers.base import plain_inference
 from ovdet.teachers.conse import ConseTeacher
 from ovdet.teachers.crops import normalize_crops
@@ -28,6 +29,7 @@ _SAMPLES = 4  # a side, of a region
 _SHORT_SIDES = (448, 640)
 
 
+@packable
 class RoIFeatureEmbedder:
     """`conse` on whole photos, by EfficientNet-Lite0. No module: its weights never enter a checkpoint."""
 
@@ -77,6 +79,7 @@ class RoIFeatureEmbedder:
         return self.teacher.embed_features(regions)
 
 
+@packable
 class EnsembleEmbedder:
     """Several ways to look at a region, their embeddings added and brought to unit norm."""
 

@@ -9,7 +9,10 @@ from detectron2.modeling import Backbone
 from detectron2.modeling.backbone import FPN
 from torch import Tensor
 
+from ovdet.packable import packable
 
+
+@packable
 class FPNWithBackboneFeatures(Backbone):
     """The pyramid's maps ("p3", "p4", ...) and those of the backbone below it ("stride8", ...)."""
 

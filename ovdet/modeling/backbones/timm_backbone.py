@@ -13,8 +13,10 @@ from torch import Tensor, nn
 from ovdet.errors import InputError
 from ovdet.imagenet_lite import fold_batch_norms
 from ovdet.modeling.backbones.same_padding import pad_evenly
+from ovdet.packable import packable
 
 
+@packable
 class TimmBackbone(Backbone):
     """Feature maps of a timm model, named by their stride: "stride4", "stride8", ..."""
 

@@ -1,0 +1,148 @@
+"""A detector's parts as plain data, so that a model folder runs no code: only parts that may be named are looked up."""
+
+from __future__ import annotations
+
+import dataclasses
+import importlib
+from collections.abc import Iterator
+from typing import Any
+
+import torch
+from detectron2.config import instantiate
+from detectron2.config.instantiate import locate
+from detectron2.layers import ShapeSpec
+from detectron2.modeling.anchor_generator import DefaultAnchorGenerator
+from detectron2.modeling.backbone import FPN, BasicStem, ResNet
+from detectron2.modeling.backbone.fpn import LastLevelMaxPool
+from detectron2.modeling.box_regression import Box2BoxTransform
+from detectron2.modeling.matcher import Matcher
+from detectron2.modeling.poolers import ROIPooler
+from detectron2.modeling.proposal_generator import RPN, StandardRPNHead
+from detectron2.modeling.roi_heads import (
+    FastRCNNConvFCHead,
+    FastRCNNOutputLayers,
+    MaskRCNNConvUpsampleHead,
+    StandardROIHeads,
+)
+from detectron2.utils.registry import _convert_target_to_string
+from omegaconf import DictConfig, OmegaConf
+
+from ovdet.errors import InputError, first_line
+from ovdet.modeling.detector import ClosedSetRCNN, OpenVocabRCNN
+from ovdet.packable import is_packable
+from ovdet.teachers.registry import load_teacher
+
+# detectron2's parts cannot mark themselves
+DETECTRON2 = {
+    _convert_target_to_string(part)
+    for part in (
+        *(BasicStem, Box2BoxTransform, DefaultAnchorGenerator, FPN, FastRCNNConvFCHead, FastRCNNOutputLayers),
+        *(LastLevelMaxPool, Matcher, MaskRCNNConvUpsampleHead, ROIPooler, RPN, ResNet, ResNet.make_default_stages),
+        *(ShapeSpec, StandardROIHeads, StandardRPNHead),
+    )
+}
+PLACES = ("ovdet.device", "ovdet.modeling", "ovdet.objectives", "ovdet.teachers")  # where marked parts are looked for
+DEVICE = "${train.device}"  # the one text that is resolved where a folder is opened
+DETECTORS = (OpenVocabRCNN, ClosedSetRCNN)
+
+
+def part_name(part: Any) -> str:
+    """The dotted name of a class or function."""
+    if part.__module__.startswith("ovdet."):
+        return f"{part.__module__}.{part.__qualname__}"
+    return _convert_target_to_string(part)
+
+
+def may_be_named(name: Any) -> bool:
+    """Whether a model folder may name this part; no module is imported for it outside of PLACES."""
+    if not isinstance(name, str) or not name.replace(".", "").isidentifier():
+        return False
+    if name in DETECTRON2:
+        return True
+    module, _, attribute = name.rpartition(".")
+    if not any(f"{module}.".startswith(f"{place}.") for place in PLACES):
+        return False
+    try:
+        return is_packable(getattr(importlib.import_module(module), attribute, None))
+    except ImportError:
+        return False
+
+
+def to_data(node: Any, key: str = "model") -> Any:
+    """A config node as json has it: parts by their names; loaders of initial weights left out.
+
+    Raises:
+        InputError: a value that json does not have.
+    """
+    if OmegaConf.is_dict(node):
+        data = {name: _entry_to_data(node, name) for name in node}
+        kind = OmegaConf.get_type(node)
+        if dataclasses.is_dataclass(kind):  # ShapeSpec is one
+            data["_target_"] = part_name(kind)
+        return data
+    if OmegaConf.is_list(node):
+        return [to_data(value, key) for value in node]
+    if key == "_target_":
+        return part_name(locate(node) if isinstance(node, str) else node)
+    if isinstance(node, (str, int, float, type(None))):
+        return node
+    raise InputError(f"expected values that a model folder can hold, got {node!r} for {key}")
+
+
+def _entry_to_data(node: DictConfig, key: str) -> Any:
+    if OmegaConf.is_interpolation(node, key) and node._get_node(key)._value() == DEVICE:
+        return DEVICE
+    if key == "weights" and OmegaConf.is_dict(node[key]):
+        return None
+    return to_data(node[key], key)
+
+
+def check_parts(content: Any, where: str) -> None:
+    """Refuse what would be looked up anywhere else than among the parts that may be named.
+
+    Raises:
+        InputError: another part, or a text that is to be resolved.
+    """
+    for key, value in _leaves(content):
+        if key == "_target_" and not may_be_named(value):
+            raise InputError(f"expected parts of a detector that a model folder may name, got {value!r} in {where}")
+        if isinstance(value, str) and "${" in value and value != DEVICE:
+            raise InputError(f"expected plain values, got {value!r} for {key} in {where}")
+
+
+def _leaves(content: Any, key: str = "") -> Iterator[tuple[str, Any]]:
+    """All plain values with the nearest key above them."""
+    if isinstance(content, dict):
+        for name, value in content.items():
+            yield from _leaves(value, name)
+    elif isinstance(content, list):
+        for value in content:
+            yield from _leaves(value, key)
+    else:
+        yield key, content
+
+
+def check_build(model: dict[str, Any], where: str) -> None:
+    """Refuse what no detector can be built of; no weight is drawn or read, and no teacher loaded.
+
+    Raises:
+        InputError: the model is another part than a detector, or its parts do not take what they are given.
+    """
+    names = [part_name(detector) for detector in DETECTORS]
+    if model["_target_"] not in names:
+        raise InputError(f"expected a model out of {', '.join(names)}, got {model['_target_']!r} in {where}")
+    try:
+        with torch.device("meta"):
+            instantiate(OmegaConf.create({"model": _without_teachers(model), "train": {"device": "cpu"}}).model)
+    except Exception as error:  # whatever comes of values that no part expects
+        raise InputError(f"expected a detector's parts in {where}, they do not fit: {first_line(error)}") from error
+
+
+def _without_teachers(content: Any) -> Any:
+    if isinstance(content, list):
+        return [_without_teachers(value) for value in content]
+    if not isinstance(content, dict):
+        return content
+    if content.get("_target_") == part_name(load_teacher):
+        return None
+    return {key: _without_teachers(value) for key, value in content.items()}
