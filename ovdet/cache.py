@@ -1,4 +1,4 @@
-"""Embeddings kept in the user's cache: what takes a text encoder seconds is read in milliseconds the next time.
+"""Text embeddings in the user's cache folder, so that a text encoder runs once.
 
 Shape letters: K names, D embedding width.
 """

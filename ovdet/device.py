@@ -1,4 +1,4 @@
-"""Devices by name: the one parser."""
+"""Devices by name."""
 
 from __future__ import annotations
 

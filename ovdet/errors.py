@@ -17,7 +17,7 @@ from ovdet.memory import reuse_freed_memory
 
 
 class InputError(ValueError):
-    """The user's input does not fit. The message is one line: what was expected, and what came."""
+    """An error that the user can put right. The message is one line: what was expected, and what was given."""
 
 
 def command(main: Callable[..., None]) -> Callable[..., None]:

@@ -1,4 +1,4 @@
-"""Files that are whole or not there."""
+"""Atomic writes: a file is there as a whole or not at all."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from ovdet.errors import InputError
 
 
 def require_path(path: str) -> str:
-    """The same path: an empty one, of a variable that was not set, would be the present folder.
+    """Refuse an empty path, as of a variable that was not set: it would be the present folder.
 
     Raises:
         InputError: it is empty.
@@ -26,7 +26,7 @@ def require_path(path: str) -> str:
 
 
 def atomic_write(path: str | Path, content: bytes) -> None:
-    """Write a file under a temporary name beside it, then rename it: a reader never meets half of it.
+    """Write a file atomically: under a temporary name beside it, which is then renamed.
 
     Raises:
         InputError: the place cannot be written to.

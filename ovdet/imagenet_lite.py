@@ -55,11 +55,11 @@ def load_efficientnet_lite_weights(variant: int) -> dict[str, Tensor]:
     except (OSError, RuntimeError, EOFError, pickle.UnpicklingError) as error:
         raise InputError(f"expected PyTorch weights, got a file that cannot be read: {path}") from error
     with torch.device("meta"):
-        wanted = timm.create_model(timm_name(variant), pretrained=False).state_dict()
+        expected = timm.create_model(timm_name(variant), pretrained=False).state_dict()
     shapes = [value.shape for value in weights.values()]
-    if shapes != [value.shape for value in wanted.values()]:
+    if shapes != [value.shape for value in expected.values()]:
         raise InputError(f"expected the weights of EfficientNet-Lite{variant}, got those of another model: {path}")
-    return dict(zip(wanted, weights.values(), strict=True))
+    return dict(zip(expected, weights.values(), strict=True))
 
 
 def fold_batch_norms(model: nn.Module) -> None:

@@ -1,4 +1,4 @@
-"""Memory on CPUs: keep what was freed for the next allocation."""
+"""Settings of glibc's malloc: freed memory is kept for the next allocation."""
 
 from __future__ import annotations
 

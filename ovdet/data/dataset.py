@@ -69,8 +69,8 @@ def load_coco_subsets(
     _check_subsets(subsets)
     coco = read_coco_json(json_file, progress=comm.is_main_process())
     names_by_subset = _assign_subsets(coco, split)
-    wanted = {name for subset in subsets for name in names_by_subset[subset]}
-    category_ids = [category_id for category_id, name in coco.names.items() if name in wanted]
+    asked = {name for subset in subsets for name in names_by_subset[subset]}
+    category_ids = [category_id for category_id, name in coco.names.items() if name in asked]
     if not category_ids:
         raise InputError(f"expected classes in the subsets {', '.join(subsets)} of {json_file}, there are none")
     to_contiguous = {category_id: index for index, category_id in enumerate(category_ids)}

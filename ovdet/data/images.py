@@ -45,8 +45,8 @@ def find_images(path: str | Path) -> list[Path]:
     others = [file.name for file in files if file.suffix.lower() not in SUFFIXES | NO_PHOTOS]
     more = f" and {len(others) - 3} more" if others[3:] else ""
     if not images:
-        came = f"{', '.join(others[:3])}{more}" if others else "none (folders in it are not looked into)"
-        raise InputError(f"expected images ({', '.join(sorted(SUFFIXES))}) in {path}, got {came}")
+        actual = f"{', '.join(others[:3])}{more}" if others else "none (folders in it are not looked into)"
+        raise InputError(f"expected images ({', '.join(sorted(SUFFIXES))}) in {path}, got {actual}")
     if others:
         logger.warning("left out, as no image that can be read: %s%s", ", ".join(others[:3]), more)
     return images
@@ -95,8 +95,8 @@ def check_aspect(height: int, width: int, photo: str = "") -> None:
         InputError: it is empty or far too thin.
     """
     if min(height, width) < 1 or max(height, width) > MAX_ASPECT * min(height, width):
-        came = f"{width} x {height} pixels" + (f" in {photo}" if photo else "")
-        raise InputError(f"expected a photo with sides of at most {MAX_ASPECT} to 1, got {came}")
+        size = f"{width} x {height} pixels" + (f" in {photo}" if photo else "")
+        raise InputError(f"expected a photo with sides of at most {MAX_ASPECT} to 1, got {size}")
 
 
 def _check_file(path: Path) -> None:

@@ -205,8 +205,8 @@ def build_synthetic(
         InputError: `root` holds something else, or a dataset drawn with other arguments, or cannot be written to.
     """
     root = Path(root)
-    wanted = {"num_train": num_train, "num_val": num_val, "seed": seed, "size": list(size)}
-    if _holds_dataset(root, wanted):
+    expected = {"num_train": num_train, "num_val": num_val, "seed": seed, "size": list(size)}
+    if _holds_dataset(root, expected):
         return root
     try:
         root.parent.mkdir(parents=True, exist_ok=True)
@@ -218,23 +218,23 @@ def build_synthetic(
         finally:
             shutil.rmtree(temporary, ignore_errors=True)
     except OSError as error:
-        if not _holds_dataset(root, wanted):  # another process may have been faster
+        if not _holds_dataset(root, expected):  # another process may have been faster
             raise InputError(
                 f"expected a place to write a drawn dataset to, got {root}: {error.strerror or error}"
             ) from error
     return root
 
 
-def _holds_dataset(root: Path, wanted: dict[str, Any]) -> bool:
-    """Whether `root` holds the wanted dataset; False where there is nothing, InputError where something else is."""
+def _holds_dataset(root: Path, expected: dict[str, Any]) -> bool:
+    """Whether `root` holds the expected dataset; False where there is nothing, InputError where something else is."""
     if not root.exists() or (root.is_dir() and not any(root.iterdir())):
         return False
     if not all((root / name).is_file() for name in FILES):
         raise InputError(f"expected {root} to be absent, empty or a drawn dataset; it holds something else")
     try:
-        came = json.loads((root / FILES[0]).read_text())["info"]["parameters"]
+        actual = json.loads((root / FILES[0]).read_text())["info"]["parameters"]
     except (ValueError, KeyError, TypeError):
-        came = None
-    if came != wanted:
-        raise InputError(f"expected a dataset drawn with {wanted} in {root}, got {came}; choose another folder")
+        actual = None
+    if actual != expected:
+        raise InputError(f"expected a dataset drawn with {expected} in {root}, got {actual}; choose another folder")
     return True

@@ -1,4 +1,4 @@
-"""Checkpoints that are read without running code from them, written whole, and refused where they do not fit."""
+"""Checkpoints: read without running code from them, written atomically, refused where they do not fit the model."""
 
 from __future__ import annotations
 
@@ -74,7 +74,7 @@ def read_checkpoint(path: str) -> dict[str, Any]:
 
 
 def text_space(config: DictConfig, embed_names: NameEmbedder) -> dict[str, Any]:
-    """What a checkpoint's header says of the space that its regions live in."""
+    """A checkpoint header's teacher, embedding width and fingerprint."""
     return {
         "teacher": config.teacher.name,
         "width": config.teacher.width,
@@ -83,7 +83,7 @@ def text_space(config: DictConfig, embed_names: NameEmbedder) -> dict[str, Any]:
 
 
 def known_classes(header: Mapping[str, Any]) -> list[str] | None:
-    """All classes whose boxes weights have seen, those of the weights before them too; None where they do not say.
+    """The classes that weights, and those they began from, were trained on; None if the header does not say.
 
     Args:
         header: of their checkpoint.
@@ -93,7 +93,7 @@ def known_classes(header: Mapping[str, Any]) -> list[str] | None:
 
 
 def classes_of_both(first: Sequence[str] | None, second: Sequence[str] | None) -> list[str]:
-    """What weights know that were trained on the `second` and begun from others that know the `first`, each once."""
+    """The classes that weights have seen in both trainings, each once, those of the second training first."""
     return list(dict.fromkeys([*(second or ()), *(first or ())]))
 
 
@@ -134,7 +134,7 @@ def find_parts(model: nn.Module, names: Sequence[str], option: str) -> list[nn.M
 
 
 class SafeCheckpointer(DetectionCheckpointer):
-    """detectron2's checkpointer with safe reading, whole writes and a header."""
+    """detectron2's checkpointer with safe reading, atomic writes and a header."""
 
     def __init__(
         self, model: nn.Module, save_dir: str = "", *, header: dict[str, Any] | None = None, **checkpointables
@@ -151,7 +151,7 @@ class SafeCheckpointer(DetectionCheckpointer):
         self.header = header or {}
 
     def save(self, name: str, **extra: Any) -> None:
-        """Write `name`.pth, whole or not at all.
+        """Write `name`.pth atomically.
 
         Raises:
             InputError: the folder cannot be written to, or is full.
@@ -161,7 +161,7 @@ class SafeCheckpointer(DetectionCheckpointer):
         content = {"model": self.model.state_dict(), HEADER: self.header, **extra}
         content.update({key: part.state_dict() for key, part in self.checkpointables.items()})
         target = os.path.join(self.save_dir, f"{name}.pth")
-        _save_whole(content, target)
+        _save_atomically(content, target)
         self.logger.info("saved %s", target)
         self.tag_last_checkpoint(f"{name}.pth")
 
@@ -236,10 +236,10 @@ class SafeCheckpointer(DetectionCheckpointer):
 
     def _load_file(self, filename: str) -> dict[str, Any]:
         content = read_checkpoint(filename)
-        theirs = content[HEADER]
-        if key := space_difference(self.header, theirs):
+        stored = content[HEADER]
+        if key := space_difference(self.header, stored):
             raise InputError(
-                f"expected a checkpoint for {key} {self.header[key]!r}, got {key} {theirs[key]!r} in {filename}"
+                f"expected a checkpoint for {key} {self.header[key]!r}, got {key} {stored[key]!r} in {filename}"
             )
         return content
 
@@ -248,8 +248,8 @@ class SafeCheckpointer(DetectionCheckpointer):
         checkpoint["model"] = {key: value for key, value in weights.items() if key.startswith(self._parts)}
         incompatible = super()._load_model(checkpoint)
         if incompatible.incorrect_shapes:
-            key, came, expected = incompatible.incorrect_shapes[0]
-            raise InputError(f"expected a checkpoint of this model, {key} has shape {came} where {expected} is needed")
+            key, actual, expected = incompatible.incorrect_shapes[0]
+            raise InputError(f"expected a checkpoint of this model with {key} of shape {expected}, got shape {actual}")
         missing = [key for key in incompatible.missing_keys if key.startswith(self._parts)]
         if missing and self._complete:
             raise InputError(f"expected a checkpoint of this model, it lacks {missing[0]} (+{len(missing) - 1} more)")
@@ -257,9 +257,10 @@ class SafeCheckpointer(DetectionCheckpointer):
 
 
 def average_checkpoints(before: str, after: str, share: float, output: str | Path) -> None:
-    """Write `(1 - share) * before + share * after`, entry by entry, with the header of `after`, and what both know.
+    """Interpolate two checkpoints (WiSE-FT, arXiv:2109.01903) and write `(1 - share) * before + share * after`.
 
-    Entries that `before` lacks, and whole numbers, are those of `after`.
+    The header is that of `after`, with the classes that either has seen. Entries that `before` lacks, and integers, are
+    those of `after`.
 
     Args:
         before: a checkpoint, see read_checkpoint.
@@ -286,10 +287,10 @@ def average_checkpoints(before: str, after: str, share: float, output: str | Pat
     header = dict(second[HEADER])
     if known := classes_of_both(known_classes(first[HEADER]), known_classes(header)):
         header["known_classes"] = known
-    _save_whole({"model": model, HEADER: header}, output)
+    _save_atomically({"model": model, HEADER: header}, output)
 
 
-def _save_whole(content: dict[str, Any], path: str | Path) -> None:
+def _save_atomically(content: dict[str, Any], path: str | Path) -> None:
     try:
         with atomic_writer(path) as stream:
             torch.save(content, stream)

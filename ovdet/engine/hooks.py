@@ -1,4 +1,4 @@
-"""Pieces of a training loop that detectron2 lacks."""
+"""Training hooks: gradient clipping, keeping the last checkpoints, autocast."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from torch import nn
 
 
 class GradientClipping(HookBase):
-    """Scales the gradient down to a norm, between backward and step."""
+    """Clips the gradient's norm before each optimizer step, and logs it."""
 
     def __init__(self, max_norm: float) -> None:
         self.max_norm = max_norm
@@ -26,7 +26,7 @@ class GradientClipping(HookBase):
 
 
 class KeepLastCheckpoints(PeriodicCheckpointer):
-    """detectron2's, which counts those of the run before it was resumed too: as many are kept as the user said."""
+    """detectron2's PeriodicCheckpointer; `max_to_keep` counts the checkpoints from before a resume too."""
 
     def before_train(self) -> None:
         super().before_train()
@@ -39,7 +39,7 @@ class KeepLastCheckpoints(PeriodicCheckpointer):
 
 
 class Autocast(nn.Module):
-    """A model whose forward runs in mixed precision; for devices where no loss scaling is needed."""
+    """Runs a model's forward in mixed precision, without loss scaling (bfloat16)."""
 
     def __init__(self, model: nn.Module, device_type: str, dtype: torch.dtype) -> None:
         super().__init__()

@@ -14,7 +14,7 @@ from ovdet.errors import InputError
 
 @dataclass
 class TrainOptions:
-    """What `train = L(TrainOptions)(...)` of a config may say.
+    """The options of a config's `train = L(TrainOptions)(...)`.
 
     Attributes:
         output_dir: checkpoints, logs, metrics and the resolved config go here.

@@ -1,4 +1,4 @@
-"""What a training run begins with, or goes on with after an interruption."""
+"""The initial weights of a training run, and resuming one after an interruption."""
 
 from __future__ import annotations
 
@@ -16,12 +16,12 @@ from ovdet.errors import InputError, error_summary
 
 
 class InitialWeights(NamedTuple):
-    """What training begins or goes on with.
+    """The weights that training begins or resumes with.
 
     Attributes:
         source: a file or an address; "" for none.
-        classes: whose boxes these weights have seen; None where they do not say.
-        step: the one to go on with; 0 of a run that begins.
+        classes: that these weights were trained on; None where they do not say.
+        step: the first to be trained; 0 of a run that begins.
     """
 
     source: str
@@ -30,7 +30,7 @@ class InitialWeights(NamedTuple):
 
 
 def initial_weights(options: TrainOptions, *, resume: bool) -> InitialWeights:
-    """What a run begins with; one that is resumed, its last checkpoint.
+    """The weights of a run's first step: its last checkpoint if it is resumed, else `train.init_checkpoint`.
 
     Raises:
         InputError: it is not there, cannot be fetched or is no checkpoint.
@@ -55,8 +55,7 @@ def check_ranks_agree(first: InitialWeights) -> None:
     """
     steps = sorted({each.step for each in comm.all_gather(first)})
     if steps[1:]:
-        came = f"checkpoints to go on with at steps {steps}"
-        raise InputError(f"expected an output folder that all machines share, got {came}")
+        raise InputError(f"expected an output folder that all machines share, got last checkpoints at steps {steps}")
 
 
 def last_checkpoint(output_dir: str) -> str:
@@ -81,14 +80,14 @@ def resume_run(checkpointer: SafeCheckpointer, optimizer: torch.optim.Optimizer)
         if isinstance(error, InputError):
             raise
         raise InputError(f"expected optimizer and train.freeze of the interrupted run, got others: {error}") from error
-    for wanted, group in zip(expected, optimizer.param_groups, strict=True):
-        for name, value in wanted.items():
-            if _settings(group).get(name) != value:
-                came = f"{name} {value}, it had {_settings(group).get(name)}"
-                raise InputError(f"expected the optimizer of the interrupted run, got {came}")
+    for settings, group in zip(expected, optimizer.param_groups, strict=True):
+        for name, value in settings.items():
+            before = _settings(group).get(name)
+            if value != before:
+                raise InputError(f"expected {name} {before} of the interrupted run's optimizer, got {value}")
 
 
 def _settings(group: Mapping[str, Any]) -> dict[str, Any]:
-    """What a config says of a group of parameters; a scheduler keeps the learning rate apart once it has begun."""
+    """The optimizer settings of a parameter group as configured: a scheduler changes `lr` and keeps `initial_lr`."""
     settings = {**group, "lr": group.get("initial_lr", group["lr"])}
     return {name: settings[name] for name in ("lr", "weight_decay", "momentum", "betas") if name in settings}

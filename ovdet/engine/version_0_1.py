@@ -31,7 +31,7 @@ _TARGETS = {
     "OnlineRegions": "ovdet.modeling.region_sources.OnlineRegions",
     "StoredRegions": "ovdet.modeling.region_sources.StoredRegions",
     "RegionTeacher": "ovdet.modeling.region_teacher.RegionTeacher",
-    "ImageBranch": "ovdet.modeling.roi_heads.ImageBranch",
+    "ImageBranch": "ovdet.modeling.embedding_heads.ImageBranch",
     "OpenVocabROIHeads": "ovdet.modeling.roi_heads.OpenVocabROIHeads",
     "GeometricScores": "ovdet.modeling.score_fusion.GeometricScores",
     "ImageScores": "ovdet.modeling.score_fusion.ImageScores",

@@ -1,6 +1,6 @@
-"""How well a teacher names the objects of a data set that it is shown: what distillation can hope for.
+"""Zero-shot accuracy of a teacher on the annotated boxes of a data set: an upper bound for distillation.
 
-It sees each object by its crops (1x and 1.5x); `conse` also where it lies in its photo, and both ways together.
+Each box is embedded by its crops (1x and 1.5x); `conse` also by RoI features of the whole image, and by both together.
 
 Shape letters: R objects, K classes, D embedding width.
 """
@@ -32,14 +32,14 @@ from ovdet.text.vocabulary import Vocabulary
 
 _PHOTOS_AT_ONCE = 8
 
-CROPS, IN_PHOTO, BOTH = "crops", "in photo", "both"  # ways to look at an object
+CROPS, ROI_FEATURES, BOTH = "crops", "in photo", "both"  # ways to embed an object, as tables name them
 
 _EmbedBatch = Callable[[Sequence[Tensor], Sequence[Tensor]], Sequence[Tensor]]  # photos and their boxes
 
 
 @dataclass(frozen=True)
 class ClassAccuracy:
-    """Of one class: `top1` and `top5` are the shares of its objects whose true name is among the best 1 and 5."""
+    """Top-1 and top-5 accuracy of one class, in [0, 1]."""
 
     name: str
     subset: str  # "base" or "novel"
@@ -50,7 +50,7 @@ class ClassAccuracy:
 
 @dataclass(frozen=True)
 class ZeroShotReport:
-    """What `inspect_teacher` found in one way to look at objects; accuracies in [0, 1]."""
+    """Accuracies of a teacher with one way to embed objects, in [0, 1]."""
 
     view: str
     teacher: str
@@ -89,7 +89,7 @@ class ZeroShotReport:
 
 
 def rank_of_truth(similarities: Tensor, labels: Tensor) -> Tensor:
-    """How many classes stand before the true one, (R, K) and (R,) -> (R,) int64; a draw counts against it."""
+    """Rank of the true class: similarities (R, K), labels (R,) -> (R,) int64, 0 is best; after others in a tie."""
     true = similarities.gather(1, labels[:, None])
     return (similarities >= true).sum(1) - 1
 
@@ -103,7 +103,7 @@ def inspect_teacher(
     templates: str | Sequence[str] = "a",
     max_objects: int | None = None,
 ) -> tuple[ZeroShotReport, ...]:
-    """Name each ground-truth box by the class whose text embedding is nearest to its own.
+    """Classify each annotated box by its nearest class embedding, and report accuracies.
 
     All base and novel classes compete. Crowds are left out.
 
@@ -116,7 +116,7 @@ def inspect_teacher(
         max_objects: as many, drawn with a fixed seed; None for all.
 
     Returns:
-        A report for each way to look at objects: by their crops first, the best the teacher can do last.
+        A report for each way to embed objects: crops first, the most accurate last.
 
     Raises:
         InputError: a file is missing or does not fit, or no object would be left.
@@ -148,8 +148,8 @@ def inspect_teacher(
 def _views(teacher: Teacher) -> dict[str, _EmbedBatch]:
     views: dict[str, _EmbedBatch] = {CROPS: RegionEmbedder(teacher).embed_batch}
     if isinstance(teacher, ConseTeacher):
-        in_photo = RoIFeatureEmbedder(device=teacher.device)
-        views[IN_PHOTO] = lambda photos, boxes: list(map(in_photo, photos, boxes))
+        roi_features = RoIFeatureEmbedder(device=teacher.device)
+        views[ROI_FEATURES] = lambda photos, boxes: list(map(roi_features, photos, boxes))
     return views
 
 
@@ -185,9 +185,9 @@ def _embed_objects(
 def _read_photo(record: Mapping[str, Any]) -> Tensor:
     """-> (3, H, W) uint8 RGB, of the size that its boxes are for."""
     photo = torch.tensor(read_image(record["file_name"])).permute(2, 0, 1)
-    expected, came = (record["height"], record["width"]), tuple(photo.shape[1:])
-    if expected != came:
-        raise InputError(f"expected {record['file_name']} of (height, width) {expected} as annotated, got {came}")
+    expected, actual = (record["height"], record["width"]), tuple(photo.shape[1:])
+    if expected != actual:
+        raise InputError(f"expected {record['file_name']} of (height, width) {expected} as annotated, got {actual}")
     return photo
 
 

@@ -48,7 +48,7 @@ def test_another_teacher_or_width_is_refused(tmp_path, header, message):
 
 def test_other_shapes_and_missing_entries_are_refused(tmp_path):
     SafeCheckpointer(nn.Linear(3, 2), str(tmp_path)).save("m")
-    with pytest.raises(InputError, match=r"weight has shape \(2, 3\) where \(2, 4\)"):
+    with pytest.raises(InputError, match=r"weight of shape \(2, 4\), got shape \(2, 3\)"):
         SafeCheckpointer(nn.Linear(4, 2)).load_weights(str(tmp_path / "m.pth"))
     torch.save({"model": {"weight": torch.zeros(2, 3)}}, tmp_path / "half.pth")
     with pytest.raises(InputError, match="lacks bias"):

@@ -5,9 +5,9 @@ from __future__ import annotations
 import pytest
 from huggingface_hub import constants, errors
 
+from ovdet import offline
 from ovdet.errors import InputError
 from ovdet.hub.find import DEFAULT_MODEL, choose_model, find_model
-from ovdet.teachers import hub
 
 
 def test_a_model_by_its_folder(tmp_path):
@@ -65,7 +65,7 @@ def ask_hub(monkeypatch):
             return str(answer)
 
         monkeypatch.setattr("huggingface_hub.snapshot_download", snapshot_download)
-        monkeypatch.setattr(hub, "_answers", lambda url: reachable)
+        monkeypatch.setattr(offline, "_answers", lambda url: reachable)
         monkeypatch.setattr(constants, "HF_HUB_OFFLINE", False)
         return asked
 
@@ -115,7 +115,7 @@ def test_the_hub_has_something_else(tmp_path, ask_hub):
 )
 def test_names_that_the_hub_does_not_know(monkeypatch, name, message):
     """By the hub's own client, which looks at names before it connects."""
-    monkeypatch.setattr(hub, "_answers", lambda url: False)
+    monkeypatch.setattr(offline, "_answers", lambda url: False)
     with pytest.raises(InputError, match=message) as error:
         find_model(name)
     assert "\n" not in str(error.value)

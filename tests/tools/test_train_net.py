@@ -102,8 +102,8 @@ def test_resume_of_a_run_that_knows_a_novel_class(trained, run_tool, tmp_path):
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ("optimizer.lr=0.5", "the optimizer of the interrupted run, got lr 0.5, it had "),
-        ("optimizer.weight_decay=0.5", "the optimizer of the interrupted run, got weight_decay 0.5, it had "),
+        ("optimizer.lr=0.5", "optimizer, got 0.5"),
+        ("optimizer.weight_decay=0.5", "optimizer, got 0.5"),
         ("train.freeze=backbone", "optimizer and train.freeze of the interrupted run, got others: "),
         ("train.max_iter=4", "is at step 4 of 4"),
     ],

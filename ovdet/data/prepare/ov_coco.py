@@ -95,8 +95,8 @@ def limit_classes(
     unknown = sorted(set(classes) - set(names.values()))
     if unknown:
         raise InputError(f"expected the split's classes in {path}, it does not have: {listed(unknown)}")
-    wanted = {category_id for category_id, name in names.items() if name in set(annotated)}
-    annotations = [annotation for annotation in content["annotations"] if annotation["category_id"] in wanted]
+    chosen = {category_id for category_id, name in names.items() if name in set(annotated)}
+    annotations = [annotation for annotation in content["annotations"] if annotation["category_id"] in chosen]
     image_ids = {annotation["image_id"] for annotation in annotations}
     return {
         **content,
@@ -127,10 +127,10 @@ def limit_captions(content: Any, image_ids: Collection[Any], path: str | Path) -
     Raises:
         InputError: `content` is something else.
     """
-    wanted = set(image_ids)
+    chosen = set(image_ids)
     try:
-        images = [image for image in content["images"] if image["id"] in wanted]
-        captions = [entry for entry in content["annotations"] if entry["image_id"] in wanted and entry["caption"]]
+        images = [image for image in content["images"] if image["id"] in chosen]
+        captions = [entry for entry in content["annotations"] if entry["image_id"] in chosen and entry["caption"]]
     except (KeyError, TypeError) as error:
         raise InputError(
             f"expected COCO's captions (images, annotations with image_id and caption), got {path}"

@@ -93,10 +93,10 @@ def check_frequencies(
         name, frequency = category["name"], category.get("frequency")
         if frequency not in SUBSET_OF_FREQUENCY:
             raise InputError(f"expected frequency f, c or r of each category in {path}, got {frequency!r} of {name}")
-        expected, came = subset_of.get(name), SUBSET_OF_FREQUENCY[frequency]
-        if expected != came:
+        expected, actual = subset_of.get(name), SUBSET_OF_FREQUENCY[frequency]
+        if expected != actual:
             raise InputError(
-                f"expected class {name} of {path} to be {expected or 'absent'}, its frequency makes it {came}"
+                f"expected class {name} of {path} to be {expected or 'absent'}, its frequency makes it {actual}"
             )
     absent = sorted(set(subset_of) - {category["name"] for category in categories})
     if absent:
