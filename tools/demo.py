@@ -1,4 +1,4 @@
-"""Boxes for any names on any photos or video: annotated pictures or a video, and detections.json.
+"""Detect any names in images or a video; write annotated pictures or a video, and detections.json.
 
 tools/demo.py --input photo.jpg --vocabulary "red kite, wheel; tyre" --output output/demo
 tools/demo.py --input photos --vocabulary names.txt --output output/demo --model output/lite/vild
@@ -25,23 +25,30 @@ from ovdet.text.vocabulary import parse_vocabulary
 def parse_arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     add = parser.add_argument
-    add("--input", metavar="FILE|FOLDER", help="photos, a folder of them, or a video (default: scikit-image's photos)")
-    names = "names with commas between, synonyms of a name after semicolons; or a file: .txt, .json, .safetensors"
+    add("--input", metavar="FILE|FOLDER", help="images, a folder of them, or a video (default: scikit-image's samples)")
+    names = "names separated by commas, synonyms of a name by semicolons; or a .txt, .json or .safetensors file"
     add("--vocabulary", required=True, metavar='"a,b;c"|FILE', help=names)
-    add("--output", required=True, metavar="DIR", help="pictures and detections.json go here")
+    add("--output", required=True, metavar="DIR", help="folder for pictures and detections.json")
     add("--model", metavar="M", help="a model's or run's folder, hf://OWNER/NAME, ovdet-lite (default: ovdet-lite)")
     add("--config-file", metavar="F", help="of the detector, instead of --model")
     add("--weights", metavar="W", help="the config's checkpoint (default: its run's last), or an .onnx file alone")
-    add("--teacher", metavar="T", help="whose text space it is (default: the config's)")
-    add("--threshold", type=float, metavar="t", help="lowest score (default: 0.25 for trained names, else 0.08)")
-    unlike = 'what looks more like these is left out; "" for none (default: training classes unlike the names)'
+    add("--teacher", metavar="T", help="teacher that embeds the names (default: the config's)")
+    add(
+        "--threshold",
+        type=float,
+        metavar="t",
+        help="lowest score (default: 0.25 for names it was trained on, else 0.08)",
+    )
+    unlike = (
+        'regions that match one of these better are dropped; "" for none (default: training classes unlike the names)'
+    )
     add("--negatives", metavar='"a,b"', help=unlike)
-    iou = "of boxes of different names that overlap more, the best alone is kept; 1 keeps all (default: 0.6)"
+    iou = "NMS over all names: of boxes that overlap more only the best is kept; 1 keeps all (default: 0.6)"
     add("--class-agnostic-iou", type=float, default=0.6, metavar="IOU", help=iou)
-    share = "boxes of which more lies within a better one of their name are left out; 1 keeps all (default: 0.9)"
+    share = "drop boxes with a larger share inside a better one of their name; 1 keeps all (default: 0.9)"
     add("--max-containment", type=float, default=0.9, metavar="SHARE", help=share)
-    add("--compile", action="store_true", help="torch.compile the backbone: a minute, then a little faster")
-    add("--half", action="store_true", help="mixed precision: faster, finds nearly the same")
+    add("--compile", action="store_true", help="torch.compile the backbone: takes a minute, then a little faster")
+    add("--half", action="store_true", help="mixed precision: faster, nearly the same detections")
     add("--device", metavar="D", help="cpu, cuda, cuda:1, ... (default: a GPU where there is one)")
     add("overrides", nargs="*", metavar="key=value", help="overrides of the config")
     of_version_0_1 = dict(default=argparse.SUPPRESS, help=argparse.SUPPRESS)

@@ -1,4 +1,4 @@
-"""Class names to a file of class embeddings, or a matrix from elsewhere (.npy) to such a file.
+"""Embed class names into a vocabulary file, or convert a matrix (.npy) of embeddings into one.
 
 tools/embed_vocabulary.py --vocabulary "cat, dog, fire truck" --output animals.safetensors
 tools/embed_vocabulary.py --vocabulary lvis.json --teacher open_clip:ViT-B-32-quickgelu/openai --templates vild
@@ -26,15 +26,15 @@ def parse_arguments() -> argparse.Namespace:
     )
     parser.add_argument("--vocabulary", required=True, help='"a, b, c" or a .txt / .json file')
     parser.add_argument("--output", required=True, help="the file to write (.safetensors)")
-    parser.add_argument("--teacher", help="whose embeddings; default: conse")
+    parser.add_argument("--teacher", help="text encoder; default: conse")
     parser.add_argument(
         "--templates", help='a, photo, vild, clip, or a template such as "a photo of a {}."; default: a'
     )
-    parser.add_argument("--device", default="cpu", help="where the teacher computes; default: cpu")
+    parser.add_argument("--device", default="cpu", help="device of the teacher; default: cpu")
     parser.add_argument(
         "--convert", metavar="NPY", help="a (K, D) matrix in the vocabulary's order; no teacher is loaded"
     )
-    parser.add_argument("--prompt", help="with --convert: the template that the matrix was made with")
+    parser.add_argument("--prompt", help="with --convert: the prompt template of the matrix")
     return parser.parse_args()
 
 

@@ -1,4 +1,4 @@
-"""Zero-shot evaluation of a trained detector on any COCO-format data; class names come from its json.
+"""Evaluate a detector zero-shot on COCO-format data, with the class names of its json.
 
 tools/evaluate.py --annotations instances_val.json --images photos --output output/evaluation --model output/lite/vild
 tools/evaluate.py --annotations instances_val.json --images photos --output output/evaluation --split split.json
@@ -21,8 +21,8 @@ from ovdet.text.vocabulary import Vocabulary
 def parse_arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--annotations", required=True, metavar="X.json", help="COCO format")
-    parser.add_argument("--images", required=True, metavar="DIR", help="the folder of its photos")
-    parser.add_argument("--output", required=True, metavar="DIR", help="metrics, detections, plots and log go here")
+    parser.add_argument("--images", required=True, metavar="DIR", help="the folder of its images")
+    parser.add_argument("--output", required=True, metavar="DIR", help="folder for metrics, detections, plots and log")
     parser.add_argument(
         "--split",
         metavar="S.json",
@@ -36,20 +36,22 @@ def parse_arguments() -> argparse.Namespace:
         help="ask for base and novel names at once, or for the novel ones alone (default: generalized)",
     )
     add_model_arguments(parser)
-    parser.add_argument("--teacher", metavar="T", help="whose text space it is (default: the config's)")
+    parser.add_argument("--teacher", metavar="T", help="teacher that embeds the names (default: the config's)")
     parser.add_argument(
-        "--lvis", action="store_true", help="federated figures; X.json is LVIS's (default: COCO's figures)"
+        "--lvis", action="store_true", help="LVIS's federated AP; X.json is LVIS's (default: COCO's AP)"
     )
     synonyms = "synonyms of the json's class names, of which the best counts: a .txt or .json file (default: none)"
     parser.add_argument("--vocabulary", metavar="FILE", help=synonyms)
     negatives = "what looks more like these names is left out, as tools/demo.py has it (default: none)"
     parser.add_argument("--negatives", metavar='"a,b"|FILE', help=negatives)
-    parser.add_argument("--masks", action="store_true", help="score masks too (default: boxes alone)")
+    parser.add_argument("--masks", action="store_true", help="mask AP too (default: boxes only)")
     parser.add_argument(
-        "--max-detections", type=int, metavar="N", help="per photo (default: the config's and the protocol's)"
+        "--max-detections", type=int, metavar="N", help="per image (default: the config's and the protocol's)"
     )
-    parser.add_argument("--compile", action="store_true", help="torch.compile the backbone: a minute, then faster")
-    parser.add_argument("--half", action="store_true", help="mixed precision: faster, figures may differ a little")
+    parser.add_argument(
+        "--compile", action="store_true", help="torch.compile the backbone: takes a minute, then faster"
+    )
+    parser.add_argument("--half", action="store_true", help="mixed precision: faster, AP may differ a little")
     parser.add_argument("--device", metavar="D", help="cpu, cuda, cuda:1, ... (default: a GPU where there is one)")
     parser.add_argument("overrides", nargs="*", metavar="key=value", help="overrides of the config")
     return parser.parse_intermixed_args()

@@ -1,4 +1,4 @@
-"""A trained detector as one file for onnxruntime or PyTorch: photo and vocabulary in, boxes, scores and classes out.
+"""Export a detector to one file for onnxruntime or PyTorch: image and class embeddings in, detections out.
 
 tools/export.py --model output/lite/vild --format onnx --output output/vild.onnx
 """
@@ -19,7 +19,7 @@ def parse_arguments() -> argparse.Namespace:
         "--format",
         choices=FORMATS,
         default="onnx",
-        help="onnx (.onnx), onnx_int8 (smaller, finds nearly the same), or torch_export (.pt2) (default: onnx)",
+        help="onnx (.onnx), onnx_int8 (smaller, nearly the same detections), or torch_export (.pt2) (default: onnx)",
     )
     parser.add_argument("--output", required=True, metavar="F", help="the file to write")
     parser.add_argument("overrides", nargs="*", metavar="key=value", help="overrides of the config")

@@ -1,4 +1,4 @@
-"""How well a teacher names the objects of a data set: choose one before training.
+"""Classify the annotated objects of a data set with a teacher, to choose one before training.
 
 tools/inspect_teacher.py conse --annotations instances_val.json --images images --split ov_coco_split.json
 """
@@ -22,14 +22,16 @@ def parse_arguments() -> argparse.Namespace:
     )
     parser.add_argument("teacher", metavar="T", help="conse, open_clip:ARCH/TAG, hf:REPO, ... (see docs/teachers.md)")
     parser.add_argument(
-        "--annotations", required=True, metavar="X.json", help="a COCO-format json: its boxes are named"
+        "--annotations", required=True, metavar="X.json", help="COCO-format json whose boxes are classified"
     )
-    parser.add_argument("--images", required=True, metavar="DIR", help="the folder of its photos")
-    parser.add_argument("--split", metavar="S.json", help="which classes are base and novel; without it all are base")
+    parser.add_argument("--images", required=True, metavar="DIR", help="the folder of its images")
+    parser.add_argument("--split", metavar="S.json", help="base and novel classes (default: all are base)")
     parser.add_argument("--templates", default="a", help="a, photo, vild, clip, or a template (default: a)")
-    parser.add_argument("--max-objects", type=int, metavar="N", help="draw as many objects (default: all)")
-    parser.add_argument("--device", default="auto", help="where the teacher computes (default: a GPU, else the CPU)")
-    parser.add_argument("--output", metavar="F.json", help="write the figures there too")
+    parser.add_argument(
+        "--max-objects", type=int, metavar="N", help="classify a random sample of N objects (default: all)"
+    )
+    parser.add_argument("--device", default="auto", help="device of the teacher (default: a GPU, else the CPU)")
+    parser.add_argument("--output", metavar="F.json", help="write the results there too")
     return parser.parse_args()
 
 

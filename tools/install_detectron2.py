@@ -1,4 +1,4 @@
-"""Install detectron2 into this interpreter's environment; an importable one is left as it is.
+"""Install detectron2 into this environment, unless it can be imported already.
 
 detectron2 has no distribution under its own name on the package index. `sal-detectron2` 0.7.2 carries the Python files
 of facebookresearch/detectron2 a59f0563 (2024-04-17); its compiled part is for Python 3.10 only and nothing in ovdet

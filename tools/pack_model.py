@@ -1,4 +1,4 @@
-"""Pack a trained detector as a folder to pass on: config.json (no program), model.safetensors (fp16), README.md.
+"""Pack a detector into a model folder: config.json (data, no code), model.safetensors (fp16), README.md; or push it.
 
 tools/pack_model.py --model output/lite/ovdet_lite --card card.md --output my_model
 tools/pack_model.py --model output/lite/ovdet_lite --card card.md --output my_model --push OWNER/NAME --license mit

@@ -1,4 +1,4 @@
-"""The table of ViLD's methods on small photos, from nothing: trains and evaluates each row, goes on where it stopped.
+"""Train and evaluate each row of the table of methods (configs/lite); continues where it stopped.
 
 tools/reproduce_lite.py --data PATH --output output/reproduce_lite
 tools/reproduce_lite.py --data PATH --output output/reproduce_lite --seed 1 --rows vild_text vild_ensemble
@@ -18,7 +18,9 @@ from ovdet.files import require_path
 def parse_arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--data", required=True, metavar="PATH", help="images/ and the three json files")
-    parser.add_argument("--output", required=True, metavar="DIR", help="runs, results.md, learning_curves.png go here")
+    parser.add_argument(
+        "--output", required=True, metavar="DIR", help="folder for runs, results.md, learning_curves.png"
+    )
     rows = ", ".join(row.name for row in ROWS)
     parser.add_argument("--rows", nargs="+", default=(), metavar="ROW", help=f"out of {rows} (default: all)")
     parser.add_argument("--seed", type=int, default=0, metavar="S", help="of the training (default: 0)")

@@ -28,13 +28,13 @@ def parse_arguments() -> argparse.Namespace:
             action.help = "overrides of the config, as key=value: train.max_iter=100 dataset.root=PATH"
             action.metavar, action.nargs, action.default = "key=value", "*", []
         if action.dest == "resume":
-            action.help = "go on from the last checkpoint in train.output_dir"
+            action.help = "continue from the last checkpoint in train.output_dir"
     return parser.parse_intermixed_args()
 
 
 @command
 def run(arguments: argparse.Namespace) -> None:
-    """One process's work."""
+    """Train or evaluate in one process."""
     config = load_config(arguments.config_file, arguments.opts)
     if not arguments.eval_only:
         check_files(config, resume=arguments.resume)
@@ -49,7 +49,7 @@ def run(arguments: argparse.Namespace) -> None:
 
 
 def check_machines(arguments: argparse.Namespace) -> None:
-    """What launch would answer with a traceback, or wait for."""
+    """Refuse numbers of GPUs and machines that `launch` would fail on or wait for."""
     gpus = max(torch.cuda.device_count(), 1)
     if not arguments.config_file:
         raise InputError("expected --config-file FILE, such as configs/quick/vild.py, got none")

@@ -1,1 +1,1 @@
-"""Timings of ours, of a peer and of the limit in one run; tools/benchmark.py is their command line."""
+"""Benchmarks of ovdet against a peer and a lower bound; tools/benchmark.py is their command line."""

@@ -1,4 +1,4 @@
-"""Time to evaluate detections: from the parsed json files to the AP of each class, beside pycocotools."""
+"""Time of COCO evaluation, from parsed json files to AP per class, against pycocotools."""
 
 from __future__ import annotations
 
@@ -27,15 +27,15 @@ Detections = Sequence[Mapping[str, Any]]
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """What is evaluated: two files, or drawn boxes."""
-    parser.add_argument("--annotations", metavar="F.json", help="ground truth, COCO format (default: drawn boxes)")
+    """Options: two files to evaluate, or random boxes."""
+    parser.add_argument("--annotations", metavar="F.json", help="ground truth, COCO format (default: random boxes)")
     parser.add_argument("--detections", metavar="F.json", help="COCO results on it, boxes")
-    parser.add_argument("--images", type=int, default=500, metavar="N", help="drawn: images (default: 500)")
-    parser.add_argument("--classes", type=int, default=80, metavar="K", help="drawn: classes (default: 80)")
+    parser.add_argument("--images", type=int, default=500, metavar="N", help="random boxes: images (default: 500)")
+    parser.add_argument("--classes", type=int, default=80, metavar="K", help="random boxes: classes (default: 80)")
 
 
 def run(arguments: argparse.Namespace) -> list[Row]:
-    """One row: ours, pycocotools, and hotcoco by itself as the limit; all of them have to agree.
+    """One row: ours, pycocotools as the peer, hotcoco alone as the lower bound; AP must agree.
 
     Raises:
         InputError: one file without the other, or a file that does not fit.
@@ -69,7 +69,7 @@ def evaluate_ours(content: Content, detections: Detections) -> np.ndarray:
 
 
 def evaluate_pycocotools(content: Content, detections: Detections) -> np.ndarray:
-    """The same by pycocotools."""
+    """As `evaluate_ours`, by pycocotools."""
     with contextlib.redirect_stdout(io.StringIO()):
         truth = COCO()
         truth.dataset = content
@@ -82,7 +82,7 @@ def evaluate_pycocotools(content: Content, detections: Detections) -> np.ndarray
 
 
 def evaluate_hotcoco(content: Content, detections: Detections) -> np.ndarray:
-    """The same by the engine with nothing around it."""
+    """As `evaluate_ours`, by hotcoco with nothing around it."""
     truth = RustCOCO(content)
     engine = RustCOCOeval(truth, truth.load_res(detections), "bbox")
     engine.params.max_dets = [100]
@@ -97,7 +97,7 @@ def _per_class(precision: np.ndarray) -> np.ndarray:
 
 
 def draw_boxes(num_images: int, num_classes: int) -> tuple[Content, Detections]:
-    """Ten objects an image, and 60 detections of which most are near one; the same every time."""
+    """Random ground truth with 10 objects per image and 60 detections, most of them near one; seeded."""
     rng = np.random.default_rng(0)
     images = [{"id": i, "file_name": f"{i}.jpg", "height": 480, "width": 640} for i in range(1, num_images + 1)]
     categories = [{"id": k, "name": f"class {k}"} for k in range(1, num_classes + 1)]

@@ -1,8 +1,8 @@
-"""What an open vocabulary costs: the whole detector for 1, 65 and 1203 names, beside detectron2's closed-set one.
+"""Time of inference for 1, 65 and 1203 names, against detectron2's closed-set detector.
 
 The peer is detectron2's Faster R-CNN with the same backbone, RPN and photos, 80 classes and its own post-processing.
 Its classifier is untrained, so no class reaches its threshold and its NMS has nothing to do: the cheapest it can be.
-The limit is backbone, pyramid and RPN alone, which both have to run.
+The lower bound is backbone, pyramid and RPN alone, which both have to run.
 """
 
 from __future__ import annotations
@@ -34,24 +34,26 @@ CLASSES = (1, 65, 1203)  # one name, OV-COCO, LVIS
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--config-file", default="configs/lite/vild.py", metavar="F", help="of the detector")
+    parser.add_argument("--config-file", default="configs/lite/vild.py", metavar="F", help="config of the detector")
     parser.add_argument("--weights", default="", metavar="W", help="its checkpoint (default: random)")
     parser.add_argument(
-        "--peer-config", default="configs/lite/closed_set.py", metavar="F", help="of the closed-set one"
+        "--peer-config", default="configs/lite/closed_set.py", metavar="F", help="config of the closed-set one"
     )
     parser.add_argument("--peer-classes", type=int, default=80, metavar="K", help="its classes (default: 80)")
-    parser.add_argument("--photos", type=int, default=4, metavar="N", help="one after the other (default: 4)")
-    parser.add_argument("--size", type=int, nargs=2, default=(320, 427), metavar=("H", "W"), help="pixels of a photo")
-    parser.add_argument("--crops", type=int, default=0, metavar="R", help="also the teacher on R crops of a photo")
-    parser.add_argument("--yolox", default="", metavar="F.onnx", help="also YOLOX by onnxruntime")
-    parser.add_argument("--compile", action="store_true", help="ours with torch.compile, also beside ours without")
-    parser.add_argument("--half", action="store_true", help="ours in mixed precision, also beside ours without")
+    parser.add_argument("--photos", type=int, default=4, metavar="N", help="images, one at a time (default: 4)")
+    parser.add_argument(
+        "--size", type=int, nargs=2, default=(320, 427), metavar=("H", "W"), help="image size in pixels"
+    )
+    parser.add_argument("--crops", type=int, default=0, metavar="R", help="also time the teacher on R crops per image")
+    parser.add_argument("--yolox", default="", metavar="F.onnx", help="also time YOLOX by onnxruntime")
+    parser.add_argument("--compile", action="store_true", help="with torch.compile; one more row without")
+    parser.add_argument("--half", action="store_true", help="in mixed precision; one more row without")
     parser.add_argument("--device", default="auto", help="cpu, cuda, ... (default: a GPU where there is one)")
 
 
 @torch.inference_mode()
 def run(arguments: argparse.Namespace) -> list[Row]:
-    """A row for each size of vocabulary, and for the other peers that were asked for."""
+    """A row per vocabulary size, and one per additional peer that was asked for."""
     numbers = (arguments.photos, *arguments.size)
     if min(numbers) < 1:
         raise InputError(f"expected --photos and --size of at least 1, got {numbers}")
@@ -68,7 +70,7 @@ def run(arguments: argparse.Namespace) -> list[Row]:
         _propose
     )
     peer = build_closed_set(load_config(arguments.peer_config), arguments.peer_classes).to(device).eval()
-    _look_in_the_same_places(peer, model)
+    _share_proposals(peer, model)
 
     def detect(num_classes: int, model: nn.Module = model) -> Callable[[], None]:
         return partial(_run_each, model, photos, random_classes(num_classes, config.teacher.width, generator))
@@ -98,7 +100,7 @@ def run(arguments: argparse.Namespace) -> list[Row]:
     return rows
 
 
-def _look_in_the_same_places(peer: nn.Module, model: nn.Module) -> None:
+def _share_proposals(peer: nn.Module, model: nn.Module) -> None:
     try:
         peer.backbone.load_state_dict(model.backbone.state_dict())
         peer.proposal_generator.load_state_dict(model.proposal_generator.state_dict())
@@ -123,7 +125,7 @@ def _embed_each(embedder: RegionEmbedder, photos: Sequence[dict], boxes: Tensor)
 
 
 def _yolox(file: str, photos: Sequence[dict]) -> Callable[[], None]:
-    """The network alone, without its resize and NMS, at the size that it was exported for."""
+    """YOLOX's network alone, without resize and NMS, at its exported size."""
     try:
         import onnxruntime
     except ImportError as error:

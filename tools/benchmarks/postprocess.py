@@ -1,4 +1,4 @@
-"""From scored regions to detections: ours beside detectron2's `fast_rcnn_inference`, on drawn boxes and scores.
+"""Time of post-processing random boxes and scores, against detectron2's `fast_rcnn_inference`.
 
 Shape letters: R regions of one photo, K classes, D embedding width.
 """
@@ -23,19 +23,19 @@ NMS_THRESHOLD = 0.5
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """Sizes, and where to run."""
-    parser.add_argument("--regions", type=int, default=1000, metavar="R", help="boxes of the photo (default: 1000)")
+    """Options: sizes and the device."""
+    parser.add_argument("--regions", type=int, default=1000, metavar="R", help="boxes of the image (default: 1000)")
     parser.add_argument("--classes", type=int, default=1203, metavar="K", help="default: 1203, as in LVIS")
-    parser.add_argument("--detections", type=int, default=300, metavar="N", help="that are kept (default: 300)")
+    parser.add_argument("--detections", type=int, default=300, metavar="N", help="detections kept (default: 300)")
     parser.add_argument("--threshold", type=float, default=1e-4, metavar="S", help="lowest score (default: 1e-4)")
     parser.add_argument("--device", default="cpu", help="default: cpu")
 
 
 def run(arguments: argparse.Namespace) -> list[Row]:
-    """A row for scores of each kind, the peer's detections being the same; the limit is torch's topk of the scores.
+    """A row per distribution of scores; detections must agree. The lower bound is torch.topk of the scores.
 
     Raises:
-        InputError: sizes that are none, or a device that is not here.
+        InputError: sizes below 1, or a device that is not here.
     """
     sizes = (arguments.regions, arguments.classes, arguments.detections)
     if min(sizes) < 1:
@@ -46,7 +46,7 @@ def run(arguments: argparse.Namespace) -> list[Row]:
 
 
 def draw_cases(regions: int, classes: int) -> dict[str, tuple[Tensor, Tensor]]:
-    """Name -> boxes (R, 4), scores (R, K)."""
+    """Random boxes (R, 4) and scores (R, K) by the name of their distribution."""
     generator = torch.Generator().manual_seed(0)
     places = torch.rand(20, 2, generator=generator) * 600
     centers = places[torch.randint(20, (regions,), generator=generator)]

@@ -1,9 +1,9 @@
-"""Teacher embeddings of regions: the usual way, ours, and the teacher's bare forward on ready tensors.
+"""Time of embedding regions with a teacher, against crop by crop and the teacher's forward alone.
 
-The usual way is the teacher's own preprocessing: each region cut out and resized by Pillow, one forward pass for each.
-The limit is the same number of crops, cut and normalized beforehand, in batches of the size that is fastest here.
+The peer is the teacher's own preprocessing: each region cropped and resized by Pillow, with a forward pass each.
+The lower bound is the same number of crops, prepared beforehand, in batches of the size that is fastest here.
 
-Shape letters: M regions of one photo, R crops of all regions at all scales.
+Shape letters: M regions of one image, R crops of all regions at all scales.
 """
 
 from __future__ import annotations
@@ -27,33 +27,33 @@ from ovdet.teachers.base import Teacher
 from ovdet.teachers.crops import RegionEmbedder, crop_regions, normalize_crops
 from ovdet.teachers.registry import load_teacher
 
-_DRAWN_SIZE = (480, 640)  # height and width in pixels
+_RANDOM_SIZE = (480, 640)  # height and width in pixels
 _CPU_BATCHES, _DEVICE_BATCHES = (4, 8, 16, 32), (128, 256, 512, 1024)  # crops; tried for the limit
 _LOWEST_COSINE = 0.99  # of ours to the usual way: both must have done the same work
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """The options of this case."""
+    """Options: teacher, images, regions and the device."""
     parser.add_argument("--teacher", default="conse", metavar="T", help="conse, open_clip:..., hf:... (default: conse)")
-    parser.add_argument("--images", metavar="DIR", help="a folder of photos (default: drawn ones)")
-    parser.add_argument("--annotations", metavar="X.json", help="their COCO-format json: its boxes come first")
-    parser.add_argument("--photos", type=int, default=4, metavar="N", help="how many photos (default: 4)")
-    parser.add_argument("--regions", type=int, default=32, metavar="M", help="regions of each (default: 32)")
-    parser.add_argument("--device", default="auto", help="where the teacher computes (default: a GPU, else the CPU)")
+    parser.add_argument("--images", metavar="DIR", help="a folder of images (default: random ones)")
+    parser.add_argument("--annotations", metavar="X.json", help="their COCO-format json; its boxes come first")
+    parser.add_argument("--photos", type=int, default=4, metavar="N", help="images (default: 4)")
+    parser.add_argument("--regions", type=int, default=32, metavar="M", help="regions per image (default: 32)")
+    parser.add_argument("--device", default="auto", help="device of the teacher (default: a GPU, else the CPU)")
 
 
 def run(arguments: argparse.Namespace) -> list[Row]:
-    """Photos one at a time and all together.
+    """Two rows: all images in one batch, and one image at a time.
 
     Raises:
-        InputError: no such teacher, device or photos.
+        InputError: no such teacher, device or images.
     """
     photos, boxes = _load_regions(arguments)
     teacher = load_teacher(arguments.teacher, choose_device(arguments.device))
     embedder = RegionEmbedder(teacher)
     batches = _ready_batches(teacher, photos, boxes, embedder.scales)
 
-    def usual() -> Tensor:
+    def crop_by_crop() -> Tensor:
         return torch.cat(
             [embed_one_by_one(teacher, *both, embedder.scales) for both in zip(photos, boxes, strict=True)]
         )
@@ -67,19 +67,19 @@ def run(arguments: argparse.Namespace) -> list[Row]:
     def limit() -> list[Tensor]:
         return [teacher.encode_image(batch) for batch in batches]
 
-    worst = float(F.cosine_similarity(together(), usual()).min())
+    worst = float(F.cosine_similarity(together(), crop_by_crop()).min())
     if worst < _LOWEST_COSINE:
         raise AssertionError(f"expected the two ways to give the same embeddings, got a cosine of {worst:.4f}")
     sizes = f"{arguments.teacher}, {len(photos)} photos x {arguments.regions} regions x {len(embedder.scales)} crops"
     options = {"limit": limit, "rounds": arguments.rounds, "device": teacher.device}
     return [
-        compare(f"{sizes}, together", together, peer=("crop by crop", usual), **options),
+        compare(f"{sizes}, together", together, peer=("crop by crop", crop_by_crop), **options),
         compare(f"{sizes}, photo by photo", each, **options),
     ]
 
 
 def embed_one_by_one(teacher: Teacher, photo: Tensor, boxes: Tensor, scales: Sequence[float]) -> Tensor:
-    """The usual way: (3, H, W) uint8 RGB and (M, 4) boxes -> (M, D), unit norm, on the CPU."""
+    """Embed regions crop by crop: (3, H, W) uint8 RGB and (M, 4) boxes -> (M, D), unit norm, on the CPU."""
     image = Image.fromarray(photo.permute(1, 2, 0).contiguous().numpy())
     height, width = teacher.input_size
     mean, std = np.float32(teacher.mean), np.float32(teacher.std)
@@ -100,7 +100,7 @@ def embed_one_by_one(teacher: Teacher, photo: Tensor, boxes: Tensor, scales: Seq
 def _ready_batches(
     teacher: Teacher, photos: Sequence[Tensor], boxes: Sequence[Tensor], scales: Sequence[float]
 ) -> tuple[Tensor, ...]:
-    """All crops as the teacher takes them, (R, 3, h, w) on its device, split into batches of the fastest size."""
+    """All crops, preprocessed: batches (R, 3, h, w) of the fastest size, on the teacher's device."""
     crops = [
         crop_regions(photo.to(teacher.device), of_photo, teacher.input_size, scale)
         for photo, of_photo in zip(photos, boxes, strict=True)
@@ -113,7 +113,7 @@ def _ready_batches(
 
 
 def _seconds_per_crop(teacher: Teacher, batch: Tensor) -> float:
-    """The better of two, after one to warm up."""
+    """Seconds per crop of a batch: the better of two runs, after one to warm up."""
     seconds = []
     for _ in range(3):
         start = time.perf_counter()
@@ -123,7 +123,7 @@ def _seconds_per_crop(teacher: Teacher, batch: Tensor) -> float:
 
 
 def _load_regions(arguments: argparse.Namespace) -> tuple[list[Tensor], list[Tensor]]:
-    """-> N photos (3, H, W) uint8 RGB, boxes (M, 4) XYXY of each: annotated ones, the rest drawn.
+    """N images (3, H, W) uint8 RGB and their boxes (M, 4) XYXY: annotated ones first, then random ones.
 
     Raises:
         InputError: a number below 1, a folder without a json or the other way round, or too few photos.
@@ -138,14 +138,14 @@ def _load_regions(arguments: argparse.Namespace) -> tuple[list[Tensor], list[Ten
         photos, known = _read_photos(arguments.annotations, arguments.images, arguments.photos)
     else:
         coarse = torch.rand(arguments.photos, 3, 30, 40, generator=generator)
-        photos = list((F.interpolate(coarse, _DRAWN_SIZE, mode="bilinear") * 255).byte())
+        photos = list((F.interpolate(coarse, _RANDOM_SIZE, mode="bilinear") * 255).byte())
         known = [torch.zeros(0, 4)] * len(photos)
-    drawn = [_draw_boxes(photo, arguments.regions, generator) for photo in photos]
+    drawn = [_random_boxes(photo, arguments.regions, generator) for photo in photos]
     return photos, [torch.cat(both)[: arguments.regions] for both in zip(known, drawn, strict=True)]
 
 
 def _read_photos(annotations: str, images: str, number: int) -> tuple[list[Tensor], list[Tensor]]:
-    """The first photos and their annotated boxes (XYXY)."""
+    """The first images of a data set and their annotated boxes, XYXY."""
     coco = read_coco_json(annotations)
     if len(coco.images) < number:
         raise InputError(f"expected {number} photos in {annotations}, got {len(coco.images)}")
@@ -159,8 +159,8 @@ def _read_photos(annotations: str, images: str, number: int) -> tuple[list[Tenso
     return photos, boxes
 
 
-def _draw_boxes(photo: Tensor, number: int, generator: torch.Generator) -> Tensor:
-    """(M, 4) XYXY inside the photo, sides from 8 pixels to the whole, more small ones than large ones."""
+def _random_boxes(photo: Tensor, number: int, generator: torch.Generator) -> Tensor:
+    """Random boxes (M, 4) XYXY inside an image, sides from 8 pixels to all of it, more small than large ones."""
     extent = torch.tensor([photo.shape[2], photo.shape[1]])
     sides = 8 + (extent - 8) * torch.rand(number, 2, generator=generator) ** 2
     corner = (extent - sides) * torch.rand(number, 2, generator=generator)

@@ -1,7 +1,6 @@
-"""Times several ways of doing one thing in turns, in one run, so that their ratios mean something.
+"""Interleaved timing: contenders run in turns in one process, and medians and their ratios are reported.
 
-A figure by itself says little on a machine whose clock, neighbors and caches change by the minute; so each round runs
-every contender once, and what is reported are medians over the rounds and the ratios of these.
+Clock, neighbors and caches of a machine change by the minute, so a time means little without its peer's beside it.
 """
 
 from __future__ import annotations
@@ -25,15 +24,15 @@ from ovdet.files import atomic_write
 
 @dataclass(frozen=True)
 class Row:
-    """One case of a benchmark, seconds as medians.
+    """One case of a benchmark: median seconds of ours, a peer and a lower bound.
 
     Attributes:
-        case: what was timed, with its sizes.
-        ours_s: this package.
-        peer: what it is compared with; "" for nothing.
-        peer_s: the peer's time; None without a peer.
-        limit_s: of the work that nobody can leave out (a bare forward, a bare matrix product); None without one.
-        device: where it ran.
+        case: description with sizes.
+        ours_s: of this package.
+        peer: name of what it is compared with; "" for none.
+        peer_s: of the peer; None without one.
+        limit_s: lower bound, of the work that cannot be left out (a bare matrix product, say); None without one.
+        device: name of the processor or GPU.
         spread: (slowest - fastest) / median of ours over the rounds.
     """
 
@@ -47,31 +46,31 @@ class Row:
 
     @property
     def speedup(self) -> float | None:
-        """peer / ours."""
+        """Peer / ours: how many times as fast as the peer."""
         return None if self.peer_s is None else self.peer_s / self.ours_s
 
     @property
     def of_limit(self) -> float | None:
-        """limit / ours: 1 is as fast as it can be."""
+        """Limit / ours: 1 is as fast as it can be."""
         return None if self.limit_s is None else self.limit_s / self.ours_s
 
     def as_dict(self) -> dict:
-        """Plain values, with the two ratios."""
+        """The row as plain values, with the two ratios."""
         return {**asdict(self), "speedup": self.speedup, "of_limit": self.of_limit}
 
 
 def time_in_turns(
     contenders: Mapping[str, Callable[[], object]], *, rounds: int = 5, device: torch.device | str = "cpu"
 ) -> dict[str, list[float]]:
-    """Run every contender once to warm up, then once in each round, in turns.
+    """Seconds of each contender: all run once to warm up, then once per round, in turns.
 
     Args:
-        contenders: name -> what to run.
-        rounds: how often each is timed.
-        device: waited for before and after each run, where it works behind the program's back.
+        contenders: functions by name.
+        rounds: timed runs of each.
+        device: synchronized before and after each run.
 
     Returns:
-        name -> seconds of each round.
+        Seconds of each round, by name.
     """
     seconds: dict[str, list[float]] = {name: [] for name in contenders}
     for number in track(range(rounds + 1), "timing", transient=True):
@@ -86,7 +85,7 @@ def time_in_turns(
 
 
 def wait_for(device: torch.device | str) -> None:
-    """Until a GPU has done what it was told."""
+    """Synchronize with a GPU; nothing to do on a CPU."""
     if torch.device(device).type == "cuda":
         torch.cuda.synchronize(device)
 
@@ -100,14 +99,14 @@ def compare(
     rounds: int = 5,
     device: torch.device | str = "cpu",
 ) -> Row:
-    """Time ours, the peer and the limit in turns -> a row.
+    """Time ours, the peer and the lower bound in turns.
 
     Args:
-        case: what is timed.
-        ours: this package's way.
-        peer: its name, and its way.
-        limit: the bare work.
-        rounds: how often each is timed.
+        case: description with sizes.
+        ours: this package's function.
+        peer: name and function.
+        limit: the work that cannot be left out.
+        rounds: timed runs of each.
         device: see time_in_turns.
     """
     contenders = {"ours": ours, **({"peer": peer[1]} if peer else {}), **({"limit": limit} if limit else {})}
@@ -125,7 +124,7 @@ def compare(
 
 
 def describe_device(device: torch.device | str = "cpu") -> str:
-    """ "NVIDIA H100", or the processor with the number of threads in use."""
+    """Name of a GPU ("NVIDIA H100"), or of the processor with the number of threads in use."""
     if torch.device(device).type == "cuda":
         return torch.cuda.get_device_name(device)
     return f"{_processor()}, {torch.get_num_threads()} threads"
@@ -141,7 +140,7 @@ def _processor() -> str:
 
 
 def print_rows(rows: Sequence[Row]) -> None:
-    """A table of the rows on the terminal, and the versions that ran."""
+    """Print a table of the rows, with device and versions."""
     table = Table("case", "ours", "peer", "", "limit", "peer / ours", "limit / ours", "spread")
     for row in rows:
         cells = (_seconds(row.ours_s), row.peer, _seconds(row.peer_s), _seconds(row.limit_s))
@@ -163,7 +162,7 @@ def _ratio(value: float | None) -> str:
 
 
 def write_rows(rows: Sequence[Row], path: str | Path) -> None:
-    """The rows as json, a list of dicts.
+    """Write the rows to a json file, as a list of dicts.
 
     Raises:
         InputError: the place cannot be written to.

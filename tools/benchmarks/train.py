@@ -1,6 +1,6 @@
-"""What ViLD adds to a training step: its step with stored regions, beside the plain Faster R-CNN's.
+"""Time of a training step of ViLD with stored regions, against one of Faster R-CNN.
 
-Both have the same backbone, photos and objects; both go forward, backward and step their optimizer.
+Both have the same backbone, images and objects; a step is forward, backward and the optimizer.
 """
 
 from __future__ import annotations
@@ -26,19 +26,23 @@ from ovdet.errors import InputError
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--config-file", default="configs/lite/vild_stored.py", metavar="F", help="of ViLD")
-    parser.add_argument("--peer-config", default="configs/lite/closed_set.py", metavar="F", help="of the plain one")
-    parser.add_argument("--photos", type=int, default=8, metavar="N", help="of a step (default: 8)")
-    parser.add_argument("--size", type=int, nargs=2, default=(288, 384), metavar=("H", "W"), help="pixels of a photo")
-    parser.add_argument("--regions", type=int, default=32, metavar="M", help="stored ones of a photo (default: 32)")
+    parser.add_argument("--config-file", default="configs/lite/vild_stored.py", metavar="F", help="config of ViLD")
+    parser.add_argument(
+        "--peer-config", default="configs/lite/closed_set.py", metavar="F", help="config of Faster R-CNN"
+    )
+    parser.add_argument("--photos", type=int, default=8, metavar="N", help="images per step (default: 8)")
+    parser.add_argument(
+        "--size", type=int, nargs=2, default=(288, 384), metavar=("H", "W"), help="image size in pixels"
+    )
+    parser.add_argument("--regions", type=int, default=32, metavar="M", help="stored regions per image (default: 32)")
     parser.add_argument("--classes", type=int, default=48, metavar="K", help="base classes (default: 48)")
-    parser.add_argument("--profile", action="store_true", help="also where ViLD's time goes, part by part")
+    parser.add_argument("--profile", action="store_true", help="also the time of each part of ViLD's step")
     parser.add_argument("--trace", metavar="F.json", help="with --profile: a step's operators over time, for Perfetto")
     parser.add_argument("--device", default="auto", help="cpu, cuda, ... (default: a GPU where there is one)")
 
 
 def run(arguments: argparse.Namespace) -> list[Row]:
-    """ViLD's step, the plain step, and backbone with pyramid alone as the limit; then the parts that were asked for."""
+    """A row of the step (peer: Faster R-CNN; lower bound: backbone and pyramid), and rows of its parts."""
     for name in ("photos", "regions", "classes"):
         if getattr(arguments, name) < 1:
             raise InputError(f"expected --{name} of at least 1, got {getattr(arguments, name)}")
@@ -70,7 +74,7 @@ def run(arguments: argparse.Namespace) -> list[Row]:
 
 
 def build_closed_set(config: DictConfig, num_classes: int) -> nn.Module:
-    """detectron2's detector of a closed-set config, with its own pooler and so many classes of no particular names."""
+    """The detector of a closed-set config, with detectron2's own pooler and K classes of no particular names."""
     config.dataset.num_base = num_classes
     config.model.training_classes = [f"name {k}" for k in range(num_classes)]
     config.model.roi_heads.box_pooler.update(_target_=ROIPooler, pooler_type="ROIAlignV2")

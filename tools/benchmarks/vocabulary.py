@@ -1,6 +1,6 @@
-"""What a vocabulary costs: from the embeddings of a photo's regions to its best candidates, and on to its detections.
+"""Time of scoring regions for up to a million names: to the best candidates, and on to detections.
 
-Shape letters: R regions of one photo, K classes, D embedding width.
+Shape letters: R regions of one image, K classes, D embedding width.
 """
 
 from __future__ import annotations
@@ -41,19 +41,19 @@ DENSE_ENTRIES, NMS_ENTRIES = 40_000_000, 4_000_000  # R x K up to which the peer
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """Sizes, where to run, and a picture."""
-    parser.add_argument("--regions", type=int, default=300, metavar="R", help="of the photo (default: 300)")
+    """Options: sizes, the device and a picture."""
+    parser.add_argument("--regions", type=int, default=300, metavar="R", help="regions of the image (default: 300)")
     parser.add_argument("--largest", type=int, default=SIZES[-1], metavar="K", help=f"of {', '.join(map(str, SIZES))}")
     parser.add_argument("--half", action="store_true", help="keep the vocabulary in float16")
     parser.add_argument("--device", default="cpu", help="default: cpu")
-    parser.add_argument("--picture", metavar="F.png", help="draw seconds over the number of classes there")
+    parser.add_argument("--picture", metavar="F.png", help="plot seconds over the number of classes")
 
 
 def run(arguments: argparse.Namespace) -> list[Row]:
-    """Two rows for each number of classes; the limit is the bare product of regions and classes.
+    """Two rows per number of classes; the lower bound is the bare product of regions and classes.
 
     Raises:
-        InputError: sizes that are none, or a device that is not here.
+        InputError: sizes below 1, or a device that is not here.
     """
     if arguments.regions < 1 or arguments.largest < 1:
         raise InputError(
@@ -73,7 +73,7 @@ def run(arguments: argparse.Namespace) -> list[Row]:
 
 
 def map_random_rows(path: Path, number: int, dtype: torch.dtype) -> Tensor:
-    """(number, D) random unit vectors in a file, mapped into memory."""
+    """Random unit vectors (number, D) in a file that is mapped into memory."""
     matrix = torch.from_file(str(path), shared=True, size=number * WIDTH, dtype=dtype).view(number, WIDTH)
     generator = torch.Generator().manual_seed(0)
     for rows in track(matrix.split(50_000), "drawing a vocabulary", transient=True, disable=number < 200_000):
@@ -82,33 +82,33 @@ def map_random_rows(path: Path, number: int, dtype: torch.dtype) -> Tensor:
 
 
 def time_size(vocabulary: Tensor, regions: int, rounds: int, device: torch.device) -> list[Row]:
-    """(K, D) -> the row of candidates, the row of detections."""
-    photo = _Photo(vocabulary, regions, device)
+    """Rows of candidates and of detections for (K, D) class embeddings."""
+    image = _Image(vocabulary, regions, device)
     entries, name = regions * len(vocabulary), f"{len(vocabulary)} classes x {regions} regions"
-    extra = peak_memory(photo.candidates)
+    extra = peak_memory(image.candidates)
     told = "" if extra is None or device.type != "cpu" else f", {extra / 2**20:.0f} MiB"
     return [
         compare(
             f"{name}: candidates{told}",
-            photo.candidates,
-            peer=("softmax, topk", photo.topk) if entries <= DENSE_ENTRIES else None,
-            limit=photo.product,
+            image.candidates,
+            peer=("softmax, topk", image.topk) if entries <= DENSE_ENTRIES else None,
+            limit=image.product,
             rounds=rounds,
             device=device,
         ),
         compare(
             f"{name}: detections",
-            photo.detections,
-            peer=("softmax, fast_rcnn_inference", photo.detectron2s) if entries <= NMS_ENTRIES else None,
-            limit=photo.product,
+            image.detections,
+            peer=("softmax, fast_rcnn_inference", image.detectron2s) if entries <= NMS_ENTRIES else None,
+            limit=image.product,
             rounds=rounds,
             device=device,
         ),
     ]
 
 
-class _Photo:
-    """Regions and boxes of a photo that was never taken, and the ways to classify them."""
+class _Image:
+    """Random regions of one image, and the ways to score them."""
 
     def __init__(self, vocabulary: Tensor, regions: int, device: torch.device) -> None:
         generator = torch.Generator().manual_seed(1)
@@ -178,14 +178,14 @@ def peak_memory(function: Callable[[], object]) -> int | None:
 
 
 def draw(sizes: list[int], rows: list[Row], path: str) -> None:
-    """Seconds over K, both axes logarithmic.
+    """Plot milliseconds over K, both axes logarithmic.
 
     Raises:
         InputError: the place cannot be written to.
     """
     candidates, detections = rows[::2], rows[1::2]
     figure = Figure(figsize=(8, 5.5), layout="constrained")
-    axes = figure.add_subplot(xlabel="classes", ylabel="milliseconds a photo", xscale="log", yscale="log")
+    axes = figure.add_subplot(xlabel="classes", ylabel="milliseconds per image", xscale="log", yscale="log")
     lines = {
         "detectron2: softmax, fast_rcnn_inference": ([row.peer_s for row in detections], "tab:red", "s"),
         "ours: detections": ([row.ours_s for row in detections], "tab:blue", "o"),

@@ -1,1 +1,1 @@
-"""The commands of the table of methods."""
+"""Commands that reproduce tables of docs/results.md."""

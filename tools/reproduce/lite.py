@@ -1,8 +1,8 @@
-"""The table of methods on small photos: which commands make it, in which order, and what they found.
+"""The table of methods on small images: the commands that make it, in their order, and what they measured.
 
-The base detector (pyramid and RPN on a frozen backbone) is trained once; each method's ROI heads are trained on it from
-scratch with the same schedule and seed, so that rows differ in the method alone. A command that was through is not run
-again, one that was interrupted goes on: the folder says how far it came.
+The base detector (pyramid and RPN on a frozen backbone) is trained once. Each method's ROI heads are trained on it from
+scratch with the same schedule and seed, so that rows differ in the method alone. A command that finished is not run
+again; one that was interrupted continues.
 """
 
 from __future__ import annotations
@@ -32,11 +32,11 @@ COLUMNS = (("base", "AP50"), ("novel", "AP50"), ("all", "AP50"), ("all", "AP"))
 
 @dataclass(frozen=True)
 class Row:
-    """A line of the table.
+    """A row of the table: a config that is trained, or another row's weights scored differently.
 
     Attributes:
         config: configs/lite/{config}.py.
-        method: what it is called.
+        method: its name in the table.
         scores: "" for a row that is trained; else the row with whose weights this one only scores differently.
         share: of those weights, if they are averaged with the base detector's before.
     """
@@ -48,7 +48,7 @@ class Row:
 
     @property
     def name(self) -> str:
-        """What `choose_rows` and the folders call it."""
+        """Its name on the command line and of its folder."""
         return self.config if self.share == 1 else f"{self.config}_averaged"
 
 
@@ -67,7 +67,7 @@ ROWS = (
 
 
 def choose_rows(names: Sequence[str]) -> list[Row]:
-    """Rows by their names, in the order of ROWS; all for none.
+    """Rows by name, in the order of ROWS; all of them for no names.
 
     Raises:
         InputError: there is no such row.
@@ -82,7 +82,7 @@ def choose_rows(names: Sequence[str]) -> list[Row]:
 def run_rows(
     rows: Sequence[Row], data: str, output: str | Path, *, seed: int = 0, overrides: Sequence[str] = ()
 ) -> None:
-    """Train and evaluate rows, one command after the other; each prints its own progress.
+    """Train and evaluate rows, one command after the other; their output goes to the terminal.
 
     Args:
         rows: of ROWS.
@@ -125,12 +125,12 @@ def _run(tool: str, *words: object) -> None:
 
 
 def run_folder(name: str, seed: int | str) -> str:
-    """Where a row's run lies below the output folder, "*" for those of all seeds; these share one base detector."""
+    """Folder of a row's run below the output folder; "*" for all seeds, which share one base detector."""
     return BASE_DETECTOR if name == BASE_DETECTOR else f"seed_{seed}/{name}"
 
 
 def table(output: str | Path) -> str:
-    """What has been measured below a folder of `run_rows`, as a table in Markdown; several seeds as mean and spread."""
+    """Markdown table of the AP measured below a folder of `run_rows`; several seeds as mean and spread."""
     lines = [
         "| method | base AP50 | novel AP50 | all AP50 | all AP | s / photo | seeds |",
         "|---|---|---|---|---|---|---|",
@@ -149,7 +149,7 @@ def table(output: str | Path) -> str:
 
 
 def _files_of(output: str | Path, row: Row, file: str) -> list[Path]:
-    """A file of each of a row's runs, by seed."""
+    """A file of each run of a row, by seed."""
     return sorted(Path(output).glob(f"{run_folder(row.name, '*')}/{file}"))
 
 
@@ -162,7 +162,7 @@ def _spread(values: Sequence[float | None]) -> str:
 
 
 def _seconds(run: Path) -> float | None:
-    """Per photo, as the evaluation logged it: by itself, or at the end of a training."""
+    """Seconds per image as logged by the evaluation, by itself or at the end of training."""
     logs = [file for file in (run / "log.txt", run / "evaluation/log.txt") if file.is_file()]
     text = "".join(file.read_text(encoding="utf-8") for file in logs)
     found = re.findall(r"(\d+) photos in ([\d.]+) s:", text)
@@ -170,7 +170,7 @@ def _seconds(run: Path) -> float | None:
 
 
 def draw_learning_curves(output: str | Path) -> bytes:
-    """The losses of each row over the steps, smoothed.
+    """Plot the losses of each row over the steps, smoothed.
 
     Returns:
         A PNG.
@@ -194,7 +194,7 @@ def draw_learning_curves(output: str | Path) -> bytes:
 
 
 def _curve(file: Path, kind: str, window: int = 5) -> tuple[list[int], list[float]]:
-    """Steps and values out of a run's metrics.json, each the mean of its neighbors."""
+    """Steps and smoothed values of a loss in a run's metrics.json."""
     rows = [json.loads(line) for line in file.read_text().splitlines() if line.strip()]
     rows = sorted({row["iteration"]: row for row in rows if kind in row}.values(), key=lambda row: row["iteration"])
     values = [row[kind] for row in rows]
@@ -204,7 +204,7 @@ def _curve(file: Path, kind: str, window: int = 5) -> tuple[list[int], list[floa
 
 
 def write_results(output: str | Path) -> str:
-    """Write results.md and learning_curves.png into the folder; returns the table."""
+    """Write results.md and learning_curves.png into the folder; return the table."""
     text = table(output)
     atomic_write(Path(output) / "results.md", text.encode())
     atomic_write(Path(output) / "learning_curves.png", draw_learning_curves(output))
