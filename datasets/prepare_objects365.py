@@ -9,8 +9,9 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
-from ovdet.data.prepare.counts import format_counts
-from ovdet.data.prepare.objects365 import COUNTS, prepare_objects365
+from preparing.counts import format_counts
+from preparing.objects365 import COUNTS, prepare_objects365
+
 from ovdet.data.root import datasets_root
 from ovdet.errors import command
 

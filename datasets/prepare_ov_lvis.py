@@ -9,8 +9,9 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
-from ovdet.data.prepare.counts import format_counts
-from ovdet.data.prepare.ov_lvis import prepare_ov_lvis
+from preparing.counts import format_counts
+from preparing.ov_lvis import prepare_ov_lvis
+
 from ovdet.data.root import datasets_root
 from ovdet.errors import command
 

@@ -9,8 +9,9 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
-from ovdet.data.prepare.counts import format_counts
-from ovdet.data.prepare.voc import prepare_voc
+from preparing.counts import format_counts
+from preparing.voc import prepare_voc
+
 from ovdet.data.root import datasets_root
 from ovdet.errors import command
 

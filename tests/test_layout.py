@@ -19,7 +19,6 @@ ALLOWED = {
     "modeling": ("objectives",),
     "data": (),
     "data.leakage": ("text.class_names",),
-    "data.prepare": ("text",),
     "evaluation": ("data.coco",),
     "evaluation.zero_shot": ("data", "teachers", "text"),
     "engine": ("data", "evaluation", "modeling", "objectives", "teachers.embedding_space", "text"),
@@ -40,7 +39,7 @@ LEAVES = {file.stem for file in PACKAGE.glob("*.py")} - {"__init__"}
 WITHOUT_DETECTRON2 = (
     *LEAVES,
     *("teachers", "objectives", "text"),
-    *("data.coco", "data.images", "data.prepare", "data.splits", "data.synthetic"),
+    *("data.coco", "data.images", "data.splits", "data.synthetic"),
     *("regions.plan", "regions.shard", "regions.store"),
 )
 

@@ -15,6 +15,7 @@ from detectron2.data.catalog import Metadata
 from ovdet.data import catalog as builtin
 
 ROOT = Path(__file__).parents[2]
+sys.path.insert(0, str(ROOT / "datasets"))  # as where a script of it is run
 
 
 @pytest.fixture

@@ -7,10 +7,9 @@ import json
 from pathlib import Path
 
 import pytest
-
-from ovdet.data.prepare import objects365
-from ovdet.data.prepare.class_names import load_class_names
-from ovdet.data.prepare.objects365 import find_photos
+from preparing import objects365
+from preparing.class_names import load_class_names
+from preparing.objects365 import find_photos
 
 METADATA = Path(__file__).parents[2] / "datasets/metadata"
 PHOTOS = ("images/v1/patch8/objects365_v1_00420917.jpg", "images/v2/patch16/objects365_v2_00908726.jpg")

@@ -9,9 +9,9 @@ import sys
 from pathlib import Path
 
 import pytest
+from preparing import ov_coco
 from pycocotools.coco import COCO
 
-from ovdet.data.prepare import ov_coco
 from ovdet.data.splits import load_split
 
 SPLIT = {"base2": ["person", "cat"], "novel": ["dog"], "ignored": ["kite"], "source": "a test"}
@@ -172,7 +172,7 @@ def test_neither_torch_nor_detectron2(official):
     """As a user starts it: refused after all imports, without the heavy ones."""
     script = Path(__file__).parents[2] / "datasets/prepare_ov_coco.py"
     code = (
-        "import runpy, sys; sys.argv = sys.argv[1:]\n"
+        "import os, runpy, sys; sys.argv = sys.argv[1:]; sys.path.insert(0, os.path.dirname(sys.argv[0]))\n"
         "try: runpy.run_path(sys.argv[0], run_name='__main__')\n"
         "except SystemExit as stop: print(stop.code, [m for m in ('torch', 'detectron2') if m in sys.modules])"
     )

@@ -7,8 +7,8 @@ import re
 
 import pytest
 from detectron2.data.datasets.lvis_v1_categories import LVIS_CATEGORIES
+from preparing import ov_lvis
 
-from ovdet.data.prepare import ov_lvis
 from ovdet.data.splits import load_split
 from ovdet.text.vocabulary import Vocabulary
 

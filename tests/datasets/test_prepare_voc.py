@@ -11,10 +11,9 @@ import numpy as np
 import pytest
 from detectron2.data.datasets.pascal_voc import CLASS_NAMES, load_voc_instances
 from detectron2.structures import BoxMode
+from preparing import voc
 from pycocotools.coco import COCO
 from pycocotools.cocoeval import COCOeval
-
-from ovdet.data.prepare import voc
 
 COUNTS = {"photos": 2, "objects": 3, "difficult objects": 1, "classes": 2}
 OBJECT = """<object><name>{name}</name><pose>Left</pose><truncated>1</truncated><difficult>{difficult}</difficult>

@@ -14,8 +14,8 @@ from pathlib import Path, PurePosixPath
 from typing import Any
 
 from ovdet.data.coco import check_coco, read_json, refuse_missing_photos, write_json
-from ovdet.data.prepare.class_names import ClassNames, load_class_names
-from ovdet.data.prepare.counts import Count, check_counts, check_inputs
+from preparing.class_names import ClassNames, load_class_names
+from preparing.counts import Count, check_counts, check_inputs
 from ovdet.errors import InputError
 
 SOURCE = "https://www.objects365.org"

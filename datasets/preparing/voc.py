@@ -18,8 +18,8 @@ from rich.console import Console
 from rich.progress import track
 
 from ovdet.data.coco import write_json
-from ovdet.data.prepare.class_names import ClassNames, load_class_names
-from ovdet.data.prepare.counts import Count, check_counts, check_inputs
+from preparing.class_names import ClassNames, load_class_names
+from preparing.counts import Count, check_counts, check_inputs
 from ovdet.errors import InputError
 
 SOURCE = "http://host.robots.ox.ac.uk/pascal/VOC/voc2007/"

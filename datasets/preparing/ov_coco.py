@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from ovdet.data.coco import check_coco, listed, read_json, write_json
-from ovdet.data.prepare.counts import Count, check_counts, check_inputs
+from preparing.counts import Count, check_counts, check_inputs
 from ovdet.data.splits import load_split
 from ovdet.errors import InputError
 

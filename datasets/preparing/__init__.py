@@ -1,0 +1,1 @@
+"""Official annotation files of data sets to COCO-format jsons, with the counts that they must have."""
