@@ -14,9 +14,9 @@ from pathlib import Path, PurePosixPath
 from typing import Any
 
 from ovdet.data.coco import check_coco, read_json, refuse_missing_photos, write_json
+from ovdet.errors import InputError
 from preparing.class_names import ClassNames, load_class_names
 from preparing.counts import Count, check_counts, check_inputs
-from ovdet.errors import InputError
 
 SOURCE = "https://www.objects365.org"
 COUNTS = {1: {"photos": 30_000, "classes": 365}, 2: {"photos": 80_000, "classes": 365}}

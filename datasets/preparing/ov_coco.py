@@ -11,9 +11,9 @@ from pathlib import Path
 from typing import Any
 
 from ovdet.data.coco import check_coco, listed, read_json, write_json
-from preparing.counts import Count, check_counts, check_inputs
 from ovdet.data.splits import load_split
 from ovdet.errors import InputError
+from preparing.counts import Count, check_counts, check_inputs
 
 SOURCE = "https://cocodataset.org/#download"
 PARTS = {"val": ("base", "novel"), "train": ("base",)}  # the short file first: what is wrong shows soon

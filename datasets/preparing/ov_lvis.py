@@ -7,11 +7,11 @@ from pathlib import Path
 from typing import Any
 
 from ovdet.data.coco import check_coco, listed, read_json, write_json
-from preparing.counts import Count, check_counts, check_inputs
 from ovdet.data.splits import load_split
 from ovdet.errors import InputError
 from ovdet.text.class_names import same_class_name
 from ovdet.text.vocabulary import Vocabulary
+from preparing.counts import Count, check_counts, check_inputs
 
 SOURCE = "https://www.lvisdataset.org/dataset"
 SUBSET_OF_FREQUENCY = {"f": "base", "c": "base", "r": "novel"}

@@ -18,9 +18,9 @@ from rich.console import Console
 from rich.progress import track
 
 from ovdet.data.coco import write_json
+from ovdet.errors import InputError
 from preparing.class_names import ClassNames, load_class_names
 from preparing.counts import Count, check_counts, check_inputs
-from ovdet.errors import InputError
 
 SOURCE = "http://host.robots.ox.ac.uk/pascal/VOC/voc2007/"
 COUNTS = {"photos": 4_952, "objects": 14_976, "difficult objects": 2_944, "classes": 20}

@@ -123,10 +123,12 @@ def inspect_teacher(
     """
     if max_objects is not None and max_objects < 1:
         raise InputError(f"expected at least 1 object, got {max_objects}")
+    # class embeddings
     prompts = resolve_templates(templates)
     data = load_coco_subsets(annotations, images, split, ("base", "novel"), is_train=True)
     names, novel = data.thing_classes, set(data.novel_classes)
     class_embeddings = embed_vocabulary(Vocabulary(names), teacher, prompts).matrix
+    # ranks of the true classes
     objects = _draw([(record, a) for record in data.dicts for a in record["annotations"]], max_objects)
     ranks: dict[str, list[Tensor]] = {}
     for by_view, labels in _embed_objects(_views(teacher), objects):
@@ -135,6 +137,7 @@ def inspect_teacher(
             ranks.setdefault(view, []).append(rank.cpu())
     labels = torch.tensor([annotation["category_id"] for _, annotation in objects])
 
+    # accuracies by class
     def report(view: str, of_all: Tensor) -> ZeroShotReport:
         classes = tuple(
             _accuracy(name, "novel" if name in novel else "base", of_all[labels == index])

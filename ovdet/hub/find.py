@@ -1,4 +1,4 @@
-"""Where a detector's config and weights are."""
+"""Finding a detector's config and weights by a model name, a folder or a hub address."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ SHIPPED = {DEFAULT_MODEL: Path(__file__).parents[1] / "assets" / "ovdet_lite"}
 
 
 class ModelFiles(NamedTuple):
-    """What `load_config` and `load_detector` take."""
+    """A detector's config file and checkpoint, as `open_config` and `load_detector` take them."""
 
     config_file: str
     weights: str
@@ -57,10 +57,10 @@ def find_model(name: str | Path) -> ModelFiles:
 
 
 def open_config(path: str, overrides: Sequence[str] = ()) -> DictConfig:
-    """The config of a training run or of a model folder.
+    """Read the config of a training run or of a model folder.
 
     Args:
-        path: see `load_config`; or a model folder's config.json, which is no program.
+        path: see `load_config`; or a model folder's config.json, which runs no code.
         overrides: see `load_config`.
 
     Raises:
@@ -96,7 +96,7 @@ def add_model_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def choose_model(model: str | None, config_file: str | None, weights: str | None) -> ModelFiles:
-    """What a command line names: a model, or a config and its weights.
+    """The detector that a command line names: by --model, or by --config-file and --weights.
 
     Args:
         model: see find_model.

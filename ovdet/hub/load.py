@@ -17,7 +17,7 @@ from ovdet.text.embedder import NameEmbedder
 
 
 def find_weights(config: DictConfig, weights: str = "") -> str:
-    """The checkpoint to use.
+    """The checkpoint of a config's detector.
 
     Args:
         config: as for do_train.

@@ -39,7 +39,7 @@ _ENTRIES = {  # what must be there, and of which kind
 
 
 def write_model_folder(config: DictConfig, weights: str, folder: str | Path, *, card: str) -> dict[str, Any]:
-    """Pack a trained detector.
+    """Write a trained detector as a model folder.
 
     Args:
         config: of the detector, see `load_config`.
@@ -48,7 +48,7 @@ def write_model_folder(config: DictConfig, weights: str, folder: str | Path, *, 
         card: the text of README.md, Markdown.
 
     Returns:
-        What config.json says.
+        The content of config.json.
 
     Raises:
         InputError: config or weights are not there or do not fit, the detector has a part that a folder cannot name,
@@ -101,7 +101,7 @@ def _with_training_classes(config: DictConfig, weights: str) -> DictConfig:
 
 
 def _check_is_free(folder: Path) -> None:
-    """Nothing is written over but an older detector, whole or not: its config.json or its weights tell."""
+    """Refuse a folder of anything else than an older detector, which its config.json or its weights tell."""
     config = folder / CONFIG
     if config.is_file():
         text = config.read_text(encoding="utf-8", errors="replace")
@@ -150,7 +150,7 @@ def read_model_config(path: str | Path) -> DictConfig:
 
 
 def _read_content(path: str | Path) -> dict[str, Any]:
-    """What a config.json says, checked.
+    """The checked content of a config.json.
 
     Raises:
         InputError: as of read_model_config.
@@ -187,7 +187,7 @@ def _check_content(content: Any, path: str) -> None:
 
 
 def read_resize(augmentations: list[T.Augmentation]) -> dict[str, int]:
-    """The test-time rule as plain numbers.
+    """How test images are resized, as plain numbers.
 
     Returns:
         {"short_edge_length", "max_size"}: pixels of the shorter side, and of the longer one at most.

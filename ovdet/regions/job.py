@@ -110,6 +110,7 @@ def plan_extraction(config: DictConfig, options: ExtractOptions) -> ExtractJob:
     for name in ("max_regions", "images_per_shard", "processes"):
         if getattr(options, name) < 1:
             raise InputError(f"expected {name} of at least 1, got {getattr(options, name)}")
+    # what decides
     data = _read_data(config, options)
     source = _proposal_source(config, options, data)
     teacher = RegionEmbedder(load_teacher(options.teacher or config.teacher.name))
@@ -126,6 +127,7 @@ def plan_extraction(config: DictConfig, options: ExtractOptions) -> ExtractJob:
         image_root=data.image_root,
         command=options.command,
     )
+    # the work
     images = []
     for record in data.dicts:
         boxes, scores = source.proposals.get(record["image_id"], ([], []))
@@ -141,6 +143,7 @@ def _image_record(record: Mapping[str, Any], root: str) -> ImageRecord:
 
 
 def _read_data(config: DictConfig, options: ExtractOptions) -> _Data:
+    # a json
     if options.annotations:
         if not options.images or options.dataset:
             raise InputError("expected --annotations with --images and without --dataset")
@@ -150,6 +153,7 @@ def _read_data(config: DictConfig, options: ExtractOptions) -> _Data:
         return _Data(name, options.annotations, root, loaded.dicts, loaded.thing_classes, loaded.novel_classes)
     if options.images or options.split:
         raise InputError("expected --images and --split with --annotations, got them without it")
+    # a registered data set
     if options.dataset:
         if options.dataset not in DatasetCatalog:
             raise InputError(f"expected a registered data set, got {options.dataset!r}")

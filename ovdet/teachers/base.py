@@ -20,7 +20,7 @@ from ovdet.errors import InputError
 
 @runtime_checkable
 class Teacher(Protocol):
-    """Attributes are read-only.
+    """An image-level vision-language model with one space for images and texts; attributes are read-only.
 
     Attributes:
         name: what `load_teacher` takes to get it again.
@@ -59,15 +59,14 @@ class Teacher(Protocol):
 
 @contextlib.contextmanager
 def plain_inference(device: torch.device) -> Iterator[None]:
-    """No gradients, and nothing of the caller's precision: embeddings do not depend on who asks for them."""
+    """Inference in full float32, whatever precision the caller has set: no gradients, no autocast, no TF32."""
     with torch.inference_mode(), torch.autocast(device.type, enabled=False), _without_tf32():
         yield
 
 
 @contextlib.contextmanager
 def _without_tf32() -> Iterator[None]:
-    """cuDNN by itself rounds what float32 convolutions take to ten bits, as float16 would; matrix products where the
-    program asked for it."""
+    """Turn off TF32, in which cuDNN computes float32 convolutions by default with a mantissa of ten bits."""
     cudnn, matmul = torch.backends.cudnn, torch.backends.cuda.matmul
     is_new = hasattr(cudnn, "conv")
     places, name = ((cudnn.conv, matmul), "fp32_precision") if is_new else ((cudnn, matmul), "allow_tf32")

@@ -22,8 +22,10 @@ logger = logging.getLogger(__name__)
 
 
 def resize_regions(photos: Tensor, edges: Tensor, size: tuple[int, int]) -> Tensor:
-    """What `image.crop(box).resize(size, BICUBIC)` gives: the cubic of Keys (1981) with a = -0.5, widened where it
-    shrinks (antialiasing), rounded to 256 levels after each of the two passes, rows first.
+    """Crop and resize regions as Pillow's `image.crop(box).resize(size, BICUBIC)` does.
+
+    The cubic of Keys (1981) with a = -0.5, widened where it shrinks (antialiasing), rounded to 256 levels after each of
+    the two passes, rows first.
 
     Args:
         photos: (N, 3, H, W) in [0, 255], uint8 or float.

@@ -1,4 +1,4 @@
-"""The embedded teacher, all of it from packages on the index: ConSE (Norouzi et al., arXiv:1312.5650).
+"""The embedded teacher, whose weights come from packages on the index: ConSE (Norouzi et al., arXiv:1312.5650).
 
 An ImageNet classifier names what an image shows and a sentence encoder embeds the names: the embedding of an image is
 the mean of the classes' embeddings, weighted by their probabilities. Texts go through the same encoder.
@@ -50,8 +50,9 @@ _INPUT_SIZES = {0: 224, 2: 260}
 
 
 class ConseTeacher:
-    """See the module; follows the `Teacher` protocol. The two networks are loaded when they are first needed,
-    outside of inference mode, so that they can be moved later.
+    """A teacher made of an ImageNet classifier and a sentence encoder, see the module.
+
+    Both are loaded when they are first needed, outside of inference mode, so that they can be moved later.
     """
 
     width = 384
@@ -127,8 +128,9 @@ class ConseTeacher:
     @cached_property
     @torch.inference_mode(False)
     def classifier(self) -> nn.Module:
-        """Batch norms and paddings folded into the convolutions, channels side by side in memory: more than twice as
-        fast on CPUs. Lite0 takes all sizes that 32 divides, as its paddings are those of 224.
+        """EfficientNet-Lite with batch norms and paddings folded into its convolutions: twice as fast on CPUs.
+
+        Lite0 takes all sizes that 32 divides, as its paddings are those of 224.
 
         In float32 everywhere: the ten likeliest classes of some crops change with less, bfloat16 moves their
         embeddings to a cosine of 0.92, float16 to 0.99.
@@ -144,7 +146,7 @@ class ConseTeacher:
 
     @property
     def memory_format(self) -> torch.memory_format:
-        """What the classifier wants its input in."""
+        """The memory format in which the classifier is fast."""
         return fast_memory_format(self.classifier, self.device)
 
     @cached_property
@@ -165,7 +167,7 @@ class ConseTeacher:
 
     @cached_property
     def _sentences_digest(self) -> str:
-        """Of all that the embeddings of the classes depend on."""
+        """A digest of everything that the class embeddings depend on."""
         files = [self._sentence_folder / name for name in ("model.safetensors", "tokenizer.json")]
         prompts = (_NAME + _CLASS).encode()
         return digest([*(file.read_bytes() for file in files), prompts, repr(self._classes).encode()])

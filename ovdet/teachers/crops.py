@@ -1,4 +1,4 @@
-"""Regions cut out of photos and embedded by a teacher; all on the teacher's device, many regions at a time.
+"""Region embeddings by cropping: boxes are cut out of images, resized, and embedded by a teacher in batches.
 
 A crop is what Pillow's `image.crop(box).resize(size, BICUBIC)` gives (see bicubic.py).
 
@@ -24,7 +24,7 @@ _CPU_BATCH, _DEVICE_BATCH = 8, 600
 
 
 def crop_regions(image: Tensor, boxes: Tensor, size: tuple[int, int], scale: float = 1.0) -> Tensor:
-    """Cut regions out of an image and resize them.
+    """Crop regions of an image and resize them bicubically.
 
     Equal to Pillow's bicubic resize, with its rounding to 256 levels after each of the two passes: without that, the
     features of small, much enlarged regions move to a cosine of 0.97. (Rows come first here; newer versions of Pillow
@@ -51,7 +51,7 @@ def crop_regions(image: Tensor, boxes: Tensor, size: tuple[int, int], scale: flo
 
 
 def normalize_crops(crops: Tensor, mean: Sequence[float], std: Sequence[float], white: float = 1.0) -> Tensor:
-    """Colors as a teacher takes them.
+    """Normalize colors by a teacher's mean and standard deviation.
 
     Args:
         crops: (R, 3, h, w) RGB in [0, white], any type.
@@ -84,7 +84,7 @@ def embed_region_batch(
     scales: Sequence[float] = (1.0, 1.5),
     batch_size: int | None = None,
 ) -> list[Tensor]:
-    """Embed regions as ViLD's targets are: the unit embeddings of the crops at each scale, added and normalized.
+    """ViLD's distillation targets: unit embeddings of the crops at each scale, summed and normalized.
 
     The regions of all photos share the teacher's forward passes.
 
@@ -123,7 +123,7 @@ def embed_region_batch(
 
 @packable
 class RegionEmbedder:
-    """A teacher and the scales at which it looks at regions. No module: its weights never enter a checkpoint."""
+    """Embeds regions by their crops at several scales. No module: the teacher's weights never enter a checkpoint."""
 
     def __init__(
         self, teacher: Teacher, scales: Sequence[float] = (1.0, 1.5), *, batch_size: int | None = None

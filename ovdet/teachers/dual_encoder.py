@@ -1,4 +1,4 @@
-"""What teachers made of an image and a text tower have in common, whichever library they come from.
+"""Dual-encoder teachers (an image and a text tower), whichever library they come from.
 
 Shape letters: R images, T texts, D embedding width.
 """
@@ -23,7 +23,7 @@ _TEXT_BATCH = 256
 
 
 class DualEncoderTeacher(ABC):
-    """Embeds with a model of float32; on GPUs, where that is enough, images with a float16 copy of it.
+    """Base class of dual-encoder teachers: float32, but images on GPUs in float16 where that changes nothing.
 
     Subclasses set `width`, `input_size`, `device` and `_model`, and say how it embeds.
     """
@@ -78,8 +78,9 @@ class DualEncoderTeacher(ABC):
 def image_network(
     model: nn.Module, encode: Callable[[nn.Module, Tensor], Tensor], input_size: tuple[int, int], device: torch.device
 ) -> nn.Module:
-    """A model as it embeds images: on GPUs a float16 copy, unless the network overflows in it or turns an embedding,
-    as a fingerprint stands for both.
+    """The network that embeds images: on GPUs a float16 copy, unless float16 overflows or changes embeddings.
+
+    One fingerprint stands for both.
 
     Args:
         model: of float32, on the device.

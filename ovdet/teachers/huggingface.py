@@ -45,7 +45,7 @@ _SILENT_SETTINGS = ("hidden_act", "num_attention_heads", "layer_norm_eps")
 
 
 class HuggingFaceTeacher(DualEncoderTeacher):
-    """See the module; follows the `Teacher` protocol."""
+    """A CLIP, ALIGN or SigLIP of transformers as a teacher."""
 
     def __init__(self, source: str, *, device: str | torch.device = "cpu") -> None:
         """
@@ -142,9 +142,9 @@ def _load(source: str) -> tuple[nn.Module, Any, Any]:
 
 
 def _pixel_rule(image_processor: Any, source: str) -> tuple[tuple[float, ...], tuple[float, ...], tuple[int, int]]:
-    """What an image processor does to colors, found by giving it a black and a white image.
+    """An image processor's mean, std and size, measured on a black and a white image.
 
-    Its fields say it in too many ways (ALIGN's rescales by an offset, or not, and may normalize twice).
+    Its fields say this in too many ways (ALIGN's rescales by an offset, or not, and may normalize twice).
 
     Returns:
         mean and std of RGB in [0, 1], and (height, width) of what it makes, in pixels.

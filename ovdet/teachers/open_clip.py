@@ -28,7 +28,7 @@ _CLIP_TEMPERATURE = 0.01  # where there is no trained one
 
 
 class OpenClipTeacher(DualEncoderTeacher):
-    """See the module; follows the `Teacher` protocol."""
+    """A model of open_clip as a teacher."""
 
     def __init__(self, source: str, *, device: str | torch.device = "cpu") -> None:
         """
@@ -121,7 +121,7 @@ def _check_activation(architecture: str, tag: str) -> None:
 
 
 def _usual_colors(architecture: str) -> tuple[tuple[float, ...], tuple[float, ...]] | None:
-    """Mean and standard deviation that most pretrained weights of an architecture want; None where there are none.
+    """Mean and standard deviation of most pretrained weights of an architecture; None where there are none.
 
     open_clip keeps them with the tag, and takes OpenAI's for any file: wrong for a third of the architectures (SigLIP,
     MobileCLIP, ...). Within one they agree but for ViT-L-14, whose tag laion2b_s32b_b82k has others.

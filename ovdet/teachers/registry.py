@@ -1,4 +1,4 @@
-"""A teacher by its name."""
+"""Loading a teacher by its name."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ CHOICES = (
 
 @packable
 def load_teacher(name: str, device: str | torch.device = "cpu") -> Teacher:
-    """A teacher by its name.
+    """Load a teacher.
 
     Args:
         name: one of

@@ -1,8 +1,8 @@
-"""Regions where they lie: the embedded teacher on whole photos instead of on crops.
+"""Region embeddings by RoIAlign on the feature map of the whole image, for the embedded teacher.
 
-A crop shows the teacher an object without its surroundings, and costs it a pass of its own. Here the classifier of
-ConSE sees a photo once, and each region's part of its last map goes on to its last layer: one pass serves all regions
-(for frozen backbones: F-VLM, arXiv:2209.15639).
+A crop shows the teacher an object without its surroundings, and needs a forward pass of its own. Here the classifier of
+ConSE computes one feature map of the image, and RoIAlign and its last layers give all regions (as F-VLM does,
+arXiv:2209.15639).
 
 Shape letters: R regions of one photo, D embedding width.
 """
@@ -31,13 +31,13 @@ _SHORT_SIDES = (448, 640)
 
 @packable
 class RoIFeatureEmbedder:
-    """`conse` on whole photos, by EfficientNet-Lite0. No module: its weights never enter a checkpoint."""
+    """Embeds regions by RoI features of ConSE's EfficientNet-Lite0. No module: its weights never enter a checkpoint."""
 
     def __init__(self, short_sides: Sequence[int] | None = _SHORT_SIDES, *, device: str | torch.device = "cpu") -> None:
         """
         Args:
-            short_sides: the photo is looked at in each of these sizes, in pixels of its shorter side; the embeddings
-                are summed and brought to unit norm. None: as it comes.
+            short_sides: test-time scales, in pixels of the image's shorter side; the embeddings are summed and
+                normalized. None: the image's own size.
             device: where it computes.
 
         Raises:
@@ -81,9 +81,10 @@ class RoIFeatureEmbedder:
 
 @packable
 class EnsembleEmbedder:
-    """Several ways to look at a region, their embeddings added and brought to unit norm."""
+    """An ensemble of region embedders: their embeddings are summed and normalized."""
 
     def __init__(self, views: Sequence[Embedder]) -> None:
+        """Take the embedders, which share a space and a width D."""
         self.views = tuple(views)
 
     def __call__(self, photo: Tensor, boxes: Tensor) -> Tensor:
