@@ -1,1 +1,1 @@
-"""Datasets with base / novel subsets, the reader of photos, the mapper, stored regions, drawn data."""
+"""Data sets with base and novel classes: COCO jsons, images, the mapper, samplers, the leak check, synthetic data."""

@@ -1,4 +1,4 @@
-"""The data sets of the field's protocols under the names that their configs and commands use.
+"""The built-in data sets (OV-COCO, OV-LVIS, COCO, Objects365, VOC) by their registered names.
 
 Importing this module makes every name known to detectron2's DatasetCatalog; the files are read when one is asked for.
 `voc_2007_test` takes the place of detectron2's data set of that name, which counts objects marked as difficult.
@@ -20,7 +20,7 @@ LVIS_EVALUATOR_TYPE = "ovdet_lvis"
 
 
 class Builtin(NamedTuple):
-    """Where a data set is, relative to the folder of all data sets, and how it is read (see load_coco_subsets)."""
+    """Files of a built-in data set, relative to the folder of all data sets, and arguments of load_coco_subsets."""
 
     json_file: str
     images: str
@@ -120,7 +120,7 @@ def _check_files(entry: Builtin, files: list[Path]) -> None:
 
 
 def _load(name: str) -> list[dict[str, Any]]:
-    """What the catalog calls for a name that nobody has registered yet."""
+    """Register a name when the catalog is first asked for it, and give its dataset dicts."""
     return DatasetCatalog.get(register_builtin(name))
 
 

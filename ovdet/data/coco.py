@@ -57,7 +57,7 @@ def read_json(path: str | Path, what: str, *, progress: bool = False) -> Any:
 
 
 def _parse_with_bar(text: str, name: str) -> Any:
-    """json.loads, counting objects: the parser itself says nothing until it is through."""
+    """json.loads with a progress bar, which counts the objects that are parsed."""
     every = 4096
     numbers = itertools.count(1)
     with Progress(console=Console(stderr=True), transient=True) as bar:
@@ -85,7 +85,7 @@ def read_coco_json(path: str | Path, *, progress: bool = False) -> CocoJson:
 
 
 def write_json(path: str | Path, content: Mapping[str, Any]) -> None:
-    """Write a json object whole, the entries of its lists piece by piece: with a bar where that takes seconds.
+    """Write a json object atomically, with a progress bar where it is large.
 
     Raises:
         InputError: the place cannot be written to.
@@ -112,7 +112,7 @@ def _compact(value: Any) -> bytes:
 
 
 def check_coco(content: Any, path: str | Path) -> CocoJson:
-    """Check what a COCO-format json holds; images without `file_name` get the end of their `coco_url` (LVIS).
+    """Check the content of a COCO-format json; images without `file_name` get the end of their `coco_url` (LVIS).
 
     Args:
         content: the parsed json; images and annotations of the result are its own.
@@ -177,7 +177,7 @@ def _check_annotations(
 
 
 def _check_numbers(annotation: dict[str, Any], path: str | Path) -> None:
-    """A box of four numbers, a crowd or none, perhaps an area; null for the last two says nothing and goes."""
+    """Check an annotation's bbox, iscrowd and area; a null iscrowd or area is removed."""
     box = annotation["bbox"]
     for key in ("iscrowd", "area"):
         if annotation.get(key, 0) is None:
@@ -214,7 +214,7 @@ def _check_unique(values: Sequence[Any], what: str, path: str | Path) -> None:
 
 
 def refuse_missing_photos(missing: Sequence[str], total: int, image_root: str | Path) -> None:
-    """Name all photos that are not there, one a line in the log; of a folder that is not there, the folder.
+    """Refuse a data set with missing images, and log each of them, or the folder that is missing.
 
     Args:
         missing: their paths; none is fine.
@@ -260,6 +260,6 @@ def usable_segmentation(segmentation: Any) -> Any:
 
 
 def listed(values: Sequence[Any], limit: int = 5) -> str:
-    """The first values, and how many there are, for a message of one line."""
+    """The first values as text, and how many there are, for a message of one line."""
     more = f", ... ({len(values)} in all)" if len(values) > limit else ""
     return ", ".join(str(value) for value in values[:limit]) + more

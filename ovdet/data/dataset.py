@@ -1,6 +1,6 @@
-"""Any COCO-format json with base, novel and ignored classes, as detectron2 datasets.
+"""COCO-format jsons with base, novel and ignored classes as detectron2 datasets.
 
-The subsets come from a small split json (see split.py).
+The subsets come from a small split json (see splits.py).
 What is not asked for never leaves the loader, so novel annotations cannot reach training by way of a later filter.
 """
 
@@ -154,7 +154,7 @@ def _convert_annotation(annotation: Mapping[str, Any], to_contiguous: Mapping[in
 
 
 def check_photos(files: Sequence[str], image_root: str | Path) -> None:
-    """Look into each folder once; refuse a dataset whose photos are not all there.
+    """Refuse a dataset whose photos are not all there; each folder is listed once.
 
     Raises:
         InputError: the folder is missing, or photos are (see refuse_missing_photos).
@@ -242,7 +242,7 @@ class _Source(NamedTuple):
 
 
 def _once_then_again(dicts: list[dict[str, Any]], source: _Source) -> Callable[[], list[dict[str, Any]]]:
-    """Hand out what registration has read the first time (a large json is not parsed twice), then read afresh."""
+    """A loader for the catalog: the dicts that registration has read, then on later calls the file anew."""
     pending = [dicts]
 
     def get() -> list[dict[str, Any]]:

@@ -1,4 +1,4 @@
-"""The one reader of photos: whatever is stored, out comes an upright 8-bit color image or an InputError.
+"""Reading image files of any kind as upright 8-bit color.
 
 Shapes: H height, W width, C channels as stored.
 """
@@ -84,7 +84,7 @@ def read_image(path: str | Path, format: str = "RGB") -> np.ndarray:
 
 
 def check_aspect(height: int, width: int, photo: str = "") -> None:
-    """A photo that a detector can resize.
+    """Refuse an image that is empty or too elongated to be resized.
 
     Args:
         height: in pixels.

@@ -1,4 +1,4 @@
-"""From a detectron2 dataset dict to what the detector takes, stored regions moved along with the image.
+"""Maps a dataset dict to the detector's input: reads and augments the image, its annotations and stored regions.
 
 Shapes: H, W of the augmented image; M stored regions that remain; D embedding width. Boxes are XYXY float32 in pixels
 of the augmented image. The json's boxes refer to the photo as EXIF turns it upright, as detectron2 assumes too.
@@ -37,7 +37,7 @@ class RegionLookup(Protocol):
 
 
 class OpenVocabMapper:
-    """Reads the photo, applies the same augmentations to image, annotations and stored regions."""
+    """Reads the image and applies the same augmentations to it, its annotations and its stored regions."""
 
     def __init__(
         self,
@@ -131,7 +131,7 @@ class OpenVocabMapper:
 
 
 def transform_regions(boxes: Tensor, transforms: T.TransformList, size: tuple[int, int]) -> tuple[Tensor, Tensor]:
-    """Move stored boxes into the augmented image; drop what is too small or mostly cropped away.
+    """Transform stored boxes as the image was; drop those that are too small or mostly cropped away.
 
     Args:
         boxes: (S, 4) XYXY in pixels of the original photo.

@@ -1,4 +1,4 @@
-"""Where the data sets are."""
+"""The folder of all data sets."""
 
 from __future__ import annotations
 

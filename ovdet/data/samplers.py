@@ -1,4 +1,4 @@
-"""What long-tailed data sets such as LVIS ask for in training: rare classes' photos more often, weights by frequency.
+"""Repeat-factor sampling and class weights by frequency, for long-tailed data sets such as LVIS.
 
 Shape letters: K training classes.
 """
@@ -20,7 +20,7 @@ MakeSampler = Callable[[Sequence[Mapping[str, Any]]], RepeatFactorTrainingSample
 
 
 def repeat_factor_sampler(threshold: float = 1e-3) -> MakeSampler:
-    """The sampler of LVIS (arXiv:1908.03195, appendix B.2), to be made when the training set has been read.
+    """Repeat-factor sampling as of LVIS (arXiv:1908.03195, appendix B.2), built when the training set has been read.
 
     A photo comes `max over its classes c of max(1, sqrt(threshold / f(c)))` times as often, f(c) being the share of
     photos that show c.
@@ -45,7 +45,7 @@ def _repeat_factor_sampler(dicts: Sequence[Mapping[str, Any]], *, threshold: flo
 
 
 def frequency_weights(dataset_name: str, power: float = 0.5) -> Callable[[], Tensor]:
-    """By what the federated loss draws absent classes: numbers of photos to a power, asked for when training begins.
+    """Weights by which the federated loss samples absent classes: image counts to a power, computed as training begins.
 
     Args:
         dataset_name: a data set of `register_coco_subsets`, registered by the time of the call that asks.
@@ -58,7 +58,7 @@ def frequency_weights(dataset_name: str, power: float = 0.5) -> Callable[[], Ten
 
 
 def count_photos(dicts: Iterable[Mapping[str, Any]], num_classes: int) -> list[dict[str, int]]:
-    """How many photos show each class, as detectron2's metadata `class_image_count` has it.
+    """The number of images that show each class, in the format of detectron2's `class_image_count`.
 
     Args:
         dicts: dataset dicts, `category_id` in [0, num_classes).

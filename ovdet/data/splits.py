@@ -1,4 +1,4 @@
-"""Which classes are base, novel and ignored: the split json, {"base": [names], "novel": [names], "source": "..."}."""
+"""Split jsons, which name base, novel and ignored classes: {"base": [names], "novel": [names], "source": "..."}."""
 
 from __future__ import annotations
 

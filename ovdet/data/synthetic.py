@@ -1,4 +1,4 @@
-"""A drawn detection dataset: colored shapes on textured paper, with held-out combinations as novel classes.
+"""A synthetic detection data set: colored shapes on textured paper, with held-out combinations as novel classes.
 
 Every color and every shape occurs among the base classes; the novel classes put them together anew ("red square").
 As in OV-COCO the photos show novel objects too, and it is the split that keeps their annotations out of training.

@@ -26,7 +26,7 @@ LARGEST = 1e5**2  # where both protocols' range "all" of areas ends
 
 @dataclass(frozen=True)
 class PerClass:
-    """What was measured for each of K classes.
+    """Average precision of each of K classes.
 
     Attributes:
         figures: each of METRICS -> (K,) float64 in percent; nan for a class without objects (in that range of areas), 0
@@ -41,7 +41,7 @@ class PerClass:
 
 
 class CocoAP:
-    """COCO's rules: each photo is annotated for all classes, crowds are neither found nor missed.
+    """Average precision by COCO's rules: each image is annotated for all classes, crowds are ignored.
 
     PASCAL VOC's AP50 and AP75 come out of it too: COCO's average over 101 recall levels, on a json that marks the
     "difficult" objects as crowds.
@@ -135,7 +135,7 @@ class CocoAP:
         return {"id": number, "height": image.get("height", 0), "width": image.get("width", 0)}
 
     def _entries(self, image_id: Any) -> Iterator[dict[str, Any]]:
-        """The objects of an image, as the engine takes them."""
+        """The annotations of an image that count, in hotcoco's format."""
         for annotation in self._truth.annotations.get(image_id, ()):
             class_number = self._class_number.get(annotation["category_id"])
             if class_number is None:
@@ -176,7 +176,7 @@ class CocoAP:
     def _masks(
         self, detections: Mapping[Any, Sequence[Mapping[str, Any]]], image_ids: Sequence[Any]
     ) -> list[dict[str, Any]]:
-        """Without their boxes: an object's area is then its mask's."""
+        """Detections with masks in hotcoco's format, without boxes: an object's area is then its mask's."""
         numbers, images = self._class_number, self._image_number
         try:
             rows = [
@@ -205,12 +205,12 @@ class CocoAP:
         return mask
 
     def _select(self, image_id: Any, found: Sequence[Mapping[str, Any]]) -> Sequence[Mapping[str, Any]]:
-        """The detections of an image that count, before they are parted by class."""
+        """The detections of an image that count, of all classes."""
         return found
 
 
 class LvisAP(CocoAP):
-    """LVIS's rules: a photo is annotated for some classes only, and no others are held against a detection.
+    """Average precision by LVIS's federated rules: an image is annotated for some classes only, others do not count.
 
     A detection counts where its class has an object on the photo or is in the photo's `neg_category_ids`; one that
     finds nothing does not count against classes in `not_exhaustive_category_ids`. Objects and detections without area

@@ -1,4 +1,4 @@
-"""Evaluation of a detector over its whole vocabulary at once, reported for base, novel and all classes."""
+"""Evaluators for detectron2: average precision of base, novel and all classes, with all names competing."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ IMAGES_AT_ONCE = 100  # whose detections are in memory together
 
 
 class OpenVocabEvaluator(DatasetEvaluator):
-    """COCO's AP of a registered dataset for base, novel and all classes; VOC's AP50 and AP75 (see `CocoAP`).
+    """Computes COCO's AP of a registered dataset for base, novel and all classes; VOC's AP50 and AP75 (see `CocoAP`).
 
     Every image is searched for all K classes of the dataset's `thing_classes` at once. With base and novel classes
     among them this is the generalized setting, with the novel ones alone (the dataset registered with that subset only)
@@ -95,14 +95,14 @@ class OpenVocabEvaluator(DatasetEvaluator):
 
     @property
     def setting(self) -> tuple[str, str]:
-        """("generalized" or "constrained", in words)."""
+        """The setting: "generalized" or "constrained", and a description."""
         asked = {subset for subset, of_subset in self.subsets.items() if set(of_subset) & set(self.names)}
         if self.subsets["novel"] and len(asked) == 1:
             return "constrained", f"{asked.pop()} names only"
         return "generalized", "all names compete"
 
     def reset(self) -> None:
-        """Forget all detections; refuse what could not be evaluated or written before the images are run."""
+        """Drop all detections; check that the data set can be evaluated and the folder written to."""
         self._forget()
         self._writer = PredictionWriter(self.output_dir)
         check_files_shared(comm.all_gather(self._writer.file()))
@@ -111,7 +111,7 @@ class OpenVocabEvaluator(DatasetEvaluator):
             self._build_scorers(None)
 
     def process(self, inputs: Sequence[Mapping[str, Any]], outputs: Sequence[Mapping[str, Any]]) -> None:
-        """Keep the detections of a batch, on disk.
+        """Write the detections of a batch to this process's prediction file.
 
         Args:
             inputs: dicts with "image_id".
@@ -132,7 +132,7 @@ class OpenVocabEvaluator(DatasetEvaluator):
             self._writer.write(image["image_id"], found)
 
     def _check(self, instances: Instances, image_id: Any) -> None:
-        """Refuse outputs that could not be scored, at the first image."""
+        """Refuse outputs that cannot be scored."""
         classes = instances.pred_classes
         if len(classes) and not 0 <= int(classes.min()) <= int(classes.max()) < len(self.names):
             raise InputError(
@@ -145,7 +145,7 @@ class OpenVocabEvaluator(DatasetEvaluator):
             raise InputError(f"expected finite boxes and scores, the model gave nan or infinity on image {image_id}")
 
     def evaluate(self, image_ids: Iterable[Any] | None = None) -> OrderedDict[str, dict[str, float]]:
-        """Score the detections of all processes, log a table, write the files, forget the detections.
+        """Score the detections of all processes, log a table, write the files, drop the detections.
 
         Args:
             image_ids: evaluate on these images only; None for all.
@@ -198,7 +198,7 @@ class OpenVocabEvaluator(DatasetEvaluator):
         return {iou_type: scorer.result() for iou_type, scorer in scorers.items()}
 
     def _warn(self, run: set[Any], image_ids: list[Any] | None, num_detections: int) -> None:
-        """Say what would make the figures look worse than the model is, or other than pycocotools' own."""
+        """Warn of whatever lowers the figures or makes them differ from pycocotools'."""
         evaluated = set(self.category_ids)
         annotated = {
             image_id
@@ -217,7 +217,7 @@ class OpenVocabEvaluator(DatasetEvaluator):
             logger.warning("LVIS annotates only some classes per photo; this AP is not LVIS's federated one and lower")
 
     def _report(self, per_class: Mapping[str, PerClass]) -> OrderedDict[str, dict[str, float]]:
-        """Log the tables, write the files -> what `evaluate` returns."""
+        """Log the tables, write the files -> the results of `evaluate`."""
         subsets = self._subsets()
         setting, words = self.setting
         summaries = {
@@ -241,7 +241,7 @@ class OpenVocabEvaluator(DatasetEvaluator):
         return self.subsets
 
     def _headline(self, summary: Summary) -> Summary:
-        """The summary with what the protocol names apart."""
+        """The summary with figures that the protocol has a name for."""
         return summary
 
     def _write(self, summaries: Mapping[str, Summary], classes: Mapping[str, Mapping[str, Any]]) -> None:
@@ -278,7 +278,7 @@ class OpenVocabEvaluator(DatasetEvaluator):
 
 
 class OpenVocabLVISEvaluator(OpenVocabEvaluator):
-    """LVIS's federated AP, with APr, APc and APf over its rare, common and frequent classes; novel ones are the rare.
+    """Computes LVIS's federated AP, with APr, APc and APf of rare (that is, novel), common and frequent classes.
 
     The results have "APr", "APc", "APf" too, and metrics.json besides these the subsets "rare", "common", "frequent".
     """

@@ -1,4 +1,4 @@
-"""From figures of each class to figures of subsets, a table, and the files of an evaluation.
+"""Summaries of per-class figures by subset, as tables, csv and json.
 
 Shapes: K classes.
 """
@@ -53,7 +53,7 @@ def subset_of(name: str, subsets: Mapping[str, Iterable[str]]) -> str | None:
 def describe_classes(
     per_class: PerClass, names: Sequence[str], subsets: Mapping[str, Iterable[str]]
 ) -> dict[str, dict[str, Any]]:
-    """{"cat": {"AP": 12.3, "AP50": ..., "AP75": ..., "subset": "novel", "objects": 41}, ...}."""
+    """Figures by class name: {"cat": {"AP": 12.3, "AP50": ..., "AP75": ..., "subset": "novel", "objects": 41}, ...}."""
     members = {subset: set(of_subset) for subset, of_subset in subsets.items()}
     return {
         name: {
@@ -66,7 +66,7 @@ def describe_classes(
 
 
 def flatten(summary: Summary) -> dict[str, float]:
-    """{"all": {"AP": 1.0}, "base": ...} -> {"AP": 1.0, ..., "AP-all": 1.0, "AP-base": ...}, for logs of training."""
+    """A summary as one flat dict for training logs: {"AP": 1.0, ..., "AP-all": 1.0, "AP-base": ...}."""
     flat = {key: value for key, value in summary["all"].items() if key != "classes"}
     for subset, values in summary.items():
         flat.update({f"{metric}-{subset}": values[metric] for metric in MAIN})
@@ -74,7 +74,7 @@ def flatten(summary: Summary) -> dict[str, float]:
 
 
 def plain_figures(value: Any) -> Any:
-    """For json, at any depth: four decimals, as in `class_csv`; None where there are no objects (NaN is not json)."""
+    """Figures rounded to four decimals for json, at any depth; NaN, of classes without objects, becomes None."""
     if isinstance(value, Mapping):
         return {key: plain_figures(entry) for key, entry in value.items()}
     if not isinstance(value, float):
@@ -83,7 +83,7 @@ def plain_figures(value: Any) -> Any:
 
 
 def summary_table(summary: Summary) -> str:
-    """A row for each subset that has classes, "all" last."""
+    """A table with a row for each subset that has classes, "all" last."""
     rows = [
         [subset, *(values[metric] for metric in METRICS), values["classes"]]
         for subset, values in [*((s, v) for s, v in summary.items() if s != "all" and v["classes"]),
@@ -93,7 +93,7 @@ def summary_table(summary: Summary) -> str:
 
 
 def class_csv(classes_by_type: Mapping[str, Mapping[str, Mapping[str, Any]]]) -> str:
-    """A line for each class: class, subset, objects, AP, AP50, AP75; those of a second iou type as "segm AP", ...
+    """A csv with a line for each class: class, subset, objects, AP, AP50, AP75; a second iou type's as "segm AP", ...
 
     Args:
         classes_by_type: iou type -> what `describe_classes` gives.

@@ -157,7 +157,7 @@ def _views(teacher: Teacher) -> dict[str, _EmbedBatch]:
 
 
 def _draw(objects: list, number: int | None) -> list:
-    """At most `number` of them, in their order; the same ones each time."""
+    """A random sample in the given order, the same each time; None takes all."""
     if number is None or number >= len(objects):
         return objects
     drawn = torch.randperm(len(objects), generator=torch.Generator().manual_seed(0))[:number]
@@ -202,9 +202,7 @@ def _accuracy(name: str, subset: str, ranks: Tensor) -> ClassAccuracy:
 
 
 def print_reports(reports: Sequence[ZeroShotReport]) -> None:
-    """A table of the classes, those that the teacher knows best first, and the means below it: top-1 for each way to
-    look at objects, and top-5 of the last.
-    """
+    """Print a table of classes, best first, and of means: top-1 of each way to embed objects, and top-5 of the last."""
     best = reports[-1]
     columns = [(f"{report.view}\ntop-1 %" if len(reports) > 1 else "top-1 %", report, "top1") for report in reports]
     columns.append((f"{best.view}\ntop-5 %" if len(reports) > 1 else "top-5 %", best, "top5"))

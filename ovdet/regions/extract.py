@@ -98,7 +98,7 @@ def run_here(config: DictConfig, job: ExtractJob, folder: Path, shards: Shards, 
 
 @command
 def _extract_share_apart(*arguments: Any) -> None:
-    """In a process of its own."""
+    """`_extract_share` in a process of its own."""
     if not torch.cuda.is_available():
         torch.set_num_threads(max(1, (os.cpu_count() or 1) // comm.get_world_size()))
     _extract_share(*arguments)

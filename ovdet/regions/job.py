@@ -1,4 +1,4 @@
-"""What an extraction of regions is to do: which images, which boxes, which teacher. All checks come before the work."""
+"""Planning an extraction: its images, boxes and teacher are read and checked before the work begins."""
 
 from __future__ import annotations
 
@@ -170,7 +170,7 @@ def _read_data(config: DictConfig, options: ExtractOptions) -> _Data:
 
 
 def _proposal_source(config: DictConfig, options: ExtractOptions, data: _Data) -> ProposalSource:
-    """The boxes' source, which must know no novel class."""
+    """The source of the boxes; refused if it was trained on a novel class."""
     if options.proposals == "ground-truth":
         source = from_ground_truth(data.dicts, data.base_classes)
     elif options.proposals == "rpn":

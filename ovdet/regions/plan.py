@@ -84,11 +84,11 @@ class RegionPlan:
 
     @cached_property
     def digest(self) -> str:
-        """64 hex digits of all but the notes; each shard carries it."""
+        """SHA-256 of everything but the notes, 64 hex digits; each shard carries it."""
         return hashlib.sha256(_dump(self, without=_NOTES)).hexdigest()
 
     def path_of(self, image: ImageRecord, image_root: str | Path | None = None) -> Path:
-        """Where an image's file is, below another folder than the noted one if that is given."""
+        """The path of an image's file, below `image_root` if given, else below the noted folder."""
         return Path(image_root or self.image_root) / image.file_name
 
 
@@ -112,7 +112,7 @@ def _check_image(image: ImageRecord, seen: set[int | str]) -> None:
 
 
 def write_plan(folder: str | Path, plan: RegionPlan) -> None:
-    """Begin a store.
+    """Write plan.json, which begins a store.
 
     Raises:
         InputError: the place cannot be written to.
@@ -126,7 +126,7 @@ def _dump(plan: RegionPlan, without: tuple[str, ...] = ()) -> bytes:
 
 
 def read_plan(folder: str | Path) -> RegionPlan:
-    """The plan of a store.
+    """Read plan.json of a store.
 
     Raises:
         InputError: there is no store, it is of another format, or its plan is damaged.
@@ -168,7 +168,7 @@ def check_same_plan(stored: RegionPlan, current: RegionPlan, folder: str | Path)
 
 
 def _settings(plan: RegionPlan) -> Iterator[tuple[str, Any]]:
-    """Everything in the digest but the images themselves, nested keys joined."""
+    """Names and values of the plan's settings (all of the digest but the images), nested keys joined."""
     for key in ("teacher", "fingerprint", "width", "max_regions", "images_per_shard"):
         yield key, getattr(plan, key)
     yield "number of images", len(plan.images)

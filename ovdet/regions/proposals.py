@@ -31,7 +31,7 @@ Proposals = dict[Any, tuple[list[Box], list[float]]]  # boxes and scores by imag
 
 
 class ProposalSource(NamedTuple):
-    """Where the boxes of a store come from.
+    """The boxes of a store that are known beforehand, and a description of where they come from.
 
     Attributes:
         proposals: those that are known before an image is read.
@@ -99,7 +99,7 @@ def from_rpn(
 
 
 def _detector_digest(config: DictConfig) -> str:
-    """Of what decides about proposals besides the weights: the network up to the RPN, and the size of its input."""
+    """A digest of the config's backbone, RPN and test-time resizing, on which proposals depend besides the weights."""
     model, mapper = config.model, config.dataloader.test.mapper
     parts = [model.backbone, model.proposal_generator, model.pixel_mean, model.pixel_std, mapper.augmentations]
     plain = [_plain(OmegaConf.to_container(part, resolve=True)) for part in parts]

@@ -1,4 +1,4 @@
-"""An extraction on Ray Data: the shards of a store handed out to workers of a cluster; a lost worker costs a retry.
+"""Extraction on a Ray cluster: workers compute the shards of a store; the shards of a lost worker are retried.
 
 Each worker reads images and writes shards itself, so data set and store lie on a file system that all machines see
 under the same names. Ray is imported when it is asked for, and not needed otherwise.
@@ -68,7 +68,7 @@ def _import_ray() -> Any:
 
 
 def _connect(ray: Any) -> None:
-    """To the cluster of $RAY_ADDRESS; without that, start one here.
+    """Connect to the cluster of $RAY_ADDRESS; without that, start one here.
 
     Raises:
         InputError: it does not answer, or does not let this user in (Ray's own settings, RAY_AUTH_MODE and the like).
@@ -83,7 +83,7 @@ def _connect(ray: Any) -> None:
 
 
 def _share_of(resources: dict[str, float], processes: int) -> dict[str, float]:
-    """What each worker asks of the cluster.
+    """The resources of each worker.
 
     Raises:
         InputError: there is not that much.
@@ -112,7 +112,7 @@ class ShardWorker:
 
 
 def _images_done(ray: Any, done: Any) -> Iterator[int]:
-    """Images of each shard as it comes back.
+    """The number of images of each finished shard.
 
     Raises:
         InputError: one that a worker has met, without the cluster's traceback.

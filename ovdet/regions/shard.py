@@ -57,7 +57,7 @@ def missing_shards(folder: str | Path, plan: RegionPlan) -> list[int]:
 
 
 def write_shard(folder: str | Path, plan: RegionPlan, number: int, entries: Sequence[ImageRegions]) -> None:
-    """Write one shard; the file is there whole or not at all.
+    """Write one shard atomically.
 
     Args:
         folder: the store.
@@ -85,7 +85,7 @@ def write_shard(folder: str | Path, plan: RegionPlan, number: int, entries: Sequ
 
 
 def _checked(entry: ImageRegions, image_id: int | str, width: int) -> tuple[Tensor, Tensor, Tensor]:
-    """(M, 4) float32, (M, D) float16 and (M,) float32 on the CPU."""
+    """An entry's boxes (M, 4) float32, embeddings (M, D) float16 and scores (M,) float32 on the CPU, checked."""
     boxes, embeddings, scores = (torch.as_tensor(rows).detach().cpu() for rows in entry[:3])
     embeddings = embeddings.reshape(0, width) if embeddings.numel() == 0 else embeddings
     expected = f"({len(boxes)}, 4), ({len(boxes)}, {width}) and ({len(boxes)},)"
@@ -161,7 +161,7 @@ class Shard:
         return ImageRegions(*rows, (height, width), sha256, self.errors.get(position, ""))
 
     def check_content(self) -> None:
-        """Read all of it.
+        """Compare the file's checksum.
 
         Raises:
             InputError: a byte is not as it was written.

@@ -172,7 +172,7 @@ def unreadable_images(folder: Path, plan: RegionPlan) -> list[tuple[Any, str]]:
 
 
 def unreadable_by_shard(folder: Path, plan: RegionPlan) -> dict[int, dict[int, str]]:
-    """Of the shards that are there, by their numbers: the positions of images that could not be read, and why.
+    """Unreadable images of the shards that are there: shard number -> position in it -> error.
 
     Raises:
         InputError: a shard is damaged.

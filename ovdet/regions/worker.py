@@ -40,7 +40,7 @@ Item, Result = TypeVar("Item"), TypeVar("Result")
 
 
 class Reading(NamedTuple):
-    """An image as a thread has read it."""
+    """A decoded image, or the error that it cannot be read."""
 
     inputs: dict[str, Any]  # as OpenVocabMapper gives them, with `image_orig`; {} where it could not be read
     sha256: bytes
@@ -60,7 +60,7 @@ def read_image_file(job: ImageJob, mapper: OpenVocabMapper) -> Reading:
 
 
 def read_ahead(items: Iterable[Item], read: Callable[[Item], Result], threads: int, ahead: int) -> Iterator[Result]:
-    """`map(read, items)` with up to `ahead` results made beforehand by threads."""
+    """`map(read, items)`, with threads that compute up to `ahead` results in advance."""
     items = iter(items)
     with ThreadPoolExecutor(threads) as pool:
         waiting = deque(pool.submit(read, item) for item in islice(items, ahead))
@@ -97,7 +97,7 @@ def choose_regions(
 
 
 class ProposalNetwork:
-    """A detector's backbone and RPN."""
+    """Proposes boxes of an image with a detector's backbone and RPN."""
 
     def __init__(self, model: nn.Module) -> None:
         """
@@ -125,7 +125,7 @@ class ProposalNetwork:
 
 
 def propose_nothing(inputs: dict[str, Any]) -> tuple[Tensor, Tensor]:
-    """For plans whose boxes are all known beforehand."""
+    """No boxes, for plans whose boxes are all known beforehand."""
     return torch.zeros(0, 4), torch.zeros(0)
 
 
