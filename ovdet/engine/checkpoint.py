@@ -166,7 +166,7 @@ class SafeCheckpointer(DetectionCheckpointer):
         self.tag_last_checkpoint(f"{name}.pth")
 
     def tag_last_checkpoint(self, last_filename_basename: str) -> None:
-        """As fvcore's, whole."""
+        """As fvcore's, written atomically."""
         atomic_write(self._last_file, last_filename_basename.encode())
 
     def get_checkpoint_file(self) -> str:
@@ -188,7 +188,7 @@ class SafeCheckpointer(DetectionCheckpointer):
         return os.path.join(self.save_dir, "last_checkpoint")
 
     def load(self, path: str, *args, **options) -> dict[str, Any]:
-        """As detectron2's; a local file that does not exist is the user's mistake."""
+        """As detectron2's; a local file that does not exist is an InputError."""
         if path and "://" not in path and not Path(path).is_file():
             raise InputError(f"expected a checkpoint file, {path} does not exist")
         return super().load(path, *args, **options)
@@ -209,7 +209,7 @@ class SafeCheckpointer(DetectionCheckpointer):
             self._complete = False
 
     def load_parts(self, path: str, parts: Sequence[str]) -> dict[str, Any]:
-        """Load some submodules' parameters, all of them.
+        """Load all parameters of some submodules.
 
         Args:
             path: a checkpoint of a model that has these parts too.

@@ -61,7 +61,7 @@ def prepare_dataset(config: DictConfig) -> None:
 
 
 def override(key: str, value: str) -> str:
-    """A `key=value` for `load_config` that gives the option this very text, whatever characters are in it."""
+    """A `key=value` for `load_config`, quoted so that the option gets exactly this text."""
     text = re.sub(r"(\\*)\$\{", r"\1\1\\${", value)  # no interpolation, and backslashes before it stay as many
     return f"{key}={_quoted(text)}"
 
@@ -86,7 +86,7 @@ def _run_config(path: str) -> DictConfig:
 
 
 def _readable(given: str, present: Any) -> str:
-    """An override that hydra takes for one value: itself, or in quotes where the present value is text.
+    """An override in hydra's grammar: as it was given, or in quotes where the present value is text.
 
     Raises:
         InputError: it is neither.
@@ -105,7 +105,7 @@ def _readable(given: str, present: Any) -> str:
 
 
 def _present_value(config: DictConfig, given: str) -> Any:
-    """What an override would replace.
+    """The value that an override would replace.
 
     Raises:
         InputError: no `key=value`, or there is no such option.
@@ -131,7 +131,7 @@ def _present_value(config: DictConfig, given: str) -> Any:
 
 
 def _arguments_of(node: DictConfig) -> dict[str, Any]:
-    """Arguments and their defaults, which the config may leave to the node's target; of a class, the bases' too."""
+    """The arguments of a node's target and their defaults; of a class, its bases' too."""
     target = node.get("_target_")
     if target is None:
         return {}

@@ -1,4 +1,4 @@
-"""The options of a training run. A dataclass, because a typo in a plain LazyConfig dict is kept without a word."""
+"""The options of a training run, as a dataclass: a plain LazyConfig dict would accept misspelled keys."""
 
 from __future__ import annotations
 
@@ -69,7 +69,7 @@ _KINDS = {str: "text", int: "a whole number", bool: "true or false", float: "a n
 
 
 def build_options(config: DictConfig) -> TrainOptions:
-    """`config.train` as the dataclass that it names.
+    """`config.train` as TrainOptions.
 
     Raises:
         InputError: an option that TrainOptions does not have, or a value it refuses.

@@ -48,7 +48,7 @@ def initial_weights(options: TrainOptions, *, resume: bool) -> InitialWeights:
 
 
 def check_ranks_agree(first: InitialWeights) -> None:
-    """Refuse processes that would go on from different steps: they would train different models as if they were one.
+    """Refuse processes that would resume from different steps.
 
     Raises:
         InputError: on every process, where machines do not share the output folder of a run that is resumed.

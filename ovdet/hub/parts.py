@@ -1,4 +1,4 @@
-"""A detector's parts as plain data, so that a model folder runs no code: only parts that may be named are looked up."""
+"""A detector's config as plain data, with only those classes and functions that a model folder may name."""
 
 from __future__ import annotations
 
@@ -98,10 +98,10 @@ def _entry_to_data(node: DictConfig, key: str) -> Any:
 
 
 def check_parts(content: Any, where: str) -> None:
-    """Refuse what would be looked up anywhere else than among the parts that may be named.
+    """Refuse parts that a model folder may not name, and texts with interpolations.
 
     Raises:
-        InputError: another part, or a text that is to be resolved.
+        InputError: there is one.
     """
     for key, value in _leaves(content):
         if key == "_target_" and not may_be_named(value):
@@ -123,7 +123,7 @@ def _leaves(content: Any, key: str = "") -> Iterator[tuple[str, Any]]:
 
 
 def check_build(model: dict[str, Any], where: str) -> None:
-    """Refuse what no detector can be built of; no weight is drawn or read, and no teacher loaded.
+    """Refuse a model that cannot be built, by building it on the meta device without teachers.
 
     Raises:
         InputError: the model is another part than a detector, or its parts do not take what they are given.

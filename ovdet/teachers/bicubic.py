@@ -1,4 +1,4 @@
-"""Pillow's bicubic resize of regions of photos.
+"""Cropping and bicubic resizing of image regions, equal to Pillow's.
 
 On CPUs torch's own resize does it, one region after the other. On CUDA devices one kernel cuts all of them, where
 Triton and the C compiler that it needs are there.
@@ -49,7 +49,7 @@ def resize_regions(photos: Tensor, edges: Tensor, size: tuple[int, int]) -> Tens
 
 @functools.cache
 def _kernel() -> Callable[[Tensor, Tensor, tuple[int, int]], Tensor] | None:
-    """The same for all regions in one launch; None where it cannot be built here."""
+    """The Triton kernel, which resizes all regions in one launch; None where it cannot be built."""
     try:
         from ovdet.teachers.bicubic_kernel import resize_regions_together
 

@@ -1,4 +1,4 @@
-"""`resize_regions` for all regions in one launch, by Triton, which comes with torch for CUDA.
+"""A Triton kernel that crops and resizes all regions in one launch; Triton comes with torch for CUDA.
 
 A program makes ROWS x COLUMNS pixels of one crop. It goes down the rows of the photo that these see, resamples each
 along x, and adds it to the output rows that it weighs in. A pixel k has its center at k + 0.5, as in Pillow's

@@ -207,11 +207,11 @@ class ConseTeacher:
     @cached_property
     @torch.inference_mode(False)
     def class_embeddings(self) -> Tensor:
-        """(C, D), unit norm: what the classifier's classes stand for."""
+        """(C, D), unit norm: the embeddings of the classifier's classes."""
         return _without_mean(self._definition_sentences)
 
     def _cached_sentences(self, kind: str, phrase: Callable[[str, str], str]) -> Tensor:
-        """(C, D), from the user's cache where it is there, else computed (seconds) and put there.
+        """(C, D) sentence embeddings of ImageNet's classes, cached in the user's cache folder.
 
         Args:
             kind: what tells the file in the cache from others.
@@ -242,7 +242,7 @@ def _without_mean(rows: Tensor) -> Tensor:
 
 
 def load_conse_head(variant: int = 0) -> dict[str, Tensor]:
-    """The teacher's layers behind its last map, and the names' embeddings, as FrozenBackboneBranch takes them.
+    """The classifier's layers behind its last feature map, and its class embeddings, for FrozenBackboneBranch.
 
     Args:
         variant: of EfficientNet-Lite.
@@ -262,7 +262,7 @@ def load_conse_head(variant: int = 0) -> dict[str, Tensor]:
 
 
 def load_conse_background_names() -> dict[str, Tensor]:
-    """The embeddings of ImageNet's class names, without and with definitions, as BackgroundNames takes them.
+    """Embeddings of ImageNet's class names, without and with definitions, for BackgroundNames.
 
     Raises:
         InputError: a package that it needs is missing.
@@ -280,7 +280,7 @@ def _find_sentence_encoder() -> Path:
 
 
 def _fold_paddings(model: nn.Module, size: int) -> None:
-    """Let the convolutions of stride 2 pad by themselves, in place; timm copies their whole input into a padded one.
+    """Fold "same" paddings into convolutions of stride 2, in place; timm copies their input into a padded one.
 
     Args:
         model: timm's EfficientNet of the tf_ kind, in whose order of layers each such convolution follows the last.

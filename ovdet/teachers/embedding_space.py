@@ -1,4 +1,4 @@
-"""Whether two things live in the same embedding space: one rule for checkpoints, region stores and embeddings."""
+"""Comparing embedding spaces: the one rule for checkpoints, region stores and embedding files."""
 
 from __future__ import annotations
 

@@ -28,7 +28,7 @@ from ovdet.teachers.dual_encoder import DualEncoderTeacher
 
 @dataclass(frozen=True)
 class _TextRule:
-    """How a family was trained to take texts.
+    """Tokenizer settings that a family of models was trained with.
 
     Attributes:
         inputs: of the tokenizer's results, those that the text encoder is given. SigLIP attends to padding too.
@@ -92,7 +92,7 @@ class HuggingFaceTeacher(DualEncoderTeacher):
         return _features(model.get_image_features(pixel_values=pixels))
 
     def _tokenize(self, texts: Sequence[str]) -> dict[str, Tensor]:
-        """All texts are padded to the one length of the family: an embedding does not depend on its neighbors.
+        """Tokenize, with padding to one length, so that an embedding does not depend on the other texts.
 
         -> "input_ids" and others, each (T, L).
         """
@@ -103,17 +103,17 @@ class HuggingFaceTeacher(DualEncoderTeacher):
 
 
 def _features(output: Any) -> Tensor:
-    """Versions 5 and up of transformers wrap them."""
+    """Embeddings out of a model's output, which version 5 of transformers wraps."""
     return getattr(output, "pooler_output", output)
 
 
 def _temperature(model: nn.Module) -> float:
-    """ALIGN keeps what divides the cosines, the others the logarithm of what multiplies them."""
+    """The divisor of cosines: ALIGN keeps it, the other families the logarithm of its inverse."""
     return float(model.temperature) if hasattr(model, "temperature") else 1 / float(model.logit_scale.exp())
 
 
 def _load(source: str) -> tuple[nn.Module, Any, Any]:
-    """-> model, tokenizer, image processor.
+    """Load a model, its tokenizer and its image processor.
 
     Raises:
         InputError: they cannot be had, or the model is of no family here.

@@ -81,7 +81,7 @@ class OpenClipTeacher(DualEncoderTeacher):
 
 
 def _parse_source(source: str) -> tuple[str, str, Path | None]:
-    """-> architecture, pretrained tag ("" for a file), weights file.
+    """Parse a source into architecture, pretrained tag ("" for a file) and weights file.
 
     Raises:
         InputError: no such architecture, tag or file, or a tag that does not fit the architecture.
@@ -153,7 +153,7 @@ def _check_file(file: Path) -> Path:
 
 
 def _asks_hub(architecture: str, tag: str) -> bool:
-    """Whether weights, a tokenizer or a text tower come from there."""
+    """Whether weights, a tokenizer or a text tower come from the Hugging Face hub."""
     import open_clip
 
     text = open_clip.get_model_config(architecture).get("text_cfg", {})
