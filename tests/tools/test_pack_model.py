@@ -3,6 +3,8 @@
 import errno
 import json
 import shutil
+from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 from safetensors.torch import load_file
@@ -81,6 +83,35 @@ def test_a_full_disk_leaves_an_older_detector(trained, card, run_tool, tmp_path,
     assert {file.name: file.read_bytes() for file in (tmp_path / "model").iterdir()} == before
 
 
+def test_a_packed_run_is_pushed(trained, card, run_tool, tmp_path, monkeypatch):
+    """To a hub that is none: the folder is there already, its card says what the hub lists models by."""
+    uploaded = {}
+
+    class FakeHub:
+        def __init__(self, **named):
+            pass
+
+        def create_repo(self, repository, **named):
+            if repository.startswith("them/"):
+                raise OSError("403 Forbidden: no rights")
+
+        def upload_folder(self, *, folder_path, **named):
+            uploaded.update({file.name: file.read_bytes() for file in Path(folder_path).iterdir()})
+            return SimpleNamespace(oid="abc123", commit_url="https://hub/commit/abc123")
+
+    monkeypatch.setattr("huggingface_hub.HfApi", FakeHub)
+    monkeypatch.setattr("huggingface_hub.get_token", lambda: "hf_none")
+    given = ("pack_model.py", "--model", trained.output, "--card", card, "--output", tmp_path / "model")
+    code, out, err = run_tool(*given, "--push", "me/quick", "--license", "cc0-1.0")
+    assert code == 0, err
+    assert out.splitlines()[-1] == "hf://me/quick@abc123: https://hub/commit/abc123"
+    assert uploaded == {file.name: file.read_bytes() for file in (tmp_path / "model").iterdir()} and len(uploaded) == 3
+    text = uploaded["README.md"].decode()
+    assert "license: cc0-1.0" in text and text.endswith(card.read_text())
+    code, _, err = run_tool(*given, "--push", "them/quick")
+    assert code == 2 and "403 Forbidden" in err.strip().splitlines()[-1] and (tmp_path / "model/config.json").is_file()
+
+
 @pytest.mark.parametrize(
     ("change", "message"),
     [
@@ -91,6 +122,9 @@ def test_a_full_disk_leaves_an_older_detector(trained, card, run_tool, tmp_path,
         ({"--card": "nowhere.md"}, "expected a model card, nowhere.md cannot be read"),
         ({"--card": "junk"}, "cannot be read"),
         ({"--output": "file/below"}, "place to write to"),
+        ({"more": "--private"}, "--private and --license with --push"),
+        ({"--license": "mit"}, "--private and --license with --push"),
+        ({"--push": "birds"}, "OWNER/NAME to push to, got 'birds'"),
         ({"more": "model.roi_headz.x=1"}, "roi_headz"),
         ({"more": "teacher.width=512"}, "512"),
         ({"more": "dataloader.test.mapper.augmentations=[]"}, "ResizeShortestEdge"),
