@@ -14,7 +14,7 @@ from detectron2.config.instantiate import locate
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.override_parser.types import Quote, QuotedString, ValueType
 from hydra.errors import HydraException
-from omegaconf import DictConfig, OmegaConf
+from omegaconf import DictConfig, OmegaConf, SCMode
 
 from ovdet.engine.version_0_1 import upgrade_config
 from ovdet.errors import InputError, error_summary, first_line
@@ -78,7 +78,8 @@ def _run_config(path: str) -> DictConfig:
     except Exception as error:  # a config is a program, it can fail in any way
         raise InputError(f"expected a readable config, {path} fails with {error_summary(error)}") from error
     if Path(path).suffix != ".py":
-        config = OmegaConf.create(upgrade_config(OmegaConf.to_container(config)), flags={"allow_objects": True})
+        values = OmegaConf.to_container(config, structured_config_mode=SCMode.INSTANTIATE)  # a ShapeSpec stays one
+        config = OmegaConf.create(upgrade_config(values), flags={"allow_objects": True})
     missing = [part for part in PARTS if part not in config]
     if missing:
         raise InputError(f"expected {', '.join(PARTS)} in a config, {path} has no {', '.join(missing)}")
