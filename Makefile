@@ -40,7 +40,7 @@ reproduce: $(STAMP) ## the table of docs/results.md, hours on two cores: DATA=fo
 	$(RUN) tools/reproduce_lite.py --data "$(DATA)" --output output/reproduce_lite
 
 test: $(STAMP)   ## the tests, side by side; under 5 minutes on two cores
-	$(RUN) -m pytest --numprocesses auto --maxprocesses 4
+	$(RUN) -m pytest --numprocesses auto --maxprocesses 4 --dist loadfile
 
 test-slow: $(STAMP) ## the longer tests too
 	$(RUN) -m pytest -m "slow or not slow" --timeout=1800

@@ -6,6 +6,7 @@ import json
 import logging
 import os
 import runpy
+import shutil
 import subprocess
 import sys
 from collections.abc import Callable
@@ -17,6 +18,7 @@ import pytest
 import torch
 from detectron2.config import instantiate
 from detectron2.utils.logger import setup_logger
+from filelock import FileLock
 from safetensors.torch import save_file
 
 from ovdet.cache import cache_folder
@@ -98,25 +100,54 @@ class Trained(NamedTuple):
 
 
 @pytest.fixture(scope="session")
-def trained(tmp_path_factory) -> Trained:
+def built_once(tmp_path_factory):
+    """Build something on disk once for all processes of a test run: `built_once(name, build)` -> its folder.
+
+    `build(folder)` fills an empty folder; the others wait for it. Nobody writes there afterwards.
+    """
+    base = tmp_path_factory.getbasetemp()
+    base = base.parent if "PYTEST_XDIST_WORKER" in os.environ else base
+
+    def built_once(name: str, build: Callable[[Path], None]) -> Path:
+        folder = base / "built_once" / name
+        folder.parent.mkdir(exist_ok=True)
+        with FileLock(f"{folder}.lock"):
+            if not Path(f"{folder}.done").exists():
+                shutil.rmtree(folder, ignore_errors=True)
+                folder.mkdir()
+                build(folder)
+                Path(f"{folder}.done").touch()
+        return folder
+
+    return built_once
+
+
+@pytest.fixture(scope="session")
+def trained(built_once) -> Trained:
     """The quick config on a smaller drawn data set, four steps, by the real command in a process of its own."""
-    folder = tmp_path_factory.mktemp("quick")
-    overrides = (
-        f"dataset.root={folder}/data",
-        "dataset.prepare.num_train=16",
-        "dataset.prepare.num_val=4",
-        f"train.output_dir={folder}/run",
-        "train.device=cpu",  # what little four steps teach is asked for, and hangs on how a device rounds
-        "train.max_iter=4",
-        "train.checkpoint_period=2",
-        "dataloader.train.num_workers=0",
-        "dataloader.test.num_workers=0",
-        "dataloader.train.total_batch_size=2",
-    )
-    command = [sys.executable, "tools/train_net.py", "--config-file", QUICK, *overrides]
-    run = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
-    assert run.returncode == 0, run.stdout[-3000:] + run.stderr[-3000:]
-    return Trained(folder / "run", overrides, run.stdout + run.stderr)
+
+    def overrides(folder: Path) -> tuple[str, ...]:
+        return (
+            f"dataset.root={folder}/data",
+            "dataset.prepare.num_train=16",
+            "dataset.prepare.num_val=4",
+            f"train.output_dir={folder}/run",
+            "train.device=cpu",  # what little four steps teach is asked for, and hangs on how a device rounds
+            "train.max_iter=4",
+            "train.checkpoint_period=2",
+            "dataloader.train.num_workers=0",
+            "dataloader.test.num_workers=0",
+            "dataloader.train.total_batch_size=2",
+        )
+
+    def train(folder: Path) -> None:
+        command = [sys.executable, "tools/train_net.py", "--config-file", QUICK, *overrides(folder)]
+        run = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
+        assert run.returncode == 0, run.stdout[-3000:] + run.stderr[-3000:]
+        (folder / "log.txt").write_text(run.stdout + run.stderr)
+
+    folder = built_once("quick", train)
+    return Trained(folder / "run", overrides(folder), (folder / "log.txt").read_text())
 
 
 @pytest.fixture(scope="session")

@@ -17,7 +17,8 @@ from torchvision.ops import nms
 
 from ovdet.modeling.detector import OpenVocabRCNN
 from ovdet.modeling.postprocess import soft_nms_scores
-from ovdet.modeling.region_detection import Regions, build_scorer, image_embeddings, join_objectness
+from ovdet.modeling.region_detection import build_scorer, image_embeddings, join_objectness
+from ovdet.modeling.scoring import Regions
 from ovdet.modeling.tracing import opaque, with_fixed_shapes
 
 CANDIDATES_PER_REGION = 10

@@ -9,47 +9,21 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from functools import partial
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING
 
 import torch
 from detectron2.structures import Boxes, Instances
 from torch import Tensor
-from torchvision.ops import clip_boxes_to_image
 
 from ovdet.class_embeddings import ClassEmbeddings
 from ovdet.modeling.iou_head import geometric_mean_logits
 from ovdet.modeling.large_vocabulary import topk_chunked
 from ovdet.modeling.postprocess import TopK, postprocess_image
 from ovdet.modeling.score_fusion import log_area_shares
-from ovdet.modeling.scoring import RegionScorer, SoftmaxBranch, max_over_rows, topk_dense
+from ovdet.modeling.scoring import Regions, RegionScorer, SoftmaxBranch, max_over_rows, topk_dense
 
 if TYPE_CHECKING:
     from ovdet.modeling.roi_heads import OpenVocabROIHeads
-
-
-class Regions(NamedTuple):
-    """The regions of one image.
-
-    Attributes:
-        boxes: (R, 4) XYXY, pixels of the resized image.
-        text: (R, D), unit norm, for the text branch.
-        image: (R, D), unit norm, for the image branch, where there is one.
-        objectness_logits: (R,).
-    """
-
-    boxes: Tensor
-    text: Tensor
-    image: Tensor
-    objectness_logits: Tensor
-
-    def take(self, index: Tensor) -> Regions:
-        """Some of them, by indices or a mask."""
-        return Regions(*(part[index] for part in self))
-
-    def finite(self) -> Regions:
-        """Without those of which a number is NaN or infinite: no detection comes of them."""
-        mask = torch.stack([torch.isfinite(part[:, None].flatten(1)).all(1) for part in self]).all(0)
-        return self if mask.all() else self.take(mask)
 
 
 def detect(
@@ -83,7 +57,7 @@ def detect(
     counts, sizes = [len(p) for p in proposals], [p.image_size for p in proposals]
     regions = map(Regions, boxes, *(part.split(counts) for part in (text, image, objectness)))
     if heads.region_teacher is not None:
-        regions = map(partial(_ask_teacher, heads), regions, sizes, photos)
+        regions = map(heads.region_teacher.look_again, regions, sizes, photos)
     return [_detect_in_image(heads, *pair, classes) for pair in zip(regions, sizes, strict=True)]
 
 
@@ -145,7 +119,7 @@ def build_scorer(
 
 
 def build_topk(heads: OpenVocabROIHeads, scorer: RegionScorer, classes: ClassEmbeddings) -> TopK:
-    """The way to the best candidates. Where NMS is over all classes, boxes of negatives take part in it."""
+    """What finds the best candidates. Where NMS is over all classes, boxes of negatives take part in it."""
     with_negatives = heads.class_agnostic_nms
     if len(classes.class_ids) > heads.max_dense_rows:
         return partial(topk_chunked, scorer, classes, with_negatives=with_negatives)
@@ -169,14 +143,6 @@ def _detect_in_image(
         soft_nms_sigma=heads.soft_nms_sigma,
     )
     return detections[detections.pred_classes < len(classes.names)] if heads.class_agnostic_nms else detections
-
-
-def _ask_teacher(heads: OpenVocabROIHeads, regions: Regions, image_size: tuple[int, int], photo: Tensor) -> Regions:
-    """The regions that the teacher saw, with its embeddings."""
-    regions = regions.finite()
-    regions = regions._replace(boxes=clip_boxes_to_image(regions.boxes, image_size))  # as it will see them
-    keep, embeddings = heads.region_teacher(photo, regions.boxes, regions.objectness_logits, image_size)
-    return regions.take(keep)._replace(image=embeddings)
 
 
 def _with_boxes(proposals: Instances, boxes: Tensor) -> Instances:

@@ -95,6 +95,31 @@ class SigmoidBranch:
         return torch.zeros_like(log_partition)
 
 
+class Regions(NamedTuple):
+    """The regions of one image.
+
+    Attributes:
+        boxes: (R, 4) XYXY, pixels of the resized image.
+        text: (R, D), unit norm, for the text branch.
+        image: (R, D), unit norm, for the image branch, where there is one.
+        objectness_logits: (R,).
+    """
+
+    boxes: Tensor
+    text: Tensor
+    image: Tensor
+    objectness_logits: Tensor
+
+    def take(self, index: Tensor) -> Regions:
+        """Some of them, by indices or a mask."""
+        return Regions(*(part[index] for part in self))
+
+    def finite(self) -> Regions:
+        """Without those of which a number is NaN or infinite: no detection comes of them."""
+        mask = torch.stack([torch.isfinite(part[:, None].flatten(1)).all(1) for part in self]).all(0)
+        return self if mask.all() else self.take(mask)
+
+
 Branch = SoftmaxBranch | SigmoidBranch
 
 
