@@ -21,6 +21,7 @@ from ovdet.data.coco import CocoJson, is_degenerate, listed, read_coco_json, ref
 from ovdet.data.samplers import count_photos
 from ovdet.data.splits import SUBSETS, load_split
 from ovdet.errors import InputError
+from ovdet.text.class_names import normalize_class_name
 
 logger = logging.getLogger(__name__)
 
@@ -99,16 +100,16 @@ def _assign_subsets(coco: CocoJson, split: str | Path | None) -> dict[str, list[
     if split is None:
         return {"base": list(coco.names.values()), "novel": [], "ignored": []}
     named = load_split(split)
-    unknown = sorted({name for names in named.values() for name in names} - set(coco.names.values()))
+    known = {normalize_class_name(name) for name in coco.names.values()}
+    unknown = sorted(name for names in named.values() for name in names if normalize_class_name(name) not in known)
     if unknown:
         raise InputError(f"expected {split} to name classes of {coco.path}, it does not have: {listed(unknown)}")
-    subset_of = {name: subset for subset, names in named.items() for name in names}
-    unnamed = [name for name in coco.names.values() if name not in subset_of]
+    subset_of = {normalize_class_name(name): subset for subset, names in named.items() for name in names}
+    subsets = {name: subset_of.get(normalize_class_name(name)) for name in coco.names.values()}
+    unnamed = [name for name, subset in subsets.items() if subset is None]
     if unnamed:
         logger.info("%s does not name these classes of %s, they are ignored: %s", split, coco.path, listed(unnamed))
-    return {
-        subset: [name for name in coco.names.values() if subset_of.get(name, "ignored") == subset] for subset in SUBSETS
-    }
+    return {subset: [name for name, found in subsets.items() if (found or "ignored") == subset] for subset in SUBSETS}
 
 
 def _build_dicts(

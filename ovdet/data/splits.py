@@ -7,6 +7,7 @@ from pathlib import Path
 
 from ovdet.data.coco import listed, read_json
 from ovdet.errors import InputError
+from ovdet.text.class_names import normalize_class_name
 
 SUBSETS = ("base", "novel", "ignored")
 PREFIXES = {"base": "base", "novel": "novel", "ignored": "ignored", "excluded": "ignored", "unused": "ignored"}
@@ -23,7 +24,8 @@ def load_split(path: str | Path) -> dict[str, list[str]]:
         {"base": [...], "novel": [...], "ignored": [...]}.
 
     Raises:
-        InputError: no json, an unknown key, no base class, a value that is not a list of names, a name given twice.
+        InputError: no json, an unknown key, no base class, a value that is not a list of names, a name given twice (see
+            `same_class_name`).
     """
     content = read_json(path, "a split json")
     if not isinstance(content, dict):
@@ -38,8 +40,9 @@ def load_split(path: str | Path) -> dict[str, list[str]]:
         if not isinstance(names, list) or not all(isinstance(name, str) and name.strip() for name in names):
             raise InputError(f"expected {key!r} in {path} to be a list of class names")
         split[subset].extend(names)
-    counts = Counter(name for names in split.values() for name in names)
-    repeated = [name for name, count in counts.items() if count > 1]
+    named = [name for names in split.values() for name in names]
+    counts = Counter(map(normalize_class_name, named))
+    repeated = [name for name in named if counts[normalize_class_name(name)] > 1]
     if repeated:
         raise InputError(f"expected each class once in {path}, given more than once: {listed(repeated)}")
     if not split["base"]:

@@ -21,15 +21,15 @@ from torch import Tensor
 from ovdet.class_embeddings import NEGATIVE, ClassEmbeddings
 from ovdet.modeling.score_fusion import Exponents, RegionTerms, fuse_branches
 from ovdet.modeling.scoring import (
-    Branch,
     Candidates,
     RegionScorer,
-    SigmoidBranch,
+    SoftmaxBranch,
     exponential,
     in_order,
     just_above,
     log_threshold,
 )
+from ovdet.modeling.text_classifier import SigmoidBranch
 
 _CHUNK_ENTRIES = 2**21  # logits at once, and half of D * B: 8 MiB, near the caches and yet enough for a matrix product
 _MIN_KEPT = 64  # rows of each region that are kept at least
@@ -266,7 +266,7 @@ class _ZeroLogPartition:
         return self._zeros
 
 
-def _log_partition(branch: Branch) -> StreamingLogSumExp | _ZeroLogPartition:
+def _log_partition(branch: SoftmaxBranch) -> StreamingLogSumExp | _ZeroLogPartition:
     """A new one, with the branch's background in it."""
     if isinstance(branch, SigmoidBranch):
         return _ZeroLogPartition(branch.queries.new_zeros(len(branch.queries)))

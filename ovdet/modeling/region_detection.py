@@ -33,7 +33,7 @@ def detect(
     classes: ClassEmbeddings,
     photos: list[Tensor] | None = None,
 ) -> list[Instances]:
-    """The detections of each image.
+    """Per image Instances with pred_boxes, scores, pred_classes (indices into `classes.names`), best first.
 
     Args:
         heads: in evaluation mode.
@@ -41,9 +41,6 @@ def detect(
         proposals: per image, with `proposal_boxes` and `objectness_logits`.
         classes: on the maps' device.
         photos: RGB images (3, H, W) in [0, 255] per image, for heads with a region_teacher.
-
-    Returns:
-        Per image Instances with pred_boxes, scores, pred_classes (indices into `classes.names`), best first.
     """
     # boxes
     for _ in range(heads.box_passes - 1):
@@ -80,30 +77,20 @@ def image_embeddings(
     heads: OpenVocabROIHeads, pooled: Tensor, features: Mapping[str, Tensor], boxes: Sequence[Tensor], text: Tensor
 ) -> Tensor:
     """The image branch's embeddings of regions (R, D), see ImageBranch; without one the text branch's own."""
-    if heads.image_branch is None or not heads.score_fusion.needs_image:
-        return text
-    return heads.image_branch(pooled, features, boxes)
+    has_own = heads.image_branch is not None and heads.score_fusion.needs_image
+    return heads.image_branch(pooled, features, boxes) if has_own else text
 
 
 def join_objectness(heads: OpenVocabROIHeads, box_features: Tensor, objectness_logits: Tensor) -> Tensor:
     """(R, F), the RPN's logits (R,) -> logits (R,), float32, joined with the IoU head's where there is one."""
-    objectness_logits = objectness_logits.float()
-    if heads.iou_head is None:
-        return objectness_logits
-    return geometric_mean_logits(objectness_logits, heads.iou_head(box_features))
+    logits = objectness_logits.float()
+    return logits if heads.iou_head is None else geometric_mean_logits(logits, heads.iou_head(box_features))
 
 
 def build_scorer(
     heads: OpenVocabROIHeads, regions: Regions, image_size: tuple[int, int], active: Tensor | None
 ) -> RegionScorer:
-    """What scores one image's regions for any classes.
-
-    Args:
-        heads: whose classifier, background names and fusion are used.
-        regions: R of them.
-        image_size: (height, width), in whose pixels their boxes are.
-        active: which of the background names count, see BackgroundNames; None without them.
-    """
+    """What scores one image's regions for any classes; `active`: which background names count, None without them."""
     fusion, image = heads.score_fusion, None
     if fusion.needs_image:
         queries = regions.image / heads.image_temperature

@@ -54,13 +54,7 @@ def log_area_shares(boxes: Tensor, image_size: tuple[int, int]) -> Tensor:
 
 
 def fuse_branches(text: Tensor | None, image: Tensor | None, text_exponent: float | Tensor) -> Tensor:
-    """`e * text + (1 - e) * image`: arXiv:2104.13921 eq. 5-6 in logarithms.
-
-    Args:
-        text: (R, S) of the text branch, in logarithms; None where e is 1.
-        image: (R, S) of the image branch or of the teacher, in logarithms; None where e is 0.
-        text_exponent: e within [0, 1], one or (S,).
-    """
+    """`e * text + (1 - e) * image`, (R, S) each or None where not needed; arXiv:2104.13921 eq. 5-6 in logarithms."""
     if image is None:
         return text
     return image if text is None else torch.lerp(image, text, text_exponent)
@@ -79,13 +73,7 @@ class ScoreFusion:
     needs_text, needs_image, needs_foreground, needs_area = True, True, False, False
 
     def __init__(self, *, objectness_exponent: float) -> None:
-        """
-        Args:
-            objectness_exponent: o.
-
-        Raises:
-            InputError: it is not within [0, 1].
-        """
+        """Take o, within [0, 1]; InputError elsewhere."""
         _check_shares(objectness_exponent)
         self.objectness_exponent = float(objectness_exponent)
 
@@ -110,7 +98,7 @@ class ScoreFusion:
 
 @packable
 class TextScores(ScoreFusion):
-    """The text branch alone: ViLD-text and ViLD."""
+    """The text branch alone, e = 1: ViLD-text and ViLD."""
 
     needs_image = False
 
@@ -118,13 +106,12 @@ class TextScores(ScoreFusion):
         super().__init__(objectness_exponent=objectness_exponent)
 
     def exponents(self, is_base: Tensor | None) -> Exponents:
-        """e = 1."""
         return Exponents(1.0)
 
 
 @packable
 class ImageScores(ScoreFusion):
-    """The image branch alone: ViLD-image, and the teacher on crops. It knows no background, so objectness joins in."""
+    """The image branch alone, e = 0: ViLD-image, and the teacher on crops; for want of a background with objectness."""
 
     needs_text = False
 
@@ -132,7 +119,6 @@ class ImageScores(ScoreFusion):
         super().__init__(objectness_exponent=objectness_exponent)
 
     def exponents(self, is_base: Tensor | None) -> Exponents:
-        """e = 0."""
         return Exponents(0.0)
 
 
@@ -157,10 +143,7 @@ class GeometricScores(ScoreFusion):
             open_exponent: e where base and novel are not told apart (0.6 in DetPro's transfer).
             foreground_exponent: f of novel classes, and of all where base and novel are not told apart; 0 in ViLD.
             area_exponent: a, of the same classes; 0 in ViLD.
-            objectness_exponent: o; 0 in ViLD.
-
-        Raises:
-            InputError: e, f or o outside of [0, 1], or a below 0.
+            objectness_exponent: o; 0 in ViLD. InputError for e, f or o outside of [0, 1], or a below 0.
         """
         super().__init__(objectness_exponent=objectness_exponent)
         _check_shares(base_exponent, novel_exponent, open_exponent, foreground_exponent)

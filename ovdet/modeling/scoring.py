@@ -1,6 +1,6 @@
 """From region embeddings to the best (region, class) pairs: the common path, to be read from top to bottom.
 
-    branch     class logits and log-probabilities from text or image embeddings: softmax or sigmoid
+    branch     class logits and log-probabilities from text or image embeddings
     scorer     both branches, objectness, foreground and box area, fused to one log score for each region and row
     max        the best of a class's rows (its name, its synonyms) is the score of the class
     topk       the best (region, class) pairs above a threshold: what post-processing begins with
@@ -29,23 +29,19 @@ _BLOCK = 64  # entries of which `topk` looks at the maximum first; strided, so t
 
 
 def dot_logits(queries: Tensor, embeddings: Tensor) -> Tensor:
-    """(R, D) region embeddings over the temperature, (S, D) unit rows -> (R, S) logits, float32 under autocast too.
-
-    Over a temperature of 0.01 bfloat16 would be off by 0.2.
-    """
+    """(R, D) over the temperature, (S, D) unit rows -> (R, S), float32: at 0.01 bfloat16 would be off by 0.2."""
     with torch.autocast(queries.device.type, enabled=False):
         return queries @ embeddings.to(queries).t()
 
 
 class SoftmaxBranch:
-    """Class logits and log-probabilities of regions: a softmax over all rows, and a background where there is one."""
+    """Class log-probabilities of regions by a softmax over all rows, and a background where there is one.
+
+    SigmoidBranch (modeling/text_classifier.py) is the same by a sigmoid.
+    """
 
     def __init__(self, queries: Tensor, *, background_logits: Tensor | None = None) -> None:
-        """
-        Args:
-            queries: (R, D), region embeddings over the temperature.
-            background_logits: (R,), of one more class in the softmax.
-        """
+        """(R, D), region embeddings over the temperature; (R,), logits of one more class in the softmax."""
         self.queries = queries
         self.background_logits = background_logits
 
@@ -68,31 +64,6 @@ class SoftmaxBranch:
             return torch.zeros_like(log_partition)
         background = (self.background_logits - log_partition).exp()
         return torch.log1p(-background.clamp(max=1 - _MIN_FOREGROUND))
-
-
-class SigmoidBranch:
-    """Class log-probabilities of regions, each row for itself: no background, and a partition of 1."""
-
-    def __init__(self, queries: Tensor, *, bias: Tensor) -> None:
-        """
-        Args:
-            queries: (R, D), region embeddings over the temperature.
-            bias: 0-dim, added to all logits.
-        """
-        self.queries = queries
-        self.bias = bias
-
-    def logits(self, embeddings: Tensor) -> Tensor:
-        """(S, D) -> (R, S), which are log-probabilities already."""
-        return F.logsigmoid(dot_logits(self.queries, embeddings) + self.bias)
-
-    def log_probabilities(self, embeddings: Tensor) -> tuple[Tensor, Tensor]:
-        """(S, D) -> log-probabilities (R, S), and a log-partition of 0 (R,)."""
-        return self.logits(embeddings), self.queries.new_zeros(len(self.queries))
-
-    def log_foreground(self, log_partition: Tensor) -> Tensor:
-        """(R,) -> (R,), 0."""
-        return torch.zeros_like(log_partition)
 
 
 class Regions(NamedTuple):
@@ -120,9 +91,6 @@ class Regions(NamedTuple):
         return self if mask.all() else self.take(mask)
 
 
-Branch = SoftmaxBranch | SigmoidBranch
-
-
 @dataclass(frozen=True)
 class RegionScorer:
     """Scores of one image's regions for any rows.
@@ -135,8 +103,8 @@ class RegionScorer:
         log_areas: (R,) of `log_area_shares`; None where the fusion does not ask for it.
     """
 
-    text: Branch | None
-    image: Branch | None
+    text: SoftmaxBranch | None
+    image: SoftmaxBranch | None
     objectness_logits: Tensor
     fusion: ScoreFusion
     log_areas: Tensor | None = None
@@ -163,16 +131,7 @@ class Candidates(NamedTuple):
 
 
 def max_over_rows(log_scores: Tensor, classes: ClassEmbeddings, *, with_negatives: bool = False) -> Tensor:
-    """The best row of each class.
-
-    Args:
-        log_scores: (R, S).
-        classes: of S rows and K classes.
-        with_negatives: True adds a column K, the best of the negatives.
-
-    Returns:
-        (R, K) or (R, K + 1).
-    """
+    """(R, S) -> (R, K), the best row of each class; with_negatives adds a column K, the best of the negatives."""
     num_classes = len(classes.names)
     if classes.has_one_row_each and (not with_negatives or len(classes.class_ids) == num_classes):
         return log_scores[:, :num_classes]
@@ -183,13 +142,7 @@ def max_over_rows(log_scores: Tensor, classes: ClassEmbeddings, *, with_negative
 
 
 def topk_dense(log_scores: Tensor, threshold: float, number: int) -> Candidates:
-    """The first `number` candidates that score above the threshold.
-
-    Args:
-        log_scores: (R, K), logarithms.
-        threshold: of scores, not of their logarithms.
-        number: how many at most; fewer only where no more are above the threshold.
-    """
+    """The first `number` candidates of (R, K) log scores with scores above the threshold, or all that there are."""
     return exponential(topk_of_matrix(log_scores, log_threshold(threshold), number), threshold)
 
 
@@ -223,7 +176,7 @@ def in_order(scores: Tensor, places: Tensor, num_classes: int, number: int) -> C
 
 
 def exponential(candidates: Candidates, threshold: float) -> Candidates:
-    """Candidates with logarithms -> those with scores above the threshold."""
+    """Candidates with log scores -> those with scores above the threshold."""
     scores, order = candidates.scores.exp().sort(descending=True, stable=True)  # exp may swap two of nearly one value
     order = order[scores > threshold]
     return Candidates(scores[: len(order)], candidates.regions[order], candidates.classes[order])

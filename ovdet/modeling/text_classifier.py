@@ -11,7 +11,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from ovdet.modeling.scoring import SigmoidBranch, SoftmaxBranch, dot_logits
+from ovdet.modeling.scoring import SoftmaxBranch, dot_logits
 
 
 class TextClassifier(nn.Module):
@@ -43,6 +43,23 @@ class TextClassifier(nn.Module):
         queries = region_embeddings / self.temperature
         background = F.normalize(self.background, dim=0)[None]
         return SoftmaxBranch(queries, background_logits=dot_logits(queries, background)[:, 0])
+
+
+class SigmoidBranch(SoftmaxBranch):
+    """Class log-probabilities of regions by a sigmoid, each row for itself: no background, a log-partition of 0."""
+
+    def __init__(self, queries: Tensor, *, bias: Tensor) -> None:
+        """(R, D), region embeddings over the temperature; 0-dim, added to all logits."""
+        super().__init__(queries)
+        self.bias = bias
+
+    def logits(self, embeddings: Tensor) -> Tensor:
+        """(S, D) -> (R, S), which are log-probabilities already."""
+        return F.logsigmoid(dot_logits(self.queries, embeddings) + self.bias)
+
+    def log_probabilities(self, embeddings: Tensor) -> tuple[Tensor, Tensor]:
+        """(S, D) -> log-probabilities (R, S), log-partition (R,)."""
+        return self.logits(embeddings), self.queries.new_zeros(len(self.queries))
 
 
 class SigmoidTextClassifier(TextClassifier):

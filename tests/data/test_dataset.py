@@ -203,6 +203,7 @@ def test_what_is_wrong_with_the_files(dataset, tmp_path):
         ({"base": ["cat"], "novel": ["unicorn"]}, "does not have: unicorn"),
         ({"base": ["cat"], "novel": ["cat"]}, "more than once: cat"),
         ({"base": ["cat", "cat"]}, "more than once"),
+        ({"base": ["cat"], "novel": ["Cat."]}, "more than once"),
         ({"novel": ["cat"]}, "at least one base"),
         ({"base": ["cat"], "rare": ["cow"]}, "'rare'"),
         ({"base": "cat"}, "list of class names"),
@@ -213,6 +214,11 @@ def test_what_is_wrong_with_the_files(dataset, tmp_path):
 def test_what_is_wrong_with_a_split(dataset, split, message):
     with pytest.raises(InputError, match=message):
         load_coco_subsets(*dataset(split=split))
+
+
+def test_a_split_and_a_json_may_spell_a_class_in_two_ways(dataset):
+    loaded = load_coco_subsets(*dataset(split={"base": ["CAT", "do\u200bg"], "novel": ["cow."], "ignored": ["hot_dog"]}))
+    assert sorted(loaded.thing_classes) == ["cat", "dog"] and loaded.novel_classes == ["cow"]
 
 
 @pytest.mark.parametrize("subsets", ["base", (), ("base", "base"), ("rare",)])

@@ -56,6 +56,24 @@ def test_names_of_novel_classes():
         check_no_leak(report)
 
 
+SPELLINGS = ["cow.", "Cow", "co\u200bw", "\ufeffcow", "c\u00adow", "\uff43\uff4f\uff57", " cow ", "cow\u202c", "COW\ufe0f"]
+
+
+@pytest.mark.parametrize("spelling", SPELLINGS)
+def test_a_novel_class_is_found_in_any_spelling_that_reads_alike(spelling):
+    metadata = SimpleNamespace(thing_classes=["cat", spelling], base_classes=["cat"], novel_classes=["cow"])
+    for report in (
+        find_leaks(records([0, 1]), metadata, vocabulary=["cat"]),
+        find_leaks(records([0]), metadata, vocabulary=["cat", spelling]),
+        find_leaks(records([0]), metadata, vocabulary=["cat"], weights_source="w", weights_classes=[spelling]),
+        find_leaks(records([0]), metadata, vocabulary=["cat"],
+                   proposals={"proposal_source": "p", "training_classes": [spelling]}),
+    ):  # fmt: skip
+        assert report.leaks
+        with pytest.raises(InputError, match="novel"):
+            check_no_leak(report)
+
+
 @pytest.mark.parametrize("base", [["cat", "fire_truck"], []])
 def test_novel_classes_of_the_test_set_alone(base):
     """The training set's split may call them base, or there is none."""
