@@ -19,6 +19,7 @@ from ovdet.class_embeddings import ClassEmbeddings
 from ovdet.modeling.iou_head import geometric_mean_logits
 from ovdet.modeling.large_vocabulary import topk_chunked
 from ovdet.modeling.postprocess import TopK, postprocess_image
+from ovdet.modeling.region_teacher import look_again
 from ovdet.modeling.score_fusion import log_area_shares
 from ovdet.modeling.scoring import Regions, RegionScorer, SoftmaxBranch, max_over_rows, topk_dense
 
@@ -54,7 +55,7 @@ def detect(
     counts, sizes = [len(p) for p in proposals], [p.image_size for p in proposals]
     regions = map(Regions, boxes, *(part.split(counts) for part in (text, image, objectness)))
     if heads.region_teacher is not None:
-        regions = map(heads.region_teacher.look_again, regions, sizes, photos)
+        regions = map(partial(look_again, heads.region_teacher), regions, sizes, photos)
     return [_detect_in_image(heads, *pair, classes) for pair in zip(regions, sizes, strict=True)]
 
 

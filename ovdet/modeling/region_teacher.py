@@ -5,6 +5,8 @@ Shape letters: R regions of one image, M those that the teacher sees, D embeddin
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 from torch import Tensor
 from torchvision.ops import clip_boxes_to_image
 
@@ -49,9 +51,12 @@ class RegionTeacher:
         scale = boxes.new_tensor([photo.shape[2] / image_size[1], photo.shape[1] / image_size[0]]).repeat(2)
         return keep, self.embed_regions(photo, boxes[keep] * scale).to(boxes)
 
-    def look_again(self, regions: Regions, image_size: tuple[int, int], photo: Tensor) -> Regions:
-        """Those of an image's regions that the teacher saw, with its embeddings in the place of the image branch's."""
-        regions = regions.finite()
-        regions = regions._replace(boxes=clip_boxes_to_image(regions.boxes, image_size))  # as it will see them
-        keep, embeddings = self(photo, regions.boxes, regions.objectness_logits, image_size)
-        return regions.take(keep)._replace(image=embeddings)
+
+def look_again(
+    teacher: Callable[..., tuple[Tensor, Tensor]], regions: Regions, image_size: tuple[int, int], photo: Tensor
+) -> Regions:
+    """Those of an image's regions that the teacher saw, with its embeddings in the place of the image branch's."""
+    regions = regions.finite()
+    regions = regions._replace(boxes=clip_boxes_to_image(regions.boxes, image_size))  # as it will see them
+    keep, embeddings = teacher(photo, regions.boxes, regions.objectness_logits, image_size)
+    return regions.take(keep)._replace(image=embeddings)
