@@ -47,7 +47,7 @@ def draw_detections(
     Returns:
         (H', W', 3) uint8 RGB; images with a longest side under 800 pixels are enlarged to it, over 2560 made smaller.
     """
-    import supervision  # takes a second, which only those wait for who draw
+    import supervision  # most of a second, for those alone who draw
 
     # sizes
     picture, boxes, masks = _resize(image, boxes, masks)

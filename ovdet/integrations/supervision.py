@@ -32,7 +32,7 @@ def to_supervision(detections: Detections, names: Sequence[str] | None = None) -
     Raises:
         InputError: a label is not among the names.
     """
-    import supervision  # takes a second, which only those wait for who draw or hand on
+    import supervision  # most of a second, for those alone who draw or hand on
 
     class_ids = detections.class_ids
     if names is not None:

@@ -3,6 +3,8 @@
 from pathlib import Path
 
 import pytest
+from detectron2.config import LazyConfig, instantiate
+from detectron2.layers import ShapeSpec
 
 from ovdet.device import choose_device
 from ovdet.engine.config import load_config, override
@@ -16,6 +18,16 @@ def test_overrides_take_effect():
     config = load_config(QUICK, ["train.max_iter=7", "dataset.root=/somewhere", "train.amp=false"])
     assert config.train.max_iter == 7 and config.train.amp is False
     assert config.dataset.train == "/somewhere/instances_train.json"
+
+
+def test_a_runs_config_is_read_back_as_it_was(tmp_path):
+    """Shapes of layers too, which are no plain values."""
+    LazyConfig.save(load_config(QUICK), str(tmp_path / "config.yaml"))
+    shapes = [
+        instantiate(load_config(file).model.roi_heads.box_predictor.input_shape)
+        for file in (str(tmp_path / "config.yaml"), QUICK)
+    ]
+    assert shapes[0] == shapes[1] and isinstance(shapes[0], ShapeSpec)
 
 
 def test_an_argument_that_the_config_leaves_at_its_default_may_be_set():

@@ -55,6 +55,6 @@ def test_an_image_with_nothing_on_it(masks):
 
 
 def test_supervision_is_not_imported_before_it_is_needed():
-    """Nor by the predictor: it takes a second."""
+    """Nor by the predictor: that takes most of a second."""
     code = "import sys, ovdet.integrations.supervision, ovdet.inference.predictor; print('supervision' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True).stdout.strip() == "False"
