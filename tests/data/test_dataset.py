@@ -217,7 +217,9 @@ def test_what_is_wrong_with_a_split(dataset, split, message):
 
 
 def test_a_split_and_a_json_may_spell_a_class_in_two_ways(dataset):
-    loaded = load_coco_subsets(*dataset(split={"base": ["CAT", "do\u200bg"], "novel": ["cow."], "ignored": ["hot_dog"]}))
+    loaded = load_coco_subsets(
+        *dataset(split={"base": ["CAT", "do\u200bg"], "novel": ["cow."], "ignored": ["hot_dog"]})
+    )
     assert sorted(loaded.thing_classes) == ["cat", "dog"] and loaded.novel_classes == ["cow"]
 
 

@@ -56,7 +56,17 @@ def test_names_of_novel_classes():
         check_no_leak(report)
 
 
-SPELLINGS = ["cow.", "Cow", "co\u200bw", "\ufeffcow", "c\u00adow", "\uff43\uff4f\uff57", " cow ", "cow\u202c", "COW\ufe0f"]
+SPELLINGS = [
+    "cow.",
+    "Cow",
+    "co\u200bw",
+    "\ufeffcow",
+    "c\u00adow",
+    "\uff43\uff4f\uff57",
+    " cow ",
+    "cow\u202c",
+    "COW\ufe0f",
+]
 
 
 @pytest.mark.parametrize("spelling", SPELLINGS)

@@ -74,14 +74,14 @@ def test_store_holds_what_the_teacher_says_and_trains(trained, conse_store, cons
     assert len(regions) == 16 and len(contents(conse_store)) == 3
     assert regions.header["teacher"] == "conse" and len(regions.header["training_classes"]) == 24
     assert "red square" not in regions.header["training_classes"]
-    image = regions.plan.path_of(regions.plan.images[0])
-    assert image.parent == trained.output.parent / "data/images"
+    file = regions.plan.path_of(regions.plan.images[0])
+    assert file.parent == trained.output.parent / "data/images"
     boxes, embeddings, scores = regions.regions(regions.plan.images[0].image_id)
     assert 1 <= len(boxes) <= 2 and scores.max() == 1  # ground truth is among them
-    image = torch.from_numpy(read_image(image).transpose(2, 0, 1).copy())
+    image = torch.from_numpy(read_image(file).transpose(2, 0, 1).copy())
     assert torch.allclose(embed_regions(conse_teacher, image, boxes), embeddings, atol=1e-3)
 
-    record = {"file_name": str(image), "image_id": regions.plan.images[0].image_id, "annotations": []}
+    record = {"file_name": str(file), "image_id": regions.plan.images[0].image_id, "annotations": []}
     mapped = OpenVocabMapper(is_train=True, augmentations=[], image_format="RGB", region_store=regions)(record)
     (stored,) = StoredRegions()([mapped], [mapped["image"]], [None])
     assert torch.equal(stored.proposal_boxes.tensor, boxes)
