@@ -76,7 +76,7 @@ def build_train_loader(config: DictConfig, space: Mapping[str, Any], first: Init
     """The training loader, behind the leak check.
 
     Args:
-        config: as for do_train. A `sampler` is a function of the dataset dicts (see data/sampling.py).
+        config: as for do_train. A `sampler` is a function of the dataset dicts (see data/samplers.py).
         space: see text_space; stored regions must be of it.
         first: what training begins or goes on with.
 
