@@ -17,7 +17,7 @@ setup(
     license="Apache-2.0",
     python_requires=">=3.10",
     packages=find_packages(include=["ovdet", "ovdet.*"]),
-    package_data={"ovdet": ["assets/*/*"]},  # the detector that comes along
+    package_data={"ovdet": ["assets/*/*", "data/*.json"]},  # the detector that comes along, and synonyms
     # Ranges: what the code asks for. The exact versions that were tested together stand in .constraints.txt.
     install_requires=[
         "torch>=2.6,<3",

@@ -9,9 +9,9 @@ from omegaconf import DictConfig
 from ovdet.data.dataset import training_classes
 from ovdet.device import choose_device
 from ovdet.modeling.detector import ClosedSetRCNN
+from ovdet.modeling.embedding_heads import ImageBranch
 from ovdet.modeling.region_sources import OnlineRegions, StoredRegions
 from ovdet.modeling.region_teacher import RegionTeacher
-from ovdet.modeling.embedding_heads import ImageBranch
 from ovdet.modeling.score_fusion import GeometricScores, ImageScores
 from ovdet.objectives.l1_distillation import L1Distillation
 from ovdet.regions.store import RegionStore

@@ -230,7 +230,8 @@ def do_train(config: DictConfig, *, resume: bool = False) -> Mapping[str, Any]:
     devices = {} if options.torch_device().type == "cuda" else {"device_ids": None}
     parallel = create_ddp_model(model, broadcast_buffers=False, **devices)
     trainer = build_trainer(options, AskedFor(parallel, classes), loader, optimizer)
-    header = {**space, "training_classes": names, "known_classes": classes_of_both(first.classes, names)}
+    well_known = MetadataCatalog.get(dataset_name).get("well_known", names)  # of a mixture those with boxes enough
+    header = {**space, "training_classes": well_known, "known_classes": classes_of_both(first.classes, names)}
     checkpointer = SafeCheckpointer(model, options.output_dir, header=header, trainer=trainer)
     results: dict[str, Any] = {}
 

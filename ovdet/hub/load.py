@@ -44,6 +44,8 @@ def without_training(config: DictConfig) -> DictConfig:
         (config.model, "region_source"),
         (heads, "distillation"),
         (heads.get("box_predictor", {}), "class_weights"),
+        (heads.get("box_predictor", {}), "partial_labels"),
+        (config.model.proposal_generator, "labels"),
     )
     for part, key in training:
         if key in part:
