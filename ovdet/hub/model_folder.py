@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import os
 from copy import deepcopy
 from pathlib import Path
 from typing import Any
@@ -24,7 +25,7 @@ from ovdet.engine.checkpoint import HEADER, read_checkpoint
 from ovdet.engine.options import TrainOptions
 from ovdet.engine.version_0_1 import upgrade_config
 from ovdet.errors import InputError
-from ovdet.files import atomic_write, atomic_writer
+from ovdet.files import atomic_write, temporary_path
 from ovdet.hub.load import find_weights, load_detector, without_training
 from ovdet.hub.parts import check_build, check_parts, to_data
 from ovdet.text.embedder import NameEmbedder
@@ -73,9 +74,11 @@ def write_model_folder(config: DictConfig, weights: str, folder: str | Path, *, 
     # weights first and config last: a folder without a config is no detector, and a full disk leaves an older one
     state = detector.state_dict()
     halves = {key: (value.half() if value.is_floating_point() else value).contiguous() for key, value in state.items()}
-    with atomic_writer(folder / WEIGHTS) as stream:
-        stream.write(save(halves, {HEADER: json.dumps(header)}))
-        stream.flush()
+    with temporary_path(folder / WEIGHTS) as part:
+        with open(part, "xb") as stream:
+            stream.write(save(halves, {HEADER: json.dumps(header)}))
+            stream.flush()
+            os.fsync(stream.fileno())
         with contextlib.suppress(OSError):
             (folder / CONFIG).unlink(missing_ok=True)  # it would not fit the new weights
     atomic_write(folder / CARD, card.encode())

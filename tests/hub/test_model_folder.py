@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import pickle
 import shutil
@@ -286,3 +287,15 @@ def test_a_folder_that_was_not_written_to_its_end_is_none(config, weights, tmp_p
     assert sorted(file.name for file in (tmp_path / "model").iterdir()) == sorted([CONFIG, WEIGHTS, CARD])
     with pytest.raises(InputError, match=f"model's {CONFIG}"):
         find_model(tmp_path / "model")
+
+
+def test_a_full_disk_leaves_an_older_detector(config, weights, folder, monkeypatch):
+    before = {file.name: file.read_bytes() for file in folder.iterdir()}
+
+    def full(descriptor):
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr("os.fsync", full)
+    with pytest.raises(InputError, match=f"{WEIGHTS}: No space left on device"):
+        write_model_folder(config, weights, folder, card="")
+    assert {file.name: file.read_bytes() for file in folder.iterdir()} == before
