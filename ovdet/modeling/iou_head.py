@@ -1,8 +1,7 @@
-"""How well a box fits an object, whatever it is (OLN, arXiv:2108.06753).
+"""The IoU head: how well a box fits its object, whatever class that is (OLN's localization quality, arXiv:2108.06753).
 
-A classifier learns that all unannotated things are background, novel objects among them. The overlap of a box with the
-object that it lies on is learned from boxes on annotated objects alone, so nothing is held against the others: what
-makes a box fit carries over to objects of other classes.
+A classifier learns that unannotated objects are background, novel ones among them. The IoU of a box with its object is
+learned from boxes on annotated objects alone, so nothing is held against the others, and carries over to them.
 
 Shape letters: R regions over all images, F region features.
 """
@@ -19,7 +18,7 @@ from torch import Tensor, nn
 
 from ovdet.packable import packable
 
-LEAST_OVERLAP = 0.3  # a box below it is on no annotated object, perhaps on another one
+MIN_IOU = 0.3  # a box below it is on no annotated object, perhaps on another one
 
 
 @packable
@@ -50,7 +49,7 @@ class IoUHead(nn.Module):
             proposals: per image, with `proposal_boxes` and, where the image has objects, `gt_boxes` of the nearest.
         """
         overlaps = torch.cat([_overlaps(of_image) for of_image in proposals])  # (R,)
-        chosen = overlaps >= LEAST_OVERLAP
+        chosen = overlaps >= MIN_IOU
         distance = (logits.sigmoid() - overlaps)[chosen].abs().sum() / max(int(chosen.sum()), 1)
         return {"loss_iou": self.weight * (distance + logits.sum() * 0)}
 

@@ -71,6 +71,7 @@ def postprocess_image(
     max_detections: int,
     class_agnostic_nms: bool = False,
     soft_nms_sigma: float | None = None,
+    negative_class: int | None = None,
 ) -> Instances:
     """The detections of one image.
 
@@ -83,6 +84,7 @@ def postprocess_image(
         max_detections: over all classes; all that there are if negative.
         class_agnostic_nms: NMS over all classes, which leaves one class to an object.
         soft_nms_sigma: of `soft_nms_scores`, which comes last; None leaves scores as they are, as detectron2 does.
+        negative_class: takes part in NMS, but is no detection; None for none.
 
     Returns:
         Instances with pred_boxes, scores, pred_classes, best first.
@@ -97,6 +99,7 @@ def postprocess_image(
         candidates = topk(score_threshold, max(number, few_candidates(boxes.device)) + 1)
         found = boxes[candidates.regions, candidates.classes if boxes.shape[1] > 1 else 0]  # (C, 4)
         keep = nms(found, candidates.scores, candidates.classes, nms_threshold, number)
+        keep = keep if negative_class is None else keep[candidates.classes[keep] != negative_class]
         if 0 <= max_detections <= len(keep) or len(found) <= number:
             break
         number = max(2 * number, number * max_detections // max(len(keep), 1))  # as many more as the share that stays

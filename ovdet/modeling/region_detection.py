@@ -120,7 +120,7 @@ def _detect_in_image(
 ) -> Instances:
     regions = regions.finite()
     active = None if heads.background_names is None else heads.background_names.active_for(classes)
-    detections = postprocess_image(
+    return postprocess_image(
         build_topk(heads, build_scorer(heads, regions, image_size, active), classes),
         regions.boxes,
         image_size,
@@ -129,8 +129,8 @@ def _detect_in_image(
         max_detections=heads.box_predictor.test_topk_per_image,
         class_agnostic_nms=heads.class_agnostic_nms,
         soft_nms_sigma=heads.soft_nms_sigma,
+        negative_class=len(classes.names) if heads.class_agnostic_nms else None,
     )
-    return detections[detections.pred_classes < len(classes.names)] if heads.class_agnostic_nms else detections
 
 
 def _with_boxes(proposals: Instances, boxes: Tensor) -> Instances:

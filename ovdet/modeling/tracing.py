@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from ovdet.imagenet_lite import same_padding, with_padding
 
-_LEAST_STEPS = 3  # below it a map may have a side of 1, for which torch's convolutions are chosen in another way
+_MIN_STEPS = 3  # below it a map may have a side of 1, for which torch's convolutions are chosen in another way
 
 
 def opaque(number: int) -> int:
@@ -20,8 +20,8 @@ def opaque(number: int) -> int:
     With it the sides of all feature maps are plain multiples. As expressions of the photo's sides they would grow with
     every layer, until tracing takes hours.
     """
-    number = torch.scalar_tensor(torch.sym_max(number, _LEAST_STEPS), dtype=torch.int64).item()
-    torch._check(number >= _LEAST_STEPS)
+    number = torch.scalar_tensor(torch.sym_max(number, _MIN_STEPS), dtype=torch.int64).item()
+    torch._check(number >= _MIN_STEPS)
     return number
 
 

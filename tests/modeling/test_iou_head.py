@@ -4,7 +4,7 @@ import pytest
 import torch
 from detectron2.structures import Boxes, Instances, pairwise_iou
 
-from ovdet.modeling.iou_head import LEAST_OVERLAP, IoUHead, geometric_mean_logits
+from ovdet.modeling.iou_head import MIN_IOU, IoUHead, geometric_mean_logits
 
 PROPOSALS = torch.tensor([[0.0, 0, 10, 10], [0, 0, 10, 20], [50, 50, 60, 60], [0, 0, 10, 8]])
 OBJECT = torch.tensor([[0.0, 0, 10, 10]])
@@ -21,7 +21,7 @@ def of_image(proposals: torch.Tensor, with_object: bool = True) -> Instances:
 def test_the_loss_is_the_distance_to_the_overlap_on_objects_alone():
     iou_head, logits = IoUHead(8, weight=2.0), torch.tensor([0.3, -1.0, 5.0, 0.0])
     overlaps = pairwise_iou(Boxes(PROPOSALS), Boxes(OBJECT))[:, 0]
-    on_object = overlaps >= LEAST_OVERLAP
+    on_object = overlaps >= MIN_IOU
     assert on_object.tolist() == [
         True,
         True,
