@@ -15,7 +15,7 @@ from torch import Tensor
 
 from ovdet.errors import InputError
 
-NEGATIVE = -1  # the class id of a row that is compared with regions, but found by nobody
+NEGATIVE = -1  # class id of rows that compete but are never returned
 _OWN_ENTRIES = 2**24  # of a matrix of which a normalized float32 copy is made: 64 MiB
 _ROWS_AT_ONCE = 8192
 _NEAR_UNIT = 1e-4  # how far from 1 a norm may be, or as far as the matrix's own floating type rounds
@@ -68,7 +68,7 @@ class ClassEmbeddings:
         return cls(unit_norm(embeddings), torch.arange(len(embeddings)), tuple(names), base)
 
     def to(self, device: str | torch.device) -> ClassEmbeddings:
-        """The same value on a device; moved once, and itself where it is there already."""
+        """A copy on `device`, made once; the value itself if it is there already."""
         device = torch.device(device)
         if self.embeddings.device == device:
             return self

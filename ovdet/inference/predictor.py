@@ -137,7 +137,7 @@ class OpenVocabPredictor:
         return () if self.classes is None else self.classes.names
 
     def set_vocabulary(self, vocabulary: Names, *, negatives: Sequence[str] | None = None) -> None:
-        """What is asked for from now on where a call does not say.
+        """Set the default classes, of calls without `names` or `classes`.
 
         Args:
             vocabulary: see `embed`.
@@ -153,10 +153,10 @@ class OpenVocabPredictor:
 
         Args:
             vocabulary: names; a Vocabulary, where the best of a name and its synonyms counts; or ready embeddings.
-            negatives: names of other things: what looks more like one of them is left out. A detector that is asked for
-                cats alone would else find some in every dog. None takes those classes that the detector was trained on
-                and that are unlike all asked names; () takes none: then names that were not trained score far lower, as
-                nothing says what a thing looks like.
+            negatives: names that compete but are never returned: a region that matches one of them better is dropped.
+                A detector that is asked for cats alone would else find some in every dog. None takes the training
+                classes that are unlike all asked names. (): no negatives; scores of untrained names drop sharply, as
+                nothing in the softmax represents other objects.
 
         Raises:
             InputError: no names, names that are none, or embeddings of another space than the model's.

@@ -107,7 +107,7 @@ def build_scorer(
 
 
 def build_topk(heads: OpenVocabROIHeads, scorer: RegionScorer, classes: ClassEmbeddings) -> TopK:
-    """What finds the best candidates. Where NMS is over all classes, boxes of negatives take part in it."""
+    """The top-k function. With class-agnostic NMS negatives are candidates too, so that they can suppress boxes."""
     with_negatives = heads.class_agnostic_nms
     if len(classes.class_ids) > heads.max_dense_rows:
         return partial(topk_chunked, scorer, classes, with_negatives=with_negatives)

@@ -65,7 +65,7 @@ class OpenVocabROIHeads(StandardROIHeads):
             distillation: (student (M, D), teacher (M, D)) -> loss; None trains without a teacher.
             image_branch: ImageBranch or FrozenBackboneBranch, for embeddings of their own; None shares the text
                 branch's.
-            region_teacher: the teacher itself at test time, instead of distilled embeddings.
+            region_teacher: test-time teacher whose embeddings replace the image branch's.
             iou_head: how well boxes fit, joined to the RPN's objectness; None leaves that as it is.
             background_names: the image branch's background; None gives it none.
             image_temperature: divides the cosines of the image branch before its softmax.
@@ -105,7 +105,7 @@ class OpenVocabROIHeads(StandardROIHeads):
         regions: list[Instances] | None = None,
         photos: list[Tensor] | None = None,
     ) -> tuple[list[Instances], dict[str, Tensor]]:
-        """As detectron2's, and besides:
+        """Detections at test time, losses in training; arguments beyond detectron2's:
 
         Args:
             classes: on the features' device. In training one row each; ground truth classes are their indices.

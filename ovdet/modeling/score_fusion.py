@@ -34,7 +34,7 @@ class Exponents(NamedTuple):
 
 
 class RegionTerms(NamedTuple):
-    """What is known of a region whatever the class, in logarithms; in shapes that broadcast to the scores'."""
+    """Class-independent log terms of the regions: objectness, foreground, area; in shapes that broadcast to scores."""
 
     objectness: Tensor
     foreground: Tensor | None = None  # None where the fusion does not need it
@@ -89,7 +89,7 @@ class ScoreFusion:
         return self.join_terms(fuse_branches(text, image, exponents.text), terms, exponents)
 
     def join_terms(self, log_scores: Tensor, terms: RegionTerms, exponents: Exponents) -> Tensor:
-        """Fused branches, in any shape, with all that does not hang on the class, in shapes that broadcast to it."""
+        """Add the class-independent terms to fused branch scores of any shape; terms broadcast to them."""
         if self.needs_foreground:
             log_scores = join_term(log_scores, terms.foreground, exponents.foreground)
         log_scores = join_term(log_scores, terms.objectness, self.objectness_exponent)

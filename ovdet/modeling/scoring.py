@@ -29,7 +29,7 @@ _BLOCK = 64  # entries of which `topk` looks at the maximum first; strided, so t
 
 
 def dot_logits(queries: Tensor, embeddings: Tensor) -> Tensor:
-    """(R, D) over the temperature, (S, D) unit rows -> (R, S), float32: at 0.01 bfloat16 would be off by 0.2."""
+    """(R, D), divided by the temperature, and (S, D) -> (R, S); no autocast: at temperature 0.01 bfloat16 errs by 0.2."""
     with torch.autocast(queries.device.type, enabled=False):
         return queries @ embeddings.to(queries).t()
 
@@ -50,7 +50,7 @@ class SoftmaxBranch:
         return dot_logits(self.queries, embeddings)
 
     def log_probabilities(self, embeddings: Tensor) -> tuple[Tensor, Tensor]:
-        """(S, D), all rows -> log-probabilities (R, S), and the log-partition (R,) that logits are less by."""
+        """(S, D), all rows -> log-probabilities (R, S) and log-partition (R,): log-probability = logit - log-partition."""
         logits = self.logits(embeddings)
         if self.background_logits is None:
             log_probabilities = logits.log_softmax(1)
@@ -86,7 +86,7 @@ class Regions(NamedTuple):
         return Regions(*(part[index] for part in self))
 
     def finite(self) -> Regions:
-        """Without those of which a number is NaN or infinite: no detection comes of them."""
+        """Without regions that have a non-finite box, embedding or objectness."""
         mask = torch.stack([torch.isfinite(part[:, None].flatten(1)).all(1) for part in self]).all(0)
         return self if mask.all() else self.take(mask)
 
@@ -116,7 +116,7 @@ class RegionScorer:
         return self.fusion(text, image, self.terms(log_partition), is_base)
 
     def terms(self, text_log_partition: Tensor | None) -> RegionTerms:
-        """(R,) of the text branch -> what is known of the regions whatever the class, (R, 1) each."""
+        """(R,) of the text branch -> class-independent log terms of the regions, (R, 1) each."""
         foreground = self.text.log_foreground(text_log_partition) if self.fusion.needs_foreground else None
         terms = RegionTerms(F.logsigmoid(self.objectness_logits), foreground, self.log_areas)
         return terms.map(lambda term: term[:, None])

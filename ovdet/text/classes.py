@@ -32,10 +32,10 @@ def build_classes(
     Args:
         vocabulary: names; a Vocabulary, whose synonyms become rows of their classes; or ready embeddings.
         embed_names: names -> embeddings, each name once.
-        base_classes: names that the detector was trained on: rows that are the same are base, and so are all other rows
-            of their classes. None are told apart where there are none.
-        negatives: names of other things, which nobody asked for: what looks more like one of them is not found. None
-            takes those base classes that are unlike all classes of the vocabulary.
+        base_classes: names that the detector was trained on. A row is base if any name of its class is among them.
+            Without any, `is_base` is None.
+        negatives: names that compete but are never returned: a region that matches one of them better is dropped. None
+            takes the base classes whose cosine is below NEAR to all classes of the vocabulary.
 
     Raises:
         InputError: no names, names that are none, or embeddings of another space than `embed_names` has.

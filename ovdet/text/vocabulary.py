@@ -1,4 +1,4 @@
-"""The class names that a detector is asked for."""
+"""Vocabulary: the class names that a detector is asked for, their synonyms and subsets."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ _BARRED = {"Cc": "a control character", "Cs": "half a character", "Zl": "a line 
 
 @dataclass(frozen=True)
 class Vocabulary:
-    """Names in the order of the classifier's columns.
+    """Class names in order, with synonyms and named subsets.
 
     Attributes:
         names: as they are shown to the user.
