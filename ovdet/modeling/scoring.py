@@ -29,16 +29,13 @@ _BLOCK = 64  # entries of which `topk` looks at the maximum first; strided, so t
 
 
 def dot_logits(queries: Tensor, embeddings: Tensor) -> Tensor:
-    """(R, D), divided by the temperature, and (S, D) -> (R, S); no autocast: at temperature 0.01 bfloat16 errs by 0.2."""
+    """(R, D), divided by the temperature, (S, D) -> (R, S). No autocast: at temperature 0.01 bfloat16 errs by 0.2."""
     with torch.autocast(queries.device.type, enabled=False):
         return queries @ embeddings.to(queries).t()
 
 
 class SoftmaxBranch:
-    """Class log-probabilities of regions by a softmax over all rows, and a background where there is one.
-
-    SigmoidBranch (modeling/text_classifier.py) is the same by a sigmoid.
-    """
+    """Class log-probabilities of regions: a softmax over all rows, and a background where there is one."""
 
     def __init__(self, queries: Tensor, *, background_logits: Tensor | None = None) -> None:
         """(R, D), region embeddings over the temperature; (R,), logits of one more class in the softmax."""
@@ -50,7 +47,7 @@ class SoftmaxBranch:
         return dot_logits(self.queries, embeddings)
 
     def log_probabilities(self, embeddings: Tensor) -> tuple[Tensor, Tensor]:
-        """(S, D), all rows -> log-probabilities (R, S) and log-partition (R,): log-probability = logit - log-partition."""
+        """(S, D), all rows -> log-probabilities (R, S), log-partition (R,); log-probability = logit - log-partition."""
         logits = self.logits(embeddings)
         if self.background_logits is None:
             log_probabilities = logits.log_softmax(1)
