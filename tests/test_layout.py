@@ -19,7 +19,6 @@ ALLOWED = {
     "modeling": ("objectives",),
     "data": ("text.class_names", "text.vocabulary"),
     "evaluation": ("data.coco",),
-    "evaluation.zero_shot": ("data", "teachers", "text"),
     "engine": ("data", "evaluation", "modeling", "objectives", "teachers.embedding_space", "text"),
     "engine.config": (),
     "engine.options": (),

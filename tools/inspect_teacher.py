@@ -9,9 +9,10 @@ import argparse
 import contextlib
 import json
 
+from teacher_accuracy import inspect_teacher, print_reports
+
 from ovdet.device import choose_device
 from ovdet.errors import command
-from ovdet.evaluation.zero_shot import inspect_teacher, print_reports
 from ovdet.files import atomic_writer
 from ovdet.teachers.registry import load_teacher
 

@@ -30,7 +30,6 @@ from ovdet.files import atomic_write
 from ovdet.hub.load import load_detector
 from ovdet.hub.model_folder import read_resize
 from ovdet.modeling.detector import OpenVocabRCNN
-from ovdet.modeling.score_fusion import GeometricScores
 from ovdet.quiet import quiet_libraries
 
 DESCRIPTION = "ovdet"
@@ -124,7 +123,7 @@ def trace(detector: OpenVocabRCNN, *, tells_base: bool) -> ExportedProgram:
     inputs = {"image": torch.zeros(3, 320, 416, dtype=torch.uint8), "vocabulary": torch.eye(65, width)}
     names = Dim("K", min=1)
     shapes = {"image": {1: Dim("H", max=_MAX_SIDE), 2: Dim("W", max=_MAX_SIDE)}, "vocabulary": {0: names}}
-    if tells_base and isinstance(heads.score_fusion, GeometricScores):
+    if tells_base and heads.score_fusion.tells_base:
         inputs["is_base"], shapes["is_base"] = torch.zeros(65, dtype=torch.bool), {0: names}
     graph = DetectionGraph(detector).eval()
     with (

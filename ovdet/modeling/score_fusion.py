@@ -70,7 +70,7 @@ def join_term(log_scores: Tensor, term: Tensor, exponent: float | Tensor) -> Ten
 class ScoreFusion:
     """Which branches count, and with which exponents; subclasses are the methods' choices."""
 
-    needs_text, needs_image, needs_foreground, needs_area = True, True, False, False
+    needs_text, needs_image, needs_foreground, needs_area, tells_base = True, True, False, False, False
 
     def __init__(self, *, objectness_exponent: float) -> None:
         """Take o, within [0, 1]; InputError elsewhere."""
@@ -125,6 +125,8 @@ class ImageScores(ScoreFusion):
 @packable
 class GeometricScores(ScoreFusion):
     """Geometric mean of text and image branch: ViLD-ensemble, and ViLD-text + teacher on crops."""
+
+    tells_base = True
 
     def __init__(
         self,

@@ -34,7 +34,7 @@ def test_the_embedded_teacher_knows_a_cat_and_a_cup_of_coffee(run_tool, data, tm
     )
     assert code == 0, err
     by_view = {figures["view"]: figures for figures in json.loads(output.read_text())}
-    assert list(by_view) == ["crops", "in photo", "both"]
+    assert list(by_view) == ["crops", "RoI features", "both"]
     for figures in by_view.values():
         assert figures["teacher"] == "conse" and len(figures["fingerprint"]) == 16
         assert figures["base"]["top1"] == figures["novel"]["top1"] == figures["all"]["top1"] == 1

@@ -9,9 +9,9 @@ import pytest
 import torch
 import torch.nn.functional as F
 from PIL import Image
+from teacher_accuracy import ClassAccuracy, ZeroShotReport, inspect_teacher, print_reports, rank_of_truth
 
 from ovdet.errors import InputError
-from ovdet.evaluation.zero_shot import ClassAccuracy, ZeroShotReport, inspect_teacher, print_reports, rank_of_truth
 
 COLORS = {"red": (255, 0, 0), "green": (0, 255, 0), "blue": (0, 0, 255), "gray": (90, 90, 90)}
 
@@ -115,13 +115,13 @@ def test_a_file_that_the_json_names_twice(data):
 def test_both_ways_to_look_are_summed(data, monkeypatch):
     """Of a teacher that sees whole photos too: each way is wrong about one object, both together about none."""
     in_photo = torch.tensor([[1.0, 0, 0], [0.8, 0.6, 0], [0, 0, 1], [1, -0.5, 0]])
-    monkeypatch.setattr("ovdet.evaluation.zero_shot.ConseTeacher", ColorTeacher)
-    monkeypatch.setattr("ovdet.evaluation.zero_shot.RoIFeatureEmbedder", lambda **_: lambda photo, boxes: in_photo)
+    monkeypatch.setattr("teacher_accuracy.ConseTeacher", ColorTeacher)
+    monkeypatch.setattr("teacher_accuracy.RoIFeatureEmbedder", lambda **_: lambda photo, boxes: in_photo)
     reports = inspect_teacher(ColorTeacher(), data / "truth.json", data, split=data / "split.json")
     found = {report.view: {each.name: each.top1 for each in report.classes if each.objects} for report in reports}
     assert found == {
         "crops": {"red": 0.5, "green": 1.0, "blue": 1.0},
-        "in photo": {"red": 1.0, "green": 0.0, "blue": 1.0},
+        "RoI features": {"red": 1.0, "green": 0.0, "blue": 1.0},
         "both": {"red": 1.0, "green": 1.0, "blue": 1.0},
     }
 

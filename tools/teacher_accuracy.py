@@ -32,7 +32,7 @@ from ovdet.text.vocabulary import Vocabulary
 
 _PHOTOS_AT_ONCE = 8
 
-CROPS, ROI_FEATURES, BOTH = "crops", "in photo", "both"  # ways to embed an object, as tables name them
+CROPS, ROI_FEATURES, BOTH = "crops", "RoI features", "both"  # ways to embed an object, as tables name them
 
 _EmbedBatch = Callable[[Sequence[Tensor], Sequence[Tensor]], Sequence[Tensor]]  # photos and their boxes
 
