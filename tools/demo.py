@@ -8,14 +8,16 @@ tools/demo.py --input photos --vocabulary names.txt --output output/demo --weigh
 from __future__ import annotations
 
 import argparse
+from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
 
+from ovdet.data.images import SUFFIXES
 from ovdet.engine.config import override
 from ovdet.errors import InputError, command
 from ovdet.files import require_path
 from ovdet.inference.load import load_predictor
-from ovdet.inference.media import Video, find_input
+from ovdet.inference.media import VIDEO_SUFFIXES, Video, find_input
 from ovdet.inference.results import check_output, write_results, write_video
 from ovdet.text.classes import parse_negatives
 from ovdet.text.embeddings import load_embeddings
@@ -58,6 +60,22 @@ def parse_arguments() -> argparse.Namespace:
     return parser.parse_intermixed_args()
 
 
+def is_path(text: str) -> bool:
+    """Whether a word was meant for a file: it is one, or looks like one that is missing."""
+    return Path(text).exists() or Path(text).suffix.lower() in SUFFIXES | VIDEO_SUFFIXES
+
+
+def check_words(words: Sequence[str], vocabulary: str) -> None:
+    """Refuse words that are neither files nor `key=value`: names that the shell has taken apart.
+
+    Raises:
+        InputError: there are some.
+    """
+    if words:
+        names = ", ".join([vocabulary, *words])
+        raise InputError(f'expected names in quotes with commas between, --vocabulary "{names}", got {" ".join(words)}')
+
+
 @command
 def main() -> None:
     arguments = parse_arguments()
@@ -67,7 +85,9 @@ def main() -> None:
             raise InputError(f"expected --{option.replace('_', '-')} between 0 and 1, got {value}")
     output = Path(require_path(arguments.output))
     check_output(output, arguments.input)
-    more = [text for text in arguments.overrides if arguments.input and Path(text).is_file()]  # of --input photos/*.jpg
+    words = [text for text in arguments.overrides if "=" not in text or Path(text).is_file()]
+    more = [text for text in words if arguments.input and is_path(text)]  # of --input photos/*.jpg
+    check_words([text for text in words if text not in more], arguments.vocabulary)
     source = find_input(arguments.input, more)
     embedded = arguments.vocabulary.endswith(".safetensors")
     vocabulary = (load_embeddings if embedded else parse_vocabulary)(arguments.vocabulary)

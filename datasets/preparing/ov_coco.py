@@ -13,6 +13,7 @@ from typing import Any
 from ovdet.data.coco import check_coco, listed, read_json, write_json
 from ovdet.data.splits import load_split
 from ovdet.errors import InputError
+from ovdet.text.class_names import with_nearest
 from preparing.counts import Count, check_counts, check_inputs
 
 SOURCE = "https://cocodataset.org/#download"
@@ -94,7 +95,8 @@ def limit_classes(
     names = check_coco(content, path).names
     unknown = sorted(set(classes) - set(names.values()))
     if unknown:
-        raise InputError(f"expected the split's classes in {path}, it does not have: {listed(unknown)}")
+        told = listed(with_nearest(unknown, names.values()))
+        raise InputError(f"expected the split's classes in {path}, it does not have: {told}")
     chosen = {category_id for category_id, name in names.items() if name in set(annotated)}
     annotations = [annotation for annotation in content["annotations"] if annotation["category_id"] in chosen]
     image_ids = {annotation["image_id"] for annotation in annotations}

@@ -9,7 +9,7 @@ from typing import Any
 from ovdet.data.coco import check_coco, listed, read_json, write_json
 from ovdet.data.splits import load_split
 from ovdet.errors import InputError
-from ovdet.text.class_names import same_class_name
+from ovdet.text.class_names import same_class_name, with_nearest
 from ovdet.text.vocabulary import Vocabulary
 from preparing.counts import Count, check_counts, check_inputs
 
@@ -100,7 +100,8 @@ def check_frequencies(
             )
     absent = sorted(set(subset_of) - {category["name"] for category in categories})
     if absent:
-        raise InputError(f"expected the split's classes in {path}, it does not have: {listed(absent)}")
+        told = listed(with_nearest(absent, [category["name"] for category in categories]))
+        raise InputError(f"expected the split's classes in {path}, it does not have: {told}")
 
 
 def drop_classes(content: dict[str, Any], names: list[str]) -> dict[str, Any]:

@@ -18,6 +18,7 @@ from rich.progress import Progress
 
 from ovdet.errors import InputError
 from ovdet.files import atomic_writer
+from ovdet.text.class_names import normalize_class_name
 
 logger = logging.getLogger(__name__)
 
@@ -127,9 +128,10 @@ def check_coco(content: Any, path: str | Path) -> CocoJson:
         if not isinstance(content.get(key), list) or not all(isinstance(item, dict) for item in content[key]):
             raise InputError(f"expected a COCO-format json with a list of {key}, {path} has none")
     images = _images_by_id(content["images"], path)
-    names = _names_by_id(content["categories"], path)
+    categories = _without_root(content["categories"], content["annotations"], path)
+    names = _names_by_id(categories, path)
     _check_annotations(content["annotations"], images, names, path)
-    frequencies = {each["id"]: each["frequency"] for each in content["categories"] if "frequency" in each}
+    frequencies = {each["id"]: each["frequency"] for each in categories if "frequency" in each}
     return CocoJson(Path(path), images, content["annotations"], names, frequencies)
 
 
@@ -152,6 +154,25 @@ def _images_by_id(images: Sequence[dict[str, Any]], path: str | Path) -> dict[An
     return {image["id"]: image for image in in_order}
 
 
+def _without_root(
+    categories: Sequence[dict[str, Any]], annotations: Sequence[dict[str, Any]], path: str | Path
+) -> Sequence[dict[str, Any]]:
+    """Without the heading that Roboflow puts before the classes, where one of them has its name: nothing is of it."""
+    used = {str(annotation.get("category_id")) for annotation in annotations}
+    above = {str(category.get("supercategory")) for category in categories}
+    counts = Counter(normalize_class_name(str(category.get("name"))) for category in categories)
+    kept = []
+    for category in categories:
+        name = str(category.get("name"))
+        if counts[normalize_class_name(name)] > 1 and name in above and str(category.get("id")) not in used:
+            logger.warning("%s: left out category %s, %r: a heading with the name of a class, and without an object",
+                           path, category.get("id"), name)  # fmt: skip
+            counts[normalize_class_name(name)] -= 1
+        else:
+            kept.append(category)
+    return kept
+
+
 def _names_by_id(categories: Sequence[dict[str, Any]], path: str | Path) -> dict[int, str]:
     _check_keys(categories, ("id", "name"), "categories", path)
     if not categories:
@@ -159,8 +180,24 @@ def _names_by_id(categories: Sequence[dict[str, Any]], path: str | Path) -> dict
     if not all(isinstance(category["id"], int) and isinstance(category["name"], str) for category in categories):
         raise InputError(f"expected categories with a number as id and a string as name in {path}")
     _check_unique([category["id"] for category in categories], "category id", path)
-    _check_unique([category["name"] for category in categories], "category name", path)
-    return {category["id"]: category["name"] for category in sorted(categories, key=lambda category: category["id"])}
+    names = {category["id"]: category["name"] for category in sorted(categories, key=lambda category: category["id"])}
+    _check_names(names, path)
+    return names
+
+
+def _check_names(names: Mapping[int, str], path: str | Path) -> None:
+    """Refuse classes that would be one to the detector, told with their ids as the json has them."""
+    seen: dict[str, int] = {}
+    for category_id, name in names.items():
+        normal = normalize_class_name(name)
+        if not normal:
+            raise InputError(f"expected a name of category {category_id} in {path}, got {name!r}")
+        first = seen.setdefault(normal, category_id)
+        if first != category_id:
+            raise InputError(
+                f"expected classes with different names in {path}, got {names[first]!r} (category {first}) and "
+                f"{name!r} (category {category_id}), which read alike: merge or rename one"
+            )
 
 
 def _check_annotations(

@@ -21,7 +21,7 @@ from ovdet.data.coco import CocoJson, is_degenerate, listed, read_coco_json, ref
 from ovdet.data.samplers import count_photos
 from ovdet.data.splits import SUBSETS, load_split
 from ovdet.errors import InputError
-from ovdet.text.class_names import normalize_class_name
+from ovdet.text.class_names import normalize_class_name, with_nearest
 
 logger = logging.getLogger(__name__)
 
@@ -103,7 +103,8 @@ def _assign_subsets(coco: CocoJson, split: str | Path | None) -> dict[str, list[
     known = {normalize_class_name(name) for name in coco.names.values()}
     unknown = sorted(name for names in named.values() for name in names if normalize_class_name(name) not in known)
     if unknown:
-        raise InputError(f"expected {split} to name classes of {coco.path}, it does not have: {listed(unknown)}")
+        told = listed(with_nearest(unknown, coco.names.values()))
+        raise InputError(f"expected {split} to name classes of {coco.path}, it does not have: {told}")
     subset_of = {normalize_class_name(name): subset for subset, names in named.items() for name in names}
     subsets = {name: subset_of.get(normalize_class_name(name)) for name in coco.names.values()}
     unnamed = [name for name, subset in subsets.items() if subset is None]

@@ -23,7 +23,7 @@ from ovdet.class_embeddings import ClassEmbeddings
 from ovdet.errors import InputError
 from ovdet.files import atomic_write
 from ovdet.progress import show_progress
-from ovdet.text.class_names import normalize_class_name
+from ovdet.text.class_names import nearest_name, normalize_class_name
 from ovdet.text.classes import build_classes
 from ovdet.text.embedder import NameEmbedder
 from ovdet.text.vocabulary import Vocabulary
@@ -95,7 +95,10 @@ def with_synonyms(names: Sequence[str], vocabulary: Vocabulary | None) -> Vocabu
     spelling = {normalize_class_name(name): name for name in names}
     odd = [name for name in vocabulary.names if normalize_class_name(name) not in spelling]
     if odd:
-        raise InputError(f"expected names of the data set's {len(names)} classes in the vocabulary, got {odd[0]!r}")
+        near = nearest_name(odd[0], names)
+        raise InputError(
+            f"expected names of the data set's {len(names)} classes in the vocabulary, got {odd[0]!r}{near}"
+        )
     synonyms = {spelling[normalize_class_name(name)]: more for name, more in vocabulary.synonyms.items()}
     return Vocabulary(tuple(names), synonyms)
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import difflib
 import unicodedata
 from collections.abc import Iterable
 from functools import lru_cache
@@ -35,6 +36,19 @@ def names_among(names: Iterable[str], others: Iterable[str]) -> list[str]:
     """Those of the names that are the same as one of the others."""
     known = {normalize_class_name(other) for other in others}
     return [name for name in names if normalize_class_name(name) in known]
+
+
+def nearest_name(name: str, known: Iterable[str]) -> str:
+    """The end of a message about a name that is not known: " (near it: 'dog')", or "" where none is like it."""
+    spelling = {normalize_class_name(other): other for other in known}
+    near = difflib.get_close_matches(normalize_class_name(name), spelling, n=1, cutoff=0.7)
+    return f" (near it: {spelling[near[0]]!r})" if near else ""
+
+
+def with_nearest(names: Iterable[str], known: Iterable[str]) -> list[str]:
+    """Names that are not known, each quoted and with the nearest one, for a message."""
+    known = list(known)
+    return [f"{name!r}{nearest_name(name, known)}" for name in names]
 
 
 def _is_unseen(character: str) -> bool:

@@ -17,6 +17,7 @@ from ovdet.cache import cached_embeddings
 from ovdet.errors import InputError
 from ovdet.teachers.base import Teacher, digest
 from ovdet.teachers.registry import load_teacher
+from ovdet.text.class_names import with_nearest
 from ovdet.text.embeddings import TextEmbeddings, check_space, embed_vocabulary, load_embeddings
 from ovdet.text.vocabulary import Vocabulary
 
@@ -109,7 +110,8 @@ class NameEmbedder:
 
     def _embed_unknown(self, unknown: Sequence[tuple[str, ...]]) -> None:
         if unknown and self._file is not None:
-            listed = ", ".join(key[0] for key in unknown[:5])
+            held = [key[0] for key in self._known]
+            listed = ", ".join(with_nearest((key[0] for key in unknown[:5]), held))
             raise InputError(f"expected names that {self._file} holds, got {len(unknown)} others: {listed}")
         if unknown:
             missing = Vocabulary(tuple(key[0] for key in unknown), {key[0]: key[1:] for key in unknown if key[1:]})

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+import logging
 import os
+import re
 import unicodedata
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -11,10 +13,20 @@ from pathlib import Path
 
 from ovdet.errors import InputError
 from ovdet.files import atomic_write
-from ovdet.text.class_names import normalize_class_name
+from ovdet.text.class_names import nearest_name, normalize_class_name
+
+logger = logging.getLogger(__name__)
 
 _LONGEST_NAME = 200
 _BARRED = {"Cc": "a control character", "Cs": "half a character", "Zl": "a line break", "Zp": "a line break"}
+_COMMAS = str.maketrans({**dict.fromkeys("\uff0c\u3001\ufe50\ufe51\u060c", ","), **dict.fromkeys("\uff1b\u061b", ";")})
+_BRACKETS = ("[]", "()", "{}")
+_QUOTES = ('""', "''", "``", "\u201c\u201d", "\u201e\u201c", "\u2018\u2019", "\u00ab\u00bb", "\u300c\u300d")
+# between names in other tools' prompts: lines, tabs, "a|b", "a. b." unless the dot is that of "St. Bernard"
+_OTHER_SEPARATORS = re.compile(
+    r"[\n\r\t|\uff5c]+|(?<!\b[a-z])(?<!\b(?:st|mt|dr|mr|no|ft|vs|jr|sr))(?<!\bmrs)\.(?=\s+\S|[^\W\d]{2})|\u3002",
+    re.IGNORECASE,
+)
 
 
 @dataclass(frozen=True)
@@ -63,24 +75,35 @@ class Vocabulary:
         known = set(self.names)
         for name, synonyms in self.synonyms.items():
             if name not in known:
-                raise InputError(f"expected synonyms of the vocabulary's names, got some of {name!r}")
+                near = nearest_name(name, self.names)
+                raise InputError(f"expected synonyms of the vocabulary's names, got some of {name!r}{near}")
             for synonym in synonyms:
                 _check_name(synonym, f"a synonym of {name!r}")
         for subset, names in self.subsets.items():
             for name in names:
                 if name not in known:
-                    raise InputError(f"expected subset {subset!r} to hold names of the vocabulary, got {name!r}")
+                    near = nearest_name(name, self.names)
+                    raise InputError(f"expected subset {subset!r} to hold names of the vocabulary, got {name!r}{near}")
 
     def __len__(self) -> int:
         return len(self.names)
 
     @classmethod
     def from_text(cls, text: str) -> Vocabulary:
-        """ "a, b; b's synonym, c" -> its names, in quotes and brackets or without. A name with a comma needs a file."""
-        text = text.strip()
-        if text[:1] + text[-1:] == "[]":
-            text = text[1:-1].strip()
-        return _read_rows([part.split(";") for part in text.split(",")] if text else [])
+        """ "a, b; b's synonym, c" -> its names, in quotes and brackets or without. A name with a comma needs a .json.
+
+        The commas and semicolons of Chinese, Japanese and Arabic count as such, with a line in the log.
+
+        Raises:
+            InputError: as of the class; names with something else between them, and what to write instead.
+        """
+        text = _without_brackets(text)
+        plain = text.translate(_COMMAS)
+        _refuse_other_separators(plain, text)
+        vocabulary = _read_rows([part.split(";") for part in plain.split(",")] if plain else [])
+        if plain != text:
+            logger.warning("%r: read as %d names, %s", text[:60], len(vocabulary), _shown(vocabulary.names))
+        return vocabulary
 
     @classmethod
     def load(cls, path: str | Path) -> Vocabulary:
@@ -186,8 +209,10 @@ def _check_name(name: str, what: str) -> None:
 def _read_lines(text: str) -> Vocabulary:
     lines = [line.strip().removesuffix(",") for line in text.split("\n")]
     lines = [line for line in lines if line and not line.startswith("#")]
-    if len(lines) == 1 and "," in lines[0]:
+    if len(lines) == 1 and "," in lines[0].translate(_COMMAS):
         raise InputError(f"expected a class a line, got one line with commas: {lines[0][:60]!r}")
+    if len(lines) == 1 and len(_other_parts(lines[0])) > 1:
+        raise InputError(f"expected a class a line, got one line with several: {lines[0][:60]!r}")
     return _read_rows([line.split(";") for line in lines])
 
 
@@ -203,7 +228,40 @@ def _read_rows(rows: Sequence[Sequence[str]]) -> Vocabulary:
 
 
 def _without_quotes(name: str) -> str:
-    return name[1:-1].strip() if len(name) > 1 and name[0] == name[-1] and name[0] in "\"'" else name
+    return name[1:-1].strip() if len(name) > 1 and name[0] + name[-1] in _QUOTES else name
+
+
+def _without_brackets(text: str) -> str:
+    """ "(a, b)" and "[a, b]" -> "a, b"; "(a) b, (c)" as it is."""
+    text = text.strip()
+    around, inside = text[:1] + text[-1:], text[1:-1]
+    return inside.strip() if around in _BRACKETS and not set(around) & set(inside) else text
+
+
+def _other_parts(text: str) -> list[str]:
+    """What stands between other tools' separators; at most one part where there are none."""
+    return [part.strip(" .") for part in _OTHER_SEPARATORS.split(text) if part.strip(" .")]
+
+
+def _refuse_other_separators(text: str, given: str) -> None:
+    """Names with something else than commas between them, which would be one name that nothing looks like."""
+    names = [part for piece in text.split(",") for part in _other_parts(piece)]
+    if any(len(_other_parts(piece)) > 1 for piece in text.split(",")):
+        raise InputError(
+            f'expected names with commas between, as in "{_shown(names)}" (or a .json file for names with such '
+            f"signs), got {given[:60]!r}"
+        )
+    split = next((part for part in re.split("[,;]", text) for pair in _BRACKETS if _is_open(part, pair)), None)
+    if split is not None:
+        raise InputError(f"expected brackets around a whole name or around all names, got {split.strip()[:60]!r}")
+
+
+def _is_open(name: str, pair: str) -> bool:
+    return name.count(pair[0]) != name.count(pair[1])
+
+
+def _shown(names: Sequence[str]) -> str:
+    return ", ".join(names[:6]) + (", ..." if names[6:] else "")
 
 
 def _read_json(text: str) -> Vocabulary:

@@ -110,3 +110,28 @@ def test_null_says_nothing():
 @pytest.mark.parametrize("size", [[8], [8, 0], "88", [8.5, 8]])
 def test_run_lengths_of_no_size(size):
     assert usable_segmentation({"counts": [3, 5], "size": size}) == []
+
+
+@pytest.mark.parametrize("other", ["person ", "Person", "per_son", "person.", "per\u200bson", "\uff50erson"])
+def test_classes_that_read_alike_are_told_by_name_of_the_json(other):
+    name = "per son" if "_" in other else "person"
+    content = {**CONTENT, "categories": [{"id": 1, "name": name}, {"id": 7, "name": other}]}
+    with pytest.raises(InputError) as caught:
+        check_coco(content, "x.json")
+    for told in ("x.json", repr(name), "category 1", repr(other), "category 7"):
+        assert told in str(caught.value)
+
+
+@pytest.mark.parametrize("name", ["", "  ", "\u200b", "_."])
+def test_a_class_without_a_name(name):
+    with pytest.raises(InputError, match="expected a name of category 1 in x.json"):
+        check_coco({**CONTENT, "categories": [{"id": 1, "name": name}]}, "x.json")
+
+
+def test_a_heading_with_the_name_of_a_class(caplog):
+    """Roboflow writes the project's name as category 0."""
+    root = [{"id": 0, "name": "cat", "supercategory": "none"}, {"id": 1, "name": "Cat", "supercategory": "cat"}]
+    assert check_coco({**CONTENT, "categories": root}, "x.json").names == {1: "Cat"} and "category 0" in caplog.text
+    used = {**CONTENT, "annotations": [{**CONTENT["annotations"][0], "category_id": 0}, *CONTENT["annotations"][1:]]}
+    with pytest.raises(InputError, match="category 0.*category 1"):
+        check_coco({**used, "categories": root}, "x.json")

@@ -150,7 +150,7 @@ def change(path, value):
         (change(["images", 0, "width"], 0), "width of image 3"),
         (change(["images", 0, "id"], [1]), "ids"),
         (change(["categories", 0, "id"], 2), "category id once"),
-        (change(["categories", 0, "name"], "dog"), "category name once.*dog"),
+        (change(["categories", 0, "name"], "dog"), "different names.*dog.*category 2.*dog.*category 9"),
         (change(["annotations", 0, "id"], 2), "annotation id once"),
         (change(["annotations", 0, "id"], None), "'id'"),
         (change(["annotations", 0, "image_id"], 77), "image_ids.*77"),
@@ -200,7 +200,8 @@ def test_what_is_wrong_with_the_files(dataset, tmp_path):
 @pytest.mark.parametrize(
     ("split", "message"),
     [
-        ({"base": ["cat"], "novel": ["unicorn"]}, "does not have: unicorn"),
+        ({"base": ["cat"], "novel": ["unicorn"]}, "does not have: 'unicorn'"),
+        ({"base": ["cats"]}, r"does not have: 'cats' \(near it: 'cat'\)"),
         ({"base": ["cat"], "novel": ["cat"]}, "more than once: cat"),
         ({"base": ["cat", "cat"]}, "more than once"),
         ({"base": ["cat"], "novel": ["Cat."]}, "more than once"),

@@ -152,7 +152,7 @@ def test_the_known_counts_are_the_protocols():
         ("instances_val2017.json", json.dumps({**make_instances(), "annotations": []}), "5 photos kept .got 0"),
         ("captions_val2017.json", "{}", "COCO's captions"),
         ("captions_val2017.json", json.dumps({"images": [], "annotations": []}), "5 photos with captions .got 0"),
-        ("../../split.json", json.dumps({"base": ["person", "unicorn"], "novel": ["dog"]}), "does not have: unicorn"),
+        ("../../split.json", json.dumps({"base": ["person", "unicorn"], "novel": ["dog"]}), "does not have: 'unicorn'"),
         ("../../split.json", json.dumps({"base": ["person"], "novel": ["dog"]}), "2 base classes .got 1"),
     ],
 )
@@ -179,4 +179,4 @@ def test_neither_torch_nor_detectron2(official):
     command = [sys.executable, "-c", code, script, "--root", official]
     run = subprocess.run(command, capture_output=True, text=True, cwd=script.parents[1])
     assert run.stdout.strip() == "2 []", run.stderr
-    assert "does not have: airplane" in run.stderr
+    assert "does not have: 'airplane'" in run.stderr

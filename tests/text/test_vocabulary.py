@@ -28,6 +28,65 @@ def test_text_gives_synonyms_after_semicolons():
     )
 
 
+@pytest.mark.parametrize(
+    ("text", "names"),
+    [
+        ("(dog, bicycle)", ("dog", "bicycle")),
+        ("{dog, bicycle}", ("dog", "bicycle")),
+        ("\u201cdog\u201d, \u2018fire truck\u2019, `car`", ("dog", "fire truck", "car")),
+        ("\u732b\uff0c\u72ac\u3001\u8eca", ("\u732b", "\u72ac", "\u8eca")),
+        ("bat (animal), bat (wood)", ("bat (animal)", "bat (wood)")),
+        ("(animal) bat, bat (wood)", ("(animal) bat", "bat (wood)")),
+        ("St. Bernard, Mt. Fuji, U.S. flag, dog.", ("St. Bernard", "Mt. Fuji", "U.S. flag", "dog.")),
+        ("7.5 ton truck, No. 5 jersey", ("7.5 ton truck", "No. 5 jersey")),
+    ],
+)
+def test_signs_around_and_in_names(text, names):
+    assert Vocabulary.from_text(text).names == names
+
+
+def test_commas_and_semicolons_of_other_scripts_are_said(caplog):
+    assert Vocabulary.from_text("\u732b\uff1b\u5c0f\u732b\uff0c\u72ac").synonyms == {"\u732b": ("\u5c0f\u732b",)}
+    assert "2 names" in caplog.text
+
+
+@pytest.mark.parametrize(
+    ("text", "right"),
+    [
+        ("dog. bicycle. car", "dog, bicycle, car"),
+        ("dog. bicycle. car.", "dog, bicycle, car"),
+        ("a dog . a cat .", "a dog, a cat"),
+        ("dog.bicycle.car", "dog, bicycle, car"),
+        ("person|car", "person, car"),
+        ("person | fire truck, dog", "person, fire truck, dog"),
+        ("person\uff5ccar", "person, car"),
+        ("\u732b\u3002\u72ac", "\u732b, \u72ac"),
+        ("dog\ncat\n", "dog, cat"),
+        ("dog\tcat", "dog, cat"),
+    ],
+)
+def test_separators_of_other_tools_are_refused_with_the_right_form(tmp_path, text, right):
+    with pytest.raises(InputError, match="names with commas between") as caught:
+        parse_vocabulary(text)
+    assert f'"{right}"' in str(caught.value) and "\n" not in str(caught.value)
+    if "\n" not in text:
+        (tmp_path / "names.txt").write_text(text)
+        with pytest.raises(InputError, match="expected a class a line"):
+            Vocabulary.load(tmp_path / "names.txt")
+
+
+def test_brackets_around_some_names():
+    with pytest.raises(InputError, match=r"around a whole name .* got 'dog \(bicycle'"):
+        parse_vocabulary("dog (bicycle, car)")
+
+
+def test_a_name_that_is_not_found_is_quoted_with_the_nearest():
+    with pytest.raises(InputError, match=r"got 'bycicle' \(near it: 'Bicycle'\)"):
+        Vocabulary(("dog", "Bicycle"), subsets={"base": ["bycicle"]})
+    with pytest.raises(InputError, match=r"got some of 'dogs' \(near it: 'dog'\)"):
+        Vocabulary(("dog", "Bicycle"), {"dogs": ["puppy"]})
+
+
 def test_json_keeps_all_of_it(tmp_path):
     FULL.save(tmp_path / "full.json")
     assert parse_vocabulary(str(tmp_path / "full.json")) == FULL
@@ -99,7 +158,7 @@ def test_a_subset_is_in_the_vocabularys_order():
         ("Hot_dog, cat, hot dog", "got 'Hot_dog' and 'hot dog', which read alike"),
         ("cat," + "x" * 500, f"expected class name 2 to have 200 characters at most, got 500: '{'x' * 40}'"),
         ("cat, do\x07g", r"expected class name 2 to be plain text, got a control character in 'do\\x07g'"),
-        ("cat\nand, dog", "expected class name 1 to be plain text"),
+        ("cat\nand, dog", 'as in "cat, and, dog"'),
         ("cat\udcff", "half a character"),
         ("no/such/file.txt", "expected a vocabulary file, got no/such/file.txt: No such file"),
         ("names.json", "expected a vocabulary file, got names.json: No such file"),
