@@ -10,6 +10,7 @@ import shutil
 import subprocess
 import sys
 from collections.abc import Callable
+from functools import cached_property
 from pathlib import Path
 from typing import NamedTuple
 
@@ -26,7 +27,9 @@ from ovdet.engine.config import load_config
 from ovdet.regions.plan import ImageRecord, RegionPlan, write_plan
 from ovdet.regions.shard import ImageRegions, write_shard
 from ovdet.regions.store import RegionStore
+from ovdet.teachers import conse
 from ovdet.teachers.base import Teacher
+from ovdet.teachers.conse import ConseTeacher
 from ovdet.teachers.registry import load_teacher
 
 sys.path.insert(
@@ -39,17 +42,84 @@ ROOT = Path(__file__).resolve().parents[1]
 QUICK = "configs/quick/vild.py"
 
 
+# changes to the quick config: a network that trains and is traced in seconds
+SMALL = (
+    "model.backbone.bottom_up.name=test_efficientnet",
+    "model.backbone.bottom_up.weights=null",
+    "model.backbone.bottom_up.freeze_stages=0",
+    "model.backbone.bottom_up.out_indices=[3,4]",
+    "model.backbone.in_features=[stride16,stride32]",
+    "model.backbone.out_channels=16",
+    "model.backbone.top_block=null",
+    "model.proposal_generator.in_features=[p4,p5]",
+    "model.proposal_generator.anchor_generator.sizes=[[48],[96]]",
+    "model.proposal_generator.anchor_generator.strides=[16,32]",
+    "model.proposal_generator.head.in_channels=16",
+    "model.proposal_generator.head.num_anchors=3",
+    "model.roi_heads.box_in_features=[p4,p5]",
+    "model.roi_heads.box_pooler.scales=[0.0625,0.03125]",
+    "model.roi_heads.box_head.input_shape.channels=16",
+    "model.roi_heads.box_head.fc_dims=[32]",
+    "model.roi_heads.box_predictor.input_shape.channels=32",
+    "train.device=cpu",  # what little four steps teach is asked for, and hangs on how a device rounds
+)
+# and one that needs no training
+TINY = ("model.region_source=null", "model.roi_heads.distillation=null", *SMALL)
+
+
 @pytest.fixture(scope="session", autouse=True)
 def own_cache(tmp_path_factory: pytest.TempPathFactory):
     """A cache that is empty when the tests start, one for all that run side by side; other programs keep theirs."""
-    folder = tmp_path_factory.getbasetemp()
-    folder = folder.parent if "PYTEST_XDIST_WORKER" in os.environ else folder
     users = cache_folder().parent
     with pytest.MonkeyPatch.context() as patch:
         for variable, program in (("HF_HOME", "huggingface"), ("TORCH_HOME", "torch"), ("MPLCONFIGDIR", "matplotlib")):
             patch.setenv(variable, os.environ.get(variable) or str(users / program))
-        patch.setenv("XDG_CACHE_HOME", str(folder / "cache"))
+        patch.setenv("XDG_CACHE_HOME", str(_folder_of_all(tmp_path_factory) / "cache"))
         yield
+
+
+def _folder_of_all(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The temporary folder that the processes of a test run have in common."""
+    base = tmp_path_factory.getbasetemp()
+    return base.parent if "PYTEST_XDIST_WORKER" in os.environ else base
+
+
+@pytest.fixture(scope="session", autouse=True)
+def one_conse_teacher(own_cache, tmp_path_factory):
+    """What the embedded teacher reads from files is read once a process, and its class embeddings made once in all."""
+    compute = conse.cached_embeddings
+
+    def one_at_a_time(key, shape, embed):
+        with FileLock(_folder_of_all(tmp_path_factory) / f"{key}.lock"):
+            return compute(key, shape, lambda: with_all_cores(embed))
+
+    def with_all_cores(embed):  # the other processes are likely to wait for it
+        torch.set_num_threads(os.cpu_count() or 1)
+        try:
+            return embed()
+        finally:
+            torch.set_num_threads(1)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(conse, "cached_embeddings", one_at_a_time)
+        if not torch.cuda.is_available():  # else somebody may move them
+            for name in ("_sentence_encoder", "_sentences_digest", "fingerprint", "classifier"):
+                patch.setattr(ConseTeacher, name, _read_once(name))
+        yield
+
+
+def _read_once(name: str) -> cached_property:
+    """A cached property of `ConseTeacher` as one that all teachers of a variant have in common."""
+    read, known = ConseTeacher.__dict__[name].func, {}
+
+    def value(teacher: ConseTeacher):
+        if teacher.variant not in known:
+            known[teacher.variant] = read(teacher)
+        return known[teacher.variant]
+
+    shared = cached_property(value)
+    shared.__set_name__(ConseTeacher, name)
+    return shared
 
 
 @pytest.fixture(scope="session")
@@ -105,8 +175,7 @@ def built_once(tmp_path_factory):
 
     `build(folder)` fills an empty folder; the others wait for it. Nobody writes there afterwards.
     """
-    base = tmp_path_factory.getbasetemp()
-    base = base.parent if "PYTEST_XDIST_WORKER" in os.environ else base
+    base = _folder_of_all(tmp_path_factory)
 
     def built_once(name: str, build: Callable[[Path], None]) -> Path:
         folder = base / "built_once" / name
@@ -124,15 +193,15 @@ def built_once(tmp_path_factory):
 
 @pytest.fixture(scope="session")
 def trained(built_once) -> Trained:
-    """The quick config on a smaller drawn data set, four steps, by the real command in a process of its own."""
+    """The quick config with a small network on a smaller drawn data set, four steps, by the real command."""
 
     def overrides(folder: Path) -> tuple[str, ...]:
         return (
+            *SMALL,
             f"dataset.root={folder}/data",
             "dataset.prepare.num_train=16",
             "dataset.prepare.num_val=4",
             f"train.output_dir={folder}/run",
-            "train.device=cpu",  # what little four steps teach is asked for, and hangs on how a device rounds
             "train.max_iter=4",
             "train.checkpoint_period=2",
             "dataloader.train.num_workers=0",
@@ -141,13 +210,12 @@ def trained(built_once) -> Trained:
         )
 
     def train(folder: Path) -> None:
-        command = [sys.executable, "tools/train_net.py", "--config-file", QUICK, *overrides(folder)]
-        run = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
-        assert run.returncode == 0, run.stdout[-3000:] + run.stderr[-3000:]
-        (folder / "log.txt").write_text(run.stdout + run.stderr)
+        begin = f"train.init_checkpoint={_write_tiny(folder / 'initial.pth')}"
+        with pytest.MonkeyPatch.context() as patch:
+            assert _run(patch, "train_net.py", "--config-file", QUICK, *overrides(folder), begin) == 0
 
     folder = built_once("quick", train)
-    return Trained(folder / "run", overrides(folder), (folder / "log.txt").read_text())
+    return Trained(folder / "run", overrides(folder), (folder / "run/log.txt").read_text())
 
 
 @pytest.fixture(scope="session")
@@ -167,19 +235,25 @@ def run_tool(monkeypatch, capsys):
     """Run a tool in this process (no start-up cost) -> exit code, stdout, stderr."""
 
     def run_tool(name: str, *arguments: object) -> tuple[int, str, str]:
-        monkeypatch.chdir(ROOT)
-        monkeypatch.setattr(sys, "argv", [f"tools/{name}", *map(str, arguments)])
         capsys.readouterr()
-        code = 0
-        try:
-            runpy.run_path(f"tools/{name}", run_name="__main__")
-        except SystemExit as stop:
-            code = stop.code if isinstance(stop.code, int) else 1
+        code = _run(monkeypatch, name, *arguments)
         captured = capsys.readouterr()
-        forget_log_handlers()
         return code, captured.out, captured.err
 
     return run_tool
+
+
+def _run(patch: pytest.MonkeyPatch, name: str, *arguments: object) -> int:
+    """Run a tool in this process -> exit code."""
+    patch.chdir(ROOT)
+    patch.setattr(sys, "argv", [f"tools/{name}", *map(str, arguments)])
+    code = 0
+    try:
+        runpy.run_path(f"tools/{name}", run_name="__main__")
+    except SystemExit as stop:
+        code = stop.code if isinstance(stop.code, int) else 1
+    forget_log_handlers()
+    return code
 
 
 def forget_log_handlers() -> None:
@@ -187,31 +261,6 @@ def forget_log_handlers() -> None:
     setup_logger.cache_clear()
     for name in ("detectron2", "fvcore", "ovdet"):
         logging.getLogger(name).handlers.clear()
-
-
-# changes to the quick config: a detector that needs no training and is traced in seconds
-TINY = (
-    "model.region_source=null",
-    "model.roi_heads.distillation=null",
-    "model.backbone.bottom_up.name=test_efficientnet",
-    "model.backbone.bottom_up.weights=null",
-    "model.backbone.bottom_up.freeze_stages=0",
-    "model.backbone.bottom_up.out_indices=[3,4]",
-    "model.backbone.in_features=[stride16,stride32]",
-    "model.backbone.out_channels=16",
-    "model.backbone.top_block=null",
-    "model.proposal_generator.in_features=[p4,p5]",
-    "model.proposal_generator.anchor_generator.sizes=[[48],[96]]",
-    "model.proposal_generator.anchor_generator.strides=[16,32]",
-    "model.proposal_generator.head.in_channels=16",
-    "model.proposal_generator.head.num_anchors=3",
-    "model.roi_heads.box_in_features=[p4,p5]",
-    "model.roi_heads.box_pooler.scales=[0.0625,0.03125]",
-    "model.roi_heads.box_head.input_shape.channels=16",
-    "model.roi_heads.box_head.fc_dims=[32]",
-    "model.roi_heads.box_predictor.input_shape.channels=32",
-    "train.device=cpu",
-)
 
 
 def spread(model: torch.nn.Module) -> torch.nn.Module:
@@ -228,9 +277,18 @@ def build_tiny():
 
     def build_tiny(change=lambda model: model) -> torch.nn.Module:
         torch.manual_seed(0)
-        return spread(instantiate(change(load_config(QUICK, TINY).model)))
+        return spread(instantiate(change(load_config(str(ROOT / QUICK), TINY).model)))
 
     return build_tiny
+
+
+def _write_tiny(file: Path) -> Path:
+    """The tiny detector's weights, "red circle" known as a training class."""
+    torch.manual_seed(0)
+    model = spread(instantiate(load_config(str(ROOT / QUICK), TINY).model))
+    header = {"teacher": "conse", "width": 384, "training_classes": ["red circle"]}
+    torch.save({"model": model.state_dict(), "ovdet": header}, file)
+    return file
 
 
 class TinyFiles(NamedTuple):
@@ -243,11 +301,7 @@ class TinyFiles(NamedTuple):
 @pytest.fixture(scope="session")
 def tiny_files(tmp_path_factory) -> TinyFiles:
     """The tiny detector's weights on disk, "red circle" known as a training class."""
-    torch.manual_seed(0)
-    model = spread(instantiate(load_config(QUICK, TINY).model))
-    file = tmp_path_factory.mktemp("tiny") / "tiny.pth"
-    header = {"teacher": "conse", "width": 384, "training_classes": ["red circle"]}
-    torch.save({"model": model.state_dict(), "ovdet": header}, file)
+    file = _write_tiny(tmp_path_factory.mktemp("tiny") / "tiny.pth")
     return TinyFiles(("--config-file", QUICK, "--weights", str(file)), TINY)
 
 

@@ -220,6 +220,9 @@ class ConseTeacher:
 
         def embed() -> Tensor:
             sentences = [phrase(name, text) for names, text in self._classes for name in names]
+            order = sorted(
+                range(len(sentences)), key=lambda number: len(sentences[number])
+            )  # alike in length: no padding
             console = Console(stderr=True)
             starts = track(
                 range(0, len(sentences), _SENTENCES_AT_ONCE),
@@ -228,8 +231,12 @@ class ConseTeacher:
                 transient=True,
                 disable=not console.is_terminal,
             )
-            rows = [self._encode_sentences(sentences[start : start + _SENTENCES_AT_ONCE]) for start in starts]
-            groups = torch.cat(rows).split([len(names) for names, _ in self._classes])
+            rows = [
+                self._encode_sentences([sentences[row] for row in order[start : start + _SENTENCES_AT_ONCE]])
+                for start in starts
+            ]
+            rows = torch.cat(rows)[torch.tensor(order).argsort()]
+            groups = rows.split([len(names) for names, _ in self._classes])
             return F.normalize(torch.stack([group.mean(0) for group in groups]), dim=-1)
 
         shape = (len(self._classes), self.width)

@@ -54,7 +54,7 @@ def test_a_packed_run_is_passed_on(trained, card, run_tool, tmp_path):
 def test_a_folder_may_be_packed_again(trained, card, run_tool, tmp_path):
     """With another threshold, say; in its own place."""
     given = ("--config-file", QUICK, "--weights", trained.output / "model_final.pth")
-    code, _, err = run_tool("pack_model.py", *given, "--card", card, "--output", tmp_path / "model")
+    code, _, err = run_tool("pack_model.py", *given, "--card", card, "--output", tmp_path / "model", *trained.overrides)
     assert code == 0, err
     before = json.loads((tmp_path / "model/config.json").read_text()), load_file(tmp_path / "model/model.safetensors")
     code, _, err = run_tool(
