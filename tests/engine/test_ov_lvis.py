@@ -15,7 +15,7 @@ from detectron2.data.samplers import RepeatFactorTrainingSampler
 
 from ovdet.data import catalog as builtin
 from ovdet.engine.config import load_config
-from ovdet.engine.evaluate import do_test
+from ovdet.engine.evaluate import classes_of, do_test
 from ovdet.engine.resume import InitialWeights
 from ovdet.engine.train import build_train_loader
 from ovdet.hub.find import find_model
@@ -86,7 +86,7 @@ def test_figures_are_lvis_ones_by_config_and_by_hand(config, root, trained, cons
     quick.dataloader.evaluator = config.dataloader.evaluator
     quick.dataloader.evaluator.iou_types = ["bbox"]
     model, embed_names, _ = load_detector(quick, run.weights)
-    results = do_test(quick, model, embed_names)["bbox"]
+    results = do_test(quick, model, classes_of(instantiate(quick.dataloader.test.dataset.names), embed_names))["bbox"]
     assert {"APr", "APc", "APf"} <= set(results) and results["AP50"] > 0
     by_hand = evaluate_on(
         quick, root / "lvis/ov_lvis_v1_val.json", root / "coco", root / "out", weights=run.weights,

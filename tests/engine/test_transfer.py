@@ -11,7 +11,7 @@ from detectron2.config import LazyConfig, instantiate
 
 from ovdet.data import catalog as builtin
 from ovdet.engine.config import load_config
-from ovdet.engine.evaluate import do_test, vocabulary_of
+from ovdet.engine.evaluate import classes_of, do_test
 
 ROOT = Path(__file__).parents[2]
 
@@ -47,7 +47,7 @@ def test_figures_and_one_exponent_whatever_was_trained_on(config, conse_teacher,
     torch.manual_seed(0)
     model = instantiate(config.model).eval()
     embed_names = instantiate(config.name_embedder)
-    results = do_test(config, model, embed_names, ("red circle",))
+    results = do_test(config, model, classes_of(instantiate(config.dataloader.test.dataset.names), embed_names))
     assert {"AP", "AP50", "AP75"} <= set(results["bbox"])
     metrics = json.loads((voc / "run/evaluation/metrics.json").read_text())
     assert metrics["vocabulary"] == 30 and metrics["base"]["AP"] is None  # no class is base there
@@ -55,8 +55,8 @@ def test_figures_and_one_exponent_whatever_was_trained_on(config, conse_teacher,
     (photo,) = next(iter(instantiate(config.dataloader.test)))
 
     def scores(training_classes=()):
-        with vocabulary_of(model, "voc_2007_test", embed_names, training_classes):
-            return model([photo])[0]["instances"].scores
+        classes = classes_of("voc_2007_test", embed_names, training_classes)
+        return model([photo], classes=classes)[0]["instances"].scores
 
     assert len(scores()) > 0 and torch.equal(scores(), scores(("red circle", "blue star")))
     before, config.model.roi_heads.score_fusion.open_exponent = scores(), 0.1

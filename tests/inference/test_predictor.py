@@ -179,7 +179,9 @@ def test_names_of_one_call_leave_the_default_as_it_is(predictor, photo):
     predictor.set_vocabulary(["red square", "wheel"])
     default = predictor(photo, threshold=0)
     found = predictor(photo, names=["blue star", "red circle"], threshold=0)
-    assert set(found.labels) <= {"blue star", "red circle"} and len(found) and predictor.names == ("red square", "wheel")
+    assert (
+        set(found.labels) <= {"blue star", "red circle"} and len(found) and predictor.names == ("red square", "wheel")
+    )
     assert same(predictor(photo, threshold=0), default)
     classes = predictor.embed(["blue star", "red circle"])
     assert same(predictor(photo, classes=classes, threshold=0), found)
