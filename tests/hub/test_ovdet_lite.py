@@ -12,7 +12,7 @@ from torchvision.ops import box_iou
 from ovdet import OpenVocabPredictor
 from ovdet.hub.find import find_model
 
-SPLIT = json.loads((Path(__file__).parents[1] / "datasets/metadata/ov_coco.json").read_text())
+SPLIT = json.loads((Path(__file__).parents[2] / "datasets/metadata/ov_coco.json").read_text())
 # names that it was never trained on, but for the motorcycle
 NAMES = ("tabby cat", "dog", "cup of coffee", "motorcycle", "elephant", "airplane", "umbrella", "scissors")
 

@@ -5,12 +5,12 @@ from pathlib import Path
 
 import pytest
 from matplotlib.axes import Axes
+from reproduce import lite as reproduce
 
-from ovdet import reproduce
 from ovdet.engine.config import load_config
 from ovdet.errors import InputError
 
-ROOT = Path(__file__).parents[1]
+ROOT = Path(__file__).parents[2]
 
 
 def finished(folder, seed: int, row: str, base: float) -> None:
