@@ -98,13 +98,6 @@ def test_commands_hold_in_any_folder_and_for_any_path(tmp_path, run_commands, mo
     assert config.train.output_dir == 'out "q"/base_detector'
 
 
-def test_a_package_without_its_repository_says_so(tmp_path, run_commands, monkeypatch):
-    monkeypatch.setattr(reproduce, "ROOT", tmp_path)
-    with pytest.raises(InputError, match=f"expected the repository's tools/ and configs/ beside ovdet, {tmp_path} has"):
-        reproduce.run_rows(reproduce.choose_rows(["base_detector"]), "data", tmp_path)
-    assert not run_commands[0]
-
-
 def test_figures_of_no_objects_are_a_dash(tmp_path):
     finished(tmp_path, 0, "vild", 10.0)
     file = tmp_path / "seed_0/vild/evaluation/metrics.json"

@@ -92,7 +92,7 @@ def run_rows(
         overrides: `key=value` for all configs, such as train.max_iter=100.
 
     Raises:
-        InputError: a command failed, which has said why; or the repository's tools are not here.
+        InputError: a command failed, which has said why.
     """
     output = Path(output)
     for row in rows:
