@@ -19,6 +19,7 @@ from ovdet.files import require_path
 from ovdet.inference.load import load_predictor
 from ovdet.inference.media import VIDEO_SUFFIXES, Video, find_input
 from ovdet.inference.results import check_output, write_results, write_video
+from ovdet.text.class_names import names_among
 from ovdet.text.classes import parse_negatives
 from ovdet.text.embeddings import load_embeddings
 from ovdet.text.vocabulary import parse_vocabulary
@@ -76,6 +77,15 @@ def check_words(words: Sequence[str], vocabulary: str) -> None:
         raise InputError(f'expected names in quotes with commas between, --vocabulary "{names}", got {" ".join(words)}')
 
 
+def under_threshold(missed: tuple[str, float] | None, training_classes: Sequence[str]) -> str:
+    """What to say where nothing is found: the best name and score below the threshold."""
+    if missed is None:
+        return "nothing below the threshold either"
+    name, score = missed
+    trained = not training_classes or names_among([name], training_classes)
+    return f"best below the threshold: {name} {score:.2g}" + ("" if trained else ", a name that was not trained")
+
+
 @command
 def main() -> None:
     arguments = parse_arguments()
@@ -104,8 +114,9 @@ def main() -> None:
         print(f"{path}: {frames}{said} frame{'' if frames == 1 else 's'}; {most}")
         return
     for path, found in write_results(detect, source, output, names=predictor.names):
-        best = ", ".join(f"{d['label']} {d['score']:.2f}" for d in list(found)[:5]) or "nothing"
-        print(f"{path}: {len(found)} detection{'' if len(found) == 1 else 's'}; best: {best}")
+        best = ", ".join(f"{d['label']} {d['score']:.2f}" for d in list(found)[:5])
+        best = f"best: {best}" if best else under_threshold(found.best_missed, predictor.training_classes)
+        print(f"{path}: {len(found)} detection{'' if len(found) == 1 else 's'}; {best}")
 
 
 if __name__ == "__main__":

@@ -12,6 +12,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import numpy as np
 import pycocotools.mask as mask_util
 from rich.console import Console
 from rich.progress import Progress
@@ -24,6 +25,7 @@ logger = logging.getLogger(__name__)
 
 LARGE = 50_000_000  # characters; parsing takes a second or two
 MANY = 100_000  # entries; writing takes a second or two
+_LONGEST_RUN = 6  # characters of a number in compressed RLE: 30 bits, more pixels than a photo has
 PIECE = 2000  # entries of a list that are written at once
 
 
@@ -214,7 +216,10 @@ def _check_annotations(
 
 
 def _check_numbers(annotation: dict[str, Any], path: str | Path) -> None:
-    """Check an annotation's bbox, iscrowd and area; a null iscrowd or area is removed."""
+    """Check an annotation's bbox, iscrowd and area; a null iscrowd or area is removed, so is an area below zero.
+
+    Annotation tools write -1 for what they do not know: the box's area then counts.
+    """
     box = annotation["bbox"]
     for key in ("iscrowd", "area"):
         if annotation.get(key, 0) is None:
@@ -227,6 +232,8 @@ def _check_numbers(annotation: dict[str, Any], path: str | Path) -> None:
     elif not _is_finite(area):
         expected, actual = "an area in square pixels", area
     else:
+        if area < 0:
+            del annotation["area"]
         return
     raise InputError(f"expected {expected} in annotation {annotation['id']} of {path}, got {actual!r}")
 
@@ -281,19 +288,69 @@ def is_degenerate(box: Sequence[float], image: Mapping[str, Any]) -> bool:
     return not (has_area and touches)
 
 
-def usable_segmentation(segmentation: Any) -> Any:
-    """Polygons of at least three points, or a compressed RLE; an empty list where nothing is usable."""
+def usable_segmentation(segmentation: Any, image: Mapping[str, Any]) -> Any:
+    """Polygons of at least three points, or a compressed RLE; an empty list where nothing is usable.
+
+    What does not fit the photo is none: the C library behind it would write where it must not.
+
+    Args:
+        segmentation: of an annotation, as json has it.
+        image: with height and width.
+    """
+    height, width = image["height"], image["width"]
     if isinstance(segmentation, dict):
-        if "counts" not in segmentation or "size" not in segmentation:
+        if not is_rle_of(segmentation, height, width):
             return []
-        size = segmentation["size"]
-        if not isinstance(size, list) or len(size) != 2 or not all(isinstance(side, int) and side > 0 for side in size):
-            return []
-        if isinstance(segmentation["counts"], list):
-            return mask_util.frPyObjects(segmentation, *size)
-        return segmentation
+        counts = segmentation["counts"]
+        return mask_util.frPyObjects(segmentation, height, width) if isinstance(counts, list) else segmentation
     polygons = segmentation if isinstance(segmentation, list) else []
-    return [p for p in polygons if isinstance(p, list) and len(p) % 2 == 0 and len(p) >= 6]
+    return [points for points in polygons if _is_polygon_near(points, height, width)]
+
+
+def is_rle_of(segmentation: Any, height: int, width: int) -> bool:
+    """Whether a json value is a run-length encoding of a photo of this size: its runs fill the photo exactly."""
+    if not isinstance(segmentation, Mapping) or segmentation.get("size") != [height, width]:
+        return False
+    counts = segmentation.get("counts")
+    if isinstance(counts, list):
+        return all(type(run) is int and run >= 0 for run in counts) and sum(counts) == height * width
+    if isinstance(counts, str) and counts.isascii():
+        runs = _runs(counts.encode())
+        return runs is not None and bool((runs >= 0).all()) and int(runs.sum()) == height * width
+    return False
+
+
+def _runs(counts: bytes) -> np.ndarray | None:
+    """The run lengths in COCO's compressed RLE, int64; None where it is none.
+
+    Each is a little-endian number of 5 bits a character, bit 32 for "more follows", the difference to the last run but
+    one from the fourth on (pycocotools' rleFrString).
+    """
+    digits = np.frombuffer(counts, dtype=np.uint8).astype(np.int64) - 48
+    if digits.size == 0 or digits.min() < 0 or digits.max() > 63 or digits[-1] & 32:
+        return None
+    is_last = (digits & 32) == 0
+    ends = np.flatnonzero(is_last)
+    starts = np.concatenate([[0], ends[:-1] + 1])
+    lengths = ends - starts + 1
+    if lengths.max() > _LONGEST_RUN:
+        return None
+    place = np.arange(digits.size) - np.repeat(starts, lengths)
+    numbers = np.add.reduceat((digits & 31) << (5 * place), starts)
+    numbers -= np.where(digits[ends] & 16, 1 << (5 * lengths), 0)
+    numbers[1::2] = np.cumsum(numbers[1::2])
+    numbers[2::2] = np.cumsum(numbers[2::2])
+    return numbers
+
+
+def _is_polygon_near(points: Any, height: int, width: int) -> bool:
+    """Three points or more, [x, y, x, y, ...], none further from the photo than its longer side."""
+    if not isinstance(points, list) or len(points) % 2 or len(points) < 6:
+        return False
+    if not all(type(value) in (int, float) for value in points):
+        return False
+    longer = max(height, width)
+    return -longer <= min(points) and max(points) <= 2 * longer and math.isfinite(sum(points))
 
 
 def listed(values: Sequence[Any], limit: int = 5) -> str:

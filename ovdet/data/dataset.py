@@ -135,7 +135,7 @@ def _build_dicts(
                 "image_id": image_id,
                 "height": image["height"],
                 "width": image["width"],
-                "annotations": [_convert_annotation(annotation, to_contiguous) for annotation in kept],
+                "annotations": [_convert_annotation(annotation, image, to_contiguous) for annotation in kept],
             }
         )
     if num_degenerate:
@@ -143,7 +143,9 @@ def _build_dicts(
     return dicts
 
 
-def _convert_annotation(annotation: Mapping[str, Any], to_contiguous: Mapping[int, int]) -> dict[str, Any]:
+def _convert_annotation(
+    annotation: Mapping[str, Any], image: Mapping[str, Any], to_contiguous: Mapping[int, int]
+) -> dict[str, Any]:
     record = {
         "bbox": [float(value) for value in annotation["bbox"]],
         "bbox_mode": BoxMode.XYWH_ABS,
@@ -151,7 +153,7 @@ def _convert_annotation(annotation: Mapping[str, Any], to_contiguous: Mapping[in
         "iscrowd": int(annotation.get("iscrowd", 0)),
     }
     if annotation.get("segmentation"):
-        record["segmentation"] = usable_segmentation(annotation["segmentation"])
+        record["segmentation"] = usable_segmentation(annotation["segmentation"], image)
     return record
 
 

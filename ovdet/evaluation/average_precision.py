@@ -17,6 +17,7 @@ from typing import Any, ClassVar
 
 import numpy as np
 
+from ovdet.data.coco import is_rle_of, usable_segmentation
 from ovdet.errors import InputError
 from ovdet.evaluation.ground_truth import GroundTruth, check_known
 
@@ -149,8 +150,16 @@ class CocoAP:
             entry = {"id": self._number, "image_id": self._image_number[image_id], "category_id": class_number}
             entry.update(bbox=box, area=area, iscrowd=iscrowd)
             if self._iou_type == "segm":
-                entry["segmentation"] = annotation["segmentation"]
+                entry["segmentation"] = self._segmentation(annotation, image_id)
             yield entry
+
+    def _segmentation(self, annotation: Mapping[str, Any], image_id: Any) -> Any:
+        if not usable_segmentation(annotation["segmentation"], self._truth.images[image_id]):
+            raise InputError(
+                f"expected polygons or run lengths that fit the photo to evaluate masks, those of annotation "
+                f"{annotation['id']} do not"
+            )
+        return annotation["segmentation"]
 
     def _counted_area(self, annotation: Mapping[str, Any], area: float) -> tuple[float | None, int]:
         """(area, iscrowd) by which an object counts; an area of None leaves it out."""
@@ -200,8 +209,10 @@ class CocoAP:
     def _mask(self, mask: Mapping[str, Any], image_id: Any) -> Mapping[str, Any]:
         image = self._truth.images[image_id]
         size = [image.get("height"), image.get("width")]
-        if list(mask["size"]) != size:
-            raise InputError(f"expected masks of {size} pixels on image {image_id}, got {list(mask['size'])}")
+        if not isinstance(mask, Mapping) or list(mask.get("size", ())) != size:
+            raise InputError(f"expected masks of {size} pixels on image {image_id}, got {str(mask)[:60]}")
+        if not is_rle_of({**mask, "size": size}, *size):
+            raise InputError(f"expected masks whose run lengths fill image {image_id}, got {str(mask)[:60]}")
         return mask
 
     def _select(self, image_id: Any, found: Sequence[Mapping[str, Any]]) -> Sequence[Mapping[str, Any]]:

@@ -26,6 +26,7 @@ class Detections:
         labels: R of these names.
         size: (height, width) of the photo.
         masks: (R, H, W) bool, or None for a detector without masks.
+        best_missed: name and score of the best detection that lies under its threshold; None where there is none.
     """
 
     boxes: np.ndarray
@@ -34,6 +35,7 @@ class Detections:
     labels: tuple[str, ...]
     size: tuple[int, int]
     masks: np.ndarray | None = None
+    best_missed: tuple[str, float] | None = None
 
     def __len__(self) -> int:
         return len(self.labels)

@@ -35,6 +35,7 @@ from ovdet.hub.find import find_model, open_config
 from ovdet.hub.load import load_detector
 from ovdet.inference.detections import Detections
 from ovdet.inference.draw import draw_detections
+from ovdet.inference.everyday_words import with_trained_words
 from ovdet.modeling.acceleration import speed_up
 from ovdet.modeling.postprocess import is_not_contained
 from ovdet.text.classes import build_classes
@@ -152,7 +153,8 @@ class OpenVocabPredictor:
         """The classes of a vocabulary, for `classes=`. Names that were embedded before cost nothing.
 
         Args:
-            vocabulary: names; a Vocabulary, where the best of a name and its synonyms counts; or ready embeddings.
+            vocabulary: names; a Vocabulary, where the best of a name and its synonyms counts; or ready embeddings. A
+                trained name that means the same as one that is asked for ("people": "person") becomes its synonym.
             negatives: names that compete but are never returned: a region that matches one of them better is dropped.
                 A detector that is asked for cats alone would else find some in every dog. None takes the training
                 classes that are unlike all asked names. (): no negatives; scores of untrained names drop sharply, as
@@ -165,6 +167,11 @@ class OpenVocabPredictor:
         classes = None if key is None else self._embedded.get(key)
         if classes is None:
             base = self.training_classes
+            if not isinstance(vocabulary, (TextEmbeddings, str)):
+                vocabulary = vocabulary if isinstance(vocabulary, Vocabulary) else Vocabulary(vocabulary)
+                vocabulary, told = with_trained_words(vocabulary, self.embed_names.known_of(base))
+                for line in told:
+                    logger.warning(line)
             classes = build_classes(vocabulary, self.embed_names, base_classes=base, negatives=negatives)
             if key is not None:
                 self._embedded[key] = classes
@@ -350,7 +357,9 @@ def to_detections(instances: Instances, classes: ClassEmbeddings, shown: Shown) 
         shown: which of them to keep.
     """
     thresholds = shown.threshold if shown.threshold is not None else default_thresholds(classes)[instances.pred_classes]
-    instances = instances[instances.scores >= thresholds]
+    is_shown = instances.scores >= thresholds
+    best_missed = _best_missed(instances, is_shown, classes)
+    instances = instances[is_shown]
     if shown.max_containment < 1:
         boxes, ids = instances.pred_boxes.tensor, instances.pred_classes
         instances = instances[is_not_contained(boxes, ids, shown.max_containment)]
@@ -363,7 +372,14 @@ def to_detections(instances: Instances, classes: ClassEmbeddings, shown: Shown) 
         labels=tuple(classes.names[index] for index in instances.pred_classes.tolist()),
         size=instances.image_size,
         masks=instances.pred_masks.numpy() if instances.has("pred_masks") else None,
+        best_missed=best_missed,
     )
+
+
+def _best_missed(instances: Instances, is_shown: Tensor, classes: ClassEmbeddings) -> tuple[str, float] | None:
+    """Name and score of the first detection that is not shown; they come best first."""
+    missed = (~is_shown).nonzero()[:1, 0].tolist()
+    return next(((classes.names[int(instances.pred_classes[i])], float(instances.scores[i])) for i in missed), None)
 
 
 def default_thresholds(classes: ClassEmbeddings) -> Tensor:

@@ -6,12 +6,15 @@ import io
 import json
 import logging
 
+import numpy as np
+import pycocotools.mask as mask_util
 import pytest
 from rich.console import Console
 
 from ovdet.data import coco as coco_json
 from ovdet.data.coco import (
     check_coco,
+    is_rle_of,
     read_coco_json,
     read_json,
     refuse_missing_photos,
@@ -109,7 +112,73 @@ def test_null_says_nothing():
 
 @pytest.mark.parametrize("size", [[8], [8, 0], "88", [8.5, 8]])
 def test_run_lengths_of_no_size(size):
-    assert usable_segmentation({"counts": [3, 5], "size": size}) == []
+    assert usable_segmentation({"counts": [3, 5], "size": size}, {"height": 8, "width": 1}) == []
+
+
+PHOTO = {"height": 40, "width": 30}
+FULL = mask_util.encode(np.asfortranarray(np.random.default_rng(0).integers(0, 2, (40, 30), dtype=np.uint8)))
+COUNTS = FULL["counts"].decode()
+
+
+@pytest.mark.parametrize(
+    "segmentation",
+    [
+        {"size": [40, 30], "counts": COUNTS},
+        {"size": [40, 30], "counts": [1200]},
+        {"size": [40, 30], "counts": [0, 7, 1193]},
+        [[0, 0, 5, 0, 5, 5]],
+        [[-3.5, 0, 35, 0, 5, 45.5]],
+    ],
+)
+def test_segmentations_that_fit_their_photo(segmentation):
+    found = usable_segmentation(segmentation, PHOTO)
+    rle = mask_util.merge(mask_util.frPyObjects(found, 40, 30)) if isinstance(found, list) else found
+    assert mask_util.decode(rle).shape == (40, 30)
+
+
+def test_run_lengths_are_read_as_pycocotools_writes_them():
+    draw = np.random.default_rng(0)
+    for fill in (0.0, 0.01, 0.5, 0.99, 1.0):
+        mask = (draw.random((draw.integers(1, 300), draw.integers(1, 300))) < fill).astype(np.uint8)
+        rle = mask_util.encode(np.asfortranarray(mask))
+        assert is_rle_of({"size": list(mask.shape), "counts": rle["counts"].decode()}, *mask.shape)
+
+
+@pytest.mark.parametrize(
+    "segmentation",
+    [
+        {"size": [4000, 3000], "counts": COUNTS},
+        {"size": [30, 40], "counts": COUNTS},
+        {"size": [40, 30], "counts": COUNTS[:-2]},
+        {"size": [40, 30], "counts": COUNTS + "5"},
+        {"size": [40, 30], "counts": "o" * 200},
+        {"size": [40, 30], "counts": "ooooooo0"},
+        {"size": [40, 30], "counts": ""},
+        {"size": [40, 30], "counts": "\x00\u732b"},
+        {"size": [40, 30], "counts": [1201]},
+        {"size": [40, 30], "counts": [-1, 1201]},
+        {"size": [40, 30], "counts": [1e3, 200]},
+        {"size": [40, 30], "counts": None},
+        {"size": [40, 30]},
+        {"counts": COUNTS},
+        [[0, 0, 5, 0, float("nan"), 5]],
+        [[0, 0, 5, 0, 1e9, 5]],
+        [[0, 0, 5, 0, -1e9, 5]],
+        [[0, 0, 5, 0, float("inf"), 5]],
+        [[0, 0, 5, 0, "5", 5]],
+        [[0, 0, 5, 0, 5]],
+        [[0, 0, 5, 5]],
+        [{"counts": COUNTS, "size": [40, 30]}],
+        "polygon",
+    ],
+)
+def test_segmentations_that_would_crash_the_process(segmentation):
+    assert usable_segmentation(segmentation, PHOTO) == []
+
+
+def test_areas_below_zero_are_unknown():
+    content = {**CONTENT, "annotations": [{**CONTENT["annotations"][0], "area": -1}]}
+    assert "area" not in check_coco(content, "x.json").annotations[0]
 
 
 @pytest.mark.parametrize("other", ["person ", "Person", "per_son", "person.", "per\u200bson", "\uff50erson"])

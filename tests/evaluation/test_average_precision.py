@@ -177,6 +177,22 @@ def test_no_detections_and_no_objects(judges, capfd):
     assert capfd.readouterr() == ("", "")
 
 
+@pytest.mark.parametrize("unknown", [-1, -1.0, None, "absent"])
+def test_areas_that_a_tool_does_not_know_are_the_boxes(judges, unknown):
+    """-1 everywhere made every figure nan."""
+    content = judges.make_content()
+    for annotation in content["annotations"]:
+        annotation["area"] = annotation["bbox"][2] * annotation["bbox"][3]
+    detections = judges.make_detections(content)
+    expected = means(average_precision(index_ground_truth(copy.deepcopy(content)), detections, ids_of(content)))
+    for annotation in content["annotations"]:
+        annotation.pop("area")
+        annotation.update({} if unknown == "absent" else {"area": unknown})
+    found = means(average_precision(index_ground_truth(content), detections, ids_of(content)))
+    assert np.isfinite(found[0])
+    np.testing.assert_array_equal(found, expected)
+
+
 def test_nothing_given_is_changed(judges, capfd):
     content = judges.make_content()
     for masks, iou_type in ((False, "bbox"), (True, "segm")):
@@ -207,12 +223,18 @@ def test_what_is_refused(judges):
     with pytest.raises(InputError, match="no 'segmentation'"):
         average_precision(truth, detections, ids, "segm")
     mask = judges.make_detections(content, masks=True)[0]
-    with pytest.raises(InputError, match=r"masks of \[120, 160\] pixels on image .* got \[3, 4\]"):
+    with pytest.raises(InputError, match=r"masks of \[120, 160\] pixels on image .* got .*\[3, 4\]"):
         average_precision(truth, [{**mask, "segmentation": {"size": [3, 4], "counts": "<"}}], ids, "segm")
+    with pytest.raises(InputError, match="run lengths fill image"):
+        average_precision(truth, [{**mask, "segmentation": {"size": [120, 160], "counts": "o" * 99}}], ids, "segm")
     with pytest.raises(InputError, match="unknown image ids: 78"):
         average_precision(truth, [], ids, image_ids=[1, 78])
     with pytest.raises(InputError, match="at least 1"):
         average_precision(truth, [], ids, max_detections=0)
+    broken = copy.deepcopy(content)
+    broken["annotations"][0]["segmentation"] = {"size": [4000, 4000], "counts": "o" * 99}
+    with pytest.raises(InputError, match=f"those of annotation {broken['annotations'][0]['id']} do not"):
+        average_precision(index_ground_truth(broken), [], ids, "segm")
     del content["annotations"][0]["segmentation"]
     with pytest.raises(InputError, match="ground truth with a segmentation"):
         average_precision(truth, [], ids, "segm")

@@ -2,6 +2,7 @@
 
 import importlib.util
 import json
+import re
 from dataclasses import replace
 
 import numpy as np
@@ -282,6 +283,7 @@ def test_options_reach_the_detector(photo, video, run_tool, tmp_path, monkeypatc
 
     class Spy:
         names = ("wheel", "cup")
+        training_classes = ("cup",)
 
         def set_vocabulary(self, vocabulary, negatives):
             calls.append((vocabulary.names, negatives))
@@ -309,6 +311,20 @@ def test_options_reach_the_detector(photo, video, run_tool, tmp_path, monkeypatc
     monkeypatch.setattr(Video, "open", lambda path: clip)
     code, out, err = run_tool("demo.py", "--input", video, *options)
     assert code == 0 and out.endswith("out/clip.mp4: 10 of 25 frames; cup in 10\n"), err
+
+
+def test_nothing_found_says_what_lay_below(demo, photo, run_tool, trained, tmp_path):
+    """Four steps of training find nothing above a threshold of 1."""
+    code, out, err = run_tool(
+        "demo.py", "--input", photo, "--vocabulary", "wheel, cup", "--output", tmp_path / "out", "--threshold", "1",
+        "--model", trained.output, "--device", "cpu", "model.roi_heads.box_predictor.test_score_thresh=-1",
+    )  # fmt: skip
+    assert code == 0, err
+    found = re.search(r"photo.png: 0 detections; best below the threshold: (wheel|cup) (0\.\d+), .*not trained", out)
+    assert found, out
+    _, _, rows = demo(photo, "wheel, cup")
+    best = rows[0]["detections"][0]
+    assert found[1] == best["label"] and abs(float(found[2]) - best["score"]) < 0.01
 
 
 @pytest.fixture

@@ -1,0 +1,96 @@
+"""Everyday words for what a detector was trained on: "people" and "sofa" count as "person" and "couch".
+
+Words that mean the same become rows of the class that is asked for. Of words that mean less ("man") or more
+("animal"), and of what looks misspelt, the user is told which trained name to ask for: as rows they would give all
+persons the label "man".
+"""
+
+from __future__ import annotations
+
+import difflib
+import json
+from collections.abc import Iterable, Mapping, Sequence
+from functools import cache
+from pathlib import Path
+
+import ovdet.data.mixture
+from ovdet.data.mixture import common_name, load_synonyms
+from ovdet.text.class_names import normalize_class_name
+from ovdet.text.vocabulary import Vocabulary
+
+_FILE = Path(ovdet.data.mixture.__file__).with_name("everyday_words.json")
+_ALIKE, _LONG = 0.7, 6  # by difflib, and in letters, from which on a name may be another one misspelt: "bycicle"
+
+
+def with_trained_words(vocabulary: Vocabulary, training_classes: Sequence[str]) -> tuple[Vocabulary, list[str]]:
+    """A vocabulary with the trained names that mean the same as one of its own, as synonyms.
+
+    Args:
+        vocabulary: names of which any were trained stay as they are.
+        training_classes: the names that a detector was trained on.
+
+    Returns:
+        The vocabulary, and a line for the user of each name that it would be better to ask for otherwise.
+    """
+    trained = {_common(name): name for name in training_classes}
+    taken = {normalize_class_name(text) for name in vocabulary.names for text in _texts(vocabulary, name)}
+    synonyms, told = dict(vocabulary.synonyms), []
+    for name in vocabulary.names:
+        texts = _texts(vocabulary, name)
+        if {normalize_class_name(text) for text in texts} & {normalize_class_name(each) for each in training_classes}:
+            continue
+        same = next((trained[each] for text in texts for each in _readings(text) if each in trained), None)
+        if same is not None and normalize_class_name(same) not in taken:
+            synonyms[name] = (*synonyms.get(name, ()), same)
+            taken.add(normalize_class_name(same))
+            told.append(f"{name}: scored as {same!r} too, which the detector was trained on")
+        elif same is None:
+            told += _advice(name, trained)
+    return Vocabulary(vocabulary.names, synonyms, vocabulary.subsets), told
+
+
+def _texts(vocabulary: Vocabulary, name: str) -> tuple[str, ...]:
+    return (name, *vocabulary.synonyms.get(name, ()))
+
+
+def _advice(name: str, trained: Mapping[str, str]) -> list[str]:
+    """What to ask for instead of a name that was not trained: a line, or none where nothing is known."""
+    words = _load()
+    readings = _readings(name)
+    meant = [trained[each] for reading in readings for each in words["kinds"].get(reading, ()) if each in trained]
+    meant += [trained[each] for reading in readings for each in words["groups"].get(reading, ()) if each in trained]
+    if meant:
+        return [f"{name}: not trained, scores are low; the detector was trained on {_quoted(dict.fromkeys(meant))}"]
+    near = [known for known in difflib.get_close_matches(readings[0], trained, cutoff=_ALIKE) if known[0] == name[0]]
+    if near and len(name) >= _LONG:
+        return [f"{name}: not trained, scores are low; near it is {trained[near[0]]!r}, which was"]
+    return []
+
+
+def _quoted(names: Iterable[str]) -> str:
+    return ", ".join(map(repr, names))
+
+
+def _common(name: str) -> str:
+    """The one word for all that mean the same."""
+    return common_name(common_name(name, _load()["same"]), load_synonyms())
+
+
+def _readings(name: str) -> list[str]:
+    """A name and what it may be the plural of, each as its common word."""
+    normal = normalize_class_name(name)
+    endings = (("ies", "y"), ("ves", "f"), ("ves", "fe"), ("es", ""), ("s", ""))
+    singulars = [normal.removesuffix(old) + new for old, new in endings if normal.endswith(old) and len(normal) > 2]
+    return list(dict.fromkeys(map(_common, [normal, *singulars])))
+
+
+@cache
+def _load() -> dict[str, dict]:
+    """The file of words: "same" by the other word, "kinds" by the narrower one, "groups" by the wider one."""
+    content = json.loads(_FILE.read_text(encoding="utf-8"))
+    kinds: dict[str, list[str]] = {}
+    for name, narrower in content["kinds"].items():
+        for word in narrower:
+            kinds.setdefault(word, []).append(name)
+    same = {word: name for name, words in content["same"].items() for word in words}
+    return {"same": same, "kinds": kinds, "groups": content["groups"]}
