@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+
 import torch
 
 from ovdet.errors import InputError
@@ -50,3 +54,34 @@ def half_type(device: torch.device) -> torch.dtype | None:
         return torch.bfloat16
     mkldnn = getattr(torch.ops, "mkldnn", None)
     return torch.bfloat16 if mkldnn is not None and torch.ops.mkldnn._is_mkldnn_bf16_supported() else None
+
+
+@contextmanager
+def float32_by_default() -> Iterator[None]:
+    """torch's default dtype as float32 for a `with` block, whatever the program has set: detectors are built for it.
+
+    Blocks of several threads may overlap; the last one to end puts back what was set before the first.
+    """
+    with _default.lock:
+        if _default.users == 0:
+            _default.before = torch.get_default_dtype()
+            torch.set_default_dtype(torch.float32)
+        _default.users += 1
+    try:
+        yield
+    finally:
+        with _default.lock:
+            _default.users -= 1
+            if _default.users == 0:
+                torch.set_default_dtype(_default.before)
+
+
+class _Default:
+    """Who needs float32 now, and what was set before."""
+
+    lock = threading.Lock()
+    users = 0
+    before = torch.float32
+
+
+_default = _Default()

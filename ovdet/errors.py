@@ -7,6 +7,7 @@ import functools
 import logging
 import multiprocessing
 import os
+import re
 import signal
 import sys
 import threading
@@ -14,6 +15,10 @@ import warnings
 from collections.abc import Callable, Iterator
 
 from ovdet.memory import reuse_freed_memory
+
+_HOME = re.compile(
+    r"""(?P<before>(-*[\w.-]+=)?(?P<quote>["']?))(?P<path>~[\w.-]*(/.*)?)(?P<after>(?P=quote))""", re.DOTALL
+)
 
 
 class InputError(ValueError):
@@ -24,7 +29,8 @@ def command(main: Callable[..., None]) -> Callable[..., None]:
     """Run a command line's `main`; an InputError becomes one line on stderr and exit code 2, ctrl-C one and 130.
 
     SIGTERM, from a scheduler or a container, ends it as ctrl-C does: what is done is kept, nothing half-written stays.
-    Freed memory is kept for reuse (see memory.py), and what libraries log to each other is left out.
+    Freed memory is kept for reuse (see memory.py), and what libraries log to each other is left out. "~" is the home
+    folder in every word of the command line, see `expand_home`.
     """
 
     @functools.wraps(main)
@@ -36,6 +42,7 @@ def command(main: Callable[..., None]) -> Callable[..., None]:
         logging.getLogger("torch.fx._symbolic_trace").setLevel(logging.ERROR)  # detectron2's question for tracing
         logging.getLogger("detectron2.engine.train_loop").addFilter(_is_no_input_error)
         try:
+            sys.argv[1:] = map(expand_home, sys.argv[1:])
             with _sigterm_unwinds():
                 main(*arguments)
         except InputError as error:
@@ -50,6 +57,21 @@ def command(main: Callable[..., None]) -> Callable[..., None]:
             sys.exit(141)
 
     return run
+
+
+def expand_home(word: str) -> str:
+    """A word of a command line with "~" as the home folder, behind "=" too, where shells leave it: --output=~/runs.
+
+    Raises:
+        InputError: there is no such user or home folder; a folder of the name "~" would be made.
+    """
+    found = _HOME.fullmatch(word)
+    if found is None:
+        return word
+    path = os.path.expanduser(found["path"])
+    if path == found["path"]:
+        raise InputError(f"expected a home folder for {path.split('/')[0]} in {word}, there is none")
+    return f"{found['before']}{path}{found['after']}"
 
 
 @contextlib.contextmanager

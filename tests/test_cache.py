@@ -27,3 +27,15 @@ def test_what_does_not_fit_is_replaced(folder, bad):
     good = torch.eye(4)[1:]
     for compute in (lambda: good, lambda: pytest.fail("not replaced")):
         assert torch.equal(cached_embeddings("key", (3, 4), compute), good)
+
+
+def test_a_program_of_another_default_type(folder):
+    """Embeddings of a float64 program serve a float32 one, and the other way round."""
+    torch.set_default_dtype(torch.float64)
+    try:
+        computed = cached_embeddings("key", (3, 4), lambda: torch.eye(3, 4))
+        again = cached_embeddings("key", (3, 4), lambda: pytest.fail("computed again"))
+    finally:
+        torch.set_default_dtype(torch.float32)
+    assert computed.dtype == again.dtype == torch.float32
+    assert torch.equal(cached_embeddings("key", (3, 4), lambda: pytest.fail("computed again")), computed)

@@ -89,3 +89,35 @@ def test_nobody_reads_on_and_names_that_no_encoding_has():
     assert run.stdout.readline() == b"0 caf\\udce9\n"
     run.stdout.close()
     assert run.stderr.read() == b"" and run.wait(60) == 141
+
+
+@pytest.mark.parametrize(
+    ("word", "expanded"),
+    [
+        ("~", "/home/me"),
+        ("~/x", "/home/me/x"),
+        ("--output=~/x", "/home/me/x"),
+        ("train.output_dir=~/runs", "/home/me/runs"),
+        ("dataset.root='~/my data'", "'/home/me/my data'"),
+        ("model.a.b-c=~", "/home/me"),
+        ("cat~", "cat~"),
+        ("a, ~b", "a, ~b"),
+        ("--vocabulary=dog", "--vocabulary=dog"),
+        ("open_clip:x@~/w", "open_clip:x@~/w"),
+    ],
+)
+def test_the_home_folder_in_every_word(monkeypatch, word, expanded):
+    monkeypatch.setenv("HOME", "/home/me")
+    option, equals, _ = word.partition("=")
+    given = []
+    monkeypatch.setattr(sys, "argv", ["tool", word])
+    command(lambda: given.extend(sys.argv[1:]))()
+    is_changed = "~" in word and expanded != word
+    assert given == [f"{option}={expanded}" if equals and is_changed else expanded]
+
+
+def test_a_user_without_a_home_is_told(monkeypatch, capsys):
+    monkeypatch.setattr(sys, "argv", ["tool", "--output=~nobody_of_this_name/x"])
+    with pytest.raises(SystemExit) as stop:
+        command(lambda: None)()
+    assert stop.value.code == 2 and "~nobody_of_this_name" in capsys.readouterr().err

@@ -29,6 +29,7 @@ from torchvision.ops import nms
 
 from ovdet.class_embeddings import ClassEmbeddings
 from ovdet.data.images import check_aspect, find_images, read_image, rgb_array
+from ovdet.device import float32_by_default
 from ovdet.engine.config import override
 from ovdet.errors import InputError
 from ovdet.hub.find import find_model, open_config
@@ -103,6 +104,7 @@ class OpenVocabPredictor:
         return cls.from_config(*find_model(name), device=device, compile=compile, half=half)
 
     @classmethod
+    @float32_by_default()
     def from_config(
         cls,
         config_file: str,
@@ -149,6 +151,7 @@ class OpenVocabPredictor:
         """
         self.classes = self.embed(vocabulary, negatives=negatives)
 
+    @float32_by_default()
     def embed(self, vocabulary: Names, *, negatives: Sequence[str] | None = None) -> ClassEmbeddings:
         """The classes of a vocabulary, for `classes=`. Names that were embedded before cost nothing.
 
@@ -219,6 +222,7 @@ class OpenVocabPredictor:
             channel_order=channel_order,
         )[0]
 
+    @float32_by_default()
     def detect_batch(
         self,
         images: Sequence[Photo],

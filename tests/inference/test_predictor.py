@@ -13,6 +13,7 @@ from torchvision.ops import box_iou
 
 from ovdet import ClassEmbeddings, InputError, OpenVocabPredictor, TextEmbeddings, Vocabulary, embed_vocabulary
 from ovdet.class_embeddings import NEGATIVE
+from ovdet.device import float32_by_default
 from ovdet.inference.draw import draw_detections
 from ovdet.inference.predictor import default_threshold
 from ovdet.modeling.postprocess import is_not_contained
@@ -465,3 +466,43 @@ def test_masks_go_with_their_boxes():
     assert [mask.all() for mask in predictor(image).masks] == [False, True]  # the second scores too low
     predictor.model.masks = None
     assert predictor(image).masks is None
+
+
+def test_what_lies_just_below_its_threshold_is_said():
+    image = np.zeros((10, 400, 3), np.uint8)
+    predictor = scripted(0.2, 0.079, 0.06, training_classes=["person"])
+    found = predictor(image, ["person", "red kite"], negatives=())
+    assert len(found) == 0 and found.best_missed == ("person", pytest.approx(0.2))
+    assert predictor(image, ["person", "red kite"], negatives=(), threshold=0.07).best_missed[0] == "person"
+    assert predictor(image, ["person", "red kite"], negatives=(), threshold=0).best_missed is None
+    assert scripted()(image, ["person"]).best_missed is None
+
+
+def test_a_program_of_another_default_type_gets_the_same():
+    """Detectors are built for float32; what the program has set comes back."""
+    image, names = np.zeros((10, 400, 3), np.uint8), ["person", "red kite"]
+    expected = scripted(0.9, 0.8, 0.7)(image, names)
+    torch.set_default_dtype(torch.float64)
+    try:
+        predictor = scripted(0.9, 0.8, 0.7)
+        classes, found = predictor.embed(names), predictor(image, names)
+        assert torch.get_default_dtype() == torch.float64
+    finally:
+        torch.set_default_dtype(torch.float32)
+    assert classes.embeddings.dtype == torch.float32 and found.scores.dtype == np.float32
+    assert np.allclose(found.boxes, expected.boxes) and found.labels == expected.labels
+
+
+def test_threads_share_the_default_type():
+    torch.set_default_dtype(torch.float64)
+    try:
+        with ThreadPoolExecutor(4) as pool:
+            seen = list(pool.map(lambda _: _default_type_within(), range(400)))
+        assert set(seen) == {torch.float32} and torch.get_default_dtype() == torch.float64
+    finally:
+        torch.set_default_dtype(torch.float32)
+
+
+def _default_type_within() -> torch.dtype:
+    with float32_by_default():
+        return torch.get_default_dtype()

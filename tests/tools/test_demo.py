@@ -2,7 +2,6 @@
 
 import importlib.util
 import json
-import re
 from dataclasses import replace
 
 import numpy as np
@@ -313,18 +312,32 @@ def test_options_reach_the_detector(photo, video, run_tool, tmp_path, monkeypatc
     assert code == 0 and out.endswith("out/clip.mp4: 10 of 25 frames; cup in 10\n"), err
 
 
-def test_nothing_found_says_what_lay_below(demo, photo, run_tool, trained, tmp_path):
-    """Four steps of training find nothing above a threshold of 1."""
-    code, out, err = run_tool(
-        "demo.py", "--input", photo, "--vocabulary", "wheel, cup", "--output", tmp_path / "out", "--threshold", "1",
-        "--model", trained.output, "--device", "cpu", "model.roi_heads.box_predictor.test_score_thresh=-1",
-    )  # fmt: skip
-    assert code == 0, err
-    found = re.search(r"photo.png: 0 detections; best below the threshold: (wheel|cup) (0\.\d+), .*not trained", out)
-    assert found, out
-    _, _, rows = demo(photo, "wheel, cup")
-    best = rows[0]["detections"][0]
-    assert found[1] == best["label"] and abs(float(found[2]) - best["score"]) < 0.01
+@pytest.mark.parametrize(
+    ("missed", "told"),
+    [
+        (
+            ("wheel", 0.0312),
+            "photo.png: 0 detections; best below the threshold: wheel 0.031, a name that was not trained",
+        ),
+        (("cup", 0.2), "photo.png: 0 detections; best below the threshold: cup 0.2\n"),
+        (None, "photo.png: 0 detections; nothing below the threshold either"),
+    ],
+)
+def test_nothing_found_says_what_lay_below(photo, run_tool, tmp_path, monkeypatch, missed, told):
+    class Spy:
+        names, training_classes = ("wheel", "cup"), ("cup",)
+
+        def set_vocabulary(self, vocabulary, negatives):
+            pass
+
+        def __call__(self, image, **shown):
+            nothing = np.zeros((0, 4), np.float32), np.zeros(0, np.float32), np.zeros(0, np.int64), ()
+            return Detections(*nothing, image.shape[:2], best_missed=missed)
+
+    monkeypatch.setattr("ovdet.inference.load.load_predictor", lambda **chosen: Spy())
+    options = ("--vocabulary", "wheel,cup", "--output", tmp_path / "out")
+    code, out, err = run_tool("demo.py", "--input", photo, *options)
+    assert code == 0 and told in out, err
 
 
 @pytest.fixture
