@@ -78,6 +78,7 @@ def load_coco_subsets(
     dicts = _build_dicts(coco, Path(image_root), to_contiguous, is_train=is_train, filter_empty=filter_empty)
     if not dicts:
         raise InputError(f"expected images with annotations of {', '.join(subsets)} in {json_file}, there are none")
+    check_within([coco.images[record["image_id"]]["file_name"] for record in dicts], image_root, json_file)
     check_photos([record["file_name"] for record in dicts], image_root)
     logger.info("%s: %d of %d images, %d classes (%s)", json_file, len(dicts), len(coco.images), len(category_ids),
                 " + ".join(subsets))  # fmt: skip
@@ -155,6 +156,23 @@ def _convert_annotation(
     if annotation.get("segmentation"):
         record["segmentation"] = usable_segmentation(annotation["segmentation"], image)
     return record
+
+
+def check_within(names: Sequence[str], image_root: str | Path, json_file: str | Path) -> None:
+    """Refuse photos outside of their folder: a json from somewhere else must not choose which files are read.
+
+    Args:
+        names: `file_name` of each photo, as the json has them. A link within the folder may lead anywhere.
+        image_root: the folder that they are relative to; "/" allows all absolute names.
+        json_file: for the message.
+
+    Raises:
+        InputError: a name that leads out of the folder.
+    """
+    root = os.path.join(os.path.abspath(image_root), "")
+    outside = [name for name in names if not os.path.abspath(os.path.join(root, name)).startswith(root)]
+    if outside:
+        raise InputError(f"expected photos of {json_file} below {image_root}, got {listed(outside)}")
 
 
 def check_photos(files: Sequence[str], image_root: str | Path) -> None:

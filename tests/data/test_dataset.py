@@ -291,3 +291,28 @@ def test_real_photos(shared_data):
     evaluation = load_coco_subsets(pool / "instances_val.json", *arguments, ("base", "novel"))
     assert (len(training.thing_classes), len(evaluation.thing_classes)) == (48, 65)
     assert training.dataset_id_to_contiguous_id[90] == 47 and evaluation.dataset_id_to_contiguous_id[5] == 4
+
+
+@pytest.mark.parametrize(
+    "name", ["../secret.png", "a/../../secret.png", "{root}/secret.png", "{root}/images_more/1.png"]
+)
+def test_photos_outside_of_their_folder_are_not_read(dataset, tmp_path, name):
+    (tmp_path / "images_more").mkdir()
+    for file in ("secret.png", "images_more/1.png"):
+        Image.new("RGB", (64, 48)).save(tmp_path / file)
+    content = make_content()
+    content["images"][0]["file_name"] = name.format(root=tmp_path)
+    with pytest.raises(InputError, match=r"expected photos of .*a\.json below .*images, got .*(secret|1)\.png"):
+        load_coco_subsets(*dataset(content))
+
+
+def test_other_ways_to_write_a_photo_of_the_folder(dataset, tmp_path):
+    content = make_content()
+    content["images"][0]["file_name"] = f"{tmp_path}/images/3.png"
+    content["images"][1]["file_name"] = "./1.png"
+    arguments = dataset(content)
+    assert len(load_coco_subsets(*arguments).dicts) == 3
+    for image in content["images"]:
+        image["file_name"] = f"{tmp_path}/images/{image['id']}.png"
+    json_file, _, split = dataset(content)
+    assert len(load_coco_subsets(json_file, "/", split).dicts) == 3
