@@ -9,12 +9,14 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+import yaml
 from detectron2.config import LazyConfig, instantiate
 from detectron2.config.instantiate import locate
+from detectron2.layers import ShapeSpec
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.override_parser.types import Quote, QuotedString, ValueType
 from hydra.errors import HydraException
-from omegaconf import DictConfig, OmegaConf, SCMode
+from omegaconf import DictConfig, OmegaConf
 
 from ovdet.engine.version_0_1 import upgrade_config
 from ovdet.errors import InputError, error_summary, first_line
@@ -73,17 +75,50 @@ def _quoted(text: str) -> str:
 def _run_config(path: str) -> DictConfig:
     if Path(path).suffix not in (".py", ".yaml", ".yml"):
         raise InputError(f"expected a config file (.py, a run's .yaml, or a model's .json), got {path}")
-    try:
-        config = LazyConfig.load(path)
-    except Exception as error:  # a config is a program, it can fail in any way
-        raise InputError(f"expected a readable config, {path} fails with {error_summary(error)}") from error
-    if Path(path).suffix != ".py":
-        values = OmegaConf.to_container(config, structured_config_mode=SCMode.INSTANTIATE)  # a ShapeSpec stays one
-        config = OmegaConf.create(upgrade_config(values), flags={"allow_objects": True})
+    if Path(path).suffix == ".py":
+        try:
+            config = LazyConfig.load(path)
+        except Exception as error:  # a config is a program, it can fail in any way
+            raise InputError(f"expected a readable config, {path} fails with {error_summary(error)}") from error
+    else:
+        config = OmegaConf.create(read_run_values(path), flags={"allow_objects": True})
     missing = [part for part in PARTS if part not in config]
     if missing:
         raise InputError(f"expected {', '.join(PARTS)} in a config, {path} has no {', '.join(missing)}")
     return config
+
+
+def read_run_values(path: str | Path) -> dict[str, Any]:
+    """The config.yaml of a training run as plain values and ShapeSpecs, in the names of today. Nothing in it is run.
+
+    Raises:
+        InputError: no yaml, no mapping, or other Python objects in it: reading those can run any code.
+    """
+    try:
+        values = yaml.load(Path(path).read_text(encoding="utf-8"), _RunLoader)
+    except yaml.constructor.ConstructorError as error:
+        raise InputError(f"expected plain values in {path}, reading others can run code: {error.problem}") from error
+    except (OSError, ValueError, TypeError, RecursionError, yaml.YAMLError) as error:
+        raise InputError(f"expected a readable config, {path} fails with {error_summary(error)}") from error
+    if values is not None and not isinstance(values, dict):
+        raise InputError(f"expected a config with {', '.join(PARTS)}, {path} holds a {type(values).__name__}")
+    return upgrade_config(values or {})
+
+
+class _RunLoader(yaml.SafeLoader):
+    """Safe yaml and the two kinds of Python objects that LazyConfig.save writes for a config of plain parts."""
+
+
+def _shape_spec(loader: yaml.SafeLoader, node: yaml.Node) -> ShapeSpec:
+    values = loader.construct_mapping(node, deep=True)
+    if not all(isinstance(value, (int, type(None))) for value in values.values()):
+        raise ValueError(f"expected whole numbers in a ShapeSpec, got {values}")
+    return ShapeSpec(**values)
+
+
+_PYTHON = "tag:yaml.org,2002:python/"
+_RunLoader.add_constructor(f"{_PYTHON}object:{ShapeSpec.__module__}.ShapeSpec", _shape_spec)
+_RunLoader.add_constructor(f"{_PYTHON}tuple", lambda loader, node: tuple(loader.construct_sequence(node, deep=True)))
 
 
 def _readable(given: str, present: Any) -> str:

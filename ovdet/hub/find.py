@@ -11,9 +11,10 @@ from detectron2.checkpoint import Checkpointer
 from omegaconf import DictConfig
 from torch import nn
 
-from ovdet.engine.config import apply_overrides, load_config
+from ovdet.engine.config import apply_overrides, load_config, read_run_values
 from ovdet.errors import InputError, first_line
 from ovdet.hub.model_folder import CARD, CONFIG, WEIGHTS, read_model_config
+from ovdet.hub.parts import check_run_parts
 from ovdet.offline import offline_where_unreachable
 
 RUN_CONFIG = "config.yaml"
@@ -35,10 +36,11 @@ def find_model(name: str | Path) -> ModelFiles:
     Args:
         name: "ovdet-lite", which is part of the package; a model folder (see tools/pack_model.py); "hf://OWNER/NAME",
             or "hf://OWNER/NAME@REVISION", a model folder on the hub, kept in the hub's cache; or the folder of a
-            training run, wherever it was moved to, for its last checkpoint.
+            training run, wherever it was moved to, for its last checkpoint. No code of the folder is run.
 
     Raises:
-        InputError: it is no such folder, the hub does not have it, or nothing was trained there yet.
+        InputError: it is no such folder, the hub does not have it, nothing was trained there yet, or the run has parts
+            that are not ovdet's (its config and weights open one by one, see `choose_model`).
     """
     folder = SHIPPED.get(str(name)) or (_fetch(str(name)) if str(name).startswith(HUB) else Path(name))
     if (folder / CONFIG).is_file():
@@ -50,6 +52,7 @@ def find_model(name: str | Path) -> ModelFiles:
             f"expected {', '.join(SHIPPED)}, {HUB}OWNER/NAME, or a folder with a model's {CONFIG} "
             f"or a training run's {RUN_CONFIG}, got {name}"
         )
+    check_run_parts(read_run_values(folder / RUN_CONFIG), str(folder / RUN_CONFIG))
     weights = Checkpointer(nn.Identity(), str(folder)).get_checkpoint_file()
     if not weights or not Path(weights).is_file():
         raise InputError(f"expected a checkpoint of a training run in {name}, got none")

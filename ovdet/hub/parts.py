@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import importlib
+import re
 from collections.abc import Iterator
 from typing import Any
 
@@ -41,8 +42,28 @@ DETECTRON2 = {
         *(ShapeSpec, StandardROIHeads, StandardRPNHead),
     )
 }
+# what trains and tests beside a detector, by the names that LazyConfig.save writes
+TRAINING = {
+    *(f"detectron2.data.build_detection_{kind}_loader" for kind in ("test", "train")),
+    *("detectron2.data.get_detection_dataset_dicts", "detectron2.solver.get_default_optimizer_params"),
+    *("ovdet.data.catalog.register_builtin", "ovdet.data.dataset.register_coco_subsets"),
+    *("ovdet.data.dataset.training_classes", "ovdet.data.mapper.OpenVocabMapper"),
+    *(f"ovdet.data.mixture.{name}" for name in ("DataSet", "MixtureMapper", "mixture_sampler", "register_mixture")),
+    *("ovdet.data.mixture.set_labels", "ovdet.data.samplers.frequency_weights"),
+    *("ovdet.data.samplers.repeat_factor_sampler", "ovdet.data.synthetic.build_synthetic"),
+    *("ovdet.engine.learning_rate.part_lr_multiplier", "ovdet.engine.options.TrainOptions"),
+    *("ovdet.evaluation.evaluator.build_evaluator", "ovdet.imagenet_lite.load_efficientnet_lite_weights"),
+    *("ovdet.load_teacher", "ovdet.modeling.partial_labels.PartialLabels"),
+    *(f"ovdet.modeling.region_sources.{name}" for name in ("OnlineRegions", "StoredRegions")),
+    *("ovdet.objectives.l1_distillation.L1Distillation", "ovdet.regions.store.RegionStore"),
+    *("ovdet.teachers.conse.load_conse_background_names", "ovdet.teachers.conse.load_conse_head"),
+    *("ovdet.teachers.registry.load_teacher", "ovdet.text.embedder.NameEmbedder"),
+}
+# packages whose classes and functions do no more than change arrays, weights or a learning rate
+HARMLESS = ("detectron2.data.transforms", "detectron2.solver", "fvcore.common.param_scheduler", "torch.optim")
 PLACES = ("ovdet.device", "ovdet.modeling", "ovdet.objectives", "ovdet.teachers")  # where marked parts are looked for
 DEVICE = "${train.device}"  # the one text that is resolved where a folder is opened
+_REFERENCE = re.compile(r"\$\{[\w.\[\]]+\}")  # to a value of the same config
 DETECTORS = (OpenVocabRCNN, ClosedSetRCNN)
 
 
@@ -97,6 +118,42 @@ def _entry_to_data(node: DictConfig, key: str) -> Any:
     return to_data(node[key], key)
 
 
+def check_run_parts(content: Any, where: str) -> None:
+    """Refuse a training run of somebody else that names parts which are not ovdet's own: building them runs code.
+
+    Args:
+        content: the values of its config.yaml.
+        where: that file, for the message.
+
+    Raises:
+        InputError: there is such a part.
+    """
+    for value in _targets(content):
+        package = value.rpartition(".")[0] if isinstance(value, str) else ""
+        if not (isinstance(value, str) and (value in TRAINING or package in HARMLESS or may_be_named(value))):
+            raise InputError(
+                f"expected parts that ovdet knows in {where}, got {str(value)[:100]!r}: a run with code of your own "
+                "opens by --config-file and --weights"
+            )
+    for _, value in _leaves(content):
+        if isinstance(value, str) and "${" in _REFERENCE.sub(
+            "", value
+        ):  # resolvers make nodes of text: ${oc.create:...}
+            raise InputError(f"expected plain references in {where}, got {value[:100]!r}")
+
+
+def _targets(content: Any) -> Iterator[Any]:
+    """Whatever stands at a `_target_`, of any type."""
+    if isinstance(content, dict):
+        for key, value in content.items():
+            if key == "_target_":
+                yield value
+            yield from _targets(value)
+    elif isinstance(content, (list, tuple)):
+        for value in content:
+            yield from _targets(value)
+
+
 def check_parts(content: Any, where: str) -> None:
     """Refuse parts that a model folder may not name, and texts with interpolations.
 
@@ -115,7 +172,7 @@ def _leaves(content: Any, key: str = "") -> Iterator[tuple[str, Any]]:
     if isinstance(content, dict):
         for name, value in content.items():
             yield from _leaves(value, name)
-    elif isinstance(content, list):
+    elif isinstance(content, (list, tuple)):
         for value in content:
             yield from _leaves(value, key)
     else:

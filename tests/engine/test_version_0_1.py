@@ -20,6 +20,7 @@ def test_a_run_of_version_0_1(tmp_path):
     config = OmegaConf.to_container(LazyConfig.load("configs/quick/vild.py"))
     config["model"] = {
         "_target_": "ovdet.modeling.OpenVocabRCNN",
+        "input_format": "RGB",
         "roi_heads": {
             "_target_": "ovdet.modeling.OpenVocabROIHeads",
             "quality": {"_target_": "ovdet.modeling.LocalisationQuality", "in_features": "${teacher.width}"},
@@ -27,10 +28,11 @@ def test_a_run_of_version_0_1(tmp_path):
             "overlap_decay": 0.5,
         },
     }
-    OmegaConf.save(OmegaConf.create(config, flags={"allow_objects": True}), tmp_path / "run.yaml")
+    LazyConfig.save(OmegaConf.create(config, flags={"allow_objects": True}), str(tmp_path / "run.yaml"))
     model = OmegaConf.to_container(load_config(str(tmp_path / "run.yaml"), ["train.max_iter=3"]).model)
     assert model == {
         "_target_": "ovdet.modeling.detector.OpenVocabRCNN",
+        "input_format": "RGB",
         "roi_heads": {
             "_target_": "ovdet.modeling.roi_heads.OpenVocabROIHeads",
             "iou_head": {"_target_": "ovdet.modeling.iou_head.IoUHead", "in_features": "${teacher.width}"},

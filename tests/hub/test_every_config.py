@@ -4,14 +4,14 @@ from pathlib import Path
 
 import pytest
 import torch
-from detectron2.config import instantiate
+from detectron2.config import LazyConfig, instantiate
 from torch import nn
 
-from ovdet.engine.config import load_config
+from ovdet.engine.config import load_config, read_run_values
 from ovdet.hub.find import find_model, open_config
 from ovdet.hub.load import load_detector, without_training
 from ovdet.hub.model_folder import write_model_folder
-from ovdet.hub.parts import check_build, check_parts, to_data
+from ovdet.hub.parts import check_build, check_parts, check_run_parts, to_data
 
 CONFIGS = sorted(file for file in Path("configs").rglob("*.py") if "common" not in file.parts)
 
@@ -22,6 +22,12 @@ def undrawn(monkeypatch):
     for name in dir(nn.init):
         if name.endswith("_") and not name.startswith("_"):
             monkeypatch.setattr(nn.init, name, lambda tensor, *_, **__: tensor)
+
+
+@pytest.mark.parametrize("file", CONFIGS, ids=str)
+def test_a_run_of_it_opens_by_its_folder(file, tmp_path):
+    LazyConfig.save(load_config(str(file)), str(tmp_path / "config.yaml"))
+    check_run_parts(read_run_values(tmp_path / "config.yaml"), str(file))
 
 
 @pytest.mark.parametrize("file", CONFIGS, ids=str)

@@ -5,9 +5,9 @@ from __future__ import annotations
 import pytest
 from huggingface_hub import constants, errors
 
-from ovdet import offline
+from ovdet import OpenVocabPredictor, offline
 from ovdet.errors import InputError
-from ovdet.hub.find import DEFAULT_MODEL, choose_model, find_model
+from ovdet.hub.find import DEFAULT_MODEL, choose_model, find_model, open_config
 
 
 def test_a_model_by_its_folder(tmp_path):
@@ -23,6 +23,45 @@ def test_a_model_by_its_folder(tmp_path):
     (tmp_path / "before/model_0000003.pth").write_text("")
     folder = (tmp_path / "before").rename(tmp_path / "moved")
     assert find_model(folder) == (f"{folder}/config.yaml", f"{folder}/model_0000003.pth")
+
+
+CODE = (
+    "!!python/object/apply:os.system ['touch {canary}']",
+    "!!python/object/new:os.system ['touch {canary}']",
+    "!!python/object/apply:subprocess.check_call [[touch, '{canary}']]",
+    "!!python/object/new:type {{args: [x, !!python/tuple [], {{}}], state: {{}}}}",
+    "!!python/object:subprocess.Popen {{args: [touch, '{canary}']}}",
+    "!!python/name:os.system ''",
+    "!!python/module:this ''",
+    "{{_target_: os.system, command: touch {canary}}}",
+    "{{_target_: subprocess.check_call, popenargs: [touch, '{canary}']}}",
+    "{{_target_: torch.hub.load, repo_or_dir: '{canary}', model: x, source: local}}",
+    "{{_target_: torch.optim.sgd.sys.exit}}",
+    "{{_target_: ovdet.engine.config.load_config, path: '{canary}.py'}}",
+    "{{_target_: detectron2.config.LazyConfig.load, filename: '{canary}.py'}}",
+    "{{_target_: '${{model.name}}', name: os.system, command: touch {canary}}}",
+    "{{_target_: [os.system], command: touch {canary}}}",
+    "'${{oc.create:{{_target_:os.system,command:touch}}}}'",
+)
+
+
+@pytest.mark.parametrize("text", CODE)
+def test_a_run_of_somebody_else_runs_no_code(tmp_path, text):
+    """In any part of its config: everything is looked at before anything is built."""
+    folder, canary = tmp_path / "run", tmp_path / "canary"
+    folder.mkdir()
+    (tmp_path / "canary.py").write_text(f"open({str(canary)!r}, 'w')")
+    (folder / "last_checkpoint").write_text("model_final.pth")
+    (folder / "model_final.pth").write_text("")
+    for place in ("model: {}", "train: {{x: [1, {{y: {}}}]}}", "other: {}"):
+        (folder / "config.yaml").write_text(place.format(text.format(canary=canary)))
+        with pytest.raises(InputError) as caught:
+            OpenVocabPredictor.from_pretrained(folder)
+        assert "config.yaml" in str(caught.value) and "\n" not in str(caught.value)
+        if "!!" in text:  # not even by its config file
+            with pytest.raises(InputError, match="can run code"):
+                open_config(str(folder / "config.yaml"))
+    assert not canary.exists()
 
 
 @pytest.fixture
