@@ -44,20 +44,34 @@ DETECTRON2 = {
 }
 # what trains and tests beside a detector, by the names that LazyConfig.save writes
 TRAINING = {
-    *(f"detectron2.data.build_detection_{kind}_loader" for kind in ("test", "train")),
-    *("detectron2.data.get_detection_dataset_dicts", "detectron2.solver.get_default_optimizer_params"),
-    *("ovdet.data.catalog.register_builtin", "ovdet.data.dataset.register_coco_subsets"),
-    *("ovdet.data.dataset.training_classes", "ovdet.data.mapper.OpenVocabMapper"),
-    *(f"ovdet.data.mixture.{name}" for name in ("DataSet", "MixtureMapper", "mixture_sampler", "register_mixture")),
-    *("ovdet.data.mixture.set_labels", "ovdet.data.samplers.frequency_weights"),
-    *("ovdet.data.samplers.repeat_factor_sampler", "ovdet.data.synthetic.build_synthetic"),
-    *("ovdet.engine.learning_rate.part_lr_multiplier", "ovdet.engine.options.TrainOptions"),
-    *("ovdet.evaluation.evaluator.build_evaluator", "ovdet.imagenet_lite.load_efficientnet_lite_weights"),
-    *("ovdet.load_teacher", "ovdet.modeling.partial_labels.PartialLabels"),
-    *(f"ovdet.modeling.region_sources.{name}" for name in ("OnlineRegions", "StoredRegions")),
-    *("ovdet.objectives.l1_distillation.L1Distillation", "ovdet.regions.store.RegionStore"),
-    *("ovdet.teachers.conse.load_conse_background_names", "ovdet.teachers.conse.load_conse_head"),
-    *("ovdet.teachers.registry.load_teacher", "ovdet.text.embedder.NameEmbedder"),
+    "detectron2.data.build_detection_test_loader",
+    "detectron2.data.build_detection_train_loader",
+    "detectron2.data.get_detection_dataset_dicts",
+    "detectron2.solver.get_default_optimizer_params",
+    "ovdet.data.catalog.register_builtin",
+    "ovdet.data.dataset.register_coco_subsets",
+    "ovdet.data.dataset.training_classes",
+    "ovdet.data.mapper.OpenVocabMapper",
+    "ovdet.data.mixture.DataSet",
+    "ovdet.data.mixture.MixtureMapper",
+    "ovdet.data.mixture.mixture_sampler",
+    "ovdet.data.mixture.register_mixture",
+    "ovdet.data.mixture.set_labels",
+    "ovdet.data.samplers.frequency_weights",
+    "ovdet.data.samplers.repeat_factor_sampler",
+    "ovdet.data.synthetic.build_synthetic",
+    "ovdet.engine.learning_rate.part_lr_multiplier",
+    "ovdet.engine.options.TrainOptions",
+    "ovdet.evaluation.evaluator.build_evaluator",
+    "ovdet.imagenet_lite.load_efficientnet_lite_weights",
+    "ovdet.load_teacher",
+    "ovdet.modeling.partial_labels.PartialLabels",
+    "ovdet.modeling.region_sources.OnlineRegions",
+    "ovdet.modeling.region_sources.StoredRegions",
+    "ovdet.regions.store.RegionStore",
+    "ovdet.teachers.conse.load_conse_background_names",
+    "ovdet.teachers.conse.load_conse_head",
+    "ovdet.text.embedder.NameEmbedder",
 }
 # packages whose classes and functions do no more than change arrays, weights or a learning rate
 HARMLESS = ("detectron2.data.transforms", "detectron2.solver", "fvcore.common.param_scheduler", "torch.optim")
@@ -130,7 +144,8 @@ def check_run_parts(content: Any, where: str) -> None:
     """
     for value in _targets(content):
         package = value.rpartition(".")[0] if isinstance(value, str) else ""
-        if not (isinstance(value, str) and (value in TRAINING or package in HARMLESS or may_be_named(value))):
+        is_known = isinstance(value, str) and (value in TRAINING or package in HARMLESS)
+        if not (is_known or may_be_named(value) or _is_own_module(value)):
             raise InputError(
                 f"expected parts that ovdet knows in {where}, got {str(value)[:100]!r}: a run with code of your own "
                 "opens by --config-file and --weights"
@@ -140,6 +155,21 @@ def check_run_parts(content: Any, where: str) -> None:
             "", value
         ):  # resolvers make nodes of text: ${oc.create:...}
             raise InputError(f"expected plain references in {where}, got {value[:100]!r}")
+
+
+def _is_own_module(name: Any) -> bool:
+    """Whether a name is that of a network part of ovdet, which may train only."""
+    package, _, attribute = str(name).rpartition(".")
+    if (
+        not any(f"{package}.".startswith(f"{place}.") for place in PLACES)
+        or not package.replace(".", "").isidentifier()
+    ):
+        return False
+    try:
+        part = getattr(importlib.import_module(package), attribute, None)
+    except ImportError:
+        return False
+    return isinstance(part, type) and issubclass(part, torch.nn.Module) and part.__module__ == package
 
 
 def _targets(content: Any) -> Iterator[Any]:
