@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import logging
 import os
+import unicodedata
 from collections import defaultdict
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
@@ -79,7 +80,8 @@ def load_coco_subsets(
     if not dicts:
         raise InputError(f"expected images with annotations of {', '.join(subsets)} in {json_file}, there are none")
     check_within([coco.images[record["image_id"]]["file_name"] for record in dicts], image_root, json_file)
-    check_photos([record["file_name"] for record in dicts], image_root)
+    for record, file in zip(dicts, find_photos([record["file_name"] for record in dicts], image_root), strict=True):
+        record["file_name"] = file
     logger.info("%s: %d of %d images, %d classes (%s)", json_file, len(dicts), len(coco.images), len(category_ids),
                 " + ".join(subsets))  # fmt: skip
     return CocoSubsets(
@@ -175,23 +177,34 @@ def check_within(names: Sequence[str], image_root: str | Path, json_file: str | 
         raise InputError(f"expected photos of {json_file} below {image_root}, got {listed(outside)}")
 
 
-def check_photos(files: Sequence[str], image_root: str | Path) -> None:
-    """Refuse a dataset whose photos are not all there; each folder is listed once.
+def find_photos(files: Sequence[str], image_root: str | Path) -> list[str]:
+    """The photos of a data set as their folders spell them; each folder is listed once.
+
+    A Mac writes "é" as two characters (Unicode NFD) into file names, most tools as one (NFC) into jsons: where no file
+    has the very name, one whose name is the same text is taken.
+
+    Args:
+        files: paths as the json has them.
+        image_root: the folder of all.
 
     Raises:
         InputError: the folder is missing, or photos are (see refuse_missing_photos).
     """
     if not os.path.isdir(image_root):
         raise InputError(f"expected a folder of photos, {image_root} does not exist or is not a folder")
-    present: dict[str, set[str]] = {}
-    missing = []
+    present: dict[str, dict[str, str]] = {}
+    found, missing = [], []
     for file in files:
         folder, name = os.path.split(file)
         if folder not in present:
-            present[folder] = {entry.name for entry in os.scandir(folder)} if os.path.isdir(folder) else set()
-        if name not in present[folder]:
-            missing.append(file)
+            names = [entry.name for entry in os.scandir(folder)] if os.path.isdir(folder) else []
+            present[folder] = {unicodedata.normalize("NFC", each): each for each in names}
+            present[folder].update((each, each) for each in names)
+        spelt = present[folder].get(name) or present[folder].get(unicodedata.normalize("NFC", name))
+        found.append(os.path.join(folder, spelt or name))
+        missing += [] if spelt else [file]
     refuse_missing_photos(missing, len(files), image_root)
+    return found
 
 
 def register_coco_subsets(

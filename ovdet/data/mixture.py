@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import json
 import logging
+import unicodedata
 from collections import Counter, defaultdict
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -128,8 +129,8 @@ def load_mixture(sets: Sequence[DataSet], synonyms: Mapping[str, str] | None = N
         to_common = [index[name] for name in of_set]
         spoken[number, to_common] = True
         ordered = sorted(_all_file_names(data_set))
-        held = {name for position, name in enumerate(ordered) if is_held_out(position, data_set.hold_out)}
-        kept = [record for record in content.dicts if Path(record["file_name"]).name not in held]
+        held = {_composed(name) for position, name in enumerate(ordered) if is_held_out(position, data_set.hold_out)}
+        kept = [record for record in content.dicts if _composed(Path(record["file_name"]).name) not in held]
         if not kept:
             raise InputError(f"expected photos of {data_set.name} to train on, all {len(ordered)} are held out")
         for record in kept:
@@ -143,6 +144,11 @@ def load_mixture(sets: Sequence[DataSet], synonyms: Mapping[str, str] | None = N
 
 def _all_file_names(data_set: DataSet) -> list[str]:
     return [Path(image["file_name"]).name for image in read_json(data_set.json_file, "a COCO-format json")["images"]]
+
+
+def _composed(name: str) -> str:
+    """A file name in Unicode NFC: the disk may spell it otherwise than the json, see `find_photos`."""
+    return unicodedata.normalize("NFC", name)
 
 
 def well_known_names(mixture: Mixture, least_boxes: int) -> list[str]:

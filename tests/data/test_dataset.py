@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import json
 import logging
+import unicodedata
 
 import pytest
 from detectron2.data import DatasetCatalog, MetadataCatalog
@@ -316,3 +317,14 @@ def test_other_ways_to_write_a_photo_of_the_folder(dataset, tmp_path):
         image["file_name"] = f"{tmp_path}/images/{image['id']}.png"
     json_file, _, split = dataset(content)
     assert len(load_coco_subsets(json_file, "/", split).dicts) == 3
+
+
+@pytest.mark.parametrize(("in_json", "on_disk"), [("NFC", "NFD"), ("NFD", "NFC"), ("NFC", "NFC"), ("NFD", "NFD")])
+def test_a_name_composed_in_the_json_and_not_on_disk(dataset, tmp_path, in_json, on_disk):
+    """As a Mac's files and the jsons of other tools have them."""
+    content, name = make_content(), "caf\u00e9.png"
+    content["images"][1]["file_name"] = unicodedata.normalize(in_json, name)
+    arguments = dataset(content)
+    file = tmp_path / "images" / unicodedata.normalize(on_disk, name)
+    Image.new("RGB", (64, 48)).save(file)
+    assert str(file) in [record["file_name"] for record in load_coco_subsets(*arguments).dicts]

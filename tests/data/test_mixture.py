@@ -2,6 +2,8 @@
 
 import itertools
 import json
+import unicodedata
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -74,6 +76,21 @@ def test_each_nth_photo_is_held_out(make_set):
     assert {record["file_name"][-7:] for record in mixture.dicts} == {f"{i:03d}.png" for i in range(12)} - held
     with pytest.raises(InputError, match="all 1"):
         load_mixture([make_set("b", ["dog"], num_photos=1, hold_out=5)])
+
+
+def test_a_photo_is_held_out_however_the_disk_spells_it(make_set):
+    """Composed in the json, decomposed in the folder."""
+    chosen = make_set("a", ["dog"], num_photos=6, hold_out=5)
+    folder, file = Path(chosen.image_root), Path(chosen.json_file)
+    (folder / "000.png").rename(folder / unicodedata.normalize("NFD", "00\u00e9.png"))
+    content = json.loads(file.read_text())
+    content["images"][0]["file_name"] = "00\u00e9.png"
+    file.write_text(json.dumps(content))
+    held = sorted(image["file_name"] for image in content["images"])[::5]
+    assert held == ["001.png", "00\u00e9.png"]
+    assert {Path(record["file_name"]).name for record in load_mixture([chosen]).dicts} == {
+        f"{i:03d}.png" for i in range(2, 6)
+    }
 
 
 def test_registered_once(make_set):
