@@ -32,7 +32,11 @@ def parse_arguments() -> argparse.Namespace:
     names = "names separated by commas, synonyms of a name by semicolons; or a .txt, .json or .safetensors file"
     add("--vocabulary", required=True, metavar='"a,b;c"|FILE', help=names)
     add("--output", required=True, metavar="DIR", help="folder for pictures and detections.json")
-    add("--model", metavar="M", help="a model's or run's folder, hf://OWNER/NAME, ovdet-lite (default: ovdet-lite)")
+    add(
+        "--model",
+        metavar="M",
+        help="a model's or run's folder, hf://OWNER/NAME, ovdet-lite, ovdet-lite-base48 (default: ovdet-lite)",
+    )
     add("--config-file", metavar="F", help="of the detector, instead of --model")
     add("--weights", metavar="W", help="the config's checkpoint (default: its run's last), or an .onnx file alone")
     add("--teacher", metavar="T", help="teacher that embeds the names (default: the config's)")
@@ -40,7 +44,7 @@ def parse_arguments() -> argparse.Namespace:
         "--threshold",
         type=float,
         metavar="t",
-        help="lowest score (default: 0.25 for names it was trained on, else 0.08)",
+        help="lowest score (default: 0.3 for names it was trained on, else 0.08)",
     )
     unlike = (
         'regions that match one of these better are dropped; "" for none (default: training classes unlike the names)'

@@ -20,7 +20,8 @@ from ovdet.offline import offline_where_unreachable
 RUN_CONFIG = "config.yaml"
 HUB = "hf://"
 DEFAULT_MODEL = "ovdet-lite"
-SHIPPED = {DEFAULT_MODEL: Path(__file__).parents[1] / "assets" / "ovdet_lite"}
+_ASSETS = Path(__file__).parents[1] / "assets"
+SHIPPED = {DEFAULT_MODEL: _ASSETS / "ovdet_lite", "ovdet-lite-base48": _ASSETS / "ovdet_lite_base48"}
 
 
 class ModelFiles(NamedTuple):
@@ -34,7 +35,8 @@ def find_model(name: str | Path) -> ModelFiles:
     """The config and the weights of a detector.
 
     Args:
-        name: "ovdet-lite", which is part of the package; a model folder (see tools/pack_model.py); "hf://OWNER/NAME",
+        name: "ovdet-lite" or "ovdet-lite-base48", which are part of the package; a model folder (see
+            tools/pack_model.py); "hf://OWNER/NAME",
             or "hf://OWNER/NAME@REVISION", a model folder on the hub, kept in the hub's cache; or the folder of a
             training run, wherever it was moved to, for its last checkpoint. No code of the folder is run.
 
@@ -92,7 +94,7 @@ def _fetch(name: str) -> Path:
 
 def add_model_arguments(parser: argparse.ArgumentParser) -> None:
     """The options of a command line that `choose_model` takes."""
-    places = f"a model's or run's folder, {HUB}OWNER/NAME, {DEFAULT_MODEL}"
+    places = f"a model's or run's folder, {HUB}OWNER/NAME, {', '.join(SHIPPED)}"
     parser.add_argument("--model", metavar="M", help=f"the detector: {places}")
     parser.add_argument("--config-file", metavar="F", help="of the detector, instead of --model")
     parser.add_argument("--weights", metavar="W", help="its checkpoint (default: the last one of the config's run)")

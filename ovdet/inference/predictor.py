@@ -410,7 +410,7 @@ def default_threshold(was_trained: bool) -> float:
     Args:
         was_trained: whether the name is one of the classes that the detector was trained on.
     """
-    return 0.25 if was_trained else 0.08
+    return 0.3 if was_trained else 0.08
 
 
 def to_rgb(image: Photo, channel_order: str = "BGR") -> np.ndarray:

@@ -10,10 +10,9 @@ import torch
 from torchvision.ops import box_iou
 
 from ovdet import OpenVocabPredictor
-from ovdet.hub.find import find_model
+from ovdet.hub.find import SHIPPED, find_model
 
 SPLIT = json.loads((Path(__file__).parents[2] / "datasets/metadata/ov_coco.json").read_text())
-# names that it was never trained on, but for the motorcycle
 NAMES = ("tabby cat", "dog", "cup of coffee", "motorcycle", "elephant", "airplane", "umbrella", "scissors")
 
 
@@ -24,15 +23,29 @@ def predictor():
     return predictor
 
 
-def test_the_folder_is_small_and_holds_no_novel_class():
-    config_file, weights = find_model("ovdet-lite")
+@pytest.mark.parametrize("name", SHIPPED)
+def test_the_folders_are_small(name):
+    config_file, _ = find_model(name)
     folder = Path(config_file).parent
     assert sorted(file.name for file in folder.iterdir()) == ["README.md", "config.json", "model.safetensors"]
     assert sum(file.stat().st_size for file in folder.iterdir()) <= 25e6
-    with safetensors.safe_open(weights, framework="pt") as file:
-        header = json.loads(file.metadata()["ovdet"])
-    assert sorted(header["training_classes"]) == sorted(SPLIT["base"])
-    assert not set(header["training_classes"]) & set(SPLIT["novel"])
+
+
+def test_the_experiments_model_knows_no_novel_class():
+    names = header_of("ovdet-lite-base48")["training_classes"]
+    assert sorted(names) == sorted(SPLIT["base"]) and not set(names) & set(SPLIT["novel"])
+
+
+def test_the_default_knows_everyday_things():
+    header = header_of("ovdet-lite")
+    everyday = {"cat", "dog", "cup", "couch", "bus", "chair", "bottle", "person", "hat", "shoes", "tomato", "rabbit"}
+    assert everyday <= set(header["training_classes"])
+    assert set(SPLIT["novel"]) & set(header.get("known_classes", header["training_classes"]))
+
+
+def header_of(name: str) -> dict:
+    with safetensors.safe_open(find_model(name).weights, framework="pt") as file:
+        return json.loads(file.metadata()["ovdet"])
 
 
 @pytest.mark.parametrize(

@@ -1,5 +1,7 @@
 """The teacher on whole photos: against timm's classifier by hand, sizes."""
 
+from copy import deepcopy
+
 import pytest
 import timm
 import torch
@@ -86,6 +88,7 @@ def test_no_regions_and_no_sizes(embedder):
 def test_another_order_in_memory_says_the_same(embedder, monkeypatch):
     monkeypatch.setattr("ovdet.teachers.conse.fast_memory_format", lambda network, device: torch.contiguous_format)
     other, maps = RoIFeatureEmbedder(None), []
+    other.teacher.classifier = deepcopy(other.teacher.classifier)  # which all teachers of a test run share
     for part in other.teacher.to("cpu").classifier.modules():
         if isinstance(part, torch.nn.Conv2d) and part.groups > 1:
             part.register_forward_hook(lambda part, inputs, output: maps.append(output.is_contiguous()))
