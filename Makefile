@@ -39,7 +39,7 @@ quick: $(STAMP)  ## train a small detector on drawn shapes for a minute or two
 reproduce: $(STAMP) ## the table of docs/results.md, hours on two cores: DATA=folder of photos and annotations
 	$(RUN) tools/reproduce_lite.py --data "$(DATA)" --output output/reproduce_lite
 
-test: $(STAMP)   ## the tests, side by side; under 5 minutes on two cores
+test: $(STAMP)   ## the tests, side by side; some 5 minutes on two cores
 	$(RUN) -m pytest --numprocesses auto --maxprocesses 4 --dist loadfile
 
 test-slow: $(STAMP) ## the longer tests too

@@ -275,6 +275,7 @@ def test_golden_detectron2(judges, shared_data, iou_type):
     )
 
 
+@pytest.mark.slow  # beside the golden figures of COCO's own API
 def test_golden_yolox(judges, shared_data):
     folder = shared_data / "golden" / "coco_pool_yolox"
     content, truth, detections = golden(folder, "../../coco_pool/instances_val.json", "detections.json")

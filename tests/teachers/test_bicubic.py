@@ -58,6 +58,7 @@ def test_on_cuda():
     assert torch.equal(resize_regions(elsewhere, EDGES, (10, 9)), resize_regions(photos().cuda(), EDGES, (10, 9)))
 
 
+@pytest.mark.slow  # a process of its own
 @pytest.mark.skipif(importlib.util.find_spec("triton") is None, reason="torch without Triton")
 def test_the_kernel_by_triton_s_interpreter():
     """What the GPU computes, without one."""

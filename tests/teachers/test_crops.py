@@ -232,6 +232,7 @@ def test_features_of_crops_equal_those_of_pillow(photo, conse_teacher):
     assert cosines.median() >= 0.999 and cosines.quantile(0.05) >= 0.99
 
 
+@pytest.mark.slow  # beside test_features_of_crops_equal_those_of_pillow
 def test_features_of_crops_equal_those_of_pillow_on_real_photos(shared_data, conse_teacher):
     pool = shared_data / "coco_pool"
     content = json.loads((pool / "instances_val.json").read_text())
