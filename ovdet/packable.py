@@ -19,4 +19,4 @@ def packable(part: Part) -> Part:
 
 def is_packable(part: Any) -> bool:
     """Whether this very class or function is marked."""
-    return getattr(part, "_packable", None) is part
+    return part is not None and getattr(part, "_packable", None) is part

@@ -36,9 +36,9 @@ def find_model(name: str | Path) -> ModelFiles:
 
     Args:
         name: "ovdet-lite" or "ovdet-lite-base48", which are part of the package; a model folder (see
-            tools/pack_model.py); "hf://OWNER/NAME",
-            or "hf://OWNER/NAME@REVISION", a model folder on the hub, kept in the hub's cache; or the folder of a
-            training run, wherever it was moved to, for its last checkpoint. No code of the folder is run.
+            tools/pack_model.py); "hf://OWNER/NAME" or "hf://OWNER/NAME@REVISION", a model folder on the hub, kept in
+            the hub's cache; or the folder of a training run, wherever it was moved to, for its last checkpoint. No
+            code of the folder is run.
 
     Raises:
         InputError: it is no such folder, the hub does not have it, nothing was trained there yet, or the run has parts

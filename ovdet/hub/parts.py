@@ -90,17 +90,19 @@ def part_name(part: Any) -> str:
 
 def may_be_named(name: Any) -> bool:
     """Whether a model folder may name this part; no module is imported for it outside of PLACES."""
-    if not isinstance(name, str) or not name.replace(".", "").isidentifier():
-        return False
-    if name in DETECTRON2:
-        return True
-    module, _, attribute = name.rpartition(".")
-    if not any(f"{module}.".startswith(f"{place}.") for place in PLACES):
-        return False
+    return isinstance(name, str) and (name in DETECTRON2 or is_packable(_part_at(name)))
+
+
+def _part_at(name: Any) -> Any:
+    """ovdet's own class or function of a name below PLACES; None where there is none. No other module is imported."""
+    module, _, attribute = str(name).rpartition(".")
+    is_name = f"{module}.{attribute}".replace(".", "").isidentifier()
+    if not is_name or not any(f"{module}.".startswith(f"{place}.") for place in PLACES):
+        return None
     try:
-        return is_packable(getattr(importlib.import_module(module), attribute, None))
+        return getattr(importlib.import_module(module), attribute, None)
     except ImportError:
-        return False
+        return None
 
 
 def to_data(node: Any, key: str = "model") -> Any:
@@ -151,25 +153,16 @@ def check_run_parts(content: Any, where: str) -> None:
                 "opens by --config-file and --weights"
             )
     for _, value in _leaves(content):
-        if isinstance(value, str) and "${" in _REFERENCE.sub(
-            "", value
-        ):  # resolvers make nodes of text: ${oc.create:...}
+        # resolvers make nodes of text: ${oc.create:...}
+        if isinstance(value, str) and "${" in _REFERENCE.sub("", value):
             raise InputError(f"expected plain references in {where}, got {value[:100]!r}")
 
 
 def _is_own_module(name: Any) -> bool:
     """Whether a name is that of a network part of ovdet, which may train only."""
-    package, _, attribute = str(name).rpartition(".")
-    if (
-        not any(f"{package}.".startswith(f"{place}.") for place in PLACES)
-        or not package.replace(".", "").isidentifier()
-    ):
-        return False
-    try:
-        part = getattr(importlib.import_module(package), attribute, None)
-    except ImportError:
-        return False
-    return isinstance(part, type) and issubclass(part, torch.nn.Module) and part.__module__ == package
+    part = _part_at(name)
+    is_network = isinstance(part, type) and issubclass(part, torch.nn.Module)
+    return is_network and part.__module__ == str(name).rpartition(".")[0]
 
 
 def _targets(content: Any) -> Iterator[Any]:

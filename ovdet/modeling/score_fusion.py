@@ -13,6 +13,7 @@ Shape letters: R regions of one image, S rows of ClassEmbeddings.
 from __future__ import annotations
 
 import math
+from abc import ABC, abstractmethod
 from collections.abc import Callable
 from typing import NamedTuple
 
@@ -67,7 +68,7 @@ def join_term(log_scores: Tensor, term: Tensor, exponent: float | Tensor) -> Ten
     return torch.lerp(log_scores, term, exponent)
 
 
-class ScoreFusion:
+class ScoreFusion(ABC):
     """Which branches count, and with which exponents; subclasses are the methods' choices."""
 
     needs_text, needs_image, needs_foreground, needs_area, tells_base = True, True, False, False, False
@@ -77,9 +78,9 @@ class ScoreFusion:
         _check_shares(objectness_exponent)
         self.objectness_exponent = float(objectness_exponent)
 
+    @abstractmethod
     def exponents(self, is_base: Tensor | None) -> Exponents:
         """By row where base and novel are told apart, (S,) bool; None where they are not."""
-        raise NotImplementedError
 
     def __call__(
         self, text: Tensor | None, image: Tensor | None, terms: RegionTerms, is_base: Tensor | None = None
