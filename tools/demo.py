@@ -50,8 +50,10 @@ def parse_arguments() -> argparse.Namespace:
         'regions that match one of these better are dropped; "" for none (default: training classes unlike the names)'
     )
     add("--negatives", metavar='"a,b"', help=unlike)
-    iou = "NMS over all names: of boxes that overlap more only the best is kept; 1 keeps all (default: 0.6)"
-    add("--class-agnostic-iou", type=float, default=0.6, metavar="IOU", help=iou)
+    iou = (
+        "drop boxes that overlap more with one at least twice as sure, whatever their names; 1 keeps all (default: 0.5)"
+    )
+    add("--class-agnostic-iou", type=float, default=0.5, metavar="IOU", help=iou)
     share = "drop boxes with a larger share inside a better one of their name; 1 keeps all (default: 0.9)"
     add("--max-containment", type=float, default=0.9, metavar="SHARE", help=share)
     add("--compile", action="store_true", help="torch.compile the backbone: takes a minute, then a little faster")

@@ -25,7 +25,6 @@ from PIL import Image
 from rich.console import Console
 from rich.progress import track
 from torch import Tensor, nn
-from torchvision.ops import nms
 
 from ovdet.class_embeddings import ClassEmbeddings
 from ovdet.data.images import check_aspect, find_images, read_image, rgb_array
@@ -38,7 +37,7 @@ from ovdet.inference.detections import Detections
 from ovdet.inference.draw import draw_detections
 from ovdet.inference.everyday_words import with_trained_words
 from ovdet.modeling.acceleration import speed_up
-from ovdet.modeling.postprocess import is_not_contained
+from ovdet.modeling.postprocess import is_not_contained, is_not_outdone
 from ovdet.text.classes import build_classes
 from ovdet.text.embedder import NameEmbedder
 from ovdet.text.embeddings import TextEmbeddings
@@ -49,6 +48,7 @@ logger = logging.getLogger(__name__)
 Photo = str | Path | Image.Image | np.ndarray | Tensor
 Names = Vocabulary | TextEmbeddings | Sequence[str]
 
+CLASS_AGNOSTIC_IOU, MAX_CONTAINMENT = 0.5, 0.9  # what is shown by default, docs/lab/overlap.md
 _REMEMBERED = 32  # vocabularies that are kept ready
 
 
@@ -190,8 +190,8 @@ class OpenVocabPredictor:
         classes: ClassEmbeddings | None = None,
         negatives: Sequence[str] | None = None,
         threshold: float | None = None,
-        class_agnostic_iou: float = 1.0,
-        max_containment: float = 1.0,
+        class_agnostic_iou: float = CLASS_AGNOSTIC_IOU,
+        max_containment: float = MAX_CONTAINMENT,
         channel_order: str = "BGR",
     ) -> Detections:
         """Detect names in one photo.
@@ -203,7 +203,8 @@ class OpenVocabPredictor:
             classes: the same as a value of `embed`, instead of names.
             negatives: with names, see `embed`.
             threshold: leave out detections that score below it; None takes `default_threshold` for each name.
-            class_agnostic_iou: of boxes with an IoU above it, whatever their names, keep the best alone; 1 keeps all.
+            class_agnostic_iou: leave out boxes with a larger IoU with one at least twice as sure, whatever their names;
+                1 keeps all.
             max_containment: leave out boxes of which a larger share lies within a better one of their name; 1 keeps
                 all.
             channel_order: of an array: "BGR" as OpenCV reads it, or "RGB".
@@ -231,8 +232,8 @@ class OpenVocabPredictor:
         classes: ClassEmbeddings | None = None,
         negatives: Sequence[str] | None = None,
         threshold: float | None = None,
-        class_agnostic_iou: float = 1.0,
-        max_containment: float = 1.0,
+        class_agnostic_iou: float = CLASS_AGNOSTIC_IOU,
+        max_containment: float = MAX_CONTAINMENT,
         channel_order: str = "BGR",
     ) -> list[Detections]:
         """Detect names in several photos with one pass of the network; arguments as for one photo.
@@ -343,8 +344,8 @@ class Shown:
     """
 
     threshold: float | None = None
-    class_agnostic_iou: float = 1.0
-    max_containment: float = 1.0
+    class_agnostic_iou: float = CLASS_AGNOSTIC_IOU
+    max_containment: float = MAX_CONTAINMENT
 
     def __post_init__(self) -> None:
         for what, value in asdict(self).items():
@@ -368,7 +369,8 @@ def to_detections(instances: Instances, classes: ClassEmbeddings, shown: Shown) 
         boxes, ids = instances.pred_boxes.tensor, instances.pred_classes
         instances = instances[is_not_contained(boxes, ids, shown.max_containment)]
     if shown.class_agnostic_iou < 1:
-        instances = instances[nms(instances.pred_boxes.tensor, instances.scores, shown.class_agnostic_iou)]
+        boxes, scores = instances.pred_boxes.tensor, instances.scores
+        instances = instances[is_not_outdone(boxes, scores, shown.class_agnostic_iou)]
     return Detections(
         boxes=instances.pred_boxes.tensor.float().numpy(),
         scores=instances.scores.float().numpy(),

@@ -19,6 +19,8 @@ from ovdet.inference.predictor import default_threshold
 from ovdet.modeling.postprocess import is_not_contained
 from ovdet.text.embedder import NameEmbedder
 
+ALL = {"class_agnostic_iou": 1, "max_containment": 1}  # every box above the threshold
+
 
 @pytest.fixture(scope="module")
 def predictor(trained):
@@ -131,8 +133,8 @@ def test_threshold_and_class_agnostic_iou(predictor, photo):
 
 def test_boxes_within_better_ones_of_their_name_are_left_out(predictor, photo):
     predictor.set_vocabulary(["red square", "red circle"])
-    everything = predictor(photo, threshold=0)
-    found = predictor(photo, threshold=0, max_containment=0.9)
+    everything = predictor(photo, threshold=0, **ALL)
+    found = predictor(photo, threshold=0, class_agnostic_iou=1, max_containment=0.9)
     kept = is_not_contained(
         torch.tensor(everything.boxes), torch.tensor([label == "red square" for label in everything.labels]), 0.9
     )
@@ -160,8 +162,8 @@ def test_the_best_of_a_name_and_its_synonyms_counts(predictor, photo):
     classes = predictor.embed(Vocabulary(("wheel", "red square"), {"wheel": ("blue star",)}), negatives=())
     assert classes.class_ids.tolist() == [0, 1, 0] and classes.names == ("wheel", "red square")
     rows = ClassEmbeddings(classes.embeddings, torch.arange(3), ("wheel", "red square", "blue star"), classes.is_base)
-    apart = predictor(photo, classes=rows, threshold=0)
-    found = predictor(photo, classes=classes, threshold=0)
+    apart = predictor(photo, classes=rows, threshold=0, **ALL)
+    found = predictor(photo, classes=classes, threshold=0, **ALL)
     owners = ["wheel" if label == "blue star" else label for label in apart.labels]
     overlaps = box_iou(torch.tensor(apart.boxes), torch.tensor(apart.boxes))
     kept: list[int] = []
@@ -431,10 +433,19 @@ def test_the_network_gets_its_own_channel_order_and_the_teacher_rgb(input_format
     assert given["image_orig"][:, 0, 0].tolist() == [200, 0, 0]
 
 
-@pytest.mark.parametrize(("iou", "left"), [(0.4, ("man",)), (0.45, ("man", "cup"))])
-def test_boxes_of_different_names_overlap_up_to_what_is_asked(iou, left):
-    predictor = scripted(0.9, 0.8, places=[0.0, 4.0])  # 6 px of 14: an IoU of 0.43
-    assert predictor(np.zeros((10, 400, 3), np.uint8), ["man", "cup"], class_agnostic_iou=iou).labels == left
+@pytest.mark.parametrize(("iou", "other", "left"), [(0.4, 0.4, 1), (0.45, 0.4, 2), (0.4, 0.5, 2), (1, 0.4, 2)])
+def test_a_far_surer_box_of_another_name_is_overlapped_up_to_what_is_asked(iou, other, left):
+    """As a dog on a cat, and unlike a rider on a motorcycle."""
+    predictor = scripted(0.9, other, places=[0.0, 4.0])  # 6 px of 14: an IoU of 0.43
+    labels = predictor(np.zeros((10, 400, 3), np.uint8), ["man", "cup"], class_agnostic_iou=iou).labels
+    assert labels == ("man", "cup")[:left]
+
+
+def test_a_rider_is_found_on_the_motorcycle_by_default():
+    found = scripted(0.9, 0.6, places=[0.0, 1.0])(np.zeros((10, 400, 3), np.uint8), ["motorcycle", "man"])
+    assert found.labels == ("motorcycle", "man")
+    found = scripted(0.9, 0.3, places=[0.0, 1.0])(np.zeros((10, 400, 3), np.uint8), ["cat", "dog"])
+    assert found.labels == ("cat",)
 
 
 def test_a_synonym_of_a_trained_name_is_as_good_as_trained():

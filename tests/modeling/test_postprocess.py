@@ -12,7 +12,13 @@ from shapely import box as shape_of
 from torchvision.ops import box_iou, nms
 
 from ovdet.modeling.nms import _nms_at_once, _nms_in_turn, nms_per_class, select_regions
-from ovdet.modeling.postprocess import is_not_contained, postprocess_image, postprocess_images, soft_nms_scores
+from ovdet.modeling.postprocess import (
+    is_not_contained,
+    is_not_outdone,
+    postprocess_image,
+    postprocess_images,
+    soft_nms_scores,
+)
 from ovdet.modeling.scoring import topk_of_matrix
 
 SIZE = (100, 90)
@@ -303,3 +309,20 @@ def test_boxes_within_better_ones_of_their_class(number, share):
 
 def test_boxes_without_area_are_shown():
     assert is_not_contained(torch.zeros(4, 4), torch.zeros(4), 0.9).all()
+
+
+@pytest.mark.parametrize("max_iou", [0.3, 0.6])
+def test_a_box_is_outdone_by_one_twice_as_sure(max_iou):
+    """Beside a loop."""
+    boxes, scores = close_boxes(30), torch.rand(30, generator=torch.Generator().manual_seed(1)).sort(descending=True)[0]
+    kept = is_not_outdone(boxes, scores, max_iou)
+    expected = [
+        not any(
+            box_iou(boxes[i : i + 1], boxes[j : j + 1])[0, 0] > max_iou and scores[i] <= scores[j] / 2
+            for j in range(30)
+        )
+        for i in range(30)
+    ]
+    assert kept.tolist() == expected and 0 < kept.sum() < 30
+    assert is_not_outdone(boxes, scores, 1).all()
+    assert is_not_outdone(torch.zeros(0, 4), torch.zeros(0), max_iou).shape == (0,)
