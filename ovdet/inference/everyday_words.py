@@ -10,7 +10,7 @@ from __future__ import annotations
 import difflib
 import json
 from collections.abc import Iterable, Mapping, Sequence
-from functools import cache
+from functools import cache, partial
 from pathlib import Path
 
 import ovdet.data.mixture
@@ -19,7 +19,7 @@ from ovdet.text.class_names import normalize_class_name
 from ovdet.text.vocabulary import Vocabulary
 
 _FILE = Path(ovdet.data.mixture.__file__).with_name("everyday_words.json")
-_ALIKE, _LONG = 0.7, 6  # by difflib, and in letters, from which on a name may be another one misspelt: "bycicle"
+_ALIKE, _LONG = 0.8, 6  # of their letters by difflib, and letters, from which on a name may be another misspelt
 
 
 def with_trained_words(vocabulary: Vocabulary, training_classes: Sequence[str]) -> tuple[Vocabulary, list[str]]:
@@ -61,10 +61,15 @@ def _advice(name: str, trained: Mapping[str, str]) -> list[str]:
     meant += [trained[each] for reading in readings for each in words["groups"].get(reading, ()) if each in trained]
     if meant:
         return [f"{name}: not trained, scores are low; the detector was trained on {_quoted(dict.fromkeys(meant))}"]
-    near = [known for known in difflib.get_close_matches(readings[0], trained, cutoff=_ALIKE) if known[0] == name[0]]
-    if near and len(name) >= _LONG:
-        return [f"{name}: not trained, scores are low; near it is {trained[near[0]]!r}, which was"]
+    near = max((known for known in trained if known[0] == name[0]), key=partial(_likeness, readings[0]), default="")
+    if len(name) >= _LONG and _likeness(readings[0], near) >= _ALIKE:
+        return [f"{name}: not trained, scores are low; near it is {trained[near]!r}, which was"]
     return []
+
+
+def _likeness(name: str, other: str) -> float:
+    """How many letters two names share, within [0, 1], whatever their order: "bycicle" is "bicycle" misspelt."""
+    return difflib.SequenceMatcher(None, sorted(name), sorted(other)).ratio()
 
 
 def _quoted(names: Iterable[str]) -> str:

@@ -37,6 +37,17 @@ def test_narrower_and_misspelt_words_are_told(word, trained):
     assert not found.synonyms and len(told) == 1 and word in told[0] and repr(trained) in told[0]
 
 
+@pytest.mark.parametrize("word", ["peanut", "cracker"])
+def test_other_words_are_not_taken_for_misspelt_ones(word):
+    assert with_trained_words(Vocabulary((word,)), ("pants", "cake", "potted plant")) == (Vocabulary((word,)), [])
+
+
+@pytest.mark.parametrize(("word", "trained"), [("elefant", "elephant"), ("bottel", "bottle"), ("umbrela", "umbrella")])
+def test_misspelt_words_of_many_kinds(word, trained):
+    _, told = with_trained_words(Vocabulary((word,)), ("elephant", "bottle", "umbrella", "bowl"))
+    assert len(told) == 1 and repr(trained) in told[0]
+
+
 def test_wider_words_name_all_that_was_trained():
     _, told = with_trained_words(Vocabulary(("animals",)), TRAINED)
     assert "'cat', 'dog', 'sheep'" in told[0] and "'cow'" not in told[0]
