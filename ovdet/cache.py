@@ -1,4 +1,4 @@
-"""Text embeddings in the user's cache folder, so that a text encoder runs once.
+"""Text embeddings that come with the package or are in the user's cache folder, so that a text encoder runs once.
 
 Shape letters: K names, D embedding width.
 """
@@ -16,6 +16,8 @@ from torch import Tensor
 
 from ovdet.errors import InputError
 from ovdet.files import atomic_write
+
+_SHIPPED = Path(__file__).parent / "assets/embeddings"  # of ImageNet's classes by the embedded teacher
 
 
 def cache_folder() -> Path:
@@ -35,8 +37,8 @@ def cached_embeddings(key: str, shape: tuple[int, int], compute: Callable[[], Te
     Returns:
         (K, D) float32 on the CPU.
     """
-    path = cache_folder() / f"{key}.safetensors"
-    embeddings = _read(path, shape)
+    shipped, path = (folder / f"{key}.safetensors" for folder in (_SHIPPED, cache_folder()))
+    embeddings = next((kept for kept in (_read(shipped, shape), _read(path, shape)) if kept is not None), None)
     if embeddings is None:
         embeddings = compute().float().cpu().contiguous()
         with contextlib.suppress(InputError):

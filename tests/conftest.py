@@ -27,7 +27,6 @@ from ovdet.engine.config import load_config
 from ovdet.regions.plan import ImageRecord, RegionPlan, write_plan
 from ovdet.regions.shard import ImageRegions, write_shard
 from ovdet.regions.store import RegionStore
-from ovdet.teachers import conse
 from ovdet.teachers.base import Teacher
 from ovdet.teachers.conse import ConseTeacher
 from ovdet.teachers.registry import load_teacher
@@ -85,23 +84,9 @@ def _folder_of_all(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="session", autouse=True)
-def one_conse_teacher(own_cache, tmp_path_factory):
-    """What the embedded teacher reads from files is read once a process, and its class embeddings made once in all."""
-    compute = conse.cached_embeddings
-
-    def one_at_a_time(key, shape, embed):
-        with FileLock(_folder_of_all(tmp_path_factory) / f"{key}.lock"):
-            return compute(key, shape, lambda: with_all_cores(embed))
-
-    def with_all_cores(embed):  # the other processes are likely to wait for it
-        torch.set_num_threads(os.cpu_count() or 1)
-        try:
-            return embed()
-        finally:
-            torch.set_num_threads(1)
-
+def one_conse_teacher():
+    """What the embedded teacher reads from files is read once a process."""
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(conse, "cached_embeddings", one_at_a_time)
         if not torch.cuda.is_available():  # else somebody may move them
             for name in ("_sentence_encoder", "_sentences_digest", "fingerprint", "classifier"):
                 patch.setattr(ConseTeacher, name, _read_once(name))
