@@ -75,6 +75,20 @@ def temporary_path(path: str | Path, suffix: str = ".part") -> Iterator[Path]:
             part.unlink()
 
 
+def make_folder(path: str | Path) -> None:
+    """Make a folder, where there is none, that can be written to.
+
+    Raises:
+        InputError: it cannot be made or written to.
+    """
+    try:
+        os.makedirs(path, exist_ok=True)
+    except OSError as error:
+        raise InputError(f"expected a place to write to, got {path}: {error.strerror}") from error
+    if not os.access(path, os.W_OK | os.X_OK):
+        raise InputError(f"expected a place to write to, got {path}: no permission")
+
+
 def file_sha256(path: str | Path) -> str:
     """64 hex digits of a file's content.
 

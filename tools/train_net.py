@@ -2,23 +2,39 @@
 
 tools/train_net.py --config-file configs/lite/vild.py dataset.root=PATH train.output_dir=output/lite_vild
 tools/train_net.py --config-file configs/lite/vild.py --eval-only dataset.root=PATH train.init_checkpoint=W.pth
+torchrun --nproc-per-node 2 --max-restarts 3 tools/train_net.py --config-file configs/lite/vild.py dataset.root=PATH
 """
 
 from __future__ import annotations
 
 import argparse
+import os
+import re
 import sys
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from datetime import timedelta
+from pathlib import Path
 
 import torch
-from detectron2.engine import default_argument_parser, default_setup, launch
+import torch.distributed as dist
+from detectron2.engine import default_argument_parser, launch
 from detectron2.utils import comm
+from detectron2.utils.collect_env import collect_env_info
 from detectron2.utils.logger import setup_logger
+from omegaconf import DictConfig
 from torch.multiprocessing import ProcessExitedException
 
-from ovdet.engine.config import load_config
-from ovdet.engine.train import check_files, do_train, prepare_output
-from ovdet.errors import InputError, command
+from ovdet.engine.config import load_config, read_run_values
+from ovdet.engine.options import build_options
+from ovdet.engine.train import check_files, do_train
+from ovdet.errors import InputError, command, first_line
+from ovdet.files import make_folder
+from ovdet.hub.find import HUB, SHIPPED, find_model
 from ovdet.inference.evaluate import evaluate_config
+
+_TIMEOUT = 30.0  # minutes
+_SILENCE = re.compile("timed? ?out|connection (closed|reset)", re.IGNORECASE)  # of gloo and NCCL
 
 
 def parse_arguments() -> argparse.Namespace:
@@ -29,6 +45,8 @@ def parse_arguments() -> argparse.Namespace:
             action.metavar, action.nargs, action.default = "key=value", "*", []
         if action.dest == "resume":
             action.help = "continue from the last checkpoint in train.output_dir"
+    waits = "minutes that a process waits for the others before the run ends (default: %(default)s)"
+    parser.add_argument("--timeout", type=float, default=_TIMEOUT, metavar="MINUTES", help=waits)
     return parser.parse_intermixed_args()
 
 
@@ -36,16 +54,48 @@ def parse_arguments() -> argparse.Namespace:
 def run(arguments: argparse.Namespace) -> None:
     """Train or evaluate in one process."""
     config = load_config(arguments.config_file, arguments.opts)
-    if not arguments.eval_only:
-        check_files(config, resume=arguments.resume)
-    prepare_output(config)
+    given = config.train.get("init_checkpoint", "")
+    if is_model_name(given):
+        config.train.init_checkpoint = find_model(given).weights
     if arguments.eval_only:
-        named = any(option.startswith("train.init_checkpoint=") for option in arguments.opts)
-        evaluate_config(config, config.train.init_checkpoint if named else "")
+        evaluate_config(config, weights_to_evaluate(config, arguments.opts))
         return
-    default_setup(config, arguments)
-    setup_logger(config.train.output_dir, distributed_rank=comm.get_rank(), name="ovdet")
-    do_train(config, resume=arguments.resume)
+    # torchrun starts a lost process' run once more, with the same words
+    resume = arguments.resume or int(os.environ.get("TORCHELASTIC_RESTART_COUNT", 0)) > 0
+    check_files(config, resume=resume)
+    build_options(config)
+    make_folder(config.train.output_dir)
+    for name in ("fvcore", "detectron2", "ovdet"):
+        log = setup_logger(config.train.output_dir, distributed_rank=comm.get_rank(), name=name)
+    log.info("%s\n%s", arguments, collect_env_info())
+    try:
+        do_train(config, resume=resume)
+    except RuntimeError as error:
+        if dist.is_initialized() and _SILENCE.search(str(error)):
+            waited = f"within --timeout {arguments.timeout:g} minutes"
+            raise InputError(f"expected all processes to answer {waited}, one did not: {first_line(error)}") from error
+        raise
+
+
+def weights_to_evaluate(config: DictConfig, overrides: Sequence[str]) -> str:
+    """The checkpoint that --eval-only is about: train.init_checkpoint where it is given, else the run's last one ("").
+
+    With the words of a training command they are the weights that the run began with: then it is the last one, too.
+    """
+    file, given = Path(config.train.output_dir, "config.yaml"), config.train.get("init_checkpoint", "")
+    if not any(option.startswith("train.init_checkpoint=") for option in overrides):
+        return ""
+    if file.is_file() and read_run_values(file).get("train", {}).get("init_checkpoint") == given:
+        print(f"{config.train.output_dir} began with {given}: its last checkpoint is evaluated", file=sys.stderr)
+        return ""
+    return given
+
+
+def is_model_name(source: str) -> bool:
+    """Whether initial weights are a shipped model's name, a folder or a hub address rather than a file."""
+    return isinstance(source, str) and (
+        source in SHIPPED or source.startswith(HUB) or (source and Path(source).is_dir())
+    )
 
 
 def check_machines(arguments: argparse.Namespace) -> None:
@@ -59,13 +109,36 @@ def check_machines(arguments: argparse.Namespace) -> None:
         raise InputError(f"expected --dist-url tcp://HOST:PORT of machine 0 for {arguments.num_machines} machines")
 
 
+@contextmanager
+def joined_by_torchrun(timeout: float) -> Iterator[None]:
+    """The processes of `torchrun --nproc-per-node N` as detectron2's launcher would join them.
+
+    Raises:
+        InputError: one did not answer for `timeout` minutes.
+    """
+    rank = int(os.environ["LOCAL_RANK"])
+    if torch.cuda.is_available():
+        torch.cuda.set_device(rank)
+    dist.init_process_group("nccl" if torch.cuda.is_available() else "gloo", timeout=timedelta(minutes=timeout))
+    comm.create_local_process_group(int(os.environ["LOCAL_WORLD_SIZE"]))
+    try:
+        yield
+    finally:
+        dist.destroy_process_group()
+
+
 @command
 def main() -> None:
     arguments = parse_arguments()
     check_machines(arguments)
+    if "TORCHELASTIC_RUN_ID" in os.environ:
+        with joined_by_torchrun(arguments.timeout):
+            run(arguments)
+        return
+    timeout = timedelta(minutes=arguments.timeout)
     machines = dict(num_machines=arguments.num_machines, machine_rank=arguments.machine_rank)
     try:
-        launch(run, arguments.num_gpus, **machines, dist_url=arguments.dist_url, args=(arguments,))
+        launch(run, arguments.num_gpus, **machines, dist_url=arguments.dist_url, args=(arguments,), timeout=timeout)
     except ProcessExitedException as error:  # the process has said why
         sys.exit(error.exit_code)
 

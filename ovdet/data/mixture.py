@@ -276,18 +276,19 @@ class MixtureSampler(Sampler[int]):
             yield from random.permutation(photos.repeat(times)).tolist()
 
 
-def mixture_sampler(name: str, threshold: float = 0.0, seed: int = 0) -> partial:
+def mixture_sampler(name: str, threshold: float = 0.0) -> partial:
     """For `dataloader.train.sampler`: the sampler of a registered mixture, made when it has been read.
 
     Args:
         name: of `register_mixture`.
         threshold: of repeat factors within each set, see `repeat_factor_sampler`; 0 for none.
-        seed: of the order of the photos.
     """
-    return partial(_mixture_sampler, name=name, threshold=threshold, seed=seed)
+    return partial(_mixture_sampler, name=name, threshold=threshold)
 
 
-def _mixture_sampler(dicts: Sequence[Mapping[str, Any]], *, name: str, threshold: float, seed: int) -> MixtureSampler:
+def _mixture_sampler(
+    dicts: Sequence[Mapping[str, Any]], *, name: str, threshold: float, seed: int = 0
+) -> MixtureSampler:
     set_indices = [record["set_index"] for record in dicts]
     factors = np.ones(len(dicts))
     for number in sorted(set(set_indices)):

@@ -16,7 +16,7 @@ from torch import Tensor
 
 from ovdet.errors import InputError
 
-MakeSampler = Callable[[Sequence[Mapping[str, Any]]], RepeatFactorTrainingSampler]
+MakeSampler = Callable[..., RepeatFactorTrainingSampler]
 
 
 def repeat_factor_sampler(threshold: float = 1e-3) -> MakeSampler:
@@ -29,7 +29,7 @@ def repeat_factor_sampler(threshold: float = 1e-3) -> MakeSampler:
         threshold: the share of photos below which a class is shown more often; 1e-3 in the field.
 
     Returns:
-        Dataset dicts -> detectron2's sampler of indices into them.
+        (dataset dicts, seed=) -> detectron2's sampler of indices into them.
 
     Raises:
         InputError: a threshold outside [0, 1].
@@ -39,9 +39,11 @@ def repeat_factor_sampler(threshold: float = 1e-3) -> MakeSampler:
     return partial(_repeat_factor_sampler, threshold=threshold)
 
 
-def _repeat_factor_sampler(dicts: Sequence[Mapping[str, Any]], *, threshold: float) -> RepeatFactorTrainingSampler:
+def _repeat_factor_sampler(
+    dicts: Sequence[Mapping[str, Any]], *, threshold: float, seed: int = 0
+) -> RepeatFactorTrainingSampler:
     factors = RepeatFactorTrainingSampler.repeat_factors_from_category_frequency(dicts, threshold)
-    return RepeatFactorTrainingSampler(factors)
+    return RepeatFactorTrainingSampler(factors, seed=seed)
 
 
 def frequency_weights(dataset_name: str, power: float = 0.5) -> Callable[[], Tensor]:

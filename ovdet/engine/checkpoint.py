@@ -169,6 +169,10 @@ class SafeCheckpointer(DetectionCheckpointer):
         """As fvcore's, written atomically."""
         atomic_write(self._last_file, last_filename_basename.encode())
 
+    def forget_last_checkpoint(self) -> None:
+        """No checkpoint of the folder is the last one of a run that is to be resumed."""
+        Path(self._last_file).unlink(missing_ok=True)
+
     def get_checkpoint_file(self) -> str:
         """The run's last checkpoint; "" where there is none.
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import difflib
 import inspect
 import re
+import tempfile
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -20,6 +21,7 @@ from omegaconf import DictConfig, OmegaConf
 
 from ovdet.engine.version_0_1 import upgrade_config
 from ovdet.errors import InputError, error_summary, first_line
+from ovdet.files import atomic_write
 
 PARTS = ("model", "teacher", "name_embedder", "dataset", "dataloader", "optimizer", "lr_multiplier", "train")
 
@@ -60,6 +62,26 @@ def prepare_dataset(config: DictConfig) -> None:
     """Run the config's own preparation of its data set, if it has one: the synthetic one draws itself."""
     if "prepare" in config.dataset:
         instantiate(config.dataset.prepare)
+
+
+def save_config(config: DictConfig, path: str | Path) -> None:
+    """Write the resolved config as yaml, atomically.
+
+    Raises:
+        InputError: the place cannot be written to.
+    """
+    atomic_write(path, _as_yaml(config))
+
+
+def _as_yaml(config: DictConfig) -> bytes:
+    with tempfile.TemporaryDirectory() as scratch:
+        LazyConfig.save(config, f"{scratch}/config.yaml")
+        return Path(scratch, "config.yaml").read_bytes()
+
+
+def plain_values(config: DictConfig) -> dict[str, Any]:
+    """A config as `read_run_values` would read it from the file of `save_config`."""
+    return upgrade_config(yaml.load(_as_yaml(config), _RunLoader))
 
 
 def override(key: str, value: str) -> str:

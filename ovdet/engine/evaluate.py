@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import logging
-import tempfile
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import torch
-from detectron2.config import LazyConfig, instantiate
+from detectron2.config import instantiate
 from detectron2.data import MetadataCatalog
 from detectron2.evaluation import DatasetEvaluator, inference_context
 from detectron2.utils import comm
@@ -21,7 +20,7 @@ from torch.utils.data import DataLoader
 
 from ovdet.class_embeddings import ClassEmbeddings
 from ovdet.errors import InputError
-from ovdet.files import atomic_write
+from ovdet.files import make_folder
 from ovdet.progress import show_progress
 from ovdet.text.class_names import nearest_name, normalize_class_name
 from ovdet.text.classes import build_classes
@@ -31,19 +30,16 @@ from ovdet.text.vocabulary import Vocabulary
 logger = logging.getLogger(__name__)
 
 
-def prepare_evaluation(config: DictConfig, folder: str | Path) -> None:
-    """Make the folder of an evaluation and write the resolved config there; logs go there and to the console.
+def prepare_evaluation(folder: str | Path) -> None:
+    """Make the folder of an evaluation; logs go there and to the console.
 
-    A training run's own config.yaml and log.txt stay as they are.
+    A training run's own log.txt stays as it is, and so does what an evaluation before found, until `do_test` is done.
 
     Raises:
         InputError: the folder cannot be written to.
     """
-    folder = Path(folder)
     if comm.is_main_process():
-        with tempfile.TemporaryDirectory() as scratch:
-            LazyConfig.save(config, f"{scratch}/config.yaml")
-            atomic_write(folder / "config.yaml", Path(scratch, "config.yaml").read_bytes())
+        make_folder(folder)
     comm.synchronize()
     setup_logger.cache_clear()  # it remembers folders, and would not write to one again
     for name in ("detectron2", "fvcore", "ovdet"):

@@ -1,13 +1,67 @@
-"""Training hooks: gradient clipping, keeping the last checkpoints, autocast."""
+"""Training hooks: a seed for each step, a stop that keeps what is done, gradient clipping, the last checkpoints."""
 
 from __future__ import annotations
 
+import signal
+import sys
+import threading
+from collections.abc import Callable
 from pathlib import Path
 
 import torch
 from detectron2.engine import HookBase
 from detectron2.engine.hooks import PeriodicCheckpointer
+from detectron2.utils import comm
 from torch import nn
+
+from ovdet.data.loader import seed_cpu
+
+
+class SeededSteps(HookBase):
+    """What is random in a step depends on the seed, the step and the process alone, however often a run was resumed."""
+
+    def __init__(self, seed: int) -> None:
+        self._seed = seed
+
+    def before_step(self) -> None:
+        seed = seed_cpu(self._seed, self.trainer.iter, comm.get_rank())
+        torch.cuda.manual_seed(seed)  # no GPU, nothing to do
+
+
+class StopAtSigterm(HookBase):
+    """SIGTERM, from a scheduler or a container, ends a run behind its step, with a checkpoint; a second one at once."""
+
+    def __init__(self, save: Callable[[int], None]) -> None:
+        """
+        Args:
+            save: called with the number of the step that is done.
+        """
+        self._save = save
+        self._before = None
+        self._asked = self._in_step = False
+
+    def before_train(self) -> None:
+        if threading.current_thread() is threading.main_thread():
+            self._before = signal.signal(signal.SIGTERM, self._stop)
+
+    def before_step(self) -> None:
+        self._in_step = True
+
+    def after_step(self) -> None:
+        self._in_step = False
+        asked = any(comm.all_gather(self._asked)) if comm.get_world_size() > 1 else self._asked
+        if asked:
+            self._save(self.trainer.iter)
+            sys.exit(128 + signal.SIGTERM)
+
+    def after_train(self) -> None:
+        if self._before is not None:
+            signal.signal(signal.SIGTERM, self._before)
+
+    def _stop(self, number: int, frame: object) -> None:
+        if self._asked or not self._in_step:
+            sys.exit(128 + number)
+        self._asked = True
 
 
 class GradientClipping(HookBase):

@@ -1,13 +1,18 @@
-"""The initial weights of a training run, and resuming one after an interruption."""
+"""The initial weights of a training run, and resuming one after an interruption as if there had been none."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import contextlib
+import os
+import socket
+from collections.abc import Iterator, Mapping
+from pathlib import Path
 from typing import Any, NamedTuple
 
 import torch
 from detectron2.utils import comm
 from detectron2.utils.file_io import PathManager
+from filelock import FileLock, Timeout
 from torch import nn
 
 from ovdet.engine.checkpoint import HEADER, SafeCheckpointer, known_classes, read_checkpoint
@@ -22,11 +27,15 @@ class InitialWeights(NamedTuple):
         source: a file or an address; "" for none.
         classes: that these weights were trained on; None where they do not say.
         step: the first to be trained; 0 of a run that begins.
+        training_classes: those of `classes` that count as trained, see `well_known_names`.
+        seed: of the run that is resumed; None where there is none.
     """
 
     source: str
     classes: list[str] | None
     step: int = 0
+    training_classes: tuple[str, ...] = ()
+    seed: int | None = None
 
 
 def initial_weights(options: TrainOptions, *, resume: bool) -> InitialWeights:
@@ -44,7 +53,71 @@ def initial_weights(options: TrainOptions, *, resume: bool) -> InitialWeights:
     except Exception as error:  # each kind of address fails in its own way
         raise InputError(f"expected initial weights, {source} cannot be fetched: {error_summary(error)}") from error
     content = read_checkpoint(file)
-    return InitialWeights(source, known_classes(content[HEADER]), content.get("iteration", -1) + 1 if last else 0)
+    header, run = content[HEADER], content.get("run") or {} if last else {}
+    step = content.get("iteration", -1) + 1 if last else 0
+    trained = () if options.init_parts else tuple(header.get("training_classes") or ())
+    return InitialWeights(source, known_classes(header), step, trained, run.get("train.seed"))
+
+
+class RunFacts:
+    """What a run must be resumed with to go on as it began; kept in its checkpoints."""
+
+    def __init__(self, **facts: int) -> None:
+        self.facts = facts
+
+    def state_dict(self) -> dict[str, int]:
+        """The facts."""
+        return dict(self.facts)
+
+    def load_state_dict(self, stored: Mapping[str, int]) -> None:
+        """Compare with those of the interrupted run.
+
+        Raises:
+            InputError: one differs.
+        """
+        for name, value in self.facts.items():
+            if stored.get(name, value) != value:
+                raise InputError(f"expected {name} {stored[name]} of the interrupted run, got {value}")
+
+
+@contextlib.contextmanager
+def locked(folder: str) -> Iterator[None]:
+    """A run's folder for this process alone; temporary files of dead runs are removed.
+
+    Raises:
+        InputError: another living process trains there.
+    """
+    lock, owner = Path(folder, ".lock"), Path(folder, ".owner")
+    try:
+        with FileLock(lock, blocking=False):
+            owner.write_text(f"process {os.getpid()} on {socket.gethostname()}")
+            for left in Path(folder).rglob(".*.part"):
+                left.unlink(missing_ok=True)
+            try:
+                yield
+            finally:
+                owner.unlink(missing_ok=True)
+    except Timeout as error:
+        who = owner.read_text() if owner.is_file() else "another process"
+        raise InputError(f"expected a folder in which nobody trains, {who} trains in {folder}") from error
+
+
+def changed_options(before: Mapping[str, Any], after: Mapping[str, Any]) -> list[str]:
+    """What differs between two configs, as plain values: a line each, "key: before -> after"."""
+    old, new = dict(_leaves(before)), dict(_leaves(after))
+    keys = [key for key in {**old, **new} if old.get(key) != new.get(key)]
+    return [f"{key}: {old.get(key, 'none')} -> {new.get(key, 'none')}" for key in keys]
+
+
+def _leaves(node: Any, key: str = "") -> Iterator[tuple[str, Any]]:
+    if isinstance(node, Mapping) and node:
+        for name, value in node.items():
+            yield from _leaves(value, f"{key}.{name}" if key else str(name))
+    elif isinstance(node, list) and any(isinstance(each, (Mapping, list)) for each in node):
+        for number, value in enumerate(node):
+            yield from _leaves(value, f"{key}[{number}]")
+    else:
+        yield key, node
 
 
 def check_ranks_agree(first: InitialWeights) -> None:

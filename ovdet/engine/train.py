@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
+import copy
 import json
 import logging
-import os
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
@@ -12,7 +12,7 @@ from typing import Any
 import torch
 from detectron2.config import instantiate
 from detectron2.config.instantiate import locate
-from detectron2.data import DatasetCatalog, MetadataCatalog
+from detectron2.data import DatasetCatalog, MetadataCatalog, build_detection_train_loader
 from detectron2.engine import AMPTrainer, SimpleTrainer, create_ddp_model, default_writers, hooks
 from detectron2.engine.train_loop import HookBase, TrainerBase
 from detectron2.utils import comm
@@ -22,16 +22,25 @@ from torch import Tensor, nn
 
 from ovdet.class_embeddings import ClassEmbeddings
 from ovdet.data.dataset import training_classes
-from ovdet.data.leakage import check_no_leak, find_leaks
+from ovdet.data.leakage import LeakReport, check_no_leak, find_leaks
+from ovdet.data.loader import build_resumable_loader
 from ovdet.device import half_type
 from ovdet.engine.checkpoint import SafeCheckpointer, classes_of_both, find_parts, text_space
-from ovdet.engine.config import prepare_dataset
+from ovdet.engine.config import plain_values, prepare_dataset, read_run_values, save_config
 from ovdet.engine.evaluate import classes_of, do_test
-from ovdet.engine.hooks import Autocast, GradientClipping, KeepLastCheckpoints
+from ovdet.engine.hooks import Autocast, GradientClipping, KeepLastCheckpoints, SeededSteps, StopAtSigterm
 from ovdet.engine.options import TrainOptions, build_options
-from ovdet.engine.resume import InitialWeights, check_ranks_agree, initial_weights, resume_run
+from ovdet.engine.resume import (
+    InitialWeights,
+    RunFacts,
+    changed_options,
+    check_ranks_agree,
+    initial_weights,
+    locked,
+    resume_run,
+)
 from ovdet.errors import InputError
-from ovdet.files import atomic_write
+from ovdet.files import atomic_write, make_folder
 from ovdet.text.classes import build_classes
 
 logger = logging.getLogger(__name__)
@@ -59,26 +68,16 @@ def check_files(config: DictConfig, *, resume: bool = False) -> None:
             raise InputError(f"expected {option} to be there, {path} does not exist{how}")
 
 
-def prepare_output(config: DictConfig) -> None:
-    """Check the options and make the output folder.
-
-    Raises:
-        InputError: as of build_options, or the folder cannot be made.
-    """
-    options = build_options(config)
-    try:
-        os.makedirs(options.output_dir, exist_ok=True)
-    except OSError as error:
-        raise InputError(f"expected a folder to write to, got {options.output_dir}: {error.strerror}") from error
-
-
-def build_train_loader(config: DictConfig, space: Mapping[str, Any], first: InitialWeights) -> Any:
-    """The training loader, behind the leak check.
+def build_train_loader(
+    config: DictConfig, space: Mapping[str, Any], first: InitialWeights, seed: int
+) -> tuple[Any, LeakReport]:
+    """The training loader, behind the leak check, and what that found.
 
     Args:
-        config: as for do_train. A `sampler` is a function of the dataset dicts (see data/samplers.py).
+        config: as for do_train. A `sampler` is a function of dataset dicts and seed (see data/samplers.py).
         space: see text_space; stored regions must be of it.
         first: what training begins or goes on with.
+        seed: of the order of the photos.
 
     Raises:
         InputError: annotations, names or stored regions of novel classes would reach training, the store is of another
@@ -93,16 +92,15 @@ def build_train_loader(config: DictConfig, space: Mapping[str, Any], first: Init
     metadata = MetadataCatalog.get(dataset_name)
     dicts = instantiate(node.dataset)
     options = {key: instantiate(node[key]) for key in node if key not in ("_target_", "dataset")}
-    if options.get("sampler") is not None:
-        options["sampler"] = options["sampler"](dicts)
     store = options["mapper"].region_store
-    report_leaks(config, dicts, metadata, None if store is None else store.header, first)
+    report = report_leaks(config, dicts, metadata, None if store is None else store.header, first)
     if store is not None:
         known = {key: value for key, value in space.items() if value}
         store.check(**known, images=dicts)
-    target = node._target_
+    build = locate(node._target_) if isinstance(node._target_, str) else node._target_
+    build = build_resumable_loader if build is build_detection_train_loader else build  # of configs from before 0.2
     logger.info("training on %d photos, %d base classes", len(dicts), len(metadata.thing_classes))
-    return (locate(target) if isinstance(target, str) else target)(dataset=dicts, **options)
+    return build(dataset=dicts, seed=seed, start=first.step, **options), report
 
 
 def report_leaks(
@@ -111,8 +109,10 @@ def report_leaks(
     metadata: Any,
     proposals: Mapping[str, Any] | None,
     first: InitialWeights,
-) -> None:
-    """Log what the run will see, write it to leak_report.json in the output folder, stop where novel classes leak.
+) -> LeakReport:
+    """Log what the run will see, and stop where novel classes leak.
+
+    A run that begins writes it to leak_report.json in the output folder at once, leaks included.
 
     Args:
         config: as for do_train; its test set is read for its novel classes and for photos that are in both sets.
@@ -138,13 +138,19 @@ def report_leaks(
         test_novel=MetadataCatalog.get(test_name).get("novel_classes", ()),
     )
     if comm.is_main_process():
-        file = Path(config.train.output_dir) / "leak_report.json"
-        atomic_write(file, (json.dumps(report.as_dict(), indent=1) + "\n").encode())
-        logger.info("what training sees (%s):\n%s", file, report.table())
+        if not first.step:
+            _write_report(config, report)
+        logger.info("what training sees (leak_report.json in the output folder):\n%s", report.table())
     if report.shared_photos:
         logger.warning("%d of the %d test photos are in the training set too, named in leak_report.json",
                        len(report.shared_photos), report.num_test_photos)  # fmt: skip
     check_no_leak(report)
+    return report
+
+
+def _write_report(config: DictConfig, report: LeakReport) -> None:
+    content = json.dumps(report.as_dict(), indent=1) + "\n"
+    atomic_write(Path(config.train.output_dir) / "leak_report.json", content.encode())
 
 
 def build_trainer(
@@ -203,36 +209,54 @@ def do_train(config: DictConfig, *, resume: bool = False) -> Mapping[str, Any]:
 
     Args:
         config: with model, name_embedder, teacher, dataset, dataloader, optimizer, lr_multiplier, train.
-        resume: go on from the last checkpoint of the output folder, if there is one.
+        resume: go on from the last checkpoint of the output folder, if there is one, as if there had been no
+            interruption: on a CPU the weights at the end are the same to the bit.
 
     Returns:
         The last evaluation's results on the main process.
+
+    Raises:
+        InputError: another process trains in the output folder; data, weights or options cannot be used; or what is
+            resumed was another run. Nothing of an older run is replaced then.
     """
     options = build_options(config)
+    if not comm.is_main_process():
+        return _train(config, options, resume)
+    make_folder(options.output_dir)
+    with locked(options.output_dir):
+        return _train(config, options, resume)
+
+
+def _train(config: DictConfig, options: TrainOptions, resume: bool) -> Mapping[str, Any]:
+    as_given = copy.deepcopy(config)  # the model becomes one of the optimizer's arguments
+    # data, model, optimizer
     prepare_dataset(config)
     embed_names = instantiate(config.name_embedder)
     space = text_space(config, embed_names)
     first = initial_weights(options, resume=resume)
     check_ranks_agree(first)
-    if first.step >= options.max_iter:
+    if first.step > options.max_iter:
         raise InputError(f"expected steps to train, {options.output_dir} is at step {first.step} of {options.max_iter}")
-    if first.step and options.seed >= 0:  # or the photos of the first steps would come once more
-        seed_all_rng(options.seed + first.step + comm.get_rank())
-    loader = build_train_loader(config, space, first)
+    seed = _seed(options, first)
+    seed_all_rng(seed + comm.get_rank())  # of initial weights
+    loader, leaks = build_train_loader(config, space, first, seed)
     model = instantiate(config.model).to(options.torch_device())
     freeze_parts(model, options.freeze)
     dataset_name = instantiate(config.dataloader.train.dataset.names)
     names = training_classes(dataset_name)
     classes = build_classes(names, embed_names, base_classes=names)
-
     config.optimizer.params.model = model
     optimizer = instantiate(config.optimizer)
     devices = {} if options.torch_device().type == "cuda" else {"device_ids": None}
     parallel = create_ddp_model(model, broadcast_buffers=False, **devices)
     trainer = build_trainer(options, AskedFor(parallel, classes), loader, optimizer)
+    # what checkpoints say of the run
     well_known = MetadataCatalog.get(dataset_name).get("well_known", names)  # of a mixture those with boxes enough
+    if not hasattr(model, "training_classes"):  # a closed-set classifier forgets; where names are embedded none is lost
+        well_known = classes_of_both(first.training_classes, well_known)
     header = {**space, "training_classes": well_known, "known_classes": classes_of_both(first.classes, names)}
-    checkpointer = SafeCheckpointer(model, options.output_dir, header=header, trainer=trainer)
+    facts = RunFacts(**{"train.seed": seed, "dataloader.train.total_batch_size": _batch_size(config)})
+    checkpointer = SafeCheckpointer(model, options.output_dir, header=header, trainer=trainer, run=facts)
     results: dict[str, Any] = {}
 
     def evaluate() -> Mapping[str, Any]:
@@ -240,13 +264,20 @@ def do_train(config: DictConfig, *, resume: bool = False) -> Mapping[str, Any]:
         results.update(do_test(config, model, test_classes))
         return results
 
-    trainer.register_hooks(_hooks(config, options, checkpointer, evaluate))
+    # weights, and the steps
+    trainer.register_hooks(_hooks(config, options, checkpointer, evaluate, seed))
     if first.step:
         resume_run(checkpointer, optimizer)
     elif options.init_parts:
         checkpointer.load_parts(options.init_checkpoint, _parts(options.init_parts))
     else:
         checkpointer.resume_or_load(options.init_checkpoint, resume=False)
+    if comm.is_main_process():
+        _begin(as_given, checkpointer, leaks, resumed=first.step > 0)
+    if first.step == options.max_iter:  # interrupted behind the last step
+        logger.info("all %d steps are done: what is left is to save and to evaluate", first.step)
+        checkpointer.save("model_final", iteration=first.step - 1)
+        return evaluate()
     try:
         trainer.train(first.step, options.max_iter)
     except FloatingPointError as error:
@@ -256,17 +287,51 @@ def do_train(config: DictConfig, *, resume: bool = False) -> Mapping[str, Any]:
     return results
 
 
+def _batch_size(config: DictConfig) -> int:
+    return int(config.dataloader.train.total_batch_size)
+
+
+def _seed(options: TrainOptions, first: InitialWeights) -> int:
+    """The run's; one that draws its seed is resumed with what it drew."""
+    if options.seed >= 0:
+        return options.seed
+    return comm.shared_random_seed() if first.seed is None else first.seed
+
+
+def _begin(config: DictConfig, checkpointer: SafeCheckpointer, leaks: LeakReport, *, resumed: bool) -> None:
+    """Write what a run is, once nothing speaks against it; an older run in the folder is not the last one any more."""
+    file = Path(config.train.output_dir) / "config.yaml"
+    if resumed:
+        before = read_run_values(file) if file.is_file() else {}
+        for line in changed_options(before, plain_values(config)) if before else ():
+            logger.warning("resumed with another %s", line)
+        _write_report(config, leaks)
+    else:
+        checkpointer.forget_last_checkpoint()
+    save_config(config, file)
+
+
 def _hooks(
-    config: DictConfig, options: TrainOptions, checkpointer: SafeCheckpointer, evaluate: Callable[[], Mapping[str, Any]]
+    config: DictConfig,
+    options: TrainOptions,
+    checkpointer: SafeCheckpointer,
+    evaluate: Callable[[], Mapping[str, Any]],
+    seed: int,
 ) -> list[HookBase | None]:
     """What happens around the steps, in this order; the main process alone writes."""
     writes = comm.is_main_process()
     period, steps = options.checkpoint_period, options.max_iter
+
+    def save(step: int) -> None:
+        checkpointer.save(f"model_{step:07d}", iteration=step)
+
     return [
+        SeededSteps(seed),
         hooks.IterationTimer(),
         GradientClipping(options.clip_gradient_norm) if options.clip_gradient_norm > 0 else None,
         hooks.LRScheduler(scheduler=instantiate(config.lr_multiplier)),
         KeepLastCheckpoints(checkpointer, period, steps, options.max_checkpoints) if writes else None,
+        StopAtSigterm(save),
         hooks.EvalHook(options.eval_period, evaluate),
         hooks.PeriodicWriter(default_writers(options.output_dir, steps), options.log_period) if writes else None,
     ]

@@ -51,6 +51,7 @@ TRAINING = {
     "ovdet.data.catalog.register_builtin",
     "ovdet.data.dataset.register_coco_subsets",
     "ovdet.data.dataset.training_classes",
+    "ovdet.data.loader.build_resumable_loader",
     "ovdet.data.mapper.OpenVocabMapper",
     "ovdet.data.mixture.DataSet",
     "ovdet.data.mixture.MixtureMapper",

@@ -10,13 +10,14 @@ from typing import Any
 
 from detectron2.config import LazyCall, instantiate
 from detectron2.data import DatasetCatalog, MetadataCatalog
+from detectron2.utils import comm
 from omegaconf import DictConfig
 
 from ovdet.data.catalog import LVIS_EVALUATOR_TYPE
 from ovdet.data.coco import listed
 from ovdet.data.dataset import EVALUATOR_TYPE, register_coco_subsets
 from ovdet.engine.checkpoint import known_classes
-from ovdet.engine.config import prepare_dataset
+from ovdet.engine.config import prepare_dataset, save_config
 from ovdet.engine.evaluate import classes_of, do_test, prepare_evaluation
 from ovdet.errors import InputError
 from ovdet.evaluation.evaluator import build_evaluator
@@ -43,9 +44,10 @@ def evaluate_config(config: DictConfig, weights: str = "") -> Mapping[str, Any]:
     Raises:
         InputError: the folder cannot be written to, weights or data set are not there or do not fit.
     """
-    prepare_evaluation(config, f"{config.train.output_dir}/evaluation")
+    folder = f"{config.train.output_dir}/evaluation"
+    prepare_evaluation(folder)
     prepare_dataset(config)
-    return _evaluate(config, weights)
+    return _evaluate(config, folder, weights)
 
 
 def evaluate_on(
@@ -106,8 +108,8 @@ def evaluate_on(
     config.dataloader.test.dataset.names = LazyCall(register_coco_subsets)(**dataset)
     _score(config, output, iou_types, max_detections)
     with registered(dataset):
-        prepare_evaluation(config, output)
-        return _evaluate(config, weights, vocabulary, negatives, compile=compile, half=half)
+        prepare_evaluation(output)
+        return _evaluate(config, output, weights, vocabulary, negatives, compile=compile, half=half)
 
 
 def _score(config: DictConfig, output: str | Path, iou_types: Sequence[str], max_detections: int | None) -> None:
@@ -127,6 +129,7 @@ def _score(config: DictConfig, output: str | Path, iou_types: Sequence[str], max
 
 def _evaluate(
     config: DictConfig,
+    folder: str | Path,
     weights: str,
     vocabulary: Vocabulary | None = None,
     negatives: Sequence[str] = (),
@@ -137,7 +140,10 @@ def _evaluate(
     dataset_name = instantiate(config.dataloader.test.dataset.names)
     trained = header.get("training_classes", ())
     classes = classes_of(dataset_name, embed_names, trained, vocabulary=vocabulary, negatives=negatives)
-    return do_test(config, speed_up(model, **faster), classes)
+    results = do_test(config, speed_up(model, **faster), classes)
+    if comm.is_main_process():
+        save_config(config, Path(folder) / "config.yaml")  # beside the figures that it gave, and no others
+    return results
 
 
 def _tell_known_novel(config: DictConfig, header: Mapping[str, Any]) -> None:

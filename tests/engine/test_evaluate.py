@@ -2,10 +2,8 @@
 
 import pytest
 import torch
-from detectron2.config import LazyConfig
 from detectron2.data import MetadataCatalog, build_detection_test_loader
 from detectron2.evaluation import DatasetEvaluator, inference_on_dataset
-from omegaconf import DictConfig
 from torch import nn
 
 from ovdet.engine.evaluate import classes_of, prepare_evaluation, run_detector
@@ -85,8 +83,8 @@ def test_synonyms_and_negatives_of_a_data_set():
 
 
 def test_the_folder_of_an_evaluation(tmp_path):
-    prepare_evaluation(DictConfig({"a": {"b": 1}}), tmp_path / "run/evaluation")
-    assert LazyConfig.load(str(tmp_path / "run/evaluation/config.yaml")) == {"a": {"b": 1}}
+    prepare_evaluation(tmp_path / "run/evaluation")
+    assert (tmp_path / "run/evaluation/log.txt").is_file()
     (tmp_path / "file").write_text("")
     with pytest.raises(InputError, match="place to write to"):
-        prepare_evaluation(DictConfig({}), tmp_path / "file/evaluation")
+        prepare_evaluation(tmp_path / "file/evaluation")

@@ -1,6 +1,8 @@
 """Gradient clipping against torch's own, mixed precision, the choice of trainer."""
 
 import copy
+import os
+import signal
 
 import pytest
 import torch
@@ -9,7 +11,7 @@ from detectron2.utils.events import EventStorage
 from torch import nn
 
 from ovdet.engine.checkpoint import SafeCheckpointer
-from ovdet.engine.hooks import Autocast, GradientClipping, KeepLastCheckpoints
+from ovdet.engine.hooks import Autocast, GradientClipping, KeepLastCheckpoints, SeededSteps, StopAtSigterm
 from ovdet.engine.options import TrainOptions
 from ovdet.engine.train import build_trainer
 from ovdet.errors import InputError
@@ -91,3 +93,49 @@ def test_checkpoints_before_and_after_a_resume_are_counted_together(tmp_path):
     (tmp_path / "model_0000004.pth").touch()
     assert train(8, 9) == ["model_0000007.pth", "model_0000008.pth", "model_0000009.pth"]
     assert (tmp_path / "model_final.pth").is_file() and (tmp_path / "last_checkpoint").read_text() == "model_final.pth"
+
+
+class Drawing(Toy):
+    """Notes a random number a step, and does something in one of them."""
+
+    def __init__(self, act=None) -> None:
+        super().__init__()
+        self.drawn, self.act = [], act or {}
+
+    def forward(self, batch):
+        self.drawn.append(float(torch.rand(())))
+        self.act.get(len(self.drawn), lambda: None)()
+        return super().forward(batch)
+
+
+def draw(start: int, *, seed: int = 3, act=None, hooks=()) -> Drawing:
+    model = Drawing(act)
+    trainer = SimpleTrainer(model, [torch.ones(2, 4)] * 9, torch.optim.SGD(model.parameters(), lr=0.0))
+    trainer.register_hooks([SeededSteps(seed), *hooks])
+    trainer.train(start, 6)
+    return model
+
+
+def test_a_step_s_random_numbers_are_its_own():
+    whole = draw(0).drawn
+    assert len(set(whole)) == 6 and draw(4).drawn == whole[4:] and not set(draw(0, seed=4).drawn) & set(whole)
+
+
+def test_sigterm_ends_a_run_behind_its_step_with_a_checkpoint():
+    handler, saved = signal.getsignal(signal.SIGTERM), []
+    act = {3: lambda: os.kill(os.getpid(), signal.SIGTERM)}
+    with pytest.raises(SystemExit) as stopped:
+        draw(0, act=act, hooks=[StopAtSigterm(saved.append)])
+    assert stopped.value.code == 128 + 15 and saved == [2] and signal.getsignal(signal.SIGTERM) is handler
+
+
+def test_sigterm_twice_ends_a_run_at_once():
+    saved = []
+
+    def twice():
+        os.kill(os.getpid(), signal.SIGTERM)
+        os.kill(os.getpid(), signal.SIGTERM)
+
+    with pytest.raises(SystemExit):
+        draw(0, act={3: twice}, hooks=[StopAtSigterm(saved.append)])
+    assert saved == []

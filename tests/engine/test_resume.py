@@ -9,7 +9,7 @@ import torch
 from detectron2.utils import comm
 
 from ovdet.engine.options import TrainOptions
-from ovdet.engine.resume import InitialWeights, check_ranks_agree, initial_weights
+from ovdet.engine.resume import InitialWeights, RunFacts, changed_options, check_ranks_agree, initial_weights, locked
 from ovdet.errors import InputError
 
 
@@ -28,7 +28,8 @@ def test_files_and_addresses_say_what_they_know(tmp_path, monkeypatch, header, c
     threading.Thread(target=server.serve_forever, daemon=True).start()
     for source in (f"{tmp_path}/w.pth", f"http://localhost:{server.server_port}/w.pth"):
         options = TrainOptions(output_dir=str(tmp_path), init_checkpoint=source)
-        assert initial_weights(options, resume=False) == InitialWeights(source, classes)
+        trained = tuple(header.get("ovdet", {}).get("training_classes", ()))
+        assert initial_weights(options, resume=False) == InitialWeights(source, classes, 0, trained)
     server.shutdown()
     server.server_close()
 
@@ -39,7 +40,7 @@ def test_a_resumed_run_begins_with_its_last_checkpoint(tmp_path):
     options = TrainOptions(output_dir=str(tmp_path), init_checkpoint=f"{tmp_path}/w.pth")
     assert initial_weights(options, resume=True).classes == ["w"]
     (tmp_path / "last_checkpoint").write_text("last.pth")
-    assert initial_weights(options, resume=True) == InitialWeights(f"{tmp_path}/last.pth", ["last"])
+    assert initial_weights(options, resume=True) == InitialWeights(f"{tmp_path}/last.pth", ["last"], 0, ("last",))
     for name in ("w", "last"):
         torch.save({"model": {}, "iteration": 3}, tmp_path / f"{name}.pth")
     assert initial_weights(options, resume=True).step == 4 and initial_weights(options, resume=False).step == 0
@@ -65,3 +66,34 @@ def test_processes_that_would_go_on_from_different_steps(monkeypatch):
     monkeypatch.setattr(comm, "all_gather", lambda first: [InitialWeights("", []), first])
     with pytest.raises(InputError, match=r"folder that all machines share, .*\[0, 20\]"):
         check_ranks_agree(own)
+
+
+def test_what_differs_between_two_configs_is_told_one_by_one():
+    before = {"a": {"b": 1, "c": [1, 2]}, "d": [{"e": 1}], "gone": {}}
+    after = {"a": {"b": 2, "c": [1, 3]}, "d": [{"e": 1}, {"e": "x"}]}
+    assert changed_options(before, after) == [
+        "a.b: 1 -> 2",
+        "a.c: [1, 2] -> [1, 3]",
+        "gone: {} -> none",
+        "d[1].e: none -> x",
+    ]
+    assert changed_options(before, before) == []
+
+
+def test_facts_of_a_run_are_compared():
+    facts = RunFacts(seed=3, batch=8)
+    facts.load_state_dict({"seed": 3, "batch": 8})
+    facts.load_state_dict({})  # a checkpoint of before
+    with pytest.raises(InputError, match="batch 4 of the interrupted run, got 8"):
+        facts.load_state_dict({"seed": 3, "batch": 4})
+
+
+def test_a_folder_belongs_to_one_process_as_long_as_that_lives(tmp_path):
+    with locked(str(tmp_path)), pytest.raises(InputError, match="process [0-9]+ on "), locked(str(tmp_path)):
+        pass
+    (tmp_path / ".owner").write_text("process 1 on a machine that lost its power")
+    (tmp_path / "evaluation").mkdir()
+    (tmp_path / "evaluation/.ab.part").write_text("half")
+    with locked(str(tmp_path)):
+        assert not list(tmp_path.rglob("*.part"))
+    assert not (tmp_path / ".owner").exists()

@@ -1,13 +1,18 @@
 """Training, resuming and evaluating from the command line, with good and with bad input."""
 
 import json
+import os
+import re
 import shutil
 import socket
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 import torch
+
+from ovdet.engine.resume import last_checkpoint, locked
 
 QUICK = "configs/quick/vild.py"
 
@@ -53,14 +58,12 @@ def test_eval_only_prints_base_novel_all(trained, run_tool, tmp_path):
         assert (tmp_path / "evaluation" / name).read_bytes() == (trained.output / "evaluation" / name).read_bytes()
 
 
-def test_resume_goes_on(trained, run_tool, tmp_path, monkeypatch):
-    seeds = []
-    monkeypatch.setattr("ovdet.engine.train.seed_all_rng", seeds.append)
+def test_resume_goes_on(trained, run_tool, tmp_path):
     shutil.copytree(trained.output, tmp_path / "run")
     overrides = [o for o in trained.overrides if not o.startswith(("train.output_dir", "train.max_iter"))]
     code, out, err = run_tool(
         "train_net.py", "--config-file", QUICK, "--resume", *overrides,
-        f"train.output_dir={tmp_path}/run", "train.max_iter=6", "train.log_period=1", "train.seed=7",
+        f"train.output_dir={tmp_path}/run", "train.max_iter=6", "train.log_period=1",
         "train.clip_gradient_norm=1",
         f"train.init_checkpoint={tmp_path}/gone.pth",  # it began with them, and needs them no more
     )  # fmt: skip
@@ -68,7 +71,7 @@ def test_resume_goes_on(trained, run_tool, tmp_path, monkeypatch):
     rows = [json.loads(line) for line in (tmp_path / "run/metrics.json").read_text().splitlines()]
     fourth, fifth = (next(row for row in rows if row["iteration"] == step and "lr" in row) for step in (4, 5))
     assert fourth["lr"] > fifth["lr"] > 0 and fourth["gradient_norm"] > 0  # schedule and clipping are at work
-    assert seeds == [7 + 4]  # the photos of the first steps do not come once more
+    assert "another train.max_iter: 4 -> 6" in out and "another train.clip_gradient_norm: 10.0 -> 1" in out
     assert torch.load(tmp_path / "run/model_final.pth", weights_only=True)["iteration"] == 5
 
 
@@ -105,18 +108,112 @@ def test_resume_of_a_run_that_knows_a_novel_class(trained, run_tool, tmp_path):
         ("optimizer.lr=0.5", "optimizer, got 0.5"),
         ("optimizer.weight_decay=0.5", "optimizer, got 0.5"),
         ("train.freeze=backbone", "optimizer and train.freeze of the interrupted run, got others: "),
-        ("train.max_iter=4", "is at step 4 of 4"),
+        ("train.max_iter=3", "is at step 4 of 3"),
+        ("train.seed=7", "train.seed 0 of the interrupted run, got 7"),
+        ("dataloader.train.total_batch_size=4", "total_batch_size 2 of the interrupted run, got 4"),
+        ("model.roi_heads.box_head.fc_dims=[16]", "of shape"),
     ],
 )
 def test_resume_of_another_run(trained, run_tool, tmp_path, change, message):
     shutil.copytree(trained.output, tmp_path / "run")
-    before = (tmp_path / "run/model_final.pth").read_bytes()
+    before = contents(tmp_path / "run")
     overrides = [o for o in trained.overrides if not o.startswith(("train.output_dir", "train.max_iter"))]
     overrides += [f"train.output_dir={tmp_path}/run", "train.max_iter=6"]
     code, _, err = run_tool("train_net.py", "--config-file", QUICK, "--resume", *overrides, change)
     last = err.strip().splitlines()[-1]
     assert code == 2 and last.startswith("error: ") and message in last and "Traceback" not in err
-    assert (tmp_path / "run/model_final.pth").read_bytes() == before
+    assert contents(tmp_path / "run") == before
+
+
+def contents(folder: Path) -> dict[str, bytes]:
+    """All that a run has written, but for its log."""
+    return {str(file): file.read_bytes() for file in folder.rglob("*") if file.is_file() and file.name != "log.txt"}
+
+
+def interrupted(trained, folder: Path, last: str) -> list[str]:
+    """The quick training as if it had been killed behind a checkpoint -> overrides of its command."""
+    shutil.copytree(trained.output, folder)
+    shutil.rmtree(folder / "evaluation")
+    (folder / "model_final.pth").unlink()
+    (folder / "last_checkpoint").write_text(last)
+    return [
+        *(each for each in trained.overrides if not each.startswith("train.output_dir")),
+        f"train.output_dir={folder}",
+    ]
+
+
+@pytest.mark.parametrize("last", ["model_0000001.pth", "model_0000003.pth"])
+def test_a_resumed_run_ends_as_the_unbroken_one(trained, run_tool, tmp_path, last):
+    """To the bit: weights, optimizer, figures; also one that was killed behind its last step."""
+    overrides = interrupted(trained, tmp_path / "run", last)
+    (tmp_path / "run/.0123.part").write_text("of a dead process")
+    code, out, err = run_tool("train_net.py", "--config-file", QUICK, "--resume", *overrides)
+    assert code == 0, (out + err)[-2000:]
+    whole, resumed = (
+        torch.load(each / "model_final.pth", weights_only=True) for each in (trained.output, tmp_path / "run")
+    )
+    assert whole["iteration"] == resumed["iteration"] == 3
+    assert all(torch.equal(value, resumed["model"][key]) for key, value in whole["model"].items())
+    states = [each["trainer"]["optimizer"]["state"] for each in (whole, resumed)]
+    assert all(torch.equal(states[0][i]["exp_avg"], states[1][i]["exp_avg"]) for i in states[0]) and states[0]
+    figures = [(each / "evaluation/metrics.json").read_bytes() for each in (trained.output, tmp_path / "run")]
+    assert figures[0] == figures[1] and "resumed with another train.output_dir" in out
+    assert not list((tmp_path / "run").rglob(".*.part"))
+
+
+def test_a_fresh_start_that_dies_leaves_no_older_run_to_resume(trained, run_tool, tmp_path):
+    shutil.copytree(trained.output, tmp_path / "run")
+    options = (*trained.overrides, f"train.output_dir={tmp_path}/run", "optimizer.lr=1e30", "train.max_iter=9")
+    assert run_tool("train_net.py", "--config-file", QUICK, *options)[0] == 2
+    assert last_checkpoint(str(tmp_path / "run")) == ""
+
+
+def test_two_runs_in_one_folder(trained, run_tool, tmp_path):
+    overrides = interrupted(trained, tmp_path / "run", "model_0000001.pth")
+    before = contents(tmp_path / "run")
+    with locked(str(tmp_path / "run")):
+        code, _, err = run_tool("train_net.py", "--config-file", QUICK, "--resume", *overrides)
+    assert code == 2 and f"process {os.getpid()} on " in err.strip().splitlines()[-1]
+    assert contents(tmp_path / "run").keys() - before.keys() <= {str(tmp_path / "run/.lock")}
+
+
+@pytest.mark.slow
+def test_fifty_kills_change_nothing(trained, tmp_path):
+    overrides = interrupted(trained, tmp_path / "run", "model_0000001.pth")
+    script = Path(__file__).parents[1] / "kill_training.py"
+    command = [sys.executable, script, "50", "--config-file", QUICK, "--resume", *overrides, "train.max_iter=4"]
+    done = subprocess.run(command, capture_output=True, timeout=1500)
+    assert done.returncode == 0, done.stderr.decode()[-3000:]
+    whole, resumed = (
+        torch.load(each / "model_final.pth", weights_only=True) for each in (trained.output, tmp_path / "run")
+    )
+    assert all(torch.equal(value, resumed["model"][key]) for key, value in whole["model"].items())
+
+
+def test_after_fine_tuning_the_names_of_before_are_still_trained_ones(trained, run_tool, tmp_path):
+    content = torch.load(trained.output / "model_final.pth", weights_only=True)
+    content["ovdet"].update(training_classes=["red kite"], known_classes=["red kite"])
+    torch.save(content, tmp_path / "w.pth")
+    overrides = [*trained.overrides, f"train.output_dir={tmp_path}/run", "train.max_iter=1"]
+    code, _, err = run_tool(
+        "train_net.py", "--config-file", QUICK, *overrides, f"train.init_checkpoint={tmp_path}/w.pth"
+    )
+    assert code == 0, err[-2000:]
+    header = torch.load(tmp_path / "run/model_final.pth", weights_only=True)["ovdet"]
+    assert "red kite" in header["training_classes"] and len(header["training_classes"]) == 25
+
+
+def test_a_training_command_with_eval_only_measures_what_it_trained(trained, run_tool, tmp_path):
+    """Not the weights that the run began with."""
+    shutil.copytree(trained.output, tmp_path / "run")
+    torch.save({"model": {}}, tmp_path / "w.pth")
+    config = (tmp_path / "run/config.yaml").read_text()
+    (tmp_path / "run/config.yaml").write_text(
+        re.sub("init_checkpoint: [^,]*", f"init_checkpoint: {tmp_path}/w.pth", config)
+    )
+    overrides = [*trained.overrides, f"train.output_dir={tmp_path}/run", f"train.init_checkpoint={tmp_path}/w.pth"]
+    code, _, err = run_tool("train_net.py", "--config-file", QUICK, "--eval-only", *overrides)
+    assert code == 0 and "its last checkpoint is evaluated" in err, err
 
 
 def test_training_that_diverges_ends_in_one_line(trained, run_tool, tmp_path):
@@ -298,4 +395,4 @@ def test_a_broken_photo_is_one_line(trained, run_tool, tmp_path, workers):
 def test_a_folder_that_cannot_be_written_to(trained, run_tool, tmp_path):
     (tmp_path / "file").write_text("")
     code, _, err = run_tool("train_net.py", "--config-file", QUICK, f"train.output_dir={tmp_path}/file/run")
-    assert code == 2 and "folder to write to" in err.strip().splitlines()[-1]
+    assert code == 2 and "place to write to" in err.strip().splitlines()[-1]

@@ -1,20 +1,17 @@
 """Any COCO-format data with base / novel / ignored subsets; `dataset` names the files (see datasets/README.md)."""
 
 from detectron2.config import LazyCall as L
-from detectron2.data import (
-    build_detection_test_loader,
-    build_detection_train_loader,
-    get_detection_dataset_dicts,
-)
+from detectron2.data import build_detection_test_loader, get_detection_dataset_dicts
 from detectron2.data import transforms as T
 
 from ovdet.data.dataset import register_coco_subsets
+from ovdet.data.loader import build_resumable_loader
 from ovdet.data.mapper import OpenVocabMapper
 from ovdet.evaluation.evaluator import build_evaluator
 
 _split = dict(split="${dataset.split}", image_root="${dataset.images}")
 dataloader = dict(
-    train=L(build_detection_train_loader)(
+    train=L(build_resumable_loader)(
         dataset=L(get_detection_dataset_dicts)(
             names=L(register_coco_subsets)(
                 name="${dataset.name}_train", json_file="${dataset.train}", subsets=["base"], is_train=True, **_split
