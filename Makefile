@@ -9,17 +9,18 @@ IMAGE ?=
 VOCABULARY ?= tabby cat; kitten, dog, cup of coffee; espresso, saucer, spoon, motorcycle, wheel; tyre
 DATA ?= datasets/lite
 
-.PHONY: help .venv demo quick reproduce test test-slow lint clean
+.PHONY: help .venv own demo quick reproduce test test-slow lint clean
 
 help:            ## this list
 	@grep -E '^[.a-z-]+: .*##' $(MAKEFILE_LIST) | sed 's/:.*## */\t/' | sort | expand -t 16
 
-.venv: $(STAMP)  ## create the environment with all that ovdet needs
+.venv: own       ## create the environment with all that ovdet needs
 
 # Where the chosen Python already imports detectron2, the environment builds on it and on the torch it was compiled for.
 # An environment without pip was left half made: venv adds what it lacks and deletes nothing.
 $(STAMP): setup.py .constraints.txt tools/install_detectron2.py
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 10) and "error: expected Python 3.10 or later, got " + sys.version.split()[0])'
+	@test ! -x $(RUN) || $(RUN) tools/own_checkout.py || true
 	@if $(PYTHON) -c 'import detectron2' 2>/dev/null; then \
 	    set -ex; $(RUN) -m pip --version >/dev/null 2>&1 || $(PYTHON) -m venv --system-site-packages $(VENV); \
 	    $(RUN) -m pip install -q -e '.[dev]'; \
@@ -30,19 +31,22 @@ $(STAMP): setup.py .constraints.txt tools/install_detectron2.py
 	$(RUN) tools/install_detectron2.py
 	@touch $@
 
-demo: $(STAMP)   ## find names on photos with the detector that comes along: IMAGE=photo.jpg VOCABULARY="red kite, wheel"
+own: $(STAMP)
+	@$(RUN) tools/own_checkout.py
+
+demo: own        ## find names on photos with the detector that comes along: IMAGE=photo.jpg VOCABULARY="red kite, wheel"
 	$(RUN) tools/demo.py $(if $(IMAGE),--input "$(IMAGE)") --vocabulary "$(VOCABULARY)" --output output/demo
 
-quick: $(STAMP)  ## train a small detector on drawn shapes for a minute or two
+quick: own       ## train a small detector on drawn shapes for a minute or two
 	$(RUN) tools/train_net.py --config-file configs/quick/vild.py
 
-reproduce: $(STAMP) ## the table of docs/results.md, hours on two cores: DATA=folder of photos and annotations
+reproduce: own   ## the table of docs/results.md, hours on two cores: DATA=folder of photos and annotations
 	$(RUN) tools/reproduce_lite.py --data "$(DATA)" --output output/reproduce_lite
 
-test: $(STAMP)   ## the tests, side by side; some 5 minutes on two cores
+test: own        ## the tests, side by side; some 5 minutes on two cores
 	$(RUN) -m pytest --numprocesses auto --maxprocesses 4 --dist loadfile
 
-test-slow: $(STAMP) ## the longer tests too
+test-slow: own   ## the longer tests too
 	$(RUN) -m pytest -m "slow or not slow" --timeout=1800
 
 lint: $(STAMP)   ## style and unused names

@@ -29,3 +29,22 @@ def test_what_pip_cannot_do_is_said(tmp_path):
     assert run.returncode == 1 and not run.stdout
     assert run.stderr.splitlines()[-1].startswith("error: pip could not install sal-detectron2==0.7.2 (exit code 1)")
     assert not list((tmp_path / "bare").rglob("detectron2"))
+
+
+def test_an_empty_folder_is_no_detectron2(tmp_path):
+    """What pip left half done: it is tried anew, here without pip."""
+    venv.create(tmp_path / "bare", with_pip=False)
+    packages = next((tmp_path / "bare").rglob("site-packages"))
+    (packages / "detectron2").mkdir()
+    run = install(tmp_path / "bare/bin/python")
+    assert run.returncode == 1 and "left alone" not in run.stdout and "could not install" in run.stderr
+
+
+def test_a_detectron2_that_fails_is_told(tmp_path):
+    venv.create(tmp_path / "bare", with_pip=False)
+    packages = next((tmp_path / "bare").rglob("site-packages"))
+    (packages / "detectron2").mkdir()
+    (packages / "detectron2/__init__.py").write_text("raise ImportError('compiled for another torch')")
+    run = install(tmp_path / "bare/bin/python")
+    assert run.returncode == 1 and "compiled for another torch" in run.stderr.strip().splitlines()[-1]
+    assert (packages / "detectron2/__init__.py").is_file()

@@ -7,8 +7,10 @@ import shutil
 import socket
 import subprocess
 import sys
+import time
 from pathlib import Path
 
+import psutil
 import pytest
 import torch
 
@@ -188,6 +190,28 @@ def test_fifty_kills_change_nothing(trained, tmp_path):
         torch.load(each / "model_final.pth", weights_only=True) for each in (trained.output, tmp_path / "run")
     )
     assert all(torch.equal(value, resumed["model"][key]) for key, value in whole["model"].items())
+
+
+@pytest.mark.slow
+def test_torchrun_goes_on_where_a_process_is_killed(trained, tmp_path):
+    """From the last checkpoint, to the weights of an unbroken run of as many processes."""
+    train = ["--nproc-per-node", "2", "--max-restarts", "2", "--monitor-interval", "0.2", "tools/train_net.py"]
+    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", *train, "--config-file", QUICK]
+    models = []
+    for name, steps in (("whole", 8), ("broken", 8)):
+        overrides = [*trained.overrides, f"train.output_dir={tmp_path}/{name}", f"train.max_iter={steps}"]
+        run = subprocess.Popen([*command, *overrides], stdout=subprocess.PIPE, stderr=subprocess.STDOUT)
+        if name == "broken":
+            while not (tmp_path / name / "last_checkpoint").exists() and run.poll() is None:
+                time.sleep(0.05)
+            workers = [each for each in psutil.Process(run.pid).children() if "tools/train_net.py" in each.cmdline()]
+            assert len(workers) == 2
+            workers[1].kill()
+        log = run.communicate(timeout=400)[0].decode()
+        assert run.returncode == 0, log[-3000:]
+        models.append(torch.load(tmp_path / name / "model_final.pth", weights_only=True)["model"])
+    assert "Starting training from iteration 2" in log or "Starting training from iteration 4" in log
+    assert all(torch.equal(value, models[1][key]) for key, value in models[0].items())
 
 
 def test_after_fine_tuning_the_names_of_before_are_still_trained_ones(trained, run_tool, tmp_path):
