@@ -8,8 +8,9 @@ RUN := $(VENV)/bin/python
 IMAGE ?=
 VOCABULARY ?= tabby cat; kitten, dog, cup of coffee; espresso, saucer, spoon, motorcycle, wheel; tyre
 DATA ?= datasets/lite
+NUMBER ?= 1000
 
-.PHONY: help .venv own demo quick reproduce test test-slow lint clean
+.PHONY: help .venv own demo quick reproduce test test-slow fuzz lint clean
 
 help:            ## this list
 	@grep -E '^[.a-z-]+: .*##' $(MAKEFILE_LIST) | sed 's/:.*## */\t/' | sort | expand -t 16
@@ -48,6 +49,9 @@ test: own        ## the tests, side by side; some 5 minutes on two cores
 
 test-slow: own   ## the longer tests too
 	$(RUN) -m pytest -m "slow or not slow" --timeout=1800
+
+fuzz: own        ## mutated files of every kind, each read or refused in one line: NUMBER=6250 of each
+	$(RUN) tests/fuzz/fuzz.py $(NUMBER)
 
 lint: $(STAMP)   ## style and unused names
 	$(RUN) -m ruff check .

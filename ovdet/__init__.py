@@ -6,8 +6,11 @@ Public names are resolved on first use (PEP 562), so that `import ovdet` costs n
 from __future__ import annotations
 
 import importlib
+import os
 
 __version__ = "0.2.0"
+
+os.environ.setdefault("OPENCV_IO_MAX_IMAGE_PIXELS", "128000000")  # as of data/images.py; read as cv2 is imported
 
 _PUBLIC = {
     "ClassEmbeddings": "ovdet.class_embeddings",

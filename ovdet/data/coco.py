@@ -10,8 +10,9 @@ import os
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Annotated, Any, Literal, NamedTuple
 
+import msgspec
 import numpy as np
 import pycocotools.mask as mask_util
 from rich.console import Console
@@ -20,6 +21,7 @@ from rich.progress import Progress
 from ovdet.errors import InputError
 from ovdet.files import atomic_writer
 from ovdet.text.class_names import normalize_class_name
+from ovdet.typed import checked
 
 logger = logging.getLogger(__name__)
 
@@ -27,6 +29,40 @@ LARGE = 50_000_000  # characters; parsing takes a second or two
 MANY = 100_000  # entries; writing takes a second or two
 _LONGEST_RUN = 6  # characters of a number in compressed RLE: 30 bits, more pixels than a photo has
 PIECE = 2000  # entries of a list that are written at once
+
+
+Number = Annotated[float, msgspec.Meta(ge=-1e9, le=1e9)]
+_Pixels = Annotated[float, msgspec.Meta(ge=1, le=1e6)]
+
+
+class _Image(msgspec.Struct):
+    id: int | str
+    height: _Pixels
+    width: _Pixels
+    file_name: str | None = None
+    coco_url: str | None = None
+
+
+class _Category(msgspec.Struct):
+    id: int
+    name: str
+    supercategory: Any = None
+    frequency: Literal["r", "c", "f"] | None = None
+
+
+class _Annotation(msgspec.Struct):
+    id: int | str
+    image_id: int | str
+    category_id: int
+    bbox: tuple[Number, Number, Number, Number]
+    iscrowd: Literal[0, 1] | bool | None = None
+    area: Annotated[float, msgspec.Meta(ge=-1e12, le=1e12)] | None = None
+
+
+class _Coco(msgspec.Struct):
+    images: list[_Image]
+    annotations: list[_Annotation]
+    categories: list[_Category]
 
 
 class CocoJson(NamedTuple):
@@ -124,34 +160,27 @@ def check_coco(content: Any, path: str | Path) -> CocoJson:
     Raises:
         InputError: as of read_coco_json.
     """
-    if not isinstance(content, dict):
-        raise InputError(f"expected a COCO-format json, {path} holds a {type(content).__name__}")
-    for key in ("images", "annotations", "categories"):
-        if not isinstance(content.get(key), list) or not all(isinstance(item, dict) for item in content[key]):
-            raise InputError(f"expected a COCO-format json with a list of {key}, {path} has none")
+    checked(content, _Coco, "a COCO-format json", path)
     images = _images_by_id(content["images"], path)
     categories = _without_root(content["categories"], content["annotations"], path)
     names = _names_by_id(categories, path)
     _check_annotations(content["annotations"], images, names, path)
-    frequencies = {each["id"]: each["frequency"] for each in categories if "frequency" in each}
+    frequencies = {each["id"]: each["frequency"] for each in categories if each.get("frequency")}
     return CocoJson(Path(path), images, content["annotations"], names, frequencies)
 
 
 def _images_by_id(images: Sequence[dict[str, Any]], path: str | Path) -> dict[Any, dict[str, Any]]:
     for image in images:
-        if "file_name" not in image and "coco_url" in image:  # LVIS: .../val2017/000000397133.jpg
-            image["file_name"] = "/".join(str(image["coco_url"]).split("/")[-2:])
-    _check_keys(images, ("id", "file_name", "height", "width"), "images", path)
+        if image.get("file_name") is None and image.get("coco_url"):  # LVIS: .../val2017/000000397133.jpg
+            image["file_name"] = "/".join(image["coco_url"].split("/")[-2:])
     _check_unique([image["id"] for image in images], "image id", path)
     for image in images:
-        if not isinstance(image["file_name"], str):
-            name = image["file_name"]
-            raise InputError(f"expected the file name of image {image['id']!r} as text in {path}, got {name!r}")
+        if image.get("file_name") is None:
+            raise InputError(f"expected a file_name or a coco_url of image {image['id']!r} in {path}, got none")
         for key in ("height", "width"):
-            value = image[key]
-            if not _is_finite(value) or value < 1 or value != int(value):
-                raise InputError(f"expected a positive whole {key} of image {image['id']!r} in {path}, got {value!r}")
-            image[key] = int(value)
+            if image[key] != int(image[key]):
+                raise InputError(f"expected a whole {key} of image {image['id']!r} in {path}, got {image[key]!r}")
+            image[key] = int(image[key])
     in_order = sorted(images, key=lambda image: (isinstance(image["id"], str), image["id"]))
     return {image["id"]: image for image in in_order}
 
@@ -176,11 +205,8 @@ def _without_root(
 
 
 def _names_by_id(categories: Sequence[dict[str, Any]], path: str | Path) -> dict[int, str]:
-    _check_keys(categories, ("id", "name"), "categories", path)
     if not categories:
         raise InputError(f"expected categories in {path}, the list is empty")
-    if not all(isinstance(category["id"], int) and isinstance(category["name"], str) for category in categories):
-        raise InputError(f"expected categories with a number as id and a string as name in {path}")
     _check_unique([category["id"] for category in categories], "category id", path)
     names = {category["id"]: category["name"] for category in sorted(categories, key=lambda category: category["id"])}
     _check_names(names, path)
@@ -205,50 +231,15 @@ def _check_names(names: Mapping[int, str], path: str | Path) -> None:
 def _check_annotations(
     annotations: Sequence[dict[str, Any]], images: Mapping[Any, Any], names: Mapping[int, str], path: str | Path
 ) -> None:
-    _check_keys(annotations, ("id", "image_id", "category_id", "bbox"), "annotations", path)
     _check_unique([annotation["id"] for annotation in annotations], "annotation id", path)
     for key, known in (("image_id", images), ("category_id", names)):
         unknown = sorted({str(annotation[key]) for annotation in annotations if annotation[key] not in known})
         if unknown:
             raise InputError(f"expected annotations of known {key}s in {path}, unknown: {listed(unknown)}")
     for annotation in annotations:
-        _check_numbers(annotation, path)
-
-
-def _check_numbers(annotation: dict[str, Any], path: str | Path) -> None:
-    """Check an annotation's bbox, iscrowd and area; a null iscrowd or area is removed, so is an area below zero.
-
-    Annotation tools write -1 for what they do not know: the box's area then counts.
-    """
-    box = annotation["bbox"]
-    for key in ("iscrowd", "area"):
-        if annotation.get(key, 0) is None:
-            del annotation[key]
-    iscrowd, area = annotation.get("iscrowd", 0), annotation.get("area", 0.0)
-    if not isinstance(box, list) or len(box) != 4 or not all(map(_is_finite, box)):
-        expected, actual = "bbox [x, y, width, height]", box
-    elif iscrowd not in (0, 1):
-        expected, actual = "iscrowd of 0 or 1", iscrowd
-    elif not _is_finite(area):
-        expected, actual = "an area in square pixels", area
-    else:
-        if area < 0:
-            del annotation["area"]
-        return
-    raise InputError(f"expected {expected} in annotation {annotation['id']} of {path}, got {actual!r}")
-
-
-def _is_finite(value: Any) -> bool:
-    return isinstance(value, (int, float)) and math.isfinite(value)
-
-
-def _check_keys(items: Sequence[dict[str, Any]], keys: Sequence[str], what: str, path: str | Path) -> None:
-    for position, item in enumerate(items):
-        missing = [key for key in keys if key not in item]
-        if missing:
-            raise InputError(f"expected {what} with {', '.join(keys)} in {path}, entry {position} lacks {missing[0]!r}")
-        if not all(isinstance(item[key], (int, str)) for key in keys if key.endswith("id")):
-            raise InputError(f"expected ids that are numbers or strings in {path}, got others in {what}[{position}]")
+        for key in ("iscrowd", "area"):  # null says nothing, and -1 is what annotation tools write for it
+            if annotation.get(key, 0) is None or (key == "area" and annotation.get(key, 0) < 0):
+                del annotation[key]
 
 
 def _check_unique(values: Sequence[Any], what: str, path: str | Path) -> None:

@@ -6,6 +6,7 @@ Shapes: H height, W width, C channels as stored.
 from __future__ import annotations
 
 import logging
+from collections.abc import Callable
 from pathlib import Path
 
 import cv2
@@ -22,6 +23,8 @@ SUFFIXES = {
     *(".avif", ".bmp", ".gif", ".jfif", ".jp2", ".jpe", ".jpeg", ".jpg"),
     *(".mpo", ".png", ".ppm", ".tga", ".tif", ".tiff", ".webp"),
 }
+MAX_PIXELS = 128_000_000  # of a photo: decoded and converted it takes 0.9 GB; OpenCV's limit stands in __init__.py
+_PIXELS_AT_ONCE = 4_000_000
 # what may lie beside photos
 NO_PHOTOS = {"", ".csv", ".db", ".html", ".ini", ".json", ".log", ".md", ".txt", ".xml", ".yaml", ".yml"}
 
@@ -80,7 +83,7 @@ def read_image(path: str | Path, format: str = "RGB") -> np.ndarray:
         raise InputError(f"expected a photo of ordinary size, {path} has too many pixels: {error}") from error
     except Exception as error:  # decoders meet broken bytes with nearly any exception
         raise InputError(f"expected a readable image, {path} is broken: {error_summary(error)}") from error
-    return np.ascontiguousarray(rgb if format == "RGB" else rgb[:, :, ::-1])
+    return rgb if format == "RGB" else cv2.cvtColor(rgb, cv2.COLOR_RGB2BGR, rgb)  # in place
 
 
 def check_aspect(height: int, width: int, photo: str = "") -> None:
@@ -118,6 +121,8 @@ def _check_file(path: Path) -> None:
 def _read_with_pil(path: Path) -> np.ndarray:
     """(H, W, 3) uint8 RGB of any mode that PIL knows."""
     with path.open("rb") as stream, Image.open(stream) as image:  # by its name PIL would map some TIFFs turned wrongly
+        if image.width * image.height > MAX_PIXELS:
+            raise Image.DecompressionBombError(f"{image.width} x {image.height}, at most {MAX_PIXELS:,} are read")
         image.load()
         image = _upright(image)
     return rgb_array(image)
@@ -131,6 +136,19 @@ def rgb_array(image: Image.Image) -> np.ndarray:
     """
     if image.mode == "F":
         raise ValueError("its pixels are floating-point numbers without a known range")
+    return _in_strips(lambda top, end: _rgb_strip(image.crop((0, top, image.width, end))), image.height, image.width)
+
+
+def _in_strips(strip: Callable[[int, int], np.ndarray], height: int, width: int) -> np.ndarray:
+    """(H, W, 3) uint8 from a function of rows [top, end): what is in between needs memory for a strip alone."""
+    pixels = np.empty((height, width, 3), dtype=np.uint8)
+    rows = max(1, _PIXELS_AT_ONCE // max(width, 1))
+    for top in range(0, height, rows):
+        pixels[top : top + rows] = strip(top, min(top + rows, height))
+    return pixels
+
+
+def _rgb_strip(image: Image.Image) -> np.ndarray:
     if image.mode.startswith("I"):  # "I;16" and its byte orders; "I" in older versions of PIL
         return _color_from_array(np.asarray(image))
     if image.mode in ("LA", "PA", "La", "RGBA", "RGBa") or "transparency" in image.info:
@@ -144,9 +162,10 @@ def rgb_array(image: Image.Image) -> np.ndarray:
 def _upright(image: Image.Image) -> Image.Image:
     """Apply the EXIF orientation. EXIF that cannot be parsed is as good as none: the pixels are still right."""
     try:
-        return ImageOps.exif_transpose(image)
+        ImageOps.exif_transpose(image, in_place=True)
     except Exception:
-        return image
+        logger.debug("EXIF that cannot be parsed: %s", image)
+    return image
 
 
 def _read_with_opencv(path: Path) -> np.ndarray:
@@ -169,6 +188,10 @@ def _color_from_array(array: np.ndarray) -> np.ndarray:
     """(H, W) gray or (H, W, C) with C in 1..4 (RGB, alpha last), 8 or 16 bits -> (H, W, 3) uint8 RGB."""
     if not np.issubdtype(array.dtype, np.integer) or array.min() < 0 or array.max() > 65535:
         raise ValueError("its pixels are not integers of 8 or 16 bits")
+    return _in_strips(lambda top, end: _color_strip(array[top:end]), *array.shape[:2])
+
+
+def _color_strip(array: np.ndarray) -> np.ndarray:
     if array.dtype != np.uint8:
         array = np.round(array / 257.0).astype(np.uint8)  # 65535 / 257 = 255
     if array.ndim == 2:

@@ -2,14 +2,19 @@
 
 from __future__ import annotations
 
+import contextlib
 import io
 import json
 import os
 import pickle
+import pickletools
+import zipfile
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
+import msgspec
+import numpy as np
 import safetensors
 import torch
 from detectron2.checkpoint import DetectionCheckpointer
@@ -22,12 +27,48 @@ from ovdet.errors import InputError, first_line
 from ovdet.files import atomic_write, atomic_writer
 from ovdet.teachers.embedding_space import space_difference
 from ovdet.text.embedder import NameEmbedder
+from ovdet.typed import checked
 
+_INTEGERS = ("BININT", "BININT1", "BININT2", "INT", "LONG", "LONG1", "LONG4")  # of pickle
 HEADER = "ovdet"  # the entry of a checkpoint that says what it was trained with
 
 
-class _ArraysOnly(pickle.Unpickler):
-    """Reads detectron2's model-zoo .pkl files (dicts of numpy arrays) and refuses everything else."""
+class Header(msgspec.Struct, frozen=True):
+    """What a checkpoint says of its detector."""
+
+    teacher: str = ""
+    width: int | None = None
+    fingerprint: str = ""
+    training_classes: Sequence[str] | None = None
+    known_classes: Sequence[str] | None = None
+
+
+class _Plain(msgspec.Struct, frozen=True):
+    """The entries of a checkpoint that are not tensors, and are read."""
+
+    ovdet: Header = Header()
+    iteration: int = -1
+    run: dict[str, int] = {}
+
+
+def _refuse_bytearrays(unpickler: pickle._Unpickler) -> None:
+    raise pickle.UnpicklingError("a bytearray is in it, whose size may be any")
+
+
+def _empty_array(kind: Any, shape: Any, code: Any) -> np.ndarray:
+    """What numpy pickles an array as before its content comes; another shape would be memory for nothing."""
+    if tuple(shape) != (0,):
+        raise pickle.UnpicklingError(f"an array begins with the shape {shape}")
+    return np.empty(0, np.int8)
+
+
+class _ArraysOnly(pickle._Unpickler):
+    """Reads detectron2's model-zoo .pkl files (dicts of numpy arrays) and refuses everything else.
+
+    Python's own unpickler: the C one takes memory by numbers in the file, such as 6 GB for nine bytes.
+    """
+
+    dispatch: ClassVar = {**pickle._Unpickler.dispatch, pickle.BYTEARRAY8[0]: _refuse_bytearrays}
 
     ALLOWED = {
         ("numpy.core.multiarray", "_reconstruct"),
@@ -43,7 +84,8 @@ class _ArraysOnly(pickle.Unpickler):
     def find_class(self, module: str, name: str) -> Any:
         if (module, name) not in self.ALLOWED:
             raise pickle.UnpicklingError(f"{module}.{name} is not an array")
-        return super().find_class(module, name)
+        own = {"_reconstruct": _empty_array, "ndarray": None}  # the class is named for _reconstruct alone
+        return own[name] if name in own else super().find_class(module, name)
 
 
 def read_checkpoint(path: str) -> dict[str, Any]:
@@ -68,6 +110,8 @@ def read_checkpoint(path: str) -> dict[str, Any]:
     if "model" not in content:
         content = {"model": content}
     content.setdefault(HEADER, {})
+    plain = {key: content[key] for key in _Plain.__struct_fields__ if key in content}
+    checked(plain, _Plain, "a checkpoint", path)
     if isinstance(content["model"], dict):
         content["model"] = upgrade_weights(content["model"])
     return content
@@ -103,6 +147,7 @@ def _read(path: str) -> Any:
             header = json.loads((file.metadata() or {}).get(HEADER, "{}"))
         return {"model": load_file(path), HEADER: header}
     if not path.endswith(".pkl"):
+        _check_sizes(path)
         try:
             return torch.load(path, map_location="cpu", weights_only=True)
         except pickle.UnpicklingError as error:  # torch's message advises to read it all the same, code included
@@ -112,6 +157,38 @@ def _read(path: str) -> Any:
         return content
     blobs = {key: value for key, value in content.get("blobs", content).items() if not key.endswith("_momentum")}
     return {"model": blobs, "__author__": "Caffe2", "matching_heuristics": True}
+
+
+def _check_sizes(path: str) -> None:
+    """Refuse a .pth that would unpack to more than it holds, before torch takes the memory.
+
+    Raises:
+        pickle.UnpicklingError: it is one.
+    """
+    size = os.path.getsize(path)
+    if zipfile.is_zipfile(path):
+        with zipfile.ZipFile(path) as archive:
+            unpacked = sum(entry.file_size for entry in archive.infolist())
+            names = archive.namelist() if unpacked <= size else ()
+            pickles = [archive.read(name) for name in names if name.endswith("/data.pkl")]
+    else:  # as torch wrote them before 1.6
+        pickles = [Path(path).read_bytes()]
+        unpacked = _count_elements(pickles[0])
+    if unpacked > size or any(b"bytearray" in each for each in pickles):
+        raise pickle.UnpicklingError(f"it would unpack to more than its {size} bytes")
+
+
+def _count_elements(content: bytes) -> int:
+    """How many elements the storages have that torch's pickles in this content speak of, one byte each at least."""
+    stream, total, is_storage = io.BytesIO(content), 0, False
+    with contextlib.suppress(Exception):  # behind the last pickle come the numbers themselves
+        while True:
+            for opcode, argument, _ in pickletools.genops(stream):
+                if opcode.name == "GLOBAL":
+                    is_storage = str(argument).endswith("Storage")
+                elif is_storage and opcode.name in _INTEGERS:
+                    total, is_storage = total + argument, False
+    return total
 
 
 def find_parts(model: nn.Module, names: Sequence[str], option: str) -> list[nn.Module]:

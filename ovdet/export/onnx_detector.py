@@ -7,10 +7,10 @@ S side of a mask.
 from __future__ import annotations
 
 import importlib
-import json
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
+import msgspec
 import numpy as np
 import torch
 from detectron2.data import transforms as T
@@ -20,9 +20,11 @@ from detectron2.structures import Boxes, Instances
 from ovdet.class_embeddings import NEGATIVE, ClassEmbeddings
 from ovdet.errors import InputError, first_line
 from ovdet.export.write import DESCRIPTION, FORMAT, check_packages
+from ovdet.hub.model_folder import Resize, Templates, Width
 from ovdet.inference.predictor import OpenVocabPredictor
 from ovdet.modeling.nms import nms_per_class
 from ovdet.text.embedder import NameEmbedder
+from ovdet.typed import decoded
 
 _SAME_OBJECT = 0.5  # IoU of boxes of one class, from its synonyms
 
@@ -90,25 +92,39 @@ def load_onnx_predictor(path: str | Path, *, device: str | None = None) -> OpenV
         raise InputError(f"expected an exported detector, {path} does not exist")
     check_packages(("onnxruntime",))
     session = _open(path, _providers(device))
-    try:
-        description = json.loads(session.get_modelmeta().custom_metadata_map.get(DESCRIPTION, "{}"))
-    except json.JSONDecodeError as error:
-        raise InputError(f"expected a detector by tools/export.py, {path} has a broken description") from error
-    if description.get("format") != FORMAT:
-        raise InputError(f"expected a detector by tools/export.py, {path} does not say that it is one")
-    resize = description["resize"]
-    templates = description["templates"]
+    about = read_description(session.get_modelmeta().custom_metadata_map.get(DESCRIPTION, "{}"), path)
     return OpenVocabPredictor(
         OnnxDetector(session),
         NameEmbedder(
-            description["teacher"],
-            width=description["width"],
-            templates=templates if isinstance(templates, str) else tuple(templates),
-            fingerprint=description["fingerprint"],
+            about.teacher,
+            width=about.width,
+            templates=about.templates if isinstance(about.templates, str) else tuple(about.templates),
+            fingerprint=about.fingerprint,
         ),
-        resize=T.AugmentationList([T.ResizeShortestEdge(**resize)]),
-        training_classes=description["training_classes"],
+        resize=T.AugmentationList([T.ResizeShortestEdge(**msgspec.structs.asdict(about.resize))]),
+        training_classes=about.training_classes,
     )
+
+
+class Description(msgspec.Struct):
+    """What tools/export.py says of a detector in its file."""
+
+    format: Literal[FORMAT]
+    teacher: str
+    width: Width
+    fingerprint: str
+    resize: Resize
+    templates: Templates
+    training_classes: list[str] = []
+
+
+def read_description(text: str, path: str | Path) -> Description:
+    """A file's description of its detector.
+
+    Raises:
+        InputError: it is none, or a value in it is of another type or beyond all measure.
+    """
+    return decoded(text, Description, "a detector by tools/export.py", path)
 
 
 def _open(path: str | Path, providers: list[Any]) -> Any:

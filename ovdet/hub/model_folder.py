@@ -9,34 +9,67 @@ from __future__ import annotations
 import contextlib
 import json
 import os
+from collections.abc import Mapping
 from copy import deepcopy
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any, Literal
 
+import msgspec
 from detectron2.config import LazyCall, instantiate
 from detectron2.data import build_detection_test_loader, get_detection_dataset_dicts
 from detectron2.data import transforms as T
 from omegaconf import DictConfig, OmegaConf
 from PIL import Image
+from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
 
 from ovdet.data.mapper import OpenVocabMapper
 from ovdet.engine.checkpoint import HEADER, read_checkpoint
 from ovdet.engine.options import TrainOptions
-from ovdet.engine.version_0_1 import upgrade_config
-from ovdet.errors import InputError
+from ovdet.engine.version_0_1 import upgrade_config, upgrade_weights
+from ovdet.errors import InputError, first_line
 from ovdet.files import atomic_write, temporary_path
 from ovdet.hub.load import find_weights, load_detector, without_training
 from ovdet.hub.parts import check_build, check_parts, to_data
 from ovdet.text.embedder import NameEmbedder
+from ovdet.typed import checked, decoded
 
 CONFIG, WEIGHTS, CARD = "config.json", "model.safetensors", "README.md"
 FORMAT, _FORMAT_0_1 = "ovdet model 2", "ovdet model 1"
-_ENTRIES = {  # what must be there, and of which kind
-    "model": {"_target_": str, "roi_heads": dict},
-    "teacher": {"name": str, "width": int, "templates": (str, list), "fingerprint": str},
-    "resize": {"short_edge_length": int, "max_size": int},
-}
+Width = Annotated[int, msgspec.Meta(ge=1, le=65_536)]
+Templates = str | Annotated[list[str], msgspec.Meta(max_length=1000)]
+
+
+class Resize(msgspec.Struct, forbid_unknown_fields=True):
+    """How photos are resized: pixels of the shorter side, and of the longer one at most."""
+
+    short_edge_length: Annotated[int, msgspec.Meta(ge=1, le=8192)]
+    max_size: Annotated[int, msgspec.Meta(ge=1, le=32_768)]
+
+
+class TeacherEntry(msgspec.Struct):
+    """Whose space the detector's embeddings are in."""
+
+    name: str
+    width: Width
+    templates: Templates
+    fingerprint: str
+
+
+class ModelEntry(msgspec.Struct):
+    """The model's parts, into which `check_build` looks."""
+
+    target: str = msgspec.field(name="_target_")
+    roi_heads: dict[str, Any]
+
+
+class ModelConfig(msgspec.Struct):
+    """What config.json holds."""
+
+    format: Literal[FORMAT]
+    model: ModelEntry
+    teacher: TeacherEntry
+    resize: Resize
 
 
 def write_model_folder(config: DictConfig, weights: str, folder: str | Path, *, card: str) -> dict[str, Any]:
@@ -158,35 +191,36 @@ def _read_content(path: str | Path) -> dict[str, Any]:
     Raises:
         InputError: as of read_model_config.
     """
+    what = f"the {CONFIG} of a model folder"
     try:
-        content = json.loads(Path(path).read_text(encoding="utf-8"))
-        if isinstance(content, dict) and content.get("format") == _FORMAT_0_1:
-            content = {**content, "format": FORMAT, "model": upgrade_config(content.get("model"))}
-        _check_content(content, str(path))
-    except InputError:
-        raise
-    except (OSError, ValueError, RecursionError) as error:
-        raise InputError(f"expected the {CONFIG} of a model folder, {path} cannot be read: {error}") from error
+        content = decoded(Path(path).read_bytes(), dict[str, Any], what, path)
+    except OSError as error:
+        raise InputError(f"expected {what}, {path} cannot be read: {error.strerror}") from error
+    if content.get("format") == _FORMAT_0_1:
+        content = {**content, "format": FORMAT, "model": upgrade_config(content.get("model"))}
+    checked(content, ModelConfig, what, path)
+    check_parts(content, str(path))
+    _check_weights(Path(path).with_name(WEIGHTS), check_build(content["model"], str(path)))
     return content
 
 
-def _check_content(content: Any, path: str) -> None:
-    if not isinstance(content, dict) or content.get("format") != FORMAT:
-        actual = content.get("format") if isinstance(content, dict) else type(content).__name__
-        raise InputError(f"expected a {CONFIG} of format {FORMAT!r}, got {actual!r} in {path}")
-    for part, kinds in _ENTRIES.items():
-        entries = content.get(part)
-        if not isinstance(entries, dict):
-            raise InputError(f"expected {part!r} in {path}, got none")
-        for key, kind in kinds.items():
-            value = entries.get(key)
-            if not isinstance(value, kind) or (kind is int and value < 1):
-                raise InputError(f"expected {part}.{key} in {path}, got {value!r}")
-    odd = sorted(set(content["resize"]) - set(_ENTRIES["resize"]))
-    if odd:
-        raise InputError(f"expected {', '.join(_ENTRIES['resize'])} for resize in {path}, got {odd[0]!r}")
-    check_parts(content, path)
-    check_build(content["model"], path)
+def _check_weights(path: Path, shapes: Mapping[str, tuple[int, ...]]) -> None:
+    """Refuse a model of other sizes than the weights beside it, before it is built and takes their memory.
+
+    Raises:
+        InputError: a weight of another shape, or one that is not there.
+    """
+    if not path.is_file():  # a config that is looked at alone
+        return
+    try:
+        with safe_open(str(path), framework="pt") as file:
+            stored = upgrade_weights({key: tuple(file.get_slice(key).get_shape()) for key in file.keys()})  # noqa: SIM118
+    except (OSError, SafetensorError) as error:
+        raise InputError(f"expected the weights of a model, {path} is damaged: {first_line(error)}") from error
+    for key, shape in shapes.items():
+        if stored.get(key) != shape:
+            actual = stored.get(key, "none")
+            raise InputError(f"expected {key} of shape {shape} in {path}, as {CONFIG} says, got {actual}")
 
 
 def read_resize(augmentations: list[T.Augmentation]) -> dict[str, int]:

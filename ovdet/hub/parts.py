@@ -77,6 +77,9 @@ TRAINING = {
 # packages whose classes and functions do no more than change arrays, weights or a learning rate
 HARMLESS = ("detectron2.data.transforms", "detectron2.solver", "fvcore.common.param_scheduler", "torch.optim")
 PLACES = ("ovdet.device", "ovdet.modeling", "ovdet.objectives", "ovdet.teachers")  # where marked parts are looked for
+# what a detector's config may ask for; weights bound the rest, see `check_weights`
+LIMITS = {"output_size": 64, "sampling_ratio": 16, "box_passes": 16, "num_conv": 100, "conv_dims": 10_000}
+LARGEST, LONGEST = 1_000_000, 10_000
 DEVICE = "${train.device}"  # the one text that is resolved where a folder is opened
 _REFERENCE = re.compile(r"\$\{[\w.\[\]]+\}")  # to a value of the same config
 DETECTORS = (OpenVocabRCNN, ClosedSetRCNN)
@@ -189,6 +192,17 @@ def check_parts(content: Any, where: str) -> None:
             raise InputError(f"expected parts of a detector that a model folder may name, got {value!r} in {where}")
         if isinstance(value, str) and "${" in value and value != DEVICE:
             raise InputError(f"expected plain values, got {value!r} for {key} in {where}")
+        most = LIMITS.get(key, LARGEST)
+        if isinstance(value, (int, float)) and not abs(value) <= most:
+            raise InputError(f"expected {key} of at most {most:,} in {where}, got {value!r}")
+    if LONGEST < _longest_list(content):
+        raise InputError(f"expected lists of at most {LONGEST:,} entries in {where}, got {_longest_list(content):,}")
+
+
+def _longest_list(content: Any) -> int:
+    if isinstance(content, list):
+        return max([len(content), *map(_longest_list, content)])
+    return max([0, *map(_longest_list, content.values())]) if isinstance(content, dict) else 0
 
 
 def _leaves(content: Any, key: str = "") -> Iterator[tuple[str, Any]]:
@@ -203,8 +217,11 @@ def _leaves(content: Any, key: str = "") -> Iterator[tuple[str, Any]]:
         yield key, content
 
 
-def check_build(model: dict[str, Any], where: str) -> None:
-    """Refuse a model that cannot be built, by building it on the meta device without teachers.
+def check_build(model: dict[str, Any], where: str) -> dict[str, tuple[int, ...]]:
+    """Refuse a model that cannot be built, by building it on the meta device without teachers: that takes no memory.
+
+    Returns:
+        The shapes of its weights, by their names.
 
     Raises:
         InputError: the model is another part than a detector, or its parts do not take what they are given.
@@ -214,9 +231,10 @@ def check_build(model: dict[str, Any], where: str) -> None:
         raise InputError(f"expected a model out of {', '.join(names)}, got {model['_target_']!r} in {where}")
     try:
         with torch.device("meta"):
-            instantiate(OmegaConf.create({"model": _without_teachers(model), "train": {"device": "cpu"}}).model)
+            built = instantiate(OmegaConf.create({"model": _without_teachers(model), "train": {"device": "cpu"}}).model)
     except Exception as error:  # whatever comes of values that no part expects
         raise InputError(f"expected a detector's parts in {where}, they do not fit: {first_line(error)}") from error
+    return {key: tuple(value.shape) for key, value in built.state_dict().items()}
 
 
 def _without_teachers(content: Any) -> Any:

@@ -9,18 +9,23 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import json
+from collections import Counter
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Annotated, Any, NamedTuple
+
+import msgspec
 
 from ovdet.data.coco import read_json
 from ovdet.errors import InputError
 from ovdet.files import atomic_write
+from ovdet.typed import checked
 
 FORMAT = "ovdet-region-store-2"
 PLAN = "plan.json"
+Count = Annotated[int, msgspec.Meta(ge=1, le=2**31)]
 
 
 class ImageRecord(NamedTuple):
@@ -53,26 +58,22 @@ class RegionPlan:
 
     teacher: str
     fingerprint: str
-    width: int
+    width: Count
     crops: Mapping[str, Any]
     dataset: Mapping[str, Any]
     proposals: Mapping[str, Any]
-    max_regions: int
-    images_per_shard: int
+    max_regions: Count
+    images_per_shard: Count
     images: tuple[ImageRecord, ...]
     image_root: str = ""
     command: str = ""
 
     def __post_init__(self) -> None:
-        for key, kind in _KINDS.items():
-            if not isinstance(getattr(self, key), kind):
-                raise InputError(f"expected a plan's {key} to be {kind.__name__}, got {getattr(self, key)!r}")
-        for key in ("width", "max_regions", "images_per_shard"):
-            if getattr(self, key) < 1:
-                raise InputError(f"expected a plan's {key} to be positive, got {getattr(self, key)}")
-        seen: set[int | str] = set()
-        for image in self.images:
-            _check_image(image, seen)
+        counts = Counter(image.image_id for image in self.images)
+        if len(counts) < len(self.images):
+            raise InputError(f"expected each image once, image id {counts.most_common(1)[0][0]!r} comes twice")
+        checked(self.dataset, _Dataset, "a plan's dataset", "it")
+        checked(self.proposals, _Proposals, "a plan's proposals", "it")
 
     @property
     def num_shards(self) -> int:
@@ -94,21 +95,15 @@ class RegionPlan:
 
 _NOTES = ("image_root", "command")
 _KEYS = {"images": "photos", "images_per_shard": "photos_per_shard", "image_root": "photo_root"}  # in plan.json
-_KINDS = {
-    **dict.fromkeys(("teacher", "fingerprint", *_NOTES), str),
-    **dict.fromkeys(("width", "max_regions", "images_per_shard"), int),
-    **dict.fromkeys(("crops", "dataset", "proposals"), Mapping),
-    "images": tuple,
-}
 
 
-def _check_image(image: ImageRecord, seen: set[int | str]) -> None:
-    is_id = isinstance(image.image_id, (int, str)) and not isinstance(image.image_id, bool)
-    if not is_id or not isinstance(image.file_name, str):
-        raise InputError(f"expected images with a number or text as id, and a file name, got {tuple(image)!r}")
-    if image.image_id in seen:
-        raise InputError(f"expected each image once, image id {image.image_id!r} comes twice")
-    seen.add(image.image_id)
+class _Dataset(msgspec.Struct):
+    name: str
+
+
+class _Proposals(msgspec.Struct):
+    source: str
+    training_classes: list[str]
 
 
 def write_plan(folder: str | Path, plan: RegionPlan) -> None:
@@ -138,12 +133,8 @@ def read_plan(folder: str | Path) -> RegionPlan:
     actual = content.pop("format", None) if isinstance(content, dict) else None
     if actual != FORMAT:
         raise InputError(f"expected a region store ({FORMAT}), {path} says {actual!r}")
-    try:
-        fields = {name: content.pop(key) for name, key in _KEYS.items()}
-        fields["images"] = tuple(ImageRecord(*image) for image in fields["images"])
-        return RegionPlan(**content, **fields)
-    except (TypeError, KeyError, InputError) as error:
-        raise InputError(f"expected a region store, {path} is damaged: {error}") from error
+    fields = {name: content.pop(key, None) for name, key in _KEYS.items()}
+    return checked({**content, **fields}, RegionPlan, "a region store", path)
 
 
 def check_same_plan(stored: RegionPlan, current: RegionPlan, folder: str | Path) -> None:

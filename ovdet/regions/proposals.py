@@ -7,27 +7,43 @@ from __future__ import annotations
 
 import hashlib
 import json
-import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import msgspec
 from detectron2.config.instantiate import locate
 from detectron2.structures import BoxMode
 from omegaconf import DictConfig, OmegaConf
 
-from ovdet.data.coco import listed, read_json
+from ovdet.data.coco import Number, listed, read_json
 from ovdet.engine.checkpoint import HEADER, known_classes, read_checkpoint
 from ovdet.errors import InputError
 from ovdet.files import file_sha256
 from ovdet.hub.load import find_weights
 from ovdet.text.class_names import normalize_class_name
+from ovdet.typed import checked
 
 NMS_THRESHOLD = 0.7  # IoU above which the less object-like of two proposals goes (ViLD's RPN)
 NO_NMS = 1.0  # ground truth: what lies over each other is different objects
 
 Box = tuple[float, float, float, float]  # XYXY in pixels of the image
 Proposals = dict[Any, tuple[list[Box], list[float]]]  # boxes and scores by image id
+
+
+class Proposal(msgspec.Struct):
+    """A box of a json of proposals, in COCO's result format."""
+
+    image_id: int | str
+    bbox: tuple[Number, Number, Number, Number]  # x, y, width, height
+    score: Number
+
+
+class ProposalFile(msgspec.Struct):
+    """A json of proposals that says which classes their source was trained on."""
+
+    proposals: list[Proposal]
+    training_classes: list[str] | None = None
 
 
 class ProposalSource(NamedTuple):
@@ -159,34 +175,18 @@ def read_proposals(path: str | Path, classes: Sequence[str] | None = None) -> tu
         InputError: another format, or nobody says what the source was trained on.
     """
     content = read_json(path, "a json of proposals")
-    named = content.get("training_classes") if isinstance(content, dict) else None
-    entries = content.get("proposals") if isinstance(content, dict) else content
+    found = checked(content, ProposalFile | list[Proposal], "a json of proposals", path)
+    named, entries = (None, found) if isinstance(found, list) else (found.training_classes, found.proposals)
     names = named if classes is None else classes
     if names is None:
         raise InputError(f"expected the classes that the proposals' source was trained on, {path} does not say: "
                          "give --proposal-classes (none: \"\")")  # fmt: skip
     if named is not None and list(names) != list(named):
         raise InputError(f"expected the training classes that {path} names, {listed(named)}, got {listed(names)}")
-    if not isinstance(entries, list):
-        raise InputError(f"expected a list of proposals in {path}, got {type(entries).__name__}")
     proposals: Proposals = {}
-    for position, entry in enumerate(entries):
-        image_id, box, score = _checked_proposal(entry, position, path)
-        boxes, scores = proposals.setdefault(image_id, ([], []))
-        boxes.append(box)
-        scores.append(score)
+    for entry in entries:
+        x, y, width, height = entry.bbox
+        boxes, scores = proposals.setdefault(entry.image_id, ([], []))
+        boxes.append((x, y, x + width, y + height))
+        scores.append(entry.score)
     return proposals, names
-
-
-def _checked_proposal(entry: Any, position: int, path: str | Path) -> tuple[Any, Box, float]:
-    try:
-        x, y, width, height = (float(value) for value in entry["bbox"])
-        image_id, score = entry["image_id"], float(entry["score"])
-    except (TypeError, KeyError, ValueError, IndexError) as error:
-        raise InputError(
-            f"expected proposals with image_id, bbox [x, y, width, height] and score in {path}, entry {position} "
-            f"is {str(entry)[:100]}"
-        ) from error
-    if not all(map(math.isfinite, (x, y, width, height, score))) or not isinstance(image_id, (int, str)):
-        raise InputError(f"expected finite proposals in {path}, entry {position} is {str(entry)[:100]}")
-    return image_id, (x, y, x + width, y + height), score

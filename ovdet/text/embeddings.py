@@ -12,7 +12,9 @@ import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Literal
 
+import msgspec
 import numpy as np
 import safetensors.torch
 import torch
@@ -27,11 +29,23 @@ from ovdet.teachers.base import Teacher
 from ovdet.teachers.embedding_space import space_difference
 from ovdet.text.prompts import fill_template, resolve_templates
 from ovdet.text.vocabulary import Vocabulary
+from ovdet.typed import checked, decoded
 
 _FORMAT = "ovdet text embeddings 1"
 _PROMPTS_AT_ONCE = 4096  # a bound on the memory, not on the teacher's own batches
 _HASHED_AT_ONCE = 2**26  # bytes
 _HALF_TYPES = (torch.float16, torch.bfloat16)
+
+
+class _Header(msgspec.Struct):
+    """Of the file; names and prompts are lists in json."""
+
+    format: Literal[_FORMAT]
+    names: str
+    prompts: str
+    teacher: str
+    fingerprint: str
+    hash: str
 
 
 @dataclass(frozen=True, eq=False)
@@ -111,15 +125,15 @@ def load_embeddings(path: str | Path, *, teacher: Teacher | None = None, width: 
         InputError: the file is not there, damaged, something else, or does not fit.
     """
     header, matrix = _read(Path(path))
-    if header.get("hash") != _hash(header, matrix):
+    told = checked(header, _Header, "a file of embeddings", path)
+    if told.hash != _hash(header, matrix):
         raise InputError(f"expected embeddings as they were written, got a file that was changed since (hash): {path}")
-    embeddings = TextEmbeddings(
-        matrix,
-        tuple(json.loads(header["names"])),
-        tuple(json.loads(header["prompts"])),
-        header["teacher"],
-        header["fingerprint"],
+    names, prompts = (
+        decoded(text, tuple[str, ...], "names in embeddings", path) for text in (told.names, told.prompts)
     )
+    if matrix.dim() != 2 or not matrix.is_floating_point() or len(matrix) != len(names):
+        raise InputError(f"expected a matrix with a row for each of {len(names)} names in {path}, got {matrix.shape}")
+    embeddings = TextEmbeddings(matrix, names, prompts, told.teacher, told.fingerprint)
     if width is not None and embeddings.width != width:
         raise InputError(f"expected embeddings of width {width}, got width {embeddings.width} in {path}")
     if teacher is not None:
@@ -204,6 +218,4 @@ def _read(path: Path) -> tuple[dict[str, str], Tensor]:
             header, matrix = file.metadata() or {}, file.get_tensor("matrix")
     except (OSError, SafetensorError) as error:
         raise InputError(f"expected a file of embeddings, got one that is damaged or something else: {path}") from error
-    if header.get("format") != _FORMAT:
-        raise InputError(f"expected a file of {_FORMAT!r}, got {header.get('format')!r} in {path}")
     return header, matrix

@@ -11,9 +11,12 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
+import msgspec
+
 from ovdet.errors import InputError
 from ovdet.files import atomic_write
 from ovdet.text.class_names import nearest_name, normalize_class_name
+from ovdet.typed import decoded
 
 logger = logging.getLogger(__name__)
 
@@ -264,17 +267,17 @@ def _shown(names: Sequence[str]) -> str:
     return ", ".join(names[:6]) + (", ..." if names[6:] else "")
 
 
+class _File(msgspec.Struct, forbid_unknown_fields=True):
+    """A vocabulary in json; a list of names is one, too."""
+
+    names: list[str]
+    synonyms: dict[str, list[str]] = {}
+    subsets: dict[str, list[str]] = {}
+
+
 def _read_json(text: str) -> Vocabulary:
-    try:
-        content = json.loads(text)
-    except (ValueError, RecursionError) as error:
-        raise InputError(f"expected a vocabulary in json, got what is no json: {error}") from error
-    if isinstance(content, list):
-        return Vocabulary(tuple(content))
-    if not isinstance(content, dict) or "names" not in content or set(content) - {"names", "synonyms", "subsets"}:
-        got = ", ".join(content)[:100] if isinstance(content, dict) else type(content).__name__
-        raise InputError(f"expected a list of names, or names, synonyms and subsets, got {got or 'an empty mapping'}")
-    return Vocabulary(**content)
+    found = decoded(text, list[str] | _File, "a list of names, or names, synonyms and subsets", "the json")
+    return Vocabulary(tuple(found)) if isinstance(found, list) else Vocabulary(**msgspec.structs.asdict(found))
 
 
 _READERS = {".txt": _read_lines, ".json": _read_json}

@@ -91,12 +91,14 @@ def test_missing_photos(tmp_path, caplog):
 @pytest.mark.parametrize(
     ("kind", "change", "message"),
     [
-        ("images", {"height": float("inf")}, "positive whole height of image 1 in x.json, got inf"),
-        ("images", {"width": float("nan")}, "positive whole width of image 1 in x.json, got nan"),
-        ("images", {"file_name": None}, "file name of image 1 as text in x.json, got None"),
-        ("annotations", {"iscrowd": "no"}, "iscrowd of 0 or 1 in annotation 1 of x.json, got 'no'"),
-        ("annotations", {"area": "large"}, "area in square pixels in annotation 1 of x.json, got 'large'"),
-        ("annotations", {"bbox": [0, 0, 1]}, r"bbox .* in annotation 1 of x.json, got \[0, 0, 1\]"),
+        ("images", {"height": float("inf")}, r"x.json is not: .*images\[0\].height. .'inf'"),
+        ("images", {"width": float("nan")}, r"x.json is not: .*images\[0\].width. .'nan'"),
+        ("images", {"file_name": None}, "file_name or a coco_url of image 1 in x.json"),
+        ("images", {"file_name": 3}, r"x.json is not: .*images\[0\].file_name. .'3'"),
+        ("images", {"height": 8.5}, "whole height of image 1 in x.json, got 8.5"),
+        ("annotations", {"iscrowd": "no"}, r"x.json is not: .*annotations\[0\].iscrowd. .'no'"),
+        ("annotations", {"area": "large"}, r"x.json is not: .*annotations\[0\].area. .'large'"),
+        ("annotations", {"bbox": [0, 0, 1]}, r"x.json is not: .*annotations\[0\].bbox. .'\[0, 0, 1\]'"),
     ],
 )
 def test_entries_that_are_refused(kind, change, message):

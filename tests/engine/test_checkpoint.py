@@ -1,7 +1,9 @@
 """Checkpoints: read without running code, refused where they do not fit, written whole."""
 
+import io
 import pickle
 import resource
+import zipfile
 
 import numpy as np
 import pytest
@@ -240,3 +242,48 @@ def test_the_average_of_two(tmp_path):
     with pytest.raises(InputError, match=r"share between 0 and 1, got 1.5"):
         average_checkpoints(str(tmp_path / "a.pth"), str(tmp_path / "b.pth"), 1.5, tmp_path / "e.pth")
     assert not (tmp_path / "e.pth").exists()
+
+
+def _bomb(kind: str) -> bytes:
+    """Little files that ask for gigabytes."""
+    stream = io.BytesIO()
+    if kind == "memo.pkl":  # the C unpickler makes room for 2^28 entries
+        return b"\x80\x02Nr\xff\xff\xff\x0f."
+    if kind == "bytearray.pkl":
+        return b"\x80\x05\x96" + (6 * 2**30).to_bytes(8, "little") + b"."
+    if kind == "array.pkl":
+        return b"cnumpy.core.multiarray\n_reconstruct\n(cnumpy\nndarray\n(L6000000000L\ntC\x01btR."
+    if kind == "zipped.pth":
+        with zipfile.ZipFile(stream, "w", zipfile.ZIP_DEFLATED) as archive:
+            archive.writestr("a/data.pkl", pickle.dumps({"model": {}}, 2))
+            archive.writestr("a/data/0", bytes(2**24))
+    elif kind == "bytearray.pth":
+        torch.save({"model": {}}, stream)
+        with zipfile.ZipFile(io.BytesIO(stream.getvalue())) as archive:
+            content = {name: archive.read(name) for name in archive.namelist()}
+        stream = io.BytesIO()
+        with zipfile.ZipFile(stream, "w") as archive:
+            for name, data in content.items():
+                bomb = b"\x80\x02c__builtin__\nbytearray\nL6000000000L\n\x85R."
+                archive.writestr(name, bomb if name.endswith("data.pkl") else data)
+    else:
+        torch.save({"model": {"a": torch.zeros(3)}}, stream, _use_new_zipfile_serialization=False)
+        small, large = b"K\x03", b"J" + (2**31 - 1).to_bytes(4, "little")
+        before, after = stream.getvalue().split(b"cpu", 1)
+        return before + b"cpu" + after.replace(small, large, 1)
+    return stream.getvalue()
+
+
+@pytest.mark.parametrize("kind", ["memo.pkl", "bytearray.pkl", "array.pkl", "zipped.pth", "bytearray.pth", "old.pth"])
+def test_a_little_file_takes_little_memory(tmp_path, kind):
+    (tmp_path / kind).write_bytes(_bomb(kind))
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    with pytest.raises(InputError):
+        read_checkpoint(str(tmp_path / kind))
+    assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before < 100_000  # KiB
+
+
+def test_checkpoints_of_before_torch_1_6_are_read(tmp_path):
+    content = {"model": {"a": torch.randn(40, 3), "b": torch.zeros(5, dtype=torch.uint8)}, "iteration": 10**9}
+    torch.save(content, tmp_path / "old.pth", _use_new_zipfile_serialization=False)
+    assert torch.equal(read_checkpoint(str(tmp_path / "old.pth"))["model"]["a"], content["model"]["a"])

@@ -146,13 +146,28 @@ def test_what_cannot_be_written(tmp_path, store):
             write_shard(tmp_path / "new", plan, 0, bad)
     assert not (tmp_path / "new").exists()
     for change, message in (
-        ({"width": 0}, "width"),
-        ({"teacher": None}, "teacher"),
         ({"images": (*plan.images, plan.images[0])}, "twice"),
-        ({"images": (plan.images[0]._replace(image_id=1.5),)}, "1.5"),
+        ({"proposals": {"source": "p"}}, "training_classes"),
     ):
         with pytest.raises(InputError, match=message):
             dataclasses.replace(plan, **change)
+
+
+@pytest.mark.parametrize(
+    ("key", "value"),
+    [
+        ("width", 0), ("width", 2**40), ("teacher", None), ("photos", [[1.5, "a.jpg", 4, 4]]),
+        ("photos", [[1, "a.jpg"]]),
+        ("photos_per_shard", 0), ("photos", None), ("dataset", {}), ("proposals", []),
+    ],
+)  # fmt: skip
+def test_plans_that_are_refused(store, key, value):
+    path = store.path / "plan.json"
+    path.write_text(json.dumps({**json.loads(path.read_text()), key: value}))
+    with pytest.raises(
+        InputError, match=f"plan.json is not: .*{key.replace('photos', '(images|photos)')}|a plan's {key}"
+    ):
+        RegionStore(store.path)
 
 
 def test_a_full_disk_leaves_the_shards_that_are_there(store, monkeypatch):

@@ -129,7 +129,7 @@ def test_files_that_are_damaged_or_something_else_are_refused(embeddings, tmp_pa
     with pytest.raises(InputError, match="damaged or something else"):
         load_embeddings(other)
     safetensors.torch.save_file({"matrix": torch.zeros(2, 3)}, other)
-    with pytest.raises(InputError, match="expected a file of 'ovdet text embeddings 1', got None"):
+    with pytest.raises(InputError, match="expected a file of embeddings, .*`format`"):
         load_embeddings(other)
     with pytest.raises(InputError, match="which is no file"):
         load_embeddings(tmp_path)

@@ -173,14 +173,14 @@ def test_text_that_is_refused(text, message):
 @pytest.mark.parametrize(
     ("content", "message"),
     [
-        ("{", "got what is no json"),
-        ("3", "expected a list of names, or names, synonyms and subsets, got int"),
-        ("{}", "got an empty mapping"),
-        ('{"names": ["cat"], "synonym": {}}', "got names, synonym"),
-        ('{"names": "cat"}', "expected the names to be a list, got str"),
-        ('{"names": ["cat", 3]}', "expected class name 2 to be text, got 3"),
-        ('{"names": ["cat"], "synonyms": ["kitty"]}', "expected synonyms to be a mapping of lists of names, got list"),
-        ('{"names": ["cat"], "synonyms": {"cat": "kitty"}}', "expected synonyms of 'cat' to be a list, got str"),
+        ("{", "is not json"),
+        ("3", "expected a list of names, or names, synonyms and subsets, .*int"),
+        ("{}", "`names`"),
+        ('{"names": ["cat"], "synonym": {}}', "`synonym`"),
+        ('{"names": "cat"}', r"array.*str.*\$.names. .\'cat\'"),
+        ('{"names": ["cat", 3]}', r"str.*int.*names\[1\]. .\'3\'"),
+        ('{"names": ["cat"], "synonyms": ["kitty"]}', r"object.*array.*\$.synonyms. .*kitty"),
+        ('{"names": ["cat"], "synonyms": {"cat": "kitty"}}', r"array.*str.*\$.synonyms"),
         ('{"names": ["cat"], "synonyms": {"cat": [""]}}', "expected a synonym of 'cat' not to be empty"),
         (
             '{"names": ["cat"], "synonyms": {"dog": []}}',
@@ -188,7 +188,7 @@ def test_text_that_is_refused(text, message):
         ),
         ('{"names": ["cat"], "subsets": {"base": ["dog"]}}', "expected subset 'base' to hold names of the vocabulary"),
         ("[]", "expected one class name or more, got none"),
-        ("[" * 100000, "got what is no json"),
+        ("[" * 100000, "is not json"),
     ],
 )
 def test_json_that_is_refused(tmp_path, content, message):
