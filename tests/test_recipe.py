@@ -224,9 +224,7 @@ def shared_parts(config: DictConfig) -> dict:
     del loader["test"]["mapper"]["keep_original"], train["output_dir"]
     if train["freeze"].endswith("roi_heads"):  # nothing is trained: it runs on vild_text's weights
         assert train["init_checkpoint"] == "output/lite/vild_text/model_final.pth" and train["init_parts"] == ""
-        train.update(
-            init_checkpoint="output/lite/base_detector/model_final.pth", init_parts="backbone,proposal_generator"
-        )
+        train.update(init_checkpoint="ovdet-lite-base48", init_parts="backbone,proposal_generator")
         train["freeze"] = "backbone,proposal_generator"
     model = {key: value for key, value in model.items() if key not in ("roi_heads", "region_source")}
     rest = {key: whole[key] for key in ("dataset", "teacher", "name_embedder", "optimizer", "lr_multiplier")}

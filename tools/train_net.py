@@ -30,7 +30,7 @@ from ovdet.engine.options import build_options
 from ovdet.engine.train import check_files, do_train
 from ovdet.errors import InputError, command, first_line
 from ovdet.files import make_folder
-from ovdet.hub.find import HUB, SHIPPED, find_model
+from ovdet.hub.find import weights_file
 from ovdet.inference.evaluate import evaluate_config
 
 _TIMEOUT = 30.0  # minutes
@@ -54,9 +54,7 @@ def parse_arguments() -> argparse.Namespace:
 def run(arguments: argparse.Namespace) -> None:
     """Train or evaluate in one process."""
     config = load_config(arguments.config_file, arguments.opts)
-    given = config.train.get("init_checkpoint", "")
-    if is_model_name(given):
-        config.train.init_checkpoint = find_model(given).weights
+    config.train.init_checkpoint = weights_file(config.train.get("init_checkpoint", ""))
     if arguments.eval_only:
         evaluate_config(config, weights_to_evaluate(config, arguments.opts))
         return
@@ -89,13 +87,6 @@ def weights_to_evaluate(config: DictConfig, overrides: Sequence[str]) -> str:
         print(f"{config.train.output_dir} began with {given}: its last checkpoint is evaluated", file=sys.stderr)
         return ""
     return given
-
-
-def is_model_name(source: str) -> bool:
-    """Whether initial weights are a shipped model's name, a folder or a hub address rather than a file."""
-    return isinstance(source, str) and (
-        source in SHIPPED or source.startswith(HUB) or (source and Path(source).is_dir())
-    )
 
 
 def check_machines(arguments: argparse.Namespace) -> None:

@@ -12,7 +12,7 @@ from ovdet.engine.options import TrainOptions
 from .data.coco_subsets import dataloader
 from .teacher import name_embedder, teacher  # noqa: F401 - part of a run
 
-BASE_DETECTOR = "output/lite/base_detector/model_final.pth"
+BASE_DETECTOR = "ovdet-lite-base48"  # comes with the package; configs/lite/base_detector.py trains one of your own
 
 dataset = dict(
     name="lite",

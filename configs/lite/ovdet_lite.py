@@ -10,7 +10,6 @@ from ovdet.data.samplers import repeat_factor_sampler
 from ovdet.engine.learning_rate import part_lr_multiplier
 
 from ..common.components import roi_feature_regions
-from ..common.lite_run import BASE_DETECTOR
 from ..common.methods import vild
 from .base_detector import dataloader, dataset, lr_multiplier, model, name_embedder, optimizer, teacher, train
 
@@ -22,4 +21,4 @@ model.proposal_generator.batch_size_per_image = 256
 dataloader.train.sampler = L(repeat_factor_sampler)(threshold=0.1)
 optimizer.update(lr=4e-4)
 optimizer.params.lr_factor_func = L(part_lr_multiplier)(part="backbone.bottom_up", factor=0.25)
-train.update(init_checkpoint=BASE_DETECTOR, max_iter=4600, output_dir="output/lite/ovdet_lite")
+train.update(init_checkpoint=f"{train.output_dir}/model_final.pth", max_iter=4600, output_dir="output/lite/ovdet_lite")

@@ -8,6 +8,7 @@ from detectron2.config import LazyCall as L
 
 from ovdet.data.mixture import DataSet
 
+from ..common.lite_run import BASE_DETECTOR
 from ..common.mixture import data_set, partial_labels, train_on
 from .ovdet_lite import dataloader, dataset, lr_multiplier, model, name_embedder, optimizer, teacher, train
 
@@ -26,4 +27,4 @@ model = partial_labels(model)
 model.backbone.bottom_up.freeze_stages = 4
 model.region_source.max_regions = 16
 optimizer.lr = 3e-4
-train.update(init_checkpoint="output/lite/ovdet_lite/averaged.pth", max_iter=3000, output_dir="output/lite/mixture")
+train.update(init_checkpoint=BASE_DETECTOR, max_iter=3000, output_dir="output/lite/mixture")

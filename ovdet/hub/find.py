@@ -61,6 +61,14 @@ def find_model(name: str | Path) -> ModelFiles:
     return ModelFiles(str(folder / RUN_CONFIG), weights)
 
 
+def weights_file(source: str) -> str:
+    """`train.init_checkpoint` as a checkpoint file: of a model that is named as for `find_model`, or itself."""
+    is_model = (
+        isinstance(source, str) and source and (source in SHIPPED or source.startswith(HUB) or Path(source).is_dir())
+    )
+    return find_model(source).weights if is_model else source
+
+
 def open_config(path: str, overrides: Sequence[str] = ()) -> DictConfig:
     """Read the config of a training run or of a model folder.
 

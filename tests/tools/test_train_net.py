@@ -13,8 +13,11 @@ from pathlib import Path
 import psutil
 import pytest
 import torch
+from safetensors.torch import load_file
 
+from ovdet.data.synthetic import build_synthetic
 from ovdet.engine.resume import last_checkpoint, locked
+from ovdet.hub.find import find_model
 
 QUICK = "configs/quick/vild.py"
 
@@ -75,6 +78,22 @@ def test_resume_goes_on(trained, run_tool, tmp_path):
     assert fourth["lr"] > fifth["lr"] > 0 and fourth["gradient_norm"] > 0  # schedule and clipping are at work
     assert "another train.max_iter: 4 -> 6" in out and "another train.clip_gradient_norm: 10.0 -> 1" in out
     assert torch.load(tmp_path / "run/model_final.pth", weights_only=True)["iteration"] == 5
+
+
+def test_the_first_command_of_a_newcomer_runs(run_tool, tmp_path):
+    """ViLD on photos of one's own begins with a base detector out of the package, and keeps that as it is."""
+    build_synthetic(tmp_path / "data", num_train=2, num_val=1)
+    code, out, err = run_tool(
+        "train_net.py", "--config-file", "configs/lite/vild.py", f"dataset.root={tmp_path}/data",
+        f"dataset.split={tmp_path}/data/ov_split.json", f"train.output_dir={tmp_path}/run", "train.device=cpu",
+        "train.max_iter=1", "dataloader.train.total_batch_size=1", "dataloader.train.num_workers=0",
+        "dataloader.test.num_workers=0", "dataset.num_base=24", "dataset.name=newcomer",
+    )  # fmt: skip
+    assert code == 0, (out + err)[-2000:]
+    before = load_file(find_model("ovdet-lite-base48").weights)
+    after = torch.load(tmp_path / "run/model_final.pth", weights_only=True)["model"]
+    parts = [key for key in after if key.startswith(("backbone.", "proposal_generator.")) and key in before]
+    assert len(parts) > 100 and all(torch.equal(after[key], before[key].to(after[key].dtype)) for key in parts)
 
 
 def test_parts_of_other_weights_are_where_a_run_begins(trained, run_tool, tmp_path):
@@ -392,6 +411,11 @@ def test_bad_input_is_one_line_and_exit_code_2(trained, run_tool, tmp_path, argu
             "dataset.train to be there, /nowhere/instances_train.json",
         ),
         (QUICK, "train.init_checkpoint=/nowhere.pth", "train.init_checkpoint to be there, /nowhere.pth does not exist"),
+        (
+            QUICK,
+            "train.init_checkpoint=/no/run/model_final.pth",
+            "the training with train.output_dir=/no/run writes it",
+        ),
         ("configs/quick/vild_stored.py", "dataset.region_store=/nowhere", "dataset.region_store to be there, /nowhere"),
     ],
 )
