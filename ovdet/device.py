@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -10,6 +11,10 @@ import torch
 
 from ovdet.errors import InputError
 from ovdet.packable import packable
+
+# OpenMP's threads are not there in a fork of a process that has computed: with more than one it would wait for ever
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=lambda: torch.set_num_threads(1))
 
 
 @packable
