@@ -1,7 +1,7 @@
 """Detect any names in images or a video; write annotated pictures or a video, and detections.json.
 
 tools/demo.py --input photo.jpg --vocabulary "red kite, wheel; tyre" --output output/demo
-tools/demo.py --input photos --vocabulary names.txt --output output/demo --model output/lite/vild
+tools/demo.py --input photos clip.mp4 --vocabulary names.txt --output output/demo --model output/lite/vild
 tools/demo.py --input photos --vocabulary names.txt --output output/demo --weights detector.onnx
 """
 
@@ -17,7 +17,7 @@ from ovdet.engine.config import override
 from ovdet.errors import InputError, command
 from ovdet.files import require_path
 from ovdet.inference.load import load_predictor
-from ovdet.inference.media import VIDEO_SUFFIXES, Video, find_input
+from ovdet.inference.media import VIDEO_SUFFIXES, find_inputs
 from ovdet.inference.results import check_output, write_results, write_video
 from ovdet.text.class_names import names_among
 from ovdet.text.classes import parse_negatives
@@ -28,7 +28,8 @@ from ovdet.text.vocabulary import parse_vocabulary
 def parse_arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     add = parser.add_argument
-    add("--input", metavar="FILE|FOLDER", help="images, a folder of them, or a video (default: scikit-image's samples)")
+    what = "images, folders of them, videos, any number of each (default: scikit-image's samples)"
+    add("--input", nargs="*", action="extend", default=[], metavar="FILE|FOLDER", help=what)
     names = "names separated by commas, synonyms of a name by semicolons; or a .txt, .json or .safetensors file"
     add("--vocabulary", required=True, metavar='"a,b;c"|FILE', help=names)
     add("--output", required=True, metavar="DIR", help="folder for pictures and detections.json")
@@ -100,26 +101,29 @@ def main() -> None:
         if value is not None and not 0 <= value <= 1:
             raise InputError(f"expected --{option.replace('_', '-')} between 0 and 1, got {value}")
     output = Path(require_path(arguments.output))
-    check_output(output, arguments.input)
-    words = [text for text in arguments.overrides if "=" not in text or Path(text).is_file()]
-    more = [text for text in words if arguments.input and is_path(text)]  # of --input photos/*.jpg
-    check_words([text for text in words if text not in more], arguments.vocabulary)
-    source = find_input(arguments.input, more)
+    # photos/*.jpg may stand behind the names, overrides behind the photos
+    given = [*arguments.input, *arguments.overrides]
+    overrides = [text for text in given if "=" in text and not Path(text).exists()]
+    inputs = [text for text in given if text in arguments.input or (arguments.input and is_path(text))]
+    inputs = [text for text in inputs if text not in overrides]
+    check_words([text for text in given if text not in (*inputs, *overrides)], arguments.vocabulary)
+    for path in inputs:
+        check_output(output, path)
+    images, videos = find_inputs(inputs)
     embedded = arguments.vocabulary.endswith(".safetensors")
     vocabulary = (load_embeddings if embedded else parse_vocabulary)(arguments.vocabulary)
-    overrides = [text for text in arguments.overrides if text not in more]
     overrides += [override("teacher.name", arguments.teacher)] if arguments.teacher else []
     chosen = {key: getattr(arguments, key) for key in ("model", "config_file", "weights", "device", "compile", "half")}
     predictor = load_predictor(**chosen, overrides=overrides)
     predictor.set_vocabulary(vocabulary, negatives=parse_negatives(arguments.negatives))
     detect = partial(predictor, **limits)
-    if isinstance(source, Video):
-        path, frames, frames_with = write_video(detect, source, output, names=predictor.names)
+    for position, video in enumerate(videos, start=1):
+        folder = output if len(videos) == 1 and not images else output / f"video_{position}"
+        path, frames, frames_with = write_video(detect, video, folder, names=predictor.names)
         most = ", ".join(f"{name} in {number}" for name, number in frames_with.most_common(5)) or "nothing"
-        said = f" of {source.num_frames}" if frames < (source.num_frames or 0) else ""  # the rest cannot be read
+        said = f" of {video.num_frames}" if frames < (video.num_frames or 0) else ""  # the rest cannot be read
         print(f"{path}: {frames}{said} frame{'' if frames == 1 else 's'}; {most}")
-        return
-    for path, found in write_results(detect, source, output, names=predictor.names):
+    for path, found in write_results(detect, images, output, names=predictor.names):
         best = ", ".join(f"{d['label']} {d['score']:.2f}" for d in list(found)[:5])
         best = f"best: {best}" if best else under_threshold(found.best_missed, predictor.training_classes)
         print(f"{path}: {len(found)} detection{'' if len(found) == 1 else 's'}; {best}")

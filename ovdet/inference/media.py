@@ -5,42 +5,47 @@ Shape letters: H, W of a frame.
 
 from __future__ import annotations
 
+import contextlib
 import importlib.util
-import os
+import re
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
-import cv2
+import av
 import numpy as np
 
 from ovdet.data.images import find_images
-from ovdet.errors import InputError
+from ovdet.errors import InputError, first_line
 from ovdet.files import require_path
 
-os.environ.setdefault("OPENCV_FFMPEG_LOGLEVEL", "-8")  # quiet: what cannot be read is told in one line below
-
-VIDEO_SUFFIXES = {".avi", ".m4v", ".mkv", ".mov", ".mp4", ".webm"}
-USUAL_RATE = 25.0  # frames per second, where a file does not say or says nonsense
+av.logging.set_level(None)  # quiet: what cannot be read is told in one line below
+VIDEO_SUFFIXES = {
+    *(".3g2", ".3gp", ".asf", ".avi", ".divx", ".f4v", ".flv", ".m2ts", ".m4v", ".mjpeg", ".mkv", ".mov", ".mp4"),
+    *(".mpeg", ".mpg", ".mts", ".mxf", ".ogv", ".qt", ".ts", ".vob", ".webm", ".wmv", ".y4m"),
+}
+USUAL_RATE, MAX_RATE = 25.0, 100_000.0  # frames per second: where a file does not say, and what is nonsense
+_REMOTE = re.compile("[a-z][a-z0-9+.-]+://", re.IGNORECASE)
 SAMPLES = ("chelsea.png", "coffee.png", "motorcycle_left.png")  # of scikit-image; free to use
 
 
-def find_input(path: str | None, more: Sequence[str] = ()) -> Video | list[Path]:
-    """The video or the images that a path names.
+def find_inputs(paths: Sequence[str]) -> tuple[list[Path], list[Video]]:
+    """The images and the videos that paths name.
 
     Args:
-        path: a video, an image, or a folder of images; None for scikit-image's samples.
-        more: further images, as a shell makes them of `*.jpg`.
+        paths: videos, images, folders of images, in any order and number; none for scikit-image's samples.
 
     Raises:
         InputError: a path does not exist, or is none of these.
     """
-    if path is None:
-        return sample_images()
-    if more:
-        return [file for each in (path, *more) for file in find_images(each)]
-    return Video.open(path) if is_video(path) else find_images(require_path(path))
+    for path in paths:
+        if _REMOTE.match(path) or path.isdecimal() and not Path(path).exists():
+            what = "a camera" if path.isdecimal() else "an address"
+            raise InputError(f"expected files or folders on this machine, got {what}: {path}; save it to a file first")
+    videos = [Video.open(path) for path in paths if is_video(path)]
+    images = [file for path in paths if not is_video(path) for file in find_images(require_path(path))]
+    return (images if paths else sample_images()), videos
 
 
 def sample_images() -> list[Path]:
@@ -67,7 +72,7 @@ class Video:
 
     Attributes:
         path: the file.
-        rate: frames per second.
+        rate: frames per second, in the mean where it varies.
         num_frames: as the file says, which need not be true; None where it does not say.
     """
 
@@ -80,13 +85,13 @@ class Video:
         """A video file's rate and length.
 
         Raises:
-            InputError: there is no such file, or OpenCV cannot read it.
+            InputError: there is no such file, or FFmpeg cannot read it.
         """
         if not Path(path).is_file():
             raise InputError(f"expected a video, got {path}, which is not a file")
-        with _capture(path) as capture:
-            rate, frames = capture.get(cv2.CAP_PROP_FPS), capture.get(cv2.CAP_PROP_FRAME_COUNT)
-        return cls(Path(path), rate if 1 <= rate <= 1000 else USUAL_RATE, int(frames) if frames >= 1 else None)
+        with _opened(path) as (_, stream):
+            rate = float(stream.average_rate or 0)
+            return cls(Path(path), rate if 0 < rate < MAX_RATE else USUAL_RATE, stream.frames or None)
 
     def __iter__(self) -> Iterator[np.ndarray]:
         """Each frame as (H, W, 3) contiguous uint8 RGB; upright, where the file says how it was held.
@@ -94,21 +99,42 @@ class Video:
         Raises:
             InputError: not even the first frame can be read.
         """
-        with _capture(self.path) as capture:
-            is_there, frame = capture.read()
-            if not is_there:
-                raise InputError(f"expected a video, got {self.path}, of which no frame can be read")
-            while is_there:
-                yield np.ascontiguousarray(frame[:, :, ::-1])
-                is_there, frame = capture.read()
+        return (frame for _, frame in self.timed_frames())
+
+    def timed_frames(self) -> Iterator[tuple[float, np.ndarray]]:
+        """Frames with the seconds since the first one at which each is shown, by the file's own time stamps.
+
+        Raises:
+            InputError: not even the first frame can be read.
+        """
+        number, first = 0, None
+        with _opened(self.path) as (container, stream):
+            for frame in _decoded(container, stream):
+                first = frame.time if first is None else first
+                seconds = number / self.rate if frame.time is None or first is None else frame.time - first
+                turns = round(frame.rotation / 90) % 4  # counterclockwise
+                yield seconds, np.ascontiguousarray(np.rot90(frame.to_ndarray(format="rgb24"), turns))
+                number += 1
+        if not number:
+            raise InputError(f"expected a video, got {self.path}, of which no frame can be read")
+
+
+def _decoded(container: av.container.InputContainer, stream: av.VideoStream) -> Iterator[av.VideoFrame]:
+    """What can be decoded: a file that was cut off ends where it ends, a broken frame is left out."""
+    for packet in container.demux(stream):
+        with contextlib.suppress(av.error.FFmpegError):
+            yield from packet.decode()
 
 
 @contextmanager
-def _capture(path: str | Path) -> Iterator[cv2.VideoCapture]:
-    capture = cv2.VideoCapture(str(path))
+def _opened(path: str | Path) -> Iterator[tuple[av.container.InputContainer, av.VideoStream]]:
     try:
-        if not capture.isOpened():
-            raise InputError(f"expected a video, got {path}, which OpenCV cannot read")
-        yield capture
-    finally:
-        capture.release()
+        container = av.open(str(path))
+    except (av.error.FFmpegError, OSError, ValueError) as error:
+        raise InputError(f"expected a video, got {path}, which FFmpeg cannot read: {first_line(error)}") from error
+    with container:
+        if not container.streams.video:
+            raise InputError(f"expected a video, got {path}, which has no pictures")
+        stream = container.streams.video[0]
+        stream.thread_type = "AUTO"
+        yield container, stream

@@ -12,16 +12,17 @@ from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
+from fractions import Fraction
 from itertools import chain, count
 from pathlib import Path
 
-import cv2
+import av
 import numpy as np
 from PIL import Image
 from rich.console import Console
 from rich.progress import track
 
-from ovdet.errors import InputError
+from ovdet.errors import InputError, first_line
 from ovdet.files import atomic_write, atomic_writer, temporary_path
 from ovdet.inference.detections import Detections
 from ovdet.inference.draw import draw_detections
@@ -29,6 +30,7 @@ from ovdet.inference.media import Video
 from ovdet.inference.predictor import to_rgb
 
 DETECTIONS_FILE = "detections.json"
+_TICK = Fraction(1, 90_000)  # seconds, of a video's time stamps
 
 
 def check_output(folder: Path, input: str | None) -> None:
@@ -97,6 +99,8 @@ def write_video(
 ) -> tuple[Path, int, Counter[str]]:
     """Detect on each frame of a video; write an annotated video and detections.json, both at the end.
 
+    An interruption leaves both of the frames that are done.
+
     Args:
         detect: an OpenVocabPredictor, its thresholds bound.
         video: its file.
@@ -111,64 +115,68 @@ def write_video(
     """
     path = _free_path(folder, video.path, ".mp4", {video.path.resolve()})
     frames_with: Counter[str] = Counter()
+    done, interrupted = 0, None
     with atomic_writer(folder / DETECTIONS_FILE) as stream, writing_video(path, video.rate) as write_frame:
-        frames = track(video, "detecting", total=video.num_frames, console=Console(stderr=True))
-        for number, frame in enumerate(frames):
-            found = detect(frame, channel_order="RGB")
-            write_frame(_draw(frame, found, names))
-            frames_with.update(set(found.labels))
-            row = _row(found, video=str(video.path), frame=number, seconds=round(number / video.rate, 3))
-            stream.write(b",\n " if number else b"[")
-            stream.write(_as_bytes(row))
+        frames = track(video.timed_frames(), "detecting", total=video.num_frames, console=Console(stderr=True))
+        try:
+            for seconds, frame in frames:
+                found = detect(frame, channel_order="RGB")
+                write_frame(_draw(frame, found, names), seconds)
+                frames_with.update(set(found.labels))
+                row = _row(found, video=str(video.path), frame=done, seconds=round(seconds, 3))
+                stream.write((b",\n " if done else b"[") + _as_bytes(row))
+                done += 1
+        except (KeyboardInterrupt, SystemExit) as error:
+            if not done:
+                raise
+            interrupted = error
         stream.write(b"]\n")
-    return path, number + 1, frames_with
+    if interrupted is not None:
+        raise interrupted
+    return path, done, frames_with
 
 
 @contextmanager
-def writing_video(path: str | Path, rate: float) -> Iterator[Callable[[np.ndarray], None]]:
-    """Write a video atomically: yields a function that takes frames (H, W, 3) uint8 RGB, all of one size.
+def writing_video(path: str | Path, rate: float) -> Iterator[Callable[..., None]]:
+    """Write an H.264 video atomically: yields a function that takes frames (H, W, 3) uint8 RGB, all of one size.
 
-    A block that fails leaves nothing, and an older file as it was. supervision's VideoSink would cut odd sizes by a
-    pixel, refuse the rates of slow motion, and leave half a file.
+    The function's second argument is when a frame is shown, in seconds from the first one; without it frames follow at
+    `rate`. A block that fails leaves nothing, and an older file as it was.
 
     Args:
         path: ends in .mp4.
-        rate: frames per second.
+        rate: frames per second, in the mean.
 
     Raises:
-        InputError: the place cannot be written to, or is full.
+        InputError: the place cannot be written to, or is full; or no frame came.
     """
-    writer = cv2.VideoWriter()
     with temporary_path(path, ".part.mp4") as part:
-
-        def write(frame: np.ndarray) -> None:
-            odd = [(0, size % 2) for size in frame.shape[:2]]
-            frame = np.pad(frame, (*odd, (0, 0)), "edge")  # MPEG-4 knows even sizes alone
-            size = frame.shape[1::-1]  # width, height
-            if not writer.isOpened() and not writer.open(
-                str(part), cv2.VideoWriter_fourcc(*"mp4v"), _nearest_rate(rate), size
-            ):
-                raise InputError(f"expected a place to write a video of {size[0]} x {size[1]} pixels to, got {path}")
-            writer.write(np.ascontiguousarray(frame[:, :, ::-1]))
-
         try:
+            container = av.open(str(part), "w", options={"movflags": "faststart"})
+        except av.error.FFmpegError as error:
+            raise InputError(f"expected a place to write a video to, got {path}: {first_line(error)}") from error
+        with container:
+            stream = container.add_stream("libx264", rate=Fraction(rate).limit_denominator(1001))
+            stream.pix_fmt, stream.options = "yuv420p", {"crf": "20", "preset": "veryfast"}
+            stream.codec_context.time_base = _TICK
+            count, last = 0, -1
+
+            def write(frame: np.ndarray, seconds: float | None = None) -> None:
+                nonlocal count, last
+                frame = np.pad(frame, (*((0, size % 2) for size in frame.shape[:2]), (0, 0)), "edge")  # even sizes
+                if not count:
+                    stream.height, stream.width = frame.shape[:2]
+                picture = av.VideoFrame.from_ndarray(frame, format="rgb24")
+                at = count / rate if seconds is None else seconds
+                picture.pts = last = max(last + 1, round(at / _TICK))
+                picture.time_base = _TICK
+                container.mux(stream.encode(picture))
+                count += 1
+
             yield write
-        finally:
-            writer.release()
-        _check_written(part, path)
-
-
-def _nearest_rate(rate: float) -> float:
-    """The nearest rate that MPEG-4 can hold: a whole number of thousandths, hundredths or tenths, 65535 at most."""
-    return round(rate, next(digits for digits in (3, 2, 1) if rate * 10**digits < 65535))
-
-
-def _check_written(part: Path, path: str | Path) -> None:
-    """OpenCV does not say that a disk is full; but a video that was cut off cannot be opened."""
-    try:
-        Video.open(part)
-    except InputError as error:
-        raise InputError(f"expected a place to write a video to, got {path}, where it came out broken") from error
+            if not count:
+                raise InputError(f"expected a place to write a video to, got {path} and no frame")
+            container.mux(stream.encode(None))
 
 
 def _draw(rgb: np.ndarray, found: Detections, names: Sequence[str]) -> np.ndarray:
