@@ -1,12 +1,12 @@
 """ClassEmbeddings: the classes that a detector is asked for, as one immutable value.
 
-Shape letters: S rows, K classes (S >= K), D embedding width.
+Shape letters: S rows, K classes, D embedding width, L learned rows, W width of the region features they look at.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 
 import torch
@@ -22,6 +22,39 @@ _NEAR_UNIT = 1e-4  # how far from 1 a norm may be, or as far as the matrix's own
 
 
 @dataclass(frozen=True, eq=False)
+class LearnedRows:
+    """Linear classifiers on a detector's region features, learned from examples (ovdet/learning).
+
+    Each scores by itself, a sigmoid outside of the softmax over embeddings, so other classes keep their scores to the
+    bit.
+
+    Attributes:
+        weights: (L, W) float32.
+        biases: (L,) float32.
+        class_ids: (L,) int64, the index of each row's class.
+        detector: fingerprint of the detector whose features they are of, see `detector_fingerprint`.
+
+    Raises:
+        InputError: no rows, or parts of different lengths.
+    """
+
+    weights: Tensor
+    biases: Tensor
+    class_ids: Tensor
+    detector: str
+
+    def __post_init__(self) -> None:
+        if self.weights.dim() != 2 or not len(self.weights) == len(self.biases) == len(self.class_ids) > 0:
+            shapes = [tuple(part.shape) for part in (self.weights, self.biases, self.class_ids)]
+            raise InputError(f"expected learned rows (L, W), L biases and L class ids, got {shapes}")
+
+    def to(self, device: torch.device) -> LearnedRows:
+        """A copy on `device`."""
+        parts = (part.to(device) for part in (self.weights, self.biases, self.class_ids))
+        return LearnedRows(*parts, self.detector)
+
+
+@dataclass(frozen=True, eq=False)
 class ClassEmbeddings:
     """Rows of a text-embedding space, and the class that each of them speaks for.
 
@@ -34,6 +67,7 @@ class ClassEmbeddings:
         names: of the K classes.
         is_base: (S,) bool, which rows the detector was trained on; None where that is not known. Score fusion weighs
             base and novel classes differently.
+        learned: rows of classes that were learned from examples and have no row in `embeddings`; None for none.
 
     Raises:
         InputError: parts of different lengths, a class id that is none, or a class without a row.
@@ -43,6 +77,7 @@ class ClassEmbeddings:
     class_ids: Tensor
     names: tuple[str, ...]
     is_base: Tensor | None = None
+    learned: LearnedRows | None = None
     _on_device: dict[torch.device, ClassEmbeddings] = field(default_factory=dict, init=False, repr=False)
 
     def __post_init__(self) -> None:
@@ -52,8 +87,10 @@ class ClassEmbeddings:
         if self.is_base is not None and len(self.is_base) != len(self.class_ids):
             raise InputError(f"expected is_base for {len(self.class_ids)} rows, got {len(self.is_base)}")
         spoken = self.class_ids.unique().tolist()
-        if [index for index in spoken if index != NEGATIVE] != list(range(len(self.names))):
-            raise InputError(f"expected class ids of all {len(self.names)} classes or -1, got {spoken[:10]}")
+        learned = [] if self.learned is None else self.learned.class_ids.unique().tolist()
+        if sorted([index for index in spoken if index != NEGATIVE] + learned) != list(range(len(self.names))):
+            got = f"{spoken[:10]}" + (f" and learned {learned[:10]}" if learned else "")
+            raise InputError(f"expected class ids of all {len(self.names)} classes or -1, got {got}")
 
     @classmethod
     def of(
@@ -74,7 +111,8 @@ class ClassEmbeddings:
             return self
         if device not in self._on_device:
             base = None if self.is_base is None else self.is_base.to(device)
-            moved = ClassEmbeddings(self.embeddings.to(device), self.class_ids.to(device), self.names, base)
+            learned = None if self.learned is None else self.learned.to(device)
+            moved = ClassEmbeddings(self.embeddings.to(device), self.class_ids.to(device), self.names, base, learned)
             self._on_device[device] = moved
         return self._on_device[device]
 
@@ -93,7 +131,8 @@ class ClassEmbeddings:
     @cached_property
     def max_rows(self) -> int:
         """The most rows that one class has."""
-        return int(self.class_ids[self.class_ids != NEGATIVE].bincount().max())
+        rows = self.class_ids[self.class_ids != NEGATIVE]
+        return int(rows.bincount().max()) if len(rows) else 1
 
     @cached_property
     def is_base_class(self) -> Tensor | None:
@@ -103,6 +142,26 @@ class ClassEmbeddings:
         is_base = torch.zeros(len(self.names), dtype=torch.bool, device=self.is_base.device)
         is_base[self.class_ids[self.is_base & (self.class_ids != NEGATIVE)]] = True
         return is_base
+
+    def with_learned(self, learned: ClassEmbeddings) -> ClassEmbeddings:
+        """These classes and learned ones; learned rows take the place of embeddings of a class of the same name.
+
+        The embeddings that are replaced stay as negatives, so that all other scores stay the same to the bit.
+
+        Args:
+            learned: classes with learned rows alone.
+
+        Raises:
+            InputError: a class here has learned rows already, or `learned` has other rows.
+        """
+        if learned.learned is None or len(learned.class_ids) or self.learned is not None:
+            raise InputError("expected classes without learned rows, and some with learned rows alone")
+        names = self.names + tuple(name for name in learned.names if name not in self.names)
+        to_joined = torch.tensor([names.index(name) for name in learned.names])
+        rows = replace(learned.learned, class_ids=to_joined[learned.learned.class_ids])
+        is_replaced = torch.isin(self.class_ids, rows.class_ids)
+        ids = torch.where(is_replaced, NEGATIVE, self.class_ids)
+        return ClassEmbeddings(self.embeddings, ids, names, self.is_base, rows)
 
 
 def unit_norm(embeddings: Tensor) -> Tensor:

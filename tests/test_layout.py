@@ -28,7 +28,19 @@ ALLOWED = {
     "regions.shard": (),
     "regions.store": ("data.coco", "teachers.embedding_space"),
     "export": ("hub", "inference", "modeling", "text"),
-    "inference": ("data", "engine", "evaluation", "export", "hub", "integrations", "modeling", "teachers", "text"),
+    "learning": ("data", "modeling", "text"),
+    "inference": (
+        "data",
+        "engine",
+        "evaluation",
+        "export",
+        "hub",
+        "integrations",
+        "learning",
+        "modeling",
+        "teachers",
+        "text",
+    ),
     "integrations": ("inference",),
 }
 # files beside the packages, which import each other alone; all may import them

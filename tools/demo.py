@@ -19,6 +19,7 @@ from ovdet.files import require_path
 from ovdet.inference.load import load_predictor
 from ovdet.inference.media import VIDEO_SUFFIXES, find_inputs
 from ovdet.inference.results import check_output, write_results, write_video
+from ovdet.learning.classes_file import load_classes
 from ovdet.text.class_names import names_among
 from ovdet.text.classes import parse_negatives
 from ovdet.text.embeddings import load_embeddings
@@ -31,7 +32,8 @@ def parse_arguments() -> argparse.Namespace:
     what = "images, folders of them, videos, any number of each (default: scikit-image's samples)"
     add("--input", nargs="*", action="extend", default=[], metavar="FILE|FOLDER", help=what)
     names = "names separated by commas, synonyms of a name by semicolons; or a .txt, .json or .safetensors file"
-    add("--vocabulary", required=True, metavar='"a,b;c"|FILE', help=names)
+    add("--vocabulary", metavar='"a,b;c"|FILE', help=names)
+    add("--classes", metavar="FILE", help="classes that tools/learn.py learned, alone or beside --vocabulary")
     add("--output", required=True, metavar="DIR", help="folder for pictures and detections.json")
     add(
         "--model",
@@ -106,16 +108,23 @@ def main() -> None:
     overrides = [text for text in given if "=" in text and not Path(text).exists()]
     inputs = [text for text in given if text in arguments.input or (arguments.input and is_path(text))]
     inputs = [text for text in inputs if text not in overrides]
-    check_words([text for text in given if text not in (*inputs, *overrides)], arguments.vocabulary)
+    check_words([text for text in given if text not in (*inputs, *overrides)], arguments.vocabulary or "")
     for path in inputs:
         check_output(output, path)
     images, videos = find_inputs(inputs)
-    embedded = arguments.vocabulary.endswith(".safetensors")
-    vocabulary = (load_embeddings if embedded else parse_vocabulary)(arguments.vocabulary)
+    if arguments.vocabulary is None and arguments.classes is None:
+        raise InputError("expected --vocabulary, --classes or both, got neither")
+    if arguments.vocabulary is not None:
+        embedded = arguments.vocabulary.endswith(".safetensors")
+        vocabulary = (load_embeddings if embedded else parse_vocabulary)(arguments.vocabulary)
+    learned = load_classes(arguments.classes) if arguments.classes else None
     overrides += [override("teacher.name", arguments.teacher)] if arguments.teacher else []
     chosen = {key: getattr(arguments, key) for key in ("model", "config_file", "weights", "device", "compile", "half")}
     predictor = load_predictor(**chosen, overrides=overrides)
-    predictor.set_vocabulary(vocabulary, negatives=parse_negatives(arguments.negatives))
+    if arguments.vocabulary is not None:
+        predictor.set_vocabulary(vocabulary, negatives=parse_negatives(arguments.negatives))
+    if learned is not None:
+        predictor.classes = learned if predictor.classes is None else predictor.classes.with_learned(learned)
     detect = partial(predictor, **limits)
     for position, video in enumerate(videos, start=1):
         folder = output if len(videos) == 1 and not images else output / f"video_{position}"

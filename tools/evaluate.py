@@ -14,6 +14,7 @@ from ovdet.errors import command
 from ovdet.files import require_path
 from ovdet.hub.find import add_model_arguments, choose_model, open_config
 from ovdet.inference.evaluate import evaluate_on
+from ovdet.learning.classes_file import load_classes
 from ovdet.text.classes import parse_negatives
 from ovdet.text.vocabulary import Vocabulary
 
@@ -42,6 +43,8 @@ def parse_arguments() -> argparse.Namespace:
     )
     synonyms = "synonyms of the json's class names, of which the best counts: a .txt or .json file (default: none)"
     parser.add_argument("--vocabulary", metavar="FILE", help=synonyms)
+    learned = "classes of the json that tools/learn.py learned, instead of their names (default: none)"
+    parser.add_argument("--classes", metavar="FILE", help=learned)
     negatives = "what looks more like these names is left out, as tools/demo.py has it (default: none)"
     parser.add_argument("--negatives", metavar='"a,b"|FILE', help=negatives)
     parser.add_argument("--masks", action="store_true", help="mask AP too (default: boxes only)")
@@ -75,6 +78,7 @@ def main() -> None:
         max_detections=arguments.max_detections,
         lvis=arguments.lvis,
         vocabulary=Vocabulary.load(arguments.vocabulary) if arguments.vocabulary else None,
+        learned=load_classes(arguments.classes) if arguments.classes else None,
         negatives=parse_negatives(arguments.negatives) or (),
         compile=arguments.compile,
         half=arguments.half,

@@ -13,6 +13,7 @@ from detectron2.data import DatasetCatalog, MetadataCatalog
 from detectron2.utils import comm
 from omegaconf import DictConfig
 
+from ovdet.class_embeddings import ClassEmbeddings
 from ovdet.data.catalog import LVIS_EVALUATOR_TYPE
 from ovdet.data.coco import listed
 from ovdet.data.dataset import EVALUATOR_TYPE, register_coco_subsets
@@ -22,6 +23,7 @@ from ovdet.engine.evaluate import classes_of, do_test, prepare_evaluation
 from ovdet.errors import InputError
 from ovdet.evaluation.evaluator import build_evaluator
 from ovdet.hub.load import load_detector
+from ovdet.learning.learn import detector_fingerprint
 from ovdet.modeling.acceleration import speed_up
 from ovdet.text.class_names import names_among
 from ovdet.text.vocabulary import Vocabulary
@@ -64,6 +66,7 @@ def evaluate_on(
     lvis: bool = False,
     vocabulary: Vocabulary | None = None,
     negatives: Sequence[str] = (),
+    learned: ClassEmbeddings | None = None,
     compile: bool = False,
     half: bool = False,
 ) -> Mapping[str, Any]:
@@ -86,6 +89,7 @@ def evaluate_on(
         lvis: LVIS's federated figures, which need an LVIS json, instead of COCO's.
         vocabulary: synonyms of the json's class names, of which the best counts; None for none.
         negatives: names of other things: what looks more like one of them is not found.
+        learned: learned classes, which take the place of the names' embeddings; each is one of the json's.
         compile: see `speed_up`.
         half: see `speed_up`.
 
@@ -109,7 +113,7 @@ def evaluate_on(
     _score(config, output, iou_types, max_detections)
     with registered(dataset):
         prepare_evaluation(output)
-        return _evaluate(config, output, weights, vocabulary, negatives, compile=compile, half=half)
+        return _evaluate(config, output, weights, vocabulary, negatives, learned, compile=compile, half=half)
 
 
 def _score(config: DictConfig, output: str | Path, iou_types: Sequence[str], max_detections: int | None) -> None:
@@ -133,6 +137,7 @@ def _evaluate(
     weights: str,
     vocabulary: Vocabulary | None = None,
     negatives: Sequence[str] = (),
+    learned: ClassEmbeddings | None = None,
     **faster: bool,
 ) -> Mapping[str, Any]:
     model, embed_names, header = load_detector(config, weights)
@@ -140,6 +145,12 @@ def _evaluate(
     dataset_name = instantiate(config.dataloader.test.dataset.names)
     trained = header.get("training_classes", ())
     classes = classes_of(dataset_name, embed_names, trained, vocabulary=vocabulary, negatives=negatives)
+    if learned is not None:
+        if learned.learned.detector != detector_fingerprint(model):
+            raise InputError(f"expected classes that this detector learned, got another's ({learned.learned.detector})")
+        if odd := [name for name in learned.names if name not in classes.names]:
+            raise InputError(f"expected learned classes that the json has, got {odd[0]!r}")
+        classes = classes.with_learned(learned)
     results = do_test(config, speed_up(model, **faster), classes)
     if comm.is_main_process():
         save_config(config, Path(folder) / "config.yaml")  # beside the figures that it gave, and no others

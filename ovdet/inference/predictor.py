@@ -10,8 +10,9 @@ from __future__ import annotations
 
 import logging
 from collections import OrderedDict
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import asdict, dataclass, fields
+from functools import cached_property
 from numbers import Real
 from pathlib import Path
 from typing import Any
@@ -36,6 +37,7 @@ from ovdet.hub.load import load_detector
 from ovdet.inference.detections import Detections
 from ovdet.inference.draw import draw_detections
 from ovdet.inference.everyday_words import with_trained_words
+from ovdet.learning.learn import AnnotatedPhoto, detector_fingerprint, learn_classes
 from ovdet.modeling.acceleration import speed_up
 from ovdet.modeling.postprocess import is_not_contained, is_not_outdone
 from ovdet.text.classes import build_classes
@@ -182,6 +184,40 @@ class OpenVocabPredictor:
                     self._embedded.popitem(last=False)
         return classes
 
+    @float32_by_default()
+    def learn(self, name: str, examples: Sequence[tuple[Photo, Any]]) -> ClassEmbeddings:
+        """A class of one's own from annotated photos, for `classes=`, alone or by `ClassEmbeddings.with_learned`.
+
+        The detector stays as it is, and so do the scores of all other names.
+
+        Args:
+            name: of the class.
+            examples: photos, each with its boxes (G, 4) XYXY of *all* things of this name in it, pixels of the photo;
+                the rest of the photo is learned as what is none. A photo without boxes is one more of these.
+
+        Raises:
+            InputError: no box, a box without area, or a photo that cannot be used.
+        """
+        photos = []
+        for image, boxes in examples:
+            boxes = torch.as_tensor(boxes, dtype=torch.float32).reshape(-1, 4)
+            photos.append(AnnotatedPhoto(image, boxes, torch.zeros(len(boxes), dtype=torch.long)))
+        return self.learn_classes([name], photos)
+
+    @float32_by_default()
+    def learn_classes(self, names: Sequence[str], photos: Iterable[AnnotatedPhoto]) -> ClassEmbeddings:
+        """Several classes at once, each also learning from the others' examples; see `learn`.
+
+        Raises:
+            InputError: as of `learn`.
+        """
+        return learn_classes(self.model, lambda image: self._prepare(to_rgb(image)), names, photos)
+
+    @cached_property
+    def fingerprint(self) -> str:
+        """See `detector_fingerprint`."""
+        return detector_fingerprint(self.model)
+
     def __call__(
         self,
         image: Photo,
@@ -316,6 +352,13 @@ class OpenVocabPredictor:
             raise InputError("expected names, classes, or set_vocabulary(names) before the first photo, got none")
         if not isinstance(found, ClassEmbeddings):
             raise InputError(f"expected classes to be ClassEmbeddings, got {type(found).__name__}")
+        if found.learned is not None and not isinstance(self.model, nn.Module):
+            raise InputError("expected a trained detector for learned classes, got an exported one")
+        if found.learned is not None and found.learned.detector != self.fingerprint:
+            raise InputError(
+                f"expected classes that this detector learned ({self.fingerprint}), "
+                f"got another's ({found.learned.detector})"
+            )
         if found.width != self.embed_names.width:
             raise InputError(f"expected classes of width {self.embed_names.width}, got width {found.width}")
         return found
@@ -391,7 +434,9 @@ def _best_missed(instances: Instances, is_shown: Tensor, classes: ClassEmbedding
 def default_thresholds(classes: ClassEmbeddings) -> Tensor:
     """(K,) the lowest score to show of each class, see `default_threshold`."""
     is_base = classes.is_base_class
-    is_base = torch.ones(len(classes.names), dtype=torch.bool) if is_base is None else is_base.cpu()
+    is_base = torch.ones(len(classes.names), dtype=torch.bool) if is_base is None else is_base.cpu().clone()
+    if classes.learned is not None:
+        is_base[classes.learned.class_ids.cpu()] = True
     return torch.tensor([default_threshold(was) for was in is_base.tolist()])
 
 

@@ -61,7 +61,11 @@ class ImageBranch(nn.Module):
         Returns:
             (R, D), unit norm.
         """
-        return self.projection(self.box_head(pooled))
+        return self.projection(self.features(pooled, features, boxes))
+
+    def features(self, pooled: Tensor, features: Mapping[str, Tensor], boxes: Sequence[Tensor]) -> Tensor:
+        """What is projected, (R, F): richer than its projection; arguments as of `forward`."""
+        return self.box_head(pooled)
 
 
 @packable
@@ -116,8 +120,12 @@ class FrozenBackboneBranch(nn.Module):
         Returns:
             (R, D), unit norm, float32.
         """
-        expanded = F.relu6(self.expand(features[self.in_feature])).float()  # (N, F, H / stride, W / stride)
-        regions = roi_align(expanded, list(boxes), 1, 1 / self.stride, _SAMPLES, aligned=True).flatten(1)  # (R, F)
+        regions = self.features(pooled, features, boxes)  # (R, F)
         with torch.autocast(regions.device.type, enabled=False):  # scores hang on it
             probabilities = self.names(regions).softmax(-1)  # (R, K)
             return F.normalize(probabilities @ self.name_embeddings, dim=-1)
+
+    def features(self, pooled: Tensor, features: Mapping[str, Tensor], boxes: Sequence[Tensor]) -> Tensor:
+        """What is classified, (R, F): richer than the embedding; arguments as of `forward`."""
+        expanded = F.relu6(self.expand(features[self.in_feature])).float()  # (N, F, H / stride, W / stride)
+        return roi_align(expanded, list(boxes), 1, 1 / self.stride, _SAMPLES, aligned=True).flatten(1)

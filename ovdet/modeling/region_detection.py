@@ -2,25 +2,28 @@
 
 The test-time half of the ROI heads, as functions of these; modeling/scoring.py computes the scores.
 
-Shape letters: R regions over all images (Ri of image i), F features, D embedding width, C channels, P pooled side.
+Shape letters: R regions over all images (Ri of image i), F features, D embedding width, C channels, P pooled side,
+L learned rows, W width of what they look at.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from functools import partial
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import torch
+import torch.nn.functional as F
 from detectron2.structures import Boxes, Instances
 from torch import Tensor
 
-from ovdet.class_embeddings import ClassEmbeddings
+from ovdet.class_embeddings import ClassEmbeddings, LearnedRows
+from ovdet.errors import InputError
 from ovdet.modeling.iou_head import geometric_mean_logits
 from ovdet.modeling.large_vocabulary import topk_chunked
 from ovdet.modeling.postprocess import TopK, postprocess_image
 from ovdet.modeling.region_teacher import look_again
-from ovdet.modeling.score_fusion import log_area_shares
+from ovdet.modeling.score_fusion import join_term, log_area_shares
 from ovdet.modeling.scoring import Regions, RegionScorer, SoftmaxBranch, max_over_rows, topk_dense
 
 if TYPE_CHECKING:
@@ -46,17 +49,26 @@ def detect(
     # boxes
     for _ in range(heads.box_passes - 1):
         _, _, _, boxes = refine(heads, features, proposals)
-        proposals = [_with_boxes(*pair) for pair in zip(proposals, boxes, strict=True)]
+        proposals = [with_boxes(*pair) for pair in zip(proposals, boxes, strict=True)]
     pooled, box_features, text, boxes = refine(heads, features, proposals)
     # embeddings and objectness
     image = image_embeddings(heads, pooled, features, [p.proposal_boxes.tensor for p in proposals], text)
     objectness = join_objectness(heads, box_features, torch.cat([p.objectness_logits for p in proposals]))
     # image by image
     counts, sizes = [len(p) for p in proposals], [p.image_size for p in proposals]
+    by_examples = [None] * len(counts)
+    if classes.learned is not None:
+        looked_at = region_features(heads, pooled, features, [p.proposal_boxes.tensor for p in proposals], box_features)
+        logits = learned_logits(looked_at, classes.learned).split(counts)
+        parts = zip(boxes, logits, objectness.split(counts), sizes, strict=True)
+        by_examples = [_detect_learned(heads, *of_image, classes) for of_image in parts]
+    if not len(classes.class_ids):
+        return by_examples
     regions = map(Regions, boxes, *(part.split(counts) for part in (text, image, objectness)))
     if heads.region_teacher is not None:
         regions = map(partial(look_again, heads.region_teacher), regions, sizes, photos)
-    return [_detect_in_image(heads, *pair, classes) for pair in zip(regions, sizes, strict=True)]
+    by_names = [_detect_in_image(heads, *pair, classes) for pair in zip(regions, sizes, strict=True)]
+    return [best_first(found) for found in zip(by_names, by_examples, strict=True)]
 
 
 def pool(heads: OpenVocabROIHeads, features: Mapping[str, Tensor], proposals: list[Instances]) -> Tensor:
@@ -80,6 +92,67 @@ def image_embeddings(
     """The image branch's embeddings of regions (R, D), see ImageBranch; without one the text branch's own."""
     has_own = heads.image_branch is not None and heads.score_fusion.needs_image
     return heads.image_branch(pooled, features, boxes) if has_own else text
+
+
+def region_features(
+    heads: OpenVocabROIHeads,
+    pooled: Tensor,
+    features: Mapping[str, Tensor],
+    boxes: Sequence[Tensor],
+    box_features: Tensor,
+) -> Tensor:
+    """What learned rows look at, (R, W) float32: box features, and the image branch's where there is one.
+
+    Args:
+        heads: whose they are.
+        pooled: (R, C, P, P).
+        features: all maps by name.
+        boxes: of each image (Ri, 4) XYXY, where `pooled` was pooled.
+        box_features: (R, F).
+    """
+    parts = [box_features]
+    if heads.image_branch is not None:
+        parts.append(heads.image_branch.features(pooled, features, boxes))
+    return torch.cat([part.flatten(1).float() for part in parts], dim=1)
+
+
+def learned_logits(features: Tensor, learned: LearnedRows) -> Tensor:
+    """(R, W) -> (R, L) logits; InputError for rows of another width, which are another detector's."""
+    if features.shape[1] != learned.weights.shape[1]:
+        raise InputError(
+            f"expected learned rows of width {features.shape[1]}, got {learned.weights.shape[1]}: another detector's"
+        )
+    with torch.autocast(features.device.type, enabled=False):
+        return features @ learned.weights.t() + learned.biases
+
+
+def _detect_learned(
+    heads: OpenVocabROIHeads,
+    boxes: Tensor,
+    logits: Tensor,
+    objectness_logits: Tensor,
+    image_size: tuple[int, int],
+    classes: ClassEmbeddings,
+) -> Instances:
+    """One image's detections of classes with learned rows: logits (Ri, L), objectness (Ri,)."""
+    is_finite = torch.isfinite(boxes).all(1) & torch.isfinite(logits).all(1) & torch.isfinite(objectness_logits)
+    objectness = F.logsigmoid(objectness_logits[is_finite])[:, None]
+    log_scores = join_term(F.logsigmoid(logits[is_finite]), objectness, heads.score_fusion.objectness_exponent)
+    ids, columns = classes.learned.class_ids.unique(return_inverse=True)
+    best = log_scores.new_full((len(log_scores), len(ids)), -torch.inf)
+    best.scatter_reduce_(1, columns.expand_as(log_scores), log_scores, "amax")
+    found = postprocess_image(partial(topk_dense, best), boxes[is_finite], image_size, **_postprocessing(heads))
+    found.pred_classes = ids[found.pred_classes]
+    return found
+
+
+def best_first(found: Sequence[Instances | None]) -> Instances:
+    """Detections of one image from several sources, in the order of their scores; None is no source."""
+    there = [each for each in found if each is not None]
+    if len(there) == 1:
+        return there[0]
+    joined = Instances.cat(there)
+    return joined[joined.scores.sort(descending=True, stable=True).indices]
 
 
 def join_objectness(heads: OpenVocabROIHeads, box_features: Tensor, objectness_logits: Tensor) -> Tensor:
@@ -124,16 +197,23 @@ def _detect_in_image(
         build_topk(heads, build_scorer(heads, regions, image_size, active), classes),
         regions.boxes,
         image_size,
+        **_postprocessing(heads),
+        negative_class=len(classes.names) if heads.class_agnostic_nms else None,
+    )
+
+
+def _postprocessing(heads: OpenVocabROIHeads) -> dict[str, Any]:
+    """What `postprocess_image` takes from the heads."""
+    return dict(
         score_threshold=heads.box_predictor.test_score_thresh,
         nms_threshold=heads.box_predictor.test_nms_thresh,
         max_detections=heads.box_predictor.test_topk_per_image,
         class_agnostic_nms=heads.class_agnostic_nms,
         soft_nms_sigma=heads.soft_nms_sigma,
-        negative_class=len(classes.names) if heads.class_agnostic_nms else None,
     )
 
 
-def _with_boxes(proposals: Instances, boxes: Tensor) -> Instances:
+def with_boxes(proposals: Instances, boxes: Tensor) -> Instances:
     """The same proposals elsewhere, within the image."""
     moved = Instances(proposals.image_size)
     moved.proposal_boxes = Boxes(boxes.nan_to_num())  # detectron2's clip wants numbers
