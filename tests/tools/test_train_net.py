@@ -198,11 +198,11 @@ def test_two_runs_in_one_folder(trained, run_tool, tmp_path):
     assert contents(tmp_path / "run").keys() - before.keys() <= {str(tmp_path / "run/.lock")}
 
 
-@pytest.mark.slow
-def test_fifty_kills_change_nothing(trained, tmp_path):
+@pytest.mark.parametrize("kills", [2, pytest.param(50, marks=pytest.mark.slow)])
+def test_kills_change_nothing(trained, tmp_path, kills):
     overrides = interrupted(trained, tmp_path / "run", "model_0000001.pth")
     script = Path(__file__).parents[1] / "kill_training.py"
-    command = [sys.executable, script, "50", "--config-file", QUICK, "--resume", *overrides, "train.max_iter=4"]
+    command = [sys.executable, script, str(kills), "--config-file", QUICK, "--resume", *overrides, "train.max_iter=4"]
     done = subprocess.run(command, capture_output=True, timeout=1500)
     assert done.returncode == 0, done.stderr.decode()[-3000:]
     whole, resumed = (
@@ -231,6 +231,21 @@ def test_torchrun_goes_on_where_a_process_is_killed(trained, tmp_path):
         models.append(torch.load(tmp_path / name / "model_final.pth", weights_only=True)["model"])
     assert "Starting training from iteration 2" in log or "Starting training from iteration 4" in log
     assert all(torch.equal(value, models[1][key]) for key, value in models[0].items())
+
+
+@pytest.mark.slow
+def test_a_process_that_hangs_ends_the_run_in_one_line(trained, tmp_path):
+    overrides = [*trained.overrides, f"train.output_dir={tmp_path}/run", "train.max_iter=9999"]
+    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
+    command += ["tools/train_net.py", "--timeout", "0.5", "--config-file", QUICK, *overrides]
+    run = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT)
+    while not (tmp_path / "run/last_checkpoint").exists() and run.poll() is None:
+        time.sleep(0.05)
+    workers = [each for each in psutil.Process(run.pid).children() if "tools/train_net.py" in each.cmdline()]
+    workers[1].suspend()
+    log = run.communicate(timeout=300)[0].decode()
+    said = [line for line in log.splitlines() if line.startswith("error: ")]
+    assert run.returncode and len(said) == 1 and "within --timeout 0.5 minutes" in said[0], log[-3000:]
 
 
 def test_after_fine_tuning_the_names_of_before_are_still_trained_ones(trained, run_tool, tmp_path):
