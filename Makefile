@@ -10,7 +10,7 @@ VOCABULARY ?= tabby cat; kitten, dog, cup of coffee; espresso, saucer, spoon, mo
 DATA ?= datasets/lite
 NUMBER ?= 1000
 
-.PHONY: help .venv own demo quick reproduce test test-slow fuzz lint clean
+.PHONY: help .venv own demo quick reproduce test test-slow fuzz lint lock clean
 
 help:            ## this list
 	@grep -E '^[.a-z-]+: .*##' $(MAKEFILE_LIST) | sed 's/:.*## */\t/' | sort | expand -t 16
@@ -19,7 +19,7 @@ help:            ## this list
 
 # Where the chosen Python already imports detectron2, the environment builds on it and on the torch it was compiled for.
 # An environment without pip was left half made: venv adds what it lacks and deletes nothing.
-$(STAMP): setup.py .constraints.txt tools/install_detectron2.py
+$(STAMP): setup.py requirements.lock tools/install_detectron2.py
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 10) and "error: expected Python 3.10 or later, got " + sys.version.split()[0])'
 	@test ! -x $(RUN) || $(RUN) tools/own_checkout.py || true
 	@if $(PYTHON) -c 'import detectron2' 2>/dev/null; then \
@@ -27,7 +27,8 @@ $(STAMP): setup.py .constraints.txt tools/install_detectron2.py
 	    $(RUN) -m pip install -q -e '.[dev]'; \
 	else \
 	    set -ex; $(RUN) -m pip --version >/dev/null 2>&1 || $(PYTHON) -m venv $(VENV); \
-	    $(RUN) -m pip install -q -c .constraints.txt -e '.[dev]'; \
+	    $(RUN) -m pip install -q --no-deps --require-hashes -r requirements.lock; \
+	    $(RUN) -m pip install -q --no-deps -e .; \
 	fi
 	$(RUN) tools/install_detectron2.py
 	@touch $@
@@ -56,6 +57,10 @@ fuzz: own        ## mutated files of every kind, each read or refused in one lin
 lint: $(STAMP)   ## style and unused names
 	$(RUN) -m ruff check .
 	$(RUN) -m ruff format --check .
+
+lock:            ## write requirements.lock anew: every version with its hashes, from setup.py and .constraints.txt; needs uv
+	uv pip compile --quiet --universal --python-version 3.10 --generate-hashes --no-annotate --all-extras setup.py \
+	    -c .constraints.txt --custom-compile-command 'make lock' --output-file requirements.lock
 
 clean:           ## remove the environment and what the commands wrote
 	rm -rf $(VENV) output
