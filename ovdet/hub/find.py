@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import logging
 from collections.abc import Sequence
 from pathlib import Path
 from typing import NamedTuple
@@ -16,6 +17,8 @@ from ovdet.errors import InputError, first_line
 from ovdet.hub.model_folder import CARD, CONFIG, WEIGHTS, read_model_config
 from ovdet.hub.parts import check_run_parts
 from ovdet.offline import offline_where_unreachable
+
+logger = logging.getLogger(__name__)
 
 RUN_CONFIG = "config.yaml"
 HUB = "hf://"
@@ -97,6 +100,9 @@ def _fetch(name: str) -> Path:
         raise InputError(f"expected a model on the hub, {name} cannot be had: {first_line(error)}") from error
     if not (Path(folder) / CONFIG).is_file():
         raise InputError(f"expected a model folder on the hub, {name} has no {CONFIG}")
+    if not revision:
+        commit = Path(folder).name  # of the hub's cache: snapshots/COMMIT
+        logger.warning("%s: took the newest commit; %s@%s names this one for good", name, name, commit)
     return Path(folder)
 
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import pytest
 from huggingface_hub import constants, errors
 
@@ -113,13 +115,14 @@ def ask_hub(monkeypatch):
 
 @pytest.mark.parametrize(("name", "revision"), [("hf://me/kites", None), ("hf://me/kites@v2", "v2")])
 @pytest.mark.parametrize("reachable", [True, False])
-def test_a_model_on_the_hub(model, ask_hub, name, revision, reachable):
-    """Without a connection the hub's client looks into its cache alone."""
+def test_a_model_on_the_hub(model, ask_hub, name, revision, reachable, caplog):
+    """Without a connection the hub's client looks into its cache alone; a commit that nobody named is told."""
     asked = ask_hub(model, reachable)
     assert find_model(name) == find_model(model)
     patterns = ["config.json", "model.safetensors", "README.md"]  # nothing else is fetched
     assert asked == [("me/kites", {"revision": revision, "allow_patterns": patterns}, not reachable)]
     assert constants.HF_HUB_OFFLINE is False
+    assert (f"{name}@{Path(model).name}" in caplog.text) == (revision is None)
 
 
 @pytest.mark.parametrize(
