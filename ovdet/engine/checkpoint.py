@@ -8,6 +8,7 @@ import json
 import os
 import pickle
 import pickletools
+import re
 import zipfile
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -29,6 +30,7 @@ from ovdet.teachers.embedding_space import space_difference
 from ovdet.text.embedder import NameEmbedder
 from ovdet.typed import checked
 
+_NUMBERS = re.compile("[fiubc][0-9]{1,2}")  # codes of numpy's types
 _INTEGERS = ("BININT", "BININT1", "BININT2", "INT", "LONG", "LONG1", "LONG4")  # of pickle
 HEADER = "ovdet"  # the entry of a checkpoint that says what it was trained with
 
@@ -55,11 +57,40 @@ def _refuse_bytearrays(unpickler: pickle._Unpickler) -> None:
     raise pickle.UnpicklingError("a bytearray is in it, whose size may be any")
 
 
-def _empty_array(kind: Any, shape: Any, code: Any) -> np.ndarray:
-    """What numpy pickles an array as before its content comes; another shape would be memory for nothing."""
-    if tuple(shape) != (0,):
-        raise pickle.UnpicklingError(f"an array begins with the shape {shape}")
-    return np.empty(0, np.int8)
+class _Kind:
+    """Stands for a numpy.dtype while a pickle is read: numpy's own crashes on states that it did not write."""
+
+    def __init__(self, code: str, *_: Any) -> None:
+        if not _NUMBERS.fullmatch(str(code)):
+            raise pickle.UnpicklingError(f"an array of {code!r} is in it, not of numbers")
+        self.code, self.order = str(code), "="
+
+    def __setstate__(self, state: Any) -> None:
+        self.order = state[1] if state[1] in ("<", ">", "|") else "="
+
+    def array(self, content: Any, shape: Any, in_fortran_order: bool = False) -> np.ndarray:
+        flat = np.frombuffer(content, np.dtype(self.order + self.code)).copy()  # writable
+        return flat.reshape(shape, order="F" if in_fortran_order else "C")
+
+
+class _Array:
+    """Stands for an array likewise; `value` is the array."""
+
+    def __init__(self, *_: Any) -> None:
+        self.value = np.empty(0)
+
+    def __setstate__(self, state: Any) -> None:
+        _, shape, kind, in_fortran_order, content = state
+        self.value = kind.array(content, shape, in_fortran_order)
+
+
+def _with_arrays(content: Any) -> Any:
+    """What was read, with the arrays for what stands for them."""
+    if isinstance(content, dict):
+        return {key: _with_arrays(value) for key, value in content.items()}
+    if isinstance(content, (list, tuple)):
+        return type(content)(map(_with_arrays, content))
+    return content.value if isinstance(content, _Array) else content
 
 
 class _ArraysOnly(pickle._Unpickler):
@@ -84,7 +115,12 @@ class _ArraysOnly(pickle._Unpickler):
     def find_class(self, module: str, name: str) -> Any:
         if (module, name) not in self.ALLOWED:
             raise pickle.UnpicklingError(f"{module}.{name} is not an array")
-        own = {"_reconstruct": _empty_array, "ndarray": None}  # the class is named for _reconstruct alone
+        own = {
+            "_reconstruct": _Array,
+            "ndarray": _Array,
+            "dtype": _Kind,
+            "scalar": lambda kind, raw: kind.array(raw, ()),
+        }
         return own[name] if name in own else super().find_class(module, name)
 
 
@@ -152,7 +188,7 @@ def _read(path: str) -> Any:
             return torch.load(path, map_location="cpu", weights_only=True)
         except pickle.UnpicklingError as error:  # torch's message advises to read it all the same, code included
             raise pickle.UnpicklingError("damaged, or more than tensors and plain values is in it") from error
-    content = _ArraysOnly(io.BytesIO(Path(path).read_bytes()), encoding="latin1").load()
+    content = _with_arrays(_ArraysOnly(io.BytesIO(Path(path).read_bytes()), encoding="latin1").load())
     if "model" in content and "__author__" in content:
         return content
     blobs = {key: value for key, value in content.get("blobs", content).items() if not key.endswith("_momentum")}

@@ -287,3 +287,28 @@ def test_checkpoints_of_before_torch_1_6_are_read(tmp_path):
     content = {"model": {"a": torch.randn(40, 3), "b": torch.zeros(5, dtype=torch.uint8)}, "iteration": 10**9}
     torch.save(content, tmp_path / "old.pth", _use_new_zipfile_serialization=False)
     assert torch.equal(read_checkpoint(str(tmp_path / "old.pth"))["model"]["a"], content["model"]["a"])
+
+
+@pytest.mark.parametrize("protocol", [0, 2, 4])
+def test_arrays_of_the_model_zoo_s_pickles(tmp_path, protocol):
+    arrays = {
+        "f4": np.arange(6, dtype=np.float32).reshape(2, 3), "f8": np.float64([[1.5]]), "u1": np.uint8([7]),
+        "fortran": np.asfortranarray(np.eye(3)), "big": np.arange(3, dtype=">i4"), "bool": np.array([True, False]),
+        "scalar": np.float32(2.5),
+    }  # fmt: skip
+    shared = {**arrays, "again": arrays["f4"]}
+    (tmp_path / "w.pkl").write_bytes(pickle.dumps({"model": shared, "__author__": "x"}, protocol))
+    found = read_checkpoint(str(tmp_path / "w.pkl"))["model"]
+    assert found.keys() == shared.keys()
+    assert all(np.array_equal(found[key], value) and found[key].dtype == value.dtype for key, value in shared.items())
+
+
+def test_a_type_that_would_crash_numpy(tmp_path):
+    content = pickle.dumps({"model": {"w": np.ones(3)}}, 2)
+    order = b"X\x01\x00\x00\x00<"
+    assert content.count(order) == 1
+    (tmp_path / "w.pkl").write_bytes(content.replace(order, order[:-1] + b"N"))  # a state of five for one of eight
+    try:
+        read_checkpoint(str(tmp_path / "w.pkl"))
+    except InputError as error:
+        assert "\n" not in str(error)
