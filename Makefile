@@ -22,7 +22,7 @@ help:            ## this list
 $(STAMP): setup.py requirements.lock tools/install_detectron2.py
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 10) and "error: expected Python 3.10 or later, got " + sys.version.split()[0])'
 	@test ! -x $(RUN) || $(RUN) tools/own_checkout.py || true
-	@if $(PYTHON) -c 'import detectron2' 2>/dev/null; then \
+	@if $(PYTHON) -c 'from detectron2 import config, modeling' 2>/dev/null; then \
 	    set -ex; $(RUN) -m pip --version >/dev/null 2>&1 || $(PYTHON) -m venv --system-site-packages $(VENV); \
 	    $(RUN) -m pip install -q -e '.[dev]'; \
 	else \

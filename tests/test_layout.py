@@ -140,5 +140,6 @@ def top_level() -> set[str]:
 def test_top_level():
     folders = {"ovdet", "configs", "tools", "datasets", "tests", "docs"}
     files = {"setup.py", "pyproject.toml", "README.md", "CHANGELOG.md", "CITATION.cff", "LICENSE", "Makefile"}
+    files.add("requirements.lock")
     written = {"output", "build", "ovdet.egg-info"}
     assert {name for name in top_level() if not name.startswith(".")} <= folders | files | written

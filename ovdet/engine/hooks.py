@@ -39,6 +39,7 @@ class StopAtSigterm(HookBase):
         self._save = save
         self._before = None
         self._asked = self._in_step = False
+        self._done: int | None = None  # the last step that is
 
     def before_train(self) -> None:
         if threading.current_thread() is threading.main_thread():
@@ -48,7 +49,7 @@ class StopAtSigterm(HookBase):
         self._in_step = True
 
     def after_step(self) -> None:
-        self._in_step = False
+        self._in_step, self._done = False, self.trainer.iter
         asked = any(comm.all_gather(self._asked)) if comm.get_world_size() > 1 else self._asked
         if asked:
             self._save(self.trainer.iter)
@@ -59,7 +60,9 @@ class StopAtSigterm(HookBase):
             signal.signal(signal.SIGTERM, self._before)
 
     def _stop(self, number: int, frame: object) -> None:
-        if self._asked or not self._in_step:
+        if self._asked or not self._in_step:  # as in an evaluation between two steps
+            if self._done is not None and not self._in_step:
+                self._save(self._done)
             sys.exit(128 + number)
         self._asked = True
 

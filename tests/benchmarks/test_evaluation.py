@@ -33,7 +33,7 @@ def test_bad_input(run_tool, tmp_path):
         (("--annotations", tmp_path / "broken.json"), "expected both --annotations and --detections"),
         (("--images", 0), "at least 1"),
         (("--annotations", tmp_path / "broken.json", "--detections", tmp_path / "broken.json"), "expected a json file"),
-        (("--annotations", tmp_path / "empty.json", "--detections", tmp_path / "empty.json"), "list of images"),
+        (("--annotations", tmp_path / "empty.json", "--detections", tmp_path / "empty.json"), "`images`"),
         (("--annotations", tmp_path / "none.json", "--detections", tmp_path / "none.json"), "expected a json file"),
     ):
         code, _, err = run_tool("benchmark.py", "evaluation", *arguments)

@@ -132,7 +132,7 @@ def test_missing_photos_are_refused_or_left_out(official, run, refused):
         (lambda c: c["images"].append({**c["images"][0], "id": 9}), "2 photos (got 3)"),
         (lambda c: c["images"].append(c["images"][0]), "image id once"),
         (lambda c: c["annotations"][0].update(category_id=999), "category_ids"),
-        (lambda c: c.update(annotations={}), "list of annotations"),
+        (lambda c: c.update(annotations={}), "$.annotations"),
     ],
 )
 def test_what_is_wrong_with_the_json(official, run, refused, write, edit, message):

@@ -146,7 +146,7 @@ def test_the_known_counts_are_the_protocols():
     ("file", "content", "message"),
     [
         ("instances_val2017.json", "[", "not json"),
-        ("instances_val2017.json", "{}", "list of images"),
+        ("instances_val2017.json", "{}", "`images`"),
         ("instances_val2017.json", json.dumps({**make_instances(), "categories": CATEGORIES[:3]}), "category_ids.*18"),
         ("instances_val2017.json", json.dumps({**make_instances(), "images": make_instances()["images"] * 2}), "once"),
         ("instances_val2017.json", json.dumps({**make_instances(), "annotations": []}), "5 photos kept .got 0"),

@@ -6,7 +6,7 @@ import signal
 
 import pytest
 import torch
-from detectron2.engine import SimpleTrainer
+from detectron2.engine import HookBase, SimpleTrainer
 from detectron2.utils.events import EventStorage
 from torch import nn
 
@@ -127,6 +127,21 @@ def test_sigterm_ends_a_run_behind_its_step_with_a_checkpoint():
     with pytest.raises(SystemExit) as stopped:
         draw(0, act=act, hooks=[StopAtSigterm(saved.append)])
     assert stopped.value.code == 128 + 15 and saved == [2] and signal.getsignal(signal.SIGTERM) is handler
+
+
+class Stopping(HookBase):
+    """An evaluation behind the second step, during which the run is ended."""
+
+    def after_step(self):
+        if self.trainer.iter == 1:
+            os.kill(os.getpid(), signal.SIGTERM)
+
+
+def test_sigterm_between_two_steps_saves_the_last_one():
+    saved = []
+    with pytest.raises(SystemExit):
+        draw(0, hooks=[StopAtSigterm(saved.append), Stopping()])
+    assert saved == [1]
 
 
 def test_sigterm_twice_ends_a_run_at_once():

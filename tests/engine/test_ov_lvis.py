@@ -59,7 +59,8 @@ def test_training_photos_and_weights(config, root):
     config.dataloader.train.num_workers = config.dataloader.test.num_workers = 0
     config.dataloader.train.mapper.augmentations = []
     config.dataloader.train.sampler.threshold = 1.0
-    photos = [photo for (photo,) in itertools.islice(build_train_loader(config, {}, InitialWeights("", [])), 120)]
+    loader, _ = build_train_loader(config, {}, InitialWeights("", []), seed=0)
+    photos = [photo for (photo,) in itertools.islice(loader, 120)]
     assert len(photos[0]["instances"].gt_masks) > 0
     drawn = Counter(photo["image_id"] for photo in photos)
     dicts = DatasetCatalog.get("ov_lvis_v1_train")

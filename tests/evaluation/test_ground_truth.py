@@ -35,9 +35,9 @@ def test_in_the_order_of_the_ids(tmp_path):
         ({"annotations": [{"id": 1, "image_id": 8, "category_id": 1, "bbox": [0, 0, 1, 1]}]}, "image_id.*: 8"),
         ({"annotations": [{"id": 1, "image_id": 9, "category_id": 2, "bbox": [0, 0, 1, 1]}]}, "category_id.*: 2"),
         ({"images": []}, "image_id.*: 9"),
-        ({"annotations": [{"id": 1}]}, "'image_id'"),
+        ({"annotations": [{"id": 1}]}, "`image_id`"),
         ({"annotations": [{"id": 1, "image_id": 9, "category_id": 1, "bbox": [0, 0]}]}, r"bbox.*\[0, 0\]"),
-        ({"images": [{"height": 1}]}, "'id'"),
+        ({"images": [{"height": 1}]}, "`id`"),
         ({"categories": ["cat"]}, "categories"),
     ],
 )

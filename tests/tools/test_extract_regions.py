@@ -247,10 +247,10 @@ def test_proposals_from_a_file(extract, data, tmp_path):
     assert scores.tolist() == pytest.approx([0.9, 0.7])
     assert len(store.regions(images[5]["id"])[0]) == 0
     for content, word in (
-        ('{"training_classes": [], "proposals": [{"image_id": 1}]}', "entry 0"),
-        ('{"training_classes": [], "proposals": [{"image_id": 1, "bbox": [1, 2, 3, NaN], "score": 1}]}', "finite"),
+        ('{"training_classes": [], "proposals": [{"image_id": 1}]}', "$.proposals[0]"),
+        ('{"training_classes": [], "proposals": [{"image_id": 1, "bbox": [1, 2, 3, NaN], "score": 1}]}', "$.proposals[0].bbox"),
         ('{"proposals": []}', "--proposal-classes"),
-        ('{"training_classes": [], "proposals": {}}', "list of proposals"),
+        ('{"training_classes": [], "proposals": {}}', "`$.proposals`"),
         ('{"training_classes": [], "proposals": [{"image_id": "x", "bbox": [1, 2, 3, 4], "score": 1}]}', "image ids"),
         ("no json", "not json"),
     ):
