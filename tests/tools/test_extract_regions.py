@@ -248,7 +248,10 @@ def test_proposals_from_a_file(extract, data, tmp_path):
     assert len(store.regions(images[5]["id"])[0]) == 0
     for content, word in (
         ('{"training_classes": [], "proposals": [{"image_id": 1}]}', "$.proposals[0]"),
-        ('{"training_classes": [], "proposals": [{"image_id": 1, "bbox": [1, 2, 3, NaN], "score": 1}]}', "$.proposals[0].bbox"),
+        (
+            '{"training_classes": [], "proposals": [{"image_id": 1, "bbox": [1, 2, 3, NaN], "score": 1}]}',
+            "$.proposals[0].bbox",
+        ),
         ('{"proposals": []}', "--proposal-classes"),
         ('{"training_classes": [], "proposals": {}}', "`$.proposals`"),
         ('{"training_classes": [], "proposals": [{"image_id": "x", "bbox": [1, 2, 3, 4], "score": 1}]}', "image ids"),
