@@ -49,7 +49,7 @@ def test_folded_norms_say_the_same_and_are_gone():
     with torch.no_grad():
         ours, theirs = folded(images), plain(images)
     for name in theirs:
-        torch.testing.assert_close(ours[name], theirs[name], rtol=0, atol=1e-4)
+        torch.testing.assert_close(ours[name], theirs[name], rtol=1e-4, atol=1e-4 * float(theirs[name].abs().max()))
 
 
 def test_depthwise_convolutions_stay_and_all_others_learn():
