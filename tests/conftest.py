@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import logging
 import os
+import random
 import runpy
 import shutil
 import subprocess
@@ -81,6 +82,14 @@ def _folder_of_all(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The temporary folder that the processes of a test run have in common."""
     base = tmp_path_factory.getbasetemp()
     return base.parent if "PYTEST_XDIST_WORKER" in os.environ else base
+
+
+@pytest.fixture(autouse=True)
+def same_random_numbers():
+    """Every test draws the same random numbers in every run, whatever ran before it."""
+    random.seed(0)
+    np.random.seed(0)
+    torch.manual_seed(0)
 
 
 @pytest.fixture(scope="session", autouse=True)

@@ -27,6 +27,7 @@ from torch.multiprocessing import ProcessExitedException
 
 from ovdet.engine.config import load_config, read_run_values
 from ovdet.engine.options import build_options
+from ovdet.engine.resume import restarted
 from ovdet.engine.train import check_files, do_train
 from ovdet.errors import InputError, command, first_line
 from ovdet.files import make_folder
@@ -58,8 +59,7 @@ def run(arguments: argparse.Namespace) -> None:
     if arguments.eval_only:
         evaluate_config(config, weights_to_evaluate(config, arguments.opts))
         return
-    # torchrun starts a lost process' run once more, with the same words
-    resume = arguments.resume or int(os.environ.get("TORCHELASTIC_RESTART_COUNT", 0)) > 0
+    resume = arguments.resume or restarted(config.train.output_dir)  # torchrun says the same words again
     check_files(config, resume=resume)
     build_options(config)
     make_folder(config.train.output_dir)

@@ -13,7 +13,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from detectron2.data import DatasetFromList, MapDataset
+from detectron2.data import DatasetFromList
 from detectron2.data.build import trivial_batch_collator
 from detectron2.data.samplers import TrainingSampler
 from detectron2.utils import comm
@@ -22,6 +22,7 @@ from torch.utils.data import DataLoader, Dataset, Sampler
 from ovdet.errors import InputError
 
 Draw = tuple[int, int]  # how many photos the process has drawn before, and the index of this one
+_TRIES = 100  # photos that are drawn in place of one that the mapper leaves out
 
 
 def build_resumable_loader(
@@ -52,7 +53,7 @@ def build_resumable_loader(
     sampler = TrainingSampler(len(dataset), seed=seed) if sampler is None else sampler(dataset, seed=seed)
     groups = [each["width"] > each["height"] for each in dataset] if aspect_ratio_grouping else [True] * len(dataset)
     batches = TrainingBatches(sampler, groups, total_batch_size // comm.get_world_size(), start=start)
-    mapped = SeededDataset(MapDataset(DatasetFromList(dataset, copy=False), mapper), seed)
+    mapped = SeededDataset(DatasetFromList(dataset, copy=False), mapper, seed)
     return ResumableLoader(
         mapped,
         batch_sampler=batches,
@@ -102,10 +103,16 @@ class TrainingBatches(Sampler[list[Draw]]):
 
 
 class SeededDataset(Dataset):
-    """A data set whose random choices depend on the seed and on which draw it is, whatever process makes them."""
+    """Mapped photos, where what is random depends on the seed and on which draw it is, whatever process makes it."""
 
-    def __init__(self, dataset: Dataset, seed: int) -> None:
-        self._dataset, self._seeds = dataset, (seed, comm.get_rank())
+    def __init__(self, dataset: Sequence[Any], mapper: Callable[[Any], Any | None], seed: int) -> None:
+        """
+        Args:
+            dataset: of dataset dicts.
+            mapper: dataset dict -> what the model takes; None has another photo drawn.
+            seed: the same on all processes.
+        """
+        self._dataset, self._mapper, self._seeds = dataset, mapper, (seed, comm.get_rank())
 
     def __len__(self) -> int:
         return len(self._dataset)
@@ -113,7 +120,12 @@ class SeededDataset(Dataset):
     def __getitem__(self, draw: Draw) -> Any:
         turn, index = draw
         with random_numbers(*self._seeds, turn):
-            return self._dataset[index]
+            for _ in range(_TRIES):
+                mapped = self._mapper(self._dataset[index])
+                if mapped is not None:
+                    return mapped
+                index = random.randrange(len(self._dataset))
+        raise InputError(f"expected a mapper that takes photos, it left out each of {_TRIES} that were drawn")
 
 
 @contextmanager

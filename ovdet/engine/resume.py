@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import logging
 import os
 import socket
 from collections.abc import Iterator, Mapping
@@ -18,6 +19,10 @@ from torch import nn
 from ovdet.engine.checkpoint import HEADER, SafeCheckpointer, known_classes, read_checkpoint
 from ovdet.engine.options import TrainOptions
 from ovdet.errors import InputError, error_summary
+
+logger = logging.getLogger(__name__)
+
+_TORCHRUN = ".torchrun"  # in a run's folder
 
 
 class InitialWeights(NamedTuple):
@@ -64,20 +69,52 @@ class RunFacts:
 
     def __init__(self, **facts: int) -> None:
         self.facts = facts
+        self._processes = comm.get_world_size()
 
     def state_dict(self) -> dict[str, int]:
-        """The facts."""
-        return dict(self.facts)
+        """The facts, and the number of processes."""
+        return {**self.facts, "processes": self._processes}
 
     def load_state_dict(self, stored: Mapping[str, int]) -> None:
         """Compare with those of the interrupted run.
 
+        Another number of processes is only told: after a lost machine it is better than no run.
+
         Raises:
-            InputError: one differs.
+            InputError: a fact differs.
         """
         for name, value in self.facts.items():
             if stored.get(name, value) != value:
                 raise InputError(f"expected {name} {stored[name]} of the interrupted run, got {value}")
+        before = stored.get("processes", self._processes)
+        if before != self._processes:
+            numbers = before, self._processes
+            logger.warning("resumed with %d -> %d processes: its steps see other photos than they would have", *numbers)
+
+
+def restarted(folder: str) -> bool:
+    """Whether torchrun starts a run's processes once more, which then goes on from its last checkpoint.
+
+    After a failure torchrun counts; where machines come or go it does not: then its --rdzv-id tells the run.
+    """
+    if int(os.environ.get("TORCHELASTIC_RESTART_COUNT", 0)) > 0:
+        return True
+    run, file = _torchrun_id(), Path(folder, _TORCHRUN)
+    return bool(run) and file.is_file() and file.read_text(errors="replace") == run
+
+
+def remember_torchrun(folder: str) -> None:
+    """Note which torchrun trains in a run's folder, for `restarted`."""
+    if run := _torchrun_id():
+        Path(folder, _TORCHRUN).write_text(run)
+    else:
+        Path(folder, _TORCHRUN).unlink(missing_ok=True)
+
+
+def _torchrun_id() -> str:
+    """Of this process; "" without torchrun, or where it was given no id: its default says nothing."""
+    run = os.environ.get("TORCHELASTIC_RUN_ID", "none")
+    return "" if run == "none" else run
 
 
 @contextlib.contextmanager

@@ -37,6 +37,7 @@ from ovdet.engine.resume import (
     check_ranks_agree,
     initial_weights,
     locked,
+    remember_torchrun,
     resume_run,
 )
 from ovdet.errors import InputError
@@ -311,6 +312,7 @@ def _begin(config: DictConfig, checkpointer: SafeCheckpointer, leaks: LeakReport
     else:
         checkpointer.forget_last_checkpoint()
     save_config(config, file)
+    remember_torchrun(config.train.output_dir)
 
 
 def _hooks(

@@ -21,8 +21,8 @@ def at_random(record: dict) -> tuple:
     return record["image_id"], random.random(), np.random.rand(), float(torch.rand(()))
 
 
-def batches(number: int, **options) -> list[list]:
-    return list(islice(iter(build_resumable_loader(DICTS, mapper=at_random, total_batch_size=2, **options)), number))
+def batches(number: int, mapper=at_random, **options) -> list[list]:
+    return list(islice(iter(build_resumable_loader(DICTS, mapper=mapper, total_batch_size=2, **options)), number))
 
 
 @pytest.mark.parametrize("grouped", [True, False])
@@ -44,6 +44,22 @@ def test_workers_change_nothing_and_seeds_all():
     assert batches(6, seed=5, num_workers=2) == batches(6, seed=5)
     other = {each[1:] for batch in batches(6, seed=6) for each in batch}
     assert len(other) == 12 and not other & {each[1:] for batch in batches(6, seed=5) for each in batch}
+
+
+def few(record: dict) -> tuple | None:
+    return at_random(record) if record["image_id"] in (2, 7) else None
+
+
+@pytest.mark.parametrize("options", [{}, {"num_workers": 2}])
+def test_for_a_photo_that_the_mapper_leaves_out_comes_another_the_same_one_in_each_run(options):
+    whole = batches(12, few, seed=5)
+    assert {each[0] for batch in whole for each in batch} == {2, 7}
+    assert batches(5, few, seed=5, start=7, **options) == whole[7:]
+
+
+def test_a_mapper_that_takes_none():
+    with pytest.raises(InputError, match="expected a mapper that takes photos"):
+        batches(1, lambda record: None)
 
 
 def test_the_model_s_random_numbers_are_left_alone():

@@ -9,7 +9,16 @@ import torch
 from detectron2.utils import comm
 
 from ovdet.engine.options import TrainOptions
-from ovdet.engine.resume import InitialWeights, RunFacts, changed_options, check_ranks_agree, initial_weights, locked
+from ovdet.engine.resume import (
+    InitialWeights,
+    RunFacts,
+    changed_options,
+    check_ranks_agree,
+    initial_weights,
+    locked,
+    remember_torchrun,
+    restarted,
+)
 from ovdet.errors import InputError
 
 
@@ -86,6 +95,32 @@ def test_facts_of_a_run_are_compared():
     facts.load_state_dict({})  # a checkpoint of before
     with pytest.raises(InputError, match="batch 4 of the interrupted run, got 8"):
         facts.load_state_dict({"seed": 3, "batch": 4})
+
+
+def test_another_number_of_processes_is_told(caplog):
+    facts = RunFacts(seed=3)
+    facts.load_state_dict(facts.state_dict())
+    assert not caplog.records
+    facts.load_state_dict({"seed": 3, "processes": 8})
+    assert "8 -> 1 processes" in caplog.text
+
+
+def test_which_starts_of_torchrun_go_on(tmp_path, monkeypatch):
+    folder = str(tmp_path)
+    for name in ("TORCHELASTIC_RESTART_COUNT", "TORCHELASTIC_RUN_ID"):
+        monkeypatch.delenv(name, raising=False)
+    assert not restarted(folder)
+    monkeypatch.setenv("TORCHELASTIC_RUN_ID", "job 7")
+    assert not restarted(folder)  # nobody trained here
+    remember_torchrun(folder)
+    assert restarted(folder)  # a machine came, torchrun counts no failure
+    monkeypatch.setenv("TORCHELASTIC_RUN_ID", "job 8")
+    assert not restarted(folder)
+    monkeypatch.setenv("TORCHELASTIC_RUN_ID", "none")  # torchrun's default
+    remember_torchrun(folder)
+    assert not restarted(folder)
+    monkeypatch.setenv("TORCHELASTIC_RESTART_COUNT", "1")
+    assert restarted(folder)
 
 
 def test_a_folder_belongs_to_one_process_as_long_as_that_lives(tmp_path):

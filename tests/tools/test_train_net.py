@@ -234,6 +234,26 @@ def test_torchrun_goes_on_where_a_process_is_killed(trained, tmp_path):
 
 
 @pytest.mark.slow
+def test_torchrun_that_is_told_to_end_keeps_what_is_done(trained, tmp_path):
+    """SIGTERM reaches both processes; --resume goes on behind the step that was saved."""
+    overrides = [*trained.overrides, f"train.output_dir={tmp_path}/run", "train.checkpoint_period=9999"]
+    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
+    command += ["tools/train_net.py", "--config-file", QUICK, *overrides]
+    run = subprocess.Popen([*command, "train.max_iter=9999"], stdout=subprocess.PIPE, stderr=subprocess.STDOUT)
+    metrics = tmp_path / "run/metrics.json"
+    while not (metrics.exists() and metrics.read_text()) and run.poll() is None:
+        time.sleep(0.05)
+    run.terminate()
+    run.communicate(timeout=120)
+    last = (tmp_path / "run/last_checkpoint").read_text()
+    step = torch.load(tmp_path / "run" / last, weights_only=True)["iteration"]
+    assert run.returncode and step > 0 and not list((tmp_path / "run").glob(".*.part"))
+    again = subprocess.run([*command, f"train.max_iter={step + 3}", "--resume"], capture_output=True, timeout=300)
+    log = (again.stdout + again.stderr).decode()
+    assert again.returncode == 0 and f"Starting training from iteration {step + 1}" in log, log[-3000:]
+
+
+@pytest.mark.slow
 def test_a_process_that_hangs_ends_the_run_in_one_line(trained, tmp_path):
     overrides = [*trained.overrides, f"train.output_dir={tmp_path}/run", "train.max_iter=9999"]
     command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
