@@ -22,6 +22,7 @@ from omegaconf import DictConfig, OmegaConf
 from PIL import Image
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
+from torch import Tensor
 
 from ovdet.data.mapper import OpenVocabMapper
 from ovdet.engine.checkpoint import HEADER, read_checkpoint
@@ -104,19 +105,46 @@ def write_model_folder(config: DictConfig, weights: str, folder: str | Path, *, 
         "model": to_data(without_training(config).model),
     }
     check_parts(content["model"], "the config")
+    save_model_folder(folder, content, detector.state_dict(), header=header, card=card)
+    return content
+
+
+def save_model_folder(
+    folder: str | Path,
+    content: Mapping[str, Any],
+    state: Mapping[str, Tensor],
+    *,
+    header: Mapping[str, Any],
+    card: str,
+    half: bool = True,
+) -> None:
+    """Write the three files of a model folder.
+
+    Args:
+        folder: created; files of these names in it are replaced.
+        content: of config.json.
+        state: the detector's weights.
+        header: the checkpoint's.
+        card: the text of README.md, Markdown.
+        half: weights in half precision.
+
+    Raises:
+        InputError: the folder holds something else, or cannot be written to.
+    """
+    folder = Path(folder)
+    _check_is_free(folder)
     # weights first and config last: a folder without a config is no detector, and a full disk leaves an older one
-    state = detector.state_dict()
-    halves = {key: (value.half() if value.is_floating_point() else value).contiguous() for key, value in state.items()}
+    kept = {key: (value.half() if half and value.is_floating_point() else value).contiguous()
+            for key, value in state.items()}  # fmt: skip
     with temporary_path(folder / WEIGHTS) as part:
         with open(part, "xb") as stream:
-            stream.write(save(halves, {HEADER: json.dumps(header)}))
+            stream.write(save(kept, {HEADER: json.dumps(dict(header))}))
             stream.flush()
             os.fsync(stream.fileno())
         with contextlib.suppress(OSError):
             (folder / CONFIG).unlink(missing_ok=True)  # it would not fit the new weights
     atomic_write(folder / CARD, card.encode())
     atomic_write(folder / CONFIG, (json.dumps(content, indent=1) + "\n").encode())
-    return content
 
 
 def _with_training_classes(config: DictConfig, weights: str) -> DictConfig:
@@ -171,7 +199,7 @@ def read_model_config(path: str | Path) -> DictConfig:
         width="${teacher.width}",
         templates="${teacher.templates}",
         file="${teacher.embeddings}",
-        fingerprint=teacher["fingerprint"],
+        fingerprint=teacher["fingerprint"] or None,
     )
     parts = {
         "model": content["model"],

@@ -80,7 +80,7 @@ def learn_classes(
     if without:
         raise InputError(f"expected a box of each name to learn from, got none of {', '.join(without[:5])}")
     regions = join_regions(parts)
-    box_width = model.roi_heads.box_predictor.projection.linear.in_features
+    box_width = model.roi_heads.box_predictor.in_features
     blocks = [width for width in (box_width, regions.features.shape[1] - box_width) if width]
     weights, biases = fit_probe(*regions, len(names), blocks=blocks)
     rows = LearnedRows(weights, biases, torch.arange(len(names)), detector_fingerprint(model))

@@ -13,7 +13,7 @@ from detectron2.layers import ShapeSpec, cross_entropy
 from detectron2.modeling.roi_heads import FastRCNNOutputLayers
 from detectron2.modeling.roi_heads.fast_rcnn import _log_classification_stats
 from detectron2.structures import Instances
-from torch import Tensor
+from torch import Tensor, nn
 
 from ovdet.modeling.embedding_heads import RegionProjection
 from ovdet.modeling.text_classifier import SigmoidTextClassifier, TextClassifier
@@ -29,19 +29,32 @@ class OpenVocabBoxPredictor(FastRCNNOutputLayers):
     Box coding, box loss and the test-time numbers are detectron2's own.
     """
 
-    def __init__(self, input_shape: ShapeSpec, *, width: int, temperature: float = 0.01, **box_options) -> None:
+    def __init__(
+        self,
+        input_shape: ShapeSpec,
+        *,
+        width: int,
+        temperature: float = 0.01,
+        projection: nn.Module | None = None,
+        box_regressor: nn.Module | None = None,
+        **box_options,
+    ) -> None:
         """
         Args:
             input_shape: of the box head's output.
             width: D of the teacher's space.
             temperature: see TextClassifier.
+            projection: (R, F) -> (R, D), unit norm; None takes one linear layer.
+            box_regressor: (R, F) -> (R, 4), see modeling/box_regressors.py; None takes one linear layer.
             box_options: what FastRCNNOutputLayers takes (box2box_transform, test_score_thresh, loss_weight, ...).
         """
         super().__init__(input_shape, num_classes=1, cls_agnostic_bbox_reg=True, **box_options)
-        in_features = self.cls_score.in_features
+        self.in_features = self.cls_score.in_features
         del self.cls_score
         self.num_classes = BACKGROUND  # detectron2 takes labels below it for foreground
-        self.projection = RegionProjection(in_features, width)
+        self.projection = RegionProjection(self.in_features, width) if projection is None else projection
+        if box_regressor is not None:
+            self.bbox_pred = box_regressor
         self.classifier = TextClassifier(width, temperature=temperature)
 
     def embed(self, features: Tensor) -> tuple[Tensor, Tensor]:
@@ -109,7 +122,7 @@ class FederatedBoxPredictor(OpenVocabBoxPredictor):
             loss_classes: of a step, ground truth's included.
             temperature: see SigmoidTextClassifier.
             prior: see SigmoidTextClassifier.
-            box_options: what FastRCNNOutputLayers takes.
+            box_options: what OpenVocabBoxPredictor takes.
         """
         super().__init__(
             input_shape, width=width, use_sigmoid_ce=True, fed_loss_num_classes=loss_classes, **box_options

@@ -35,7 +35,7 @@ class NameEmbedder:
         width: int,
         templates: str | Sequence[str] = "a",
         file: str | Path | None = None,
-        fingerprint: str = "",
+        fingerprint: str | None = "",
         device: str = "cpu",
     ) -> None:
         """
@@ -44,7 +44,8 @@ class NameEmbedder:
             width: D of its space; anything else is refused.
             templates: prompt templates, see text/prompts.py.
             file: an embeddings file (tools/embed_vocabulary.py); then no teacher is needed and no other names exist.
-            fingerprint: that the teacher must have; "" takes any.
+            fingerprint: that the teacher must have; "" takes any, and asks the teacher for its own; None takes any, and
+                leaves it unknown, so that no teacher is loaded to compare spaces with (weights published elsewhere).
             device: of the teacher's text encoder.
         """
         self.teacher_name = teacher
@@ -67,7 +68,7 @@ class NameEmbedder:
             raise InputError(
                 f"expected a teacher of width {self.width}, got {self.teacher_name!r} of width {teacher.width}"
             )
-        if self.expected_fingerprint not in ("", teacher.fingerprint):
+        if self.expected_fingerprint and self.expected_fingerprint != teacher.fingerprint:
             raise InputError(
                 f"expected teacher {self.teacher_name!r} with fingerprint {self.expected_fingerprint}, "
                 f"got one with fingerprint {teacher.fingerprint}"
@@ -76,9 +77,11 @@ class NameEmbedder:
 
     @property
     def fingerprint(self) -> str:
-        """The teacher's; of a file of embeddings what it says, which may be ""."""
+        """The teacher's; of a file of embeddings what it says, which may be ""; "" where it is left unknown."""
         if self._read is not None:
             return self._read.fingerprint
+        if self.expected_fingerprint is None:
+            return ""
         return self.expected_fingerprint or self._teacher.fingerprint
 
     def check(self, embeddings: TextEmbeddings) -> None:
@@ -88,7 +91,7 @@ class NameEmbedder:
             InputError: see `space_difference`.
         """
         known = self.expected_fingerprint
-        if not known and self._read is None and embeddings.fingerprint:
+        if known == "" and self._read is None and embeddings.fingerprint:
             known = self._teacher.fingerprint
         check_space(embeddings, {"teacher": self.teacher_name, "width": self.width, "fingerprint": known})
 
@@ -116,7 +119,8 @@ class NameEmbedder:
         if unknown:
             missing = Vocabulary(tuple(key[0] for key in unknown), {key[0]: key[1:] for key in unknown if key[1:]})
             content = repr((self.teacher_name, self.templates, unknown)).encode()
-            key = f"names-{digest([self.fingerprint.encode(), content])}"
+            fingerprint = self.fingerprint or self._teacher.fingerprint
+            key = f"names-{digest([fingerprint.encode(), content])}"
             shape = (len(unknown), self.width)
             matrix = cached_embeddings(
                 key, shape, lambda: embed_vocabulary(missing, self._teacher, self.templates).matrix

@@ -1,0 +1,1 @@
+"""Detectors that other projects published, as model folders."""

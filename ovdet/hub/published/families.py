@@ -1,0 +1,11 @@
+"""The families of published detectors: names that a command line takes, and the variants that each holds."""
+
+from __future__ import annotations
+
+from ovdet.hub.published.detic import DETIC_OV_COCO, DETIC_VILD
+from ovdet.hub.published.variant import Variant
+
+FAMILIES: dict[str, tuple[Variant, ...]] = {
+    "detic": (DETIC_OV_COCO,),
+    "detic-vild": (DETIC_VILD,),
+}
