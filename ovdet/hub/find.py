@@ -82,8 +82,12 @@ def open_config(path: str, overrides: Sequence[str] = ()) -> DictConfig:
     Raises:
         InputError: as of `load_config` and `read_model_config`.
     """
-    is_folder = Path(path).suffix == ".json" and Path(path).is_file()
-    return apply_overrides(read_model_config(path), overrides) if is_folder else load_config(path, overrides)
+    if Path(path).suffix == ".json" and Path(path).is_file():
+        return apply_overrides(read_model_config(path), overrides)
+    config = load_config(path, overrides)
+    if "train" in config and config.train.get("init_checkpoint") in SHIPPED:  # a run's start, before it is trained
+        config.train.init_checkpoint = weights_file(config.train.init_checkpoint)
+    return config
 
 
 def _fetch(name: str) -> Path:

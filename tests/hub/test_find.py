@@ -10,6 +10,7 @@ from huggingface_hub import constants, errors
 from ovdet import OpenVocabPredictor, offline
 from ovdet.errors import InputError
 from ovdet.hub.find import DEFAULT_MODEL, choose_model, find_model, open_config
+from ovdet.hub.load import find_weights
 
 
 def test_a_model_by_its_folder(tmp_path):
@@ -172,3 +173,9 @@ def test_what_a_command_line_may_say(model):
             choose_model(*both)
     with pytest.raises(InputError, match="--weights with --config-file"):
         choose_model(str(model), None, "w.pth")
+
+
+def test_a_config_that_begins_with_a_shipped_model_opens_before_it_is_trained(tmp_path):
+    """As that model, wherever the command line runs."""
+    config = open_config("configs/lite/ovdet_lite_mixture.py", [f"train.output_dir={tmp_path}"])
+    assert find_weights(config) == find_model("ovdet-lite-base48").weights
