@@ -19,7 +19,7 @@ help:            ## this list
 
 # Where the chosen Python already imports detectron2, the environment builds on it and on the torch it was compiled for.
 # An environment without pip was left half made: venv adds what it lacks and deletes nothing.
-$(STAMP): setup.py requirements.lock tools/install_detectron2.py
+$(STAMP): setup.py pyproject.toml requirements.lock ovdet/install.py
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 10) and "error: expected Python 3.10 or later, got " + sys.version.split()[0])'
 	@test ! -x $(RUN) || $(RUN) tools/own_checkout.py || true
 	@if $(PYTHON) -c 'from detectron2 import config, modeling' 2>/dev/null; then \
@@ -28,7 +28,7 @@ $(STAMP): setup.py requirements.lock tools/install_detectron2.py
 	else \
 	    set -ex; $(RUN) -m pip --version >/dev/null 2>&1 || $(PYTHON) -m venv $(VENV); \
 	    $(RUN) -m pip install -q --no-deps --require-hashes -r requirements.lock; \
-	    $(RUN) -m pip install -q --no-deps -e .; \
+	    $(RUN) -m pip install -q --no-deps --no-build-isolation -e .; \
 	fi
 	$(RUN) tools/install_detectron2.py
 	@touch $@
@@ -37,10 +37,10 @@ own: $(STAMP)
 	@$(RUN) tools/own_checkout.py
 
 demo: own        ## find names on photos with the detector that comes along: IMAGE=photo.jpg VOCABULARY="red kite, wheel"
-	$(RUN) tools/demo.py $(if $(IMAGE),--input "$(IMAGE)") --vocabulary "$(VOCABULARY)" --output output/demo
+	$(RUN) -m ovdet detect $(if $(IMAGE),"$(IMAGE)") --names "$(VOCABULARY)" --output output/demo
 
 quick: own       ## train a small detector on drawn shapes for a minute or two
-	$(RUN) tools/train_net.py --config-file configs/quick/vild.py
+	$(RUN) -m ovdet train --config-file quick/vild
 
 reproduce: own   ## the table of docs/results.md, hours on two cores: DATA=folder of photos and annotations
 	$(RUN) tools/reproduce_lite.py --data "$(DATA)" --output output/reproduce_lite

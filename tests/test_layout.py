@@ -42,9 +42,11 @@ ALLOWED = {
         "text",
     ),
     "integrations": ("inference",),
+    "cli": ("data", "engine", "export", "hub", "inference", "learning", "regions", "teachers", "text"),
+    "__main__": ("cli",),
 }
 # files beside the packages, which import each other alone; all may import them
-LEAVES = {file.stem for file in PACKAGE.glob("*.py")} - {"__init__"}
+LEAVES = {file.stem for file in PACKAGE.glob("*.py")} - {"__init__", "__main__"}
 
 WITHOUT_DETECTRON2 = (
     *LEAVES,

@@ -1,6 +1,6 @@
 """Stage 1 of ovdet-lite: ViLD-text on a frozen backbone, frozen-backbone branch (arXiv:2104.13921, 2209.15639).
 
-tools/train_net.py --config-file configs/lite/base_detector.py dataset.root=PATH
+ovdet train --config-file lite/base_detector dataset.root=PATH
 Requirements and figures: configs/README.md.
 """
 

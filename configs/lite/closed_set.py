@@ -1,6 +1,6 @@
 """Supervised closed-set Faster R-CNN on small photos: a linear classifier over the base classes.
 
-tools/train_net.py --config-file configs/lite/closed_set.py dataset.root=PATH
+ovdet train --config-file lite/closed_set dataset.root=PATH
 Requirements and figures: configs/README.md.
 """
 

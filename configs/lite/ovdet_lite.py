@@ -1,6 +1,6 @@
 """Stage 2 of ovdet-lite: backbone fine-tuned, distilled from its frozen ImageNet classifier (arXiv:2104.13921).
 
-tools/train_net.py --config-file configs/lite/ovdet_lite.py dataset.root=PATH
+ovdet train --config-file lite/ovdet_lite dataset.root=PATH
 Requirements and figures: configs/README.md.
 """
 

@@ -1,6 +1,6 @@
 """Several data sets in one training, federated by set: COCO, VOC and small public sets of everyday things.
 
-tools/train_net.py --config-file configs/lite/ovdet_lite_mixture.py dataset.root=PATH dataset.more=SETS
+ovdet train --config-file lite/ovdet_lite_mixture dataset.root=PATH dataset.more=SETS
 Requirements and figures: configs/README.md.
 """
 

@@ -1,6 +1,6 @@
 """R-CNN style on small photos: the teacher names the crops of proposals (arXiv:2104.13921).
 
-tools/train_net.py --config-file configs/lite/rcnn_style.py --eval-only dataset.root=PATH
+ovdet train --config-file lite/rcnn_style --eval-only dataset.root=PATH
 Requirements and figures: configs/README.md.
 """
 

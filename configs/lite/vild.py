@@ -1,6 +1,6 @@
 """ViLD on small photos: text classification and distillation in one head (arXiv:2104.13921).
 
-tools/train_net.py --config-file configs/lite/vild.py dataset.root=PATH
+ovdet train --config-file lite/vild dataset.root=PATH
 Requirements and figures: configs/README.md.
 """
 

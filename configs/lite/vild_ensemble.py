@@ -1,6 +1,6 @@
 """ViLD-ensemble on small photos: a second head is distilled, scores are fused (arXiv:2104.13921).
 
-tools/train_net.py --config-file configs/lite/vild_ensemble.py dataset.root=PATH
+ovdet train --config-file lite/vild_ensemble dataset.root=PATH
 Requirements and figures: configs/README.md.
 """
 

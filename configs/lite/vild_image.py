@@ -1,6 +1,6 @@
 """ViLD-image on small photos: distillation alone, scores times objectness (arXiv:2104.13921).
 
-tools/train_net.py --config-file configs/lite/vild_image.py dataset.root=PATH
+ovdet train --config-file lite/vild_image dataset.root=PATH
 Requirements and figures: configs/README.md.
 """
 

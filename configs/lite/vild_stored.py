@@ -1,6 +1,6 @@
 """ViLD on small photos, the teacher's embeddings from a region store (arXiv:2104.13921).
 
-tools/train_net.py --config-file configs/lite/vild_stored.py dataset.root=PATH dataset.region_store=STORE
+ovdet train --config-file lite/vild_stored dataset.root=PATH dataset.region_store=STORE
 Requirements and figures: configs/README.md.
 """
 

@@ -1,6 +1,6 @@
 """ViLD-text on small photos: classification against text embeddings, no distillation (arXiv:2104.13921).
 
-tools/train_net.py --config-file configs/lite/vild_text.py dataset.root=PATH
+ovdet train --config-file lite/vild_text dataset.root=PATH
 Requirements and figures: configs/README.md.
 """
 

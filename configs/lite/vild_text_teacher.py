@@ -1,6 +1,6 @@
 """ViLD-text + teacher on small photos: scores fused with the teacher's on crops, "ViLD-text+CLIP" (arXiv:2104.13921).
 
-tools/train_net.py --config-file configs/lite/vild_text_teacher.py --eval-only dataset.root=PATH
+ovdet train --config-file lite/vild_text_teacher --eval-only dataset.root=PATH
 Requirements and figures: configs/README.md.
 """
 

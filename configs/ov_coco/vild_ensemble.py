@@ -1,6 +1,6 @@
 """ViLD-ensemble on OV-COCO: a second head is distilled, scores are fused (arXiv:2104.13921).
 
-tools/train_net.py --config-file configs/ov_coco/vild_ensemble.py --num-gpus 8 dataset.root=PATH
+ovdet train --config-file ov_coco/vild_ensemble --num-gpus 8 dataset.root=PATH
 Requirements and figures: configs/README.md.
 """
 

@@ -1,6 +1,6 @@
 """ViLD-image on OV-COCO: distillation alone, scores times objectness (arXiv:2104.13921).
 
-tools/train_net.py --config-file configs/ov_coco/vild_image.py --num-gpus 8 dataset.root=PATH
+ovdet train --config-file ov_coco/vild_image --num-gpus 8 dataset.root=PATH
 Requirements and figures: configs/README.md.
 """
 

@@ -1,6 +1,6 @@
 """ViLD-text on OV-COCO: classification against text embeddings, no distillation (arXiv:2104.13921).
 
-tools/train_net.py --config-file configs/ov_coco/vild_text.py --num-gpus 8 dataset.root=PATH
+ovdet train --config-file ov_coco/vild_text --num-gpus 8 dataset.root=PATH
 Requirements and figures: configs/README.md.
 """
 

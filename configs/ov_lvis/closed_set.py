@@ -1,6 +1,6 @@
 """Supervised closed-set Mask R-CNN on OV-LVIS v1: a linear classifier over the base classes.
 
-tools/train_net.py --config-file configs/ov_lvis/closed_set.py --num-gpus 8 dataset.root=PATH
+ovdet train --config-file ov_lvis/closed_set --num-gpus 8 dataset.root=PATH
 Requirements and figures: configs/README.md.
 """
 

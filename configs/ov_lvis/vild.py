@@ -1,6 +1,6 @@
 """ViLD on OV-LVIS v1: text classification and distillation in one head (arXiv:2104.13921).
 
-tools/train_net.py --config-file configs/ov_lvis/vild.py --num-gpus 8 dataset.root=PATH
+ovdet train --config-file ov_lvis/vild --num-gpus 8 dataset.root=PATH
 Requirements and figures: configs/README.md.
 """
 

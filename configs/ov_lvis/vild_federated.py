@@ -1,6 +1,6 @@
 """ViLD on OV-LVIS v1, sigmoid scores and LVIS's federated loss (arXiv:2104.13921, 2201.02605).
 
-tools/train_net.py --config-file configs/ov_lvis/vild_federated.py --num-gpus 8 dataset.root=PATH
+ovdet train --config-file ov_lvis/vild_federated --num-gpus 8 dataset.root=PATH
 Requirements and figures: configs/README.md.
 """
 

@@ -1,6 +1,6 @@
 """ViLD-image on OV-LVIS v1: distillation alone, scores times objectness (arXiv:2104.13921).
 
-tools/train_net.py --config-file configs/ov_lvis/vild_image.py --num-gpus 8 dataset.root=PATH
+ovdet train --config-file ov_lvis/vild_image --num-gpus 8 dataset.root=PATH
 Requirements and figures: configs/README.md.
 """
 

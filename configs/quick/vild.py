@@ -1,6 +1,6 @@
 """ViLD on drawn shapes: text classification and distillation in one head (arXiv:2104.13921).
 
-tools/train_net.py --config-file configs/quick/vild.py
+ovdet train --config-file quick/vild
 Requirements and figures: configs/README.md.
 """
 

@@ -1,6 +1,6 @@
 """ViLD on drawn shapes, the teacher's embeddings from a region store (arXiv:2104.13921).
 
-tools/train_net.py --config-file configs/quick/vild_stored.py dataset.region_store=STORE
+ovdet train --config-file quick/vild_stored dataset.region_store=STORE
 Requirements and figures: configs/README.md.
 """
 

@@ -1,6 +1,6 @@
 """Transfer to COCO val2017, 80 classes: ViLD-ensemble trained on OV-LVIS (arXiv:2104.13921).
 
-tools/train_net.py --config-file configs/transfer/coco.py --eval-only dataset.root=PATH train.init_checkpoint=W
+ovdet train --config-file transfer/coco --eval-only dataset.root=PATH train.init_checkpoint=W
 Requirements and figures: configs/README.md.
 """
 

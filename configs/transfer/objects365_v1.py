@@ -1,6 +1,6 @@
 """Transfer to Objects365 v1 val: ViLD-ensemble trained on OV-LVIS (arXiv:2104.13921).
 
-tools/train_net.py --config-file configs/transfer/objects365_v1.py --eval-only dataset.root=PATH train.init_checkpoint=W
+ovdet train --config-file transfer/objects365_v1 --eval-only dataset.root=PATH train.init_checkpoint=W
 Requirements and figures: configs/README.md.
 """
 

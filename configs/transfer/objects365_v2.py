@@ -1,6 +1,6 @@
 """Transfer to Objects365 v2 val: ViLD-ensemble trained on OV-LVIS (arXiv:2104.13921).
 
-tools/train_net.py --config-file configs/transfer/objects365_v2.py --eval-only dataset.root=PATH train.init_checkpoint=W
+ovdet train --config-file transfer/objects365_v2 --eval-only dataset.root=PATH train.init_checkpoint=W
 Requirements and figures: configs/README.md.
 """
 

@@ -1,6 +1,6 @@
 """Transfer to VOC 2007 test: ViLD-ensemble trained on OV-LVIS (arXiv:2104.13921).
 
-tools/train_net.py --config-file configs/transfer/voc.py --eval-only dataset.root=PATH train.init_checkpoint=W
+ovdet train --config-file transfer/voc --eval-only dataset.root=PATH train.init_checkpoint=W
 Requirements and figures: configs/README.md.
 """
 

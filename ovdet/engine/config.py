@@ -30,7 +30,8 @@ def load_config(path: str, overrides: Sequence[str] = ()) -> DictConfig:
     """Read a config and apply overrides.
 
     Args:
-        path: a LazyConfig .py, or the config.yaml that a run wrote; `hub.find.open_config` reads a model folder's too.
+        path: a LazyConfig .py, a config of the package by its name (see `find_config`), or the config.yaml that a run
+            wrote; `hub.find.open_config` reads a model folder's too.
         overrides: `key=value`, keys with dots. A key must stand in the config, or be an argument of the node's target.
             Values are read by hydra's grammar; what it does not take for one value is text where text stands now, and
             needs quotes elsewhere.
@@ -38,10 +39,21 @@ def load_config(path: str, overrides: Sequence[str] = ()) -> DictConfig:
     Raises:
         InputError: no such file, not a config, an override that is none, or whose key does not exist.
     """
+    path = find_config(path)
     if not Path(path).is_file():
         why = "is a folder" if Path(path).is_dir() else "does not exist"
         raise InputError(f"expected a config file, {path} {why}")
     return apply_overrides(_run_config(path), overrides)
+
+
+def find_config(path: str) -> str:
+    """A config file: as given, or one of the package's by its name, "quick/vild" or "configs/quick/vild.py"."""
+    if Path(path).is_file() or not path:
+        return path
+    package = Path(__file__).parents[1]
+    configs = package / "configs" if (package / "configs").is_dir() else package.parent / "configs"  # in a checkout
+    own = configs / Path(path.removeprefix("configs/")).with_suffix(".py")
+    return str(own) if own.is_file() else path
 
 
 def apply_overrides(config: DictConfig, overrides: Sequence[str]) -> DictConfig:

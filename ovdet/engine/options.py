@@ -19,7 +19,7 @@ class TrainOptions:
     Attributes:
         output_dir: checkpoints, logs, metrics and the resolved config go here.
         init_checkpoint: weights to begin with: .pth, .safetensors, or a backbone's .pkl or URL of detectron2; "" none.
-            tools/train_net.py also takes a model as `hub.find.find_model` does.
+            ovdet train also takes a model as `hub.find.find_model` does.
         init_parts: what to take of init_checkpoint, parts of the model, commas between; "" all that fits.
         freeze: parts of the model that keep their initial weights, commas between: "backbone,proposal_generator".
         max_iter: training steps.

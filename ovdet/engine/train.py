@@ -65,7 +65,7 @@ def check_files(config: DictConfig, *, resume: bool = False) -> None:
         named["train.init_checkpoint"] = build_options(config).init_checkpoint
     for option, path in named.items():
         if path and "://" not in path and not Path(path).exists():
-            how = " (tools/extract_regions.py writes one)" if option == "dataset.region_store" else ""
+            how = " (ovdet extract writes one)" if option == "dataset.region_store" else ""
             if Path(path).name == "model_final.pth":
                 how = f" (the training with train.output_dir={Path(path).parent} writes it)"
             raise InputError(f"expected {option} to be there, {path} does not exist{how}")

@@ -37,7 +37,7 @@ class OnnxDetector:
     def __init__(self, session: Any) -> None:
         """
         Args:
-            session: onnxruntime's InferenceSession of a file by tools/export.py.
+            session: onnxruntime's InferenceSession of a file by ovdet export.
         """
         self._session = session
         self._takes_base = any(value.name == "is_base" for value in session.get_inputs())
@@ -79,7 +79,7 @@ def classes_of_rows(instances: Instances, classes: ClassEmbeddings) -> Instances
 
 
 def load_onnx_predictor(path: str | Path, *, device: str | None = None) -> OpenVocabPredictor:
-    """A detector that tools/export.py wrote, ready for a vocabulary.
+    """A detector that ovdet export wrote, ready for a vocabulary.
 
     Args:
         path: the .onnx file.
@@ -107,7 +107,7 @@ def load_onnx_predictor(path: str | Path, *, device: str | None = None) -> OpenV
 
 
 class Description(msgspec.Struct):
-    """What tools/export.py says of a detector in its file."""
+    """What ovdet export says of a detector in its file."""
 
     format: Literal[FORMAT]
     teacher: str
@@ -124,7 +124,7 @@ def read_description(text: str, path: str | Path) -> Description:
     Raises:
         InputError: it is none, or a value in it is of another type or beyond all measure.
     """
-    return decoded(text, Description, "a detector by tools/export.py", path)
+    return decoded(text, Description, "a detector by ovdet export", path)
 
 
 def _open(path: str | Path, providers: list[Any]) -> Any:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import argparse
 import logging
 from collections.abc import Sequence
 from pathlib import Path
@@ -39,7 +38,7 @@ def find_model(name: str | Path) -> ModelFiles:
 
     Args:
         name: "ovdet-lite" or "ovdet-lite-base48", which are part of the package; a model folder (see
-            tools/pack_model.py); "hf://OWNER/NAME" or "hf://OWNER/NAME@REVISION", a model folder on the hub, kept in
+            ovdet pack); "hf://OWNER/NAME" or "hf://OWNER/NAME@REVISION", a model folder on the hub, kept in
             the hub's cache; or the folder of a training run, wherever it was moved to, for its last checkpoint. No
             code of the folder is run.
 
@@ -110,14 +109,6 @@ def _fetch(name: str) -> Path:
     return Path(folder)
 
 
-def add_model_arguments(parser: argparse.ArgumentParser) -> None:
-    """The options of a command line that `choose_model` takes."""
-    places = f"a model's or run's folder, {HUB}OWNER/NAME, {', '.join(SHIPPED)}"
-    parser.add_argument("--model", metavar="M", help=f"the detector: {places}")
-    parser.add_argument("--config-file", metavar="F", help="of the detector, instead of --model")
-    parser.add_argument("--weights", metavar="W", help="its checkpoint (default: the last one of the config's run)")
-
-
 def choose_model(model: str | None, config_file: str | None, weights: str | None) -> ModelFiles:
     """The detector that a command line names: by --model, or by --config-file and --weights.
 
@@ -131,7 +122,7 @@ def choose_model(model: str | None, config_file: str | None, weights: str | None
     """
     for file in (model, weights):
         if file and file.endswith(".onnx"):
-            raise InputError(f"expected a trained model, got {file}: exported files are for tools/demo.py --weights")
+            raise InputError(f"expected a trained model, got {file}: exported files are for `ovdet detect --weights`")
     if bool(model) == bool(config_file):
         raise InputError("expected --model MODEL, or --config-file F with --weights W: one of the two")
     if not model:

@@ -49,6 +49,11 @@ class Detections:
         """Each detection, as plain values."""
         return (self[index] for index in range(len(self)))
 
+    def to_dict(self) -> dict:
+        """The same as plain values: {"width", "height", "detections": [{"box", "score", "label"}]}."""
+        height, width = self.size
+        return {"width": width, "height": height, "detections": list(self)}
+
     def to_supervision(self) -> supervision.Detections:
         """The same as `supervision.Detections`, with the labels as data["class_name"]."""
         from ovdet.integrations.supervision import to_supervision

@@ -47,7 +47,7 @@ def check_output(folder: Path, input: str | None) -> None:
 
 def write_results(
     detect: Callable[..., Detections], images: Sequence[Path], folder: Path, *, names: Sequence[str] = ()
-) -> Iterator[tuple[Path, Detections]]:
+) -> Iterator[tuple[Path, Path, Detections]]:
     """Detect on each image; write a picture for each as it is done, and detections.json at the end.
 
     An image that cannot be read does not stop the others; an interruption leaves a detections.json of those that are
@@ -60,7 +60,7 @@ def write_results(
         names: see `draw_detections`.
 
     Yields:
-        Each picture's path and what is on it, without its masks: those of many images would fill the memory.
+        Each image, its picture's path and what is on it, without its masks: those of many images would fill the memory.
 
     Raises:
         InputError: images that could not be used, after all others were done.
@@ -84,7 +84,7 @@ def write_results(
             taken.add(path.resolve())
             atomic_write(path, _png(_draw(rgb, found, names)))
             rows.append(_row(found, image=str(image)))
-            yield path, replace(found, masks=None)
+            yield image, path, replace(found, masks=None)
     finally:
         if rows:
             atomic_write(folder / DETECTIONS_FILE, _as_json(rows))
@@ -185,8 +185,7 @@ def _draw(rgb: np.ndarray, found: Detections, names: Sequence[str]) -> np.ndarra
 
 def _row(found: Detections, **source: str | float) -> dict:
     """Where it comes from, its size, what was found."""
-    height, width = found.size
-    return {**source, "width": width, "height": height, "detections": list(found)}
+    return {**source, **found.to_dict()}
 
 
 def _as_json(rows: Sequence[dict]) -> bytes:

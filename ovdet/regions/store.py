@@ -39,7 +39,7 @@ class RegionStore:
         if missing:
             raise InputError(
                 f"expected a complete region store, {self.path} lacks {len(missing)} of {self.plan.num_shards} shards; "
-                f"finish it with: {self.plan.command or 'tools/extract_regions.py ... --resume'}"
+                f"finish it with: {self.plan.command or 'ovdet extract ... --resume'}"
             )
         self._rows = {image.image_id: row for row, image in enumerate(self.plan.images)}
         self._shards: dict[int, Shard] = {}
@@ -151,7 +151,7 @@ class RegionStore:
         ]  # fmt: skip
         if errors:
             raise InputError(f"expected regions of all images, {self.path} could not be made of {listed(errors)}; "
-                             "tools/extract_regions.py --resume tries again")  # fmt: skip
+                             "ovdet extract --resume tries again")  # fmt: skip
 
 
 def _describe(file_name: str, height: int, width: int) -> str:

@@ -7,7 +7,7 @@ from detectron2.config import LazyConfig, instantiate
 from detectron2.layers import ShapeSpec
 
 from ovdet.device import choose_device
-from ovdet.engine.config import load_config, override
+from ovdet.engine.config import find_config, load_config, override
 from ovdet.engine.options import TrainOptions
 from ovdet.errors import InputError
 
@@ -120,3 +120,14 @@ def test_options_refuse_what_makes_no_sense():
         choose_device("gpu9")
     assert choose_device("cpu").type == "cpu"
     assert choose_device("auto").type in ("cpu", "cuda")
+
+
+def test_configs_of_the_package_by_name(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    own = find_config("quick/vild")
+    assert Path(own).is_file() and own.endswith("configs/quick/vild.py")
+    assert find_config("configs/quick/vild.py") == find_config("quick/vild.py") == own
+    assert find_config("quick/nothing") == "quick/nothing" and find_config("") == ""
+    (tmp_path / "quick").mkdir()
+    (tmp_path / "quick/vild.py").write_text("")
+    assert find_config("quick/vild.py") == "quick/vild.py"  # a file of one's own comes first

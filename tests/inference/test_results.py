@@ -47,10 +47,10 @@ def test_masks_are_drawn_and_not_kept(photo, tmp_path):
     mask[:, 20:70, 30:90] = True
     found = Detections(np.float32([[30, 20, 90, 70]]), np.float32([0.9]), np.int64([0]), ("wheel",), (90, 120), mask)
     results = list(write_results(lambda photo, **_: found, [photo, photo], tmp_path / "out"))
-    assert [path.name for path, _ in results] == ["photo.png", "photo.png.png"]
-    assert all(kept.masks is None and list(kept) == list(found) for _, kept in results)
+    assert [path.name for _, path, _ in results] == ["photo.png", "photo.png.png"]
+    assert all(kept.masks is None and list(kept) == list(found) for _, _, kept in results)
     expected = draw_detections(to_rgb(photo), found.boxes, found.labels, found.scores, mask)
-    assert all(np.array_equal(np.asarray(Image.open(path)), expected) for path, _ in results)
+    assert all(np.array_equal(np.asarray(Image.open(path)), expected) for _, path, _ in results)
 
 
 def test_the_detector_gets_red_as_red(tmp_path):

@@ -206,7 +206,7 @@ def test_no_photos_of_its_own_without_scikit_image(run_tool, tmp_path, monkeypat
         (("--vocabulary", "nope.csv"), "a vocabulary file in .txt or .json, got nope.csv"),
         (("--vocabulary", "nope.TXT"), "expected a vocabulary file, got nope.TXT: No such file"),
         (("--negatives", "nope.txt"), "expected a vocabulary file, got nope.txt: No such file"),
-        (("--vocabulary", "dog", "bicycle"), '--vocabulary "dog, bicycle"'),
+        (("--vocabulary", "dog", "bicycle"), '--names "dog, bicycle"'),
         (("--vocabulary", "dog. bicycle. car"), '"dog, bicycle, car"'),
         (("gone.jpg",), "gone.jpg does not exist"),
         (("--input", ""), "got an empty name"),

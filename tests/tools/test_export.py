@@ -216,7 +216,7 @@ def test_files_that_are_no_detectors(exported, shared_data, tmp_path, photo, run
         load_onnx_predictor(tmp_path / "junk.onnx")
     with pytest.raises(InputError, match="does not exist"):
         load_onnx_predictor(tmp_path / "none.onnx")
-    with pytest.raises(InputError, match="by tools/export.py, .*`format`"):
+    with pytest.raises(InputError, match="by ovdet export, .*`format`"):
         load_onnx_predictor(shared_data / "peers/yolox_nano.onnx")
     with pytest.raises(InputError, match="'tpu'"):
         load_onnx_predictor(exported, device="tpu")

@@ -1,0 +1,1 @@
+"""The console command `ovdet`: main.py has the table of commands, one light module each."""

@@ -1,0 +1,40 @@
+"""Arguments that several commands have in common."""
+
+from __future__ import annotations
+
+import argparse
+import json
+from typing import Any
+
+MODELS = "a model's or run's folder, hf://OWNER/NAME, ovdet-lite, ovdet-lite-base48"
+
+
+def add_model_arguments(parser: argparse.ArgumentParser, default: str = "") -> None:
+    """The detector: what `hub.find.choose_model` and `inference.load.load_predictor` take."""
+    otherwise = f" (default: {default})" if default else ""
+    parser.add_argument("--model", metavar="M", help=f"the detector: {MODELS}{otherwise}")
+    add_config_argument(parser, "of the detector, instead of --model")
+    parser.add_argument("--weights", metavar="W", help="its checkpoint (default: the last one of the config's run)")
+
+
+def add_config_argument(parser: argparse.ArgumentParser, help: str, **more: Any) -> None:
+    """--config-file: a file, or a config of the package by its name."""
+    parser.add_argument("--config-file", "--config", metavar="F", help=f"{help}: a file, or such as quick/vild", **more)
+
+
+def add_overrides(parser: argparse.ArgumentParser) -> None:
+    """key=value behind the options."""
+    parser.add_argument("overrides", nargs="*", metavar="key=value", help="overrides of the config")
+
+
+def add_device_argument(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--device", metavar="D", help="cpu, cuda, cuda:1, ... (default: a GPU where there is one)")
+
+
+def add_json_argument(parser: argparse.ArgumentParser, what: str = "the result") -> None:
+    parser.add_argument("--json", action="store_true", help=f"{what} as JSON on stdout, for programs")
+
+
+def say(arguments: argparse.Namespace, line: str, values: dict[str, Any]) -> None:
+    """A result on stdout: a line to read, or with --json its values on one line."""
+    print(json.dumps(values, ensure_ascii=False) if arguments.json else line, flush=True)

@@ -1,0 +1,183 @@
+"""Detect any names in photos, folders and videos; write annotated pictures or a video, and detections.json.
+
+ovdet detect photo.jpg --names "red kite, wheel; tyre"
+ovdet detect photos clip.mp4 --names names.txt --output output/detect --model output/lite/vild
+ovdet detect photos --names names.txt --weights detector.onnx
+"""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Sequence
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from ovdet.cli.arguments import add_config_argument, add_device_argument, add_json_argument, say
+from ovdet.errors import InputError
+from ovdet.files import require_path
+
+if TYPE_CHECKING:
+    from ovdet.inference.predictor import OpenVocabPredictor
+
+LIMITS = ("threshold", "class_agnostic_iou", "max_containment")
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    add = parser.add_argument
+    what = "images, folders of them, videos, any number of each (default: scikit-image's samples)"
+    add("words", nargs="*", metavar="FILE|FOLDER|key=value", help=f"{what}; overrides of the config")
+    add("--input", nargs="*", action="extend", default=[], metavar="FILE|FOLDER", help="the same as an option")
+    add("--output", default="output/detect", metavar="DIR", help="for pictures and detections.json (%(default)s)")
+    add_name_arguments(parser)
+    add_predictor_arguments(parser)
+    add_limit_arguments(parser)
+    add_json_argument(parser, "a line for each photo or video")
+
+
+def add_name_arguments(parser: argparse.ArgumentParser) -> None:
+    """What to find."""
+    add = parser.add_argument
+    names = "names separated by commas, synonyms of a name by semicolons; or a .txt, .json or .safetensors file"
+    add("--names", "--vocabulary", dest="vocabulary", metavar='"a,b;c"|FILE', help=names)
+    add("--classes", metavar="FILE", help="classes that `ovdet learn` learned, alone or beside --names")
+    unlike = (
+        'regions that match one of these better are dropped; "" for none (default: training classes unlike the names)'
+    )
+    add("--negatives", metavar='"a,b"', help=unlike)
+    add("--distractors", dest="negatives", default=argparse.SUPPRESS, help=argparse.SUPPRESS)  # version 0.1
+
+
+def add_predictor_arguments(parser: argparse.ArgumentParser) -> None:
+    """The detector that finds it."""
+    add = parser.add_argument
+    model = "a model's or run's folder, hf://OWNER/NAME, ovdet-lite, ovdet-lite-base48 (default: ovdet-lite)"
+    add("--model", metavar="M", help=model)
+    add_config_argument(parser, "of the detector, instead of --model")
+    add("--weights", metavar="W", help="the config's checkpoint (default: its run's last), or an .onnx file alone")
+    add("--teacher", metavar="T", help="teacher that embeds the names (default: the config's)")
+    add("--compile", action="store_true", help="torch.compile the backbone: takes a minute, then a little faster")
+    add("--half", action="store_true", help="mixed precision: faster, nearly the same detections")
+    add_device_argument(parser)
+
+
+def add_limit_arguments(parser: argparse.ArgumentParser) -> None:
+    """Which detections are shown."""
+    add = parser.add_argument
+    lowest = "lowest score (default: 0.3 for names it was trained on, else 0.08)"
+    add("--threshold", type=float, metavar="t", help=lowest)
+    iou = (
+        "drop boxes that overlap more with one at least twice as sure, whatever their names; 1 keeps all (default: 0.5)"
+    )
+    add("--class-agnostic-iou", type=float, default=0.5, metavar="IOU", help=iou)
+    share = "drop boxes with a larger share inside a better one of their name; 1 keeps all (default: 0.9)"
+    add("--max-containment", type=float, default=0.9, metavar="SHARE", help=share)
+    of_version_0_1 = dict(type=float, default=argparse.SUPPRESS, help=argparse.SUPPRESS)
+    add("--overlap", dest="class_agnostic_iou", **of_version_0_1)
+    add("--contained", dest="max_containment", **of_version_0_1)
+
+
+def run(arguments: argparse.Namespace) -> None:
+    from ovdet.inference.media import find_inputs
+    from ovdet.inference.results import check_output, write_results, write_video
+
+    limits = checked_limits(arguments)
+    output = Path(require_path(arguments.output))
+    inputs, overrides = sort_words(arguments)
+    for path in inputs:
+        check_output(output, path)
+    images, videos = find_inputs(inputs)
+    predictor = predictor_for(arguments, overrides)
+    detect = partial(predictor, **limits)
+    for position, video in enumerate(videos, start=1):
+        folder = output if len(videos) == 1 and not images else output / f"video_{position}"
+        path, frames, frames_with = write_video(detect, video, folder, names=predictor.names)
+        most = ", ".join(f"{name} in {number}" for name, number in frames_with.most_common(5)) or "nothing"
+        said = f" of {video.num_frames}" if frames < (video.num_frames or 0) else ""  # the rest cannot be read
+        line = f"{path}: {frames}{said} frame{'' if frames == 1 else 's'}; {most}"
+        say(arguments, line, {"video": str(video.path), "output": str(path), "frames": frames, "names": frames_with})
+    for image, path, found in write_results(detect, images, output, names=predictor.names):
+        best = ", ".join(f"{d['label']} {d['score']:.2f}" for d in list(found)[:5])
+        best = f"best: {best}" if best else under_threshold(found.best_missed, predictor.training_classes)
+        line = f"{path}: {len(found)} detection{'' if len(found) == 1 else 's'}; {best}"
+        say(arguments, line, {"image": str(image), "output": str(path), **found.to_dict()})
+
+
+def checked_limits(arguments: argparse.Namespace) -> dict[str, float | None]:
+    """What `add_limit_arguments` asks for, as keywords of a predictor.
+
+    Raises:
+        InputError: one is outside of [0, 1].
+    """
+    limits = {key: getattr(arguments, key) for key in LIMITS}
+    for option, value in limits.items():
+        if value is not None and not 0 <= value <= 1:
+            raise InputError(f"expected --{option.replace('_', '-')} between 0 and 1, got {value}")
+    return limits
+
+
+def sort_words(arguments: argparse.Namespace) -> tuple[list[str], list[str]]:
+    """Words with and without --input as files and overrides.
+
+    Raises:
+        InputError: one is neither: names that the shell has taken apart.
+    """
+    given = [*arguments.input, *arguments.words]  # photos/*.jpg may stand behind the names, overrides behind the photos
+    overrides = [text for text in given if "=" in text and not Path(text).exists()]
+    inputs = [text for text in given if text not in overrides and (text in arguments.input or _is_path(text))]
+    words = [text for text in given if text not in (*inputs, *overrides)]
+    if words:
+        names = ", ".join([arguments.vocabulary or "", *words])
+        raise InputError(f'expected names in quotes with commas between, --names "{names}", got {" ".join(words)}')
+    return inputs, overrides
+
+
+def _is_path(text: str) -> bool:
+    """Whether a word was meant for a file: it is one, or looks like one that is missing."""
+    from ovdet.data.images import SUFFIXES
+    from ovdet.inference.media import VIDEO_SUFFIXES
+
+    return Path(text).exists() or Path(text).suffix.lower() in SUFFIXES | VIDEO_SUFFIXES
+
+
+def predictor_for(arguments: argparse.Namespace, overrides: Sequence[str] = ()) -> OpenVocabPredictor:
+    """The detector that a command line names, with the names that it asks for as its default.
+
+    Raises:
+        InputError: one of them is missing or cannot be used.
+    """
+    from ovdet.engine.config import override
+    from ovdet.inference.load import load_predictor
+    from ovdet.learning.classes_file import load_classes
+    from ovdet.text.classes import parse_negatives
+
+    if arguments.vocabulary is None and arguments.classes is None:
+        raise InputError("expected --names, --classes or both, got neither")
+    vocabulary = None if arguments.vocabulary is None else _parse_names(arguments.vocabulary)
+    learned = load_classes(arguments.classes) if arguments.classes else None
+    overrides = [*overrides, *([override("teacher.name", arguments.teacher)] if arguments.teacher else [])]
+    chosen = {key: getattr(arguments, key) for key in ("model", "config_file", "weights", "device", "compile", "half")}
+    predictor = load_predictor(**chosen, overrides=overrides)
+    if vocabulary is not None:
+        predictor.set_vocabulary(vocabulary, negatives=parse_negatives(arguments.negatives))
+    if learned is not None:
+        predictor.classes = learned if predictor.classes is None else predictor.classes.with_learned(learned)
+    return predictor
+
+
+def _parse_names(given: str) -> Any:
+    from ovdet.text.embeddings import load_embeddings
+    from ovdet.text.vocabulary import parse_vocabulary
+
+    return (load_embeddings if given.endswith(".safetensors") else parse_vocabulary)(given)
+
+
+def under_threshold(missed: tuple[str, float] | None, training_classes: Sequence[str]) -> str:
+    """What to say where nothing is found: the best name and score below the threshold."""
+    from ovdet.text.class_names import names_among
+
+    if missed is None:
+        return "nothing below the threshold either"
+    name, score = missed
+    trained = not training_classes or names_among([name], training_classes)
+    return f"best below the threshold: {name} {score:.2g}" + ("" if trained else ", a name that was not trained")

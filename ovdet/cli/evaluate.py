@@ -1,0 +1,87 @@
+"""Evaluate a detector zero-shot on COCO-format data, with the class names of its json.
+
+ovdet evaluate --annotations instances_val.json --images photos --output output/evaluation --model output/lite/vild
+ovdet evaluate --annotations instances_val.json --images photos --output output/evaluation --split split.json
+    --config-file lite/vild --weights output/lite/vild/model_final.pth --setting constrained
+"""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import json
+import sys
+from collections.abc import Iterator
+
+from ovdet.cli.arguments import add_device_argument, add_json_argument, add_model_arguments, add_overrides
+from ovdet.files import require_path
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    add = parser.add_argument
+    add("--annotations", required=True, metavar="X.json", help="COCO format")
+    add("--images", required=True, metavar="DIR", help="the folder of its images")
+    add("--output", required=True, metavar="DIR", help="folder for metrics, detections, plots and log")
+    subsets = (
+        "which classes are base, novel or ignored: figures come by subset, photos without an object of the asked "
+        "names are left out, as OV-COCO does; with --lvis none are (default: all classes, all photos)"
+    )
+    add("--split", metavar="S.json", help=subsets)
+    setting = "ask for base and novel names at once, or for the novel ones alone (default: generalized)"
+    add("--setting", choices=("generalized", "constrained"), default="generalized", help=setting)
+    add_model_arguments(parser)
+    add("--teacher", metavar="T", help="teacher that embeds the names (default: the config's)")
+    add("--lvis", action="store_true", help="LVIS's federated AP; X.json is LVIS's (default: COCO's AP)")
+    synonyms = "synonyms of the json's class names, of which the best counts: a .txt or .json file (default: none)"
+    add("--vocabulary", metavar="FILE", help=synonyms)
+    learned = "classes of the json that `ovdet learn` learned, instead of their names (default: none)"
+    add("--classes", metavar="FILE", help=learned)
+    negatives = "what looks more like these names is left out, as `ovdet detect` has it (default: none)"
+    add("--negatives", metavar='"a,b"|FILE', help=negatives)
+    add("--masks", action="store_true", help="mask AP too (default: boxes only)")
+    add("--max-detections", type=int, metavar="N", help="per image (default: the config's and the protocol's)")
+    add("--compile", action="store_true", help="torch.compile the backbone: takes a minute, then faster")
+    add("--half", action="store_true", help="mixed precision: faster, AP may differ a little")
+    add_device_argument(parser)
+    add_json_argument(parser, "the figures")
+    add_overrides(parser)
+
+
+def run(arguments: argparse.Namespace) -> None:
+    from ovdet.engine.config import override
+    from ovdet.hub.find import choose_model, open_config
+    from ovdet.inference.evaluate import evaluate_on
+    from ovdet.learning.classes_file import load_classes
+    from ovdet.text.classes import parse_negatives
+    from ovdet.text.vocabulary import Vocabulary
+
+    config_file, weights = choose_model(arguments.model, arguments.config_file, arguments.weights)
+    chosen = {"teacher.name": arguments.teacher, "train.device": arguments.device}
+    overrides = [*arguments.overrides, *(override(key, value) for key, value in chosen.items() if value)]
+    with _reports_on_stderr(arguments.json):
+        results = evaluate_on(
+            open_config(config_file, overrides),
+            arguments.annotations,
+            arguments.images,
+            require_path(arguments.output),
+            weights=weights,
+            split=arguments.split,
+            setting=arguments.setting,
+            iou_types=("bbox", "segm") if arguments.masks else ("bbox",),
+            max_detections=arguments.max_detections,
+            lvis=arguments.lvis,
+            vocabulary=Vocabulary.load(arguments.vocabulary) if arguments.vocabulary else None,
+            learned=load_classes(arguments.classes) if arguments.classes else None,
+            negatives=parse_negatives(arguments.negatives) or (),
+            compile=arguments.compile,
+            half=arguments.half,
+        )
+    if arguments.json:
+        print(json.dumps(results))
+
+
+@contextlib.contextmanager
+def _reports_on_stderr(wanted: bool) -> Iterator[None]:
+    """What is printed to be read goes to stderr, so that stdout is JSON alone."""
+    with contextlib.redirect_stdout(sys.stderr) if wanted else contextlib.nullcontext():
+        yield

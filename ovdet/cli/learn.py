@@ -1,0 +1,50 @@
+"""Learn classes of your own from annotated photos; the detector stays as it is, and so do the scores of other names.
+
+ovdet learn --annotations my.json --images photos --output my.safetensors
+ovdet detect photo.jpg --classes my.safetensors --names "dog, red kite"
+"""
+
+from __future__ import annotations
+
+import argparse
+import time
+
+from ovdet.cli.arguments import add_device_argument, add_json_argument, add_model_arguments, add_overrides, say
+from ovdet.errors import InputError
+from ovdet.files import require_path
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    add = parser.add_argument
+    add("--annotations", required=True, metavar="X.json", help="COCO format; all things of a learned class have boxes")
+    add("--images", required=True, metavar="DIR", help="the folder of its photos")
+    add("--output", required=True, metavar="F.safetensors", help="the learned classes")
+    add("--name", action="append", default=[], metavar="N", help="class to learn, may be repeated (default: all)")
+    none = "photos that show none of the classes, as one more json; those that do are left out"
+    add("--negatives-from", metavar="Y.json", help=none)
+    add("--negatives-images", metavar="DIR", help="the folder of these photos (default: as --images)")
+    add_model_arguments(parser, default="ovdet-lite")
+    add_device_argument(parser)
+    add_json_argument(parser)
+    add_overrides(parser)
+
+
+def run(arguments: argparse.Namespace) -> None:
+    from ovdet.inference.load import load_predictor
+    from ovdet.learning.classes_file import save_classes
+    from ovdet.learning.learn import read_examples, read_negatives
+
+    if not require_path(arguments.output).endswith(".safetensors"):
+        raise InputError(f"expected an output file *.safetensors, got {arguments.output}")
+    names, photos = read_examples(arguments.annotations, arguments.images, arguments.name)
+    if arguments.negatives_from:
+        folder = arguments.negatives_images or arguments.images
+        photos += read_negatives(arguments.negatives_from, folder, names)
+    chosen = {key: getattr(arguments, key) for key in ("model", "config_file", "weights", "device", "overrides")}
+    predictor = load_predictor(**chosen)
+    start = time.perf_counter()
+    classes = predictor.learn_classes(names, photos)
+    save_classes(arguments.output, classes)
+    seconds = time.perf_counter() - start
+    line = f"{arguments.output}: {len(names)} learned from {len(photos)} photos in {seconds:.0f} s"
+    say(arguments, line, {"output": arguments.output, "names": list(names), "photos": len(photos)})

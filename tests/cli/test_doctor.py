@@ -1,0 +1,70 @@
+"""What the doctor says of this environment, and of one that lacks something."""
+
+import json
+import subprocess
+import venv
+from importlib.metadata import PackageNotFoundError
+from pathlib import Path
+
+import pytest
+
+from ovdet.cli import diagnosis
+
+ROOT = Path(__file__).parents[2]
+
+
+@pytest.fixture
+def quick(monkeypatch):
+    """Nothing is loaded or run."""
+    monkeypatch.setattr(diagnosis, "seconds_per_photo", lambda: 0.125)
+    monkeypatch.setattr(diagnosis, "import_error", lambda: None)
+    monkeypatch.setattr(diagnosis, "_pip_check", lambda: [])
+    monkeypatch.setattr(
+        diagnosis, "requires", lambda name: ["torch<3,>=2.6", "ray>=2; extra == 'ray'", "ruff; extra == 'dev'"]
+    )
+
+
+def test_all_is_here(ovdet, quick, monkeypatch):
+    monkeypatch.setattr(diagnosis, "version", lambda name: "1.2")
+    code, out, _ = ovdet("doctor", "--json")
+    found = json.loads(out)
+    assert code == 0 and found["problems"] == found["notes"] == []
+    assert found["versions"]["torch"] == found["versions"]["ray"] == "1.2" and "ruff" not in found["versions"]
+    assert found["seconds_per_photo"] == 0.125 and found["device"].startswith(("cpu", "cuda"))
+    code, out, _ = ovdet("doctor")
+    assert code == 0 and "0.125 s" in out and out.endswith("all that ovdet needs is here\n")
+
+
+def test_what_is_missing_is_said_with_what_to_do(ovdet, quick, monkeypatch):
+    def version(name):
+        if name in ("torch", "ray"):
+            raise PackageNotFoundError(name)
+        return "1.2"
+
+    monkeypatch.setattr(diagnosis, "version", version)
+    monkeypatch.setattr(diagnosis, "import_error", lambda: "No module named 'detectron2'")
+    monkeypatch.setattr(diagnosis, "detectron2_file", lambda: None)
+    code, out, _ = ovdet("doctor", "--json")
+    found = json.loads(out)
+    assert code == 1 and found["seconds_per_photo"] is None
+    assert "torch is not installed" in found["problems"][0] and "ovdet doctor --fix" in found["problems"][1]
+    (note,) = found["notes"]
+    assert "ray" in note and "pip install 'ovdet[ray]'" in note
+
+
+def test_a_detector_that_does_not_run(ovdet, quick, monkeypatch):
+    monkeypatch.setattr(diagnosis, "version", lambda name: "1.2")
+    monkeypatch.setattr(diagnosis, "seconds_per_photo", lambda: 1 / 0)
+    code, out, _ = ovdet("doctor")
+    assert code == 1 and "problem: the detector does not run: ZeroDivisionError" in out
+
+
+def test_an_empty_environment_gets_an_answer(tmp_path):
+    """Nothing but the standard library: no traceback."""
+    venv.create(tmp_path / "bare", with_pip=False)
+    command = [tmp_path / "bare/bin/python", "-m", "ovdet", "doctor", "--json"]
+    run = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=120)
+    assert run.returncode == 1, run.stderr
+    assert any("detectron2" in problem for problem in json.loads(run.stdout)["problems"])
+    run = subprocess.run([*command, "--fix"], cwd=ROOT, capture_output=True, text=True, timeout=120)
+    assert run.returncode == 2 and "could not install sal-detectron2" in run.stderr and "Traceback" not in run.stderr
