@@ -43,7 +43,7 @@ def test_only_what_training_reads_must_be_there(file, tmp_path):
         path.parent.mkdir(parents=True, exist_ok=True)
         path.touch()
     needs_store = config.dataloader.get("train", {}).get("mapper", {}).get("region_store") is not None
-    with pytest.raises(InputError, match="extract_regions.py writes one") if needs_store else nullcontext():
+    with pytest.raises(InputError, match="ovdet extract writes one") if needs_store else nullcontext():
         check_files(config)
 
 
