@@ -37,15 +37,17 @@ def main() -> None:
     """The console command `ovdet`."""
     words = sys.argv[1:]
     if words and words[0] in COMMANDS:
-        sys.exit(run_command(words[0], words[1:]))
-    parser = build_parser()
-    parser.parse_args(words or ["--help"])
+        if code := run_command(words[0], words[1:]):
+            sys.exit(code)
+    else:
+        build_parser().parse_args(words or ["--help"])
 
 
 @command
 def run_tool(name: str) -> None:
     """A script of tools/ that is a command by its name of old."""
-    sys.exit(run_command(name, sys.argv[1:], prog=None))
+    if code := run_command(name, sys.argv[1:], prog=None):
+        sys.exit(code)
 
 
 def run_command(name: str, words: Sequence[str], prog: str | None = "ovdet") -> int:
