@@ -24,6 +24,7 @@ COMMANDS = {
     "embed": "ovdet.cli.embed",
     "learn": "ovdet.cli.learn",
     "export": "ovdet.cli.export",
+    "convert": "ovdet.cli.convert",
     "pack": "ovdet.cli.pack",
     "doctor": "ovdet.cli.doctor",
     "completion": "ovdet.cli.completion",
