@@ -43,14 +43,9 @@ class NameEmbedder:
             teacher: its name, see `load_teacher`; it is loaded when a name is not known yet.
             width: D of its space; anything else is refused.
             templates: prompt templates, see text/prompts.py.
-<<<<<<< HEAD
-            file: an embeddings file (tools/embed_vocabulary.py); then no teacher is needed and no other names exist.
+            file: an embeddings file (ovdet embed); then no teacher is needed and no other names exist.
             fingerprint: that the teacher must have; "" takes any, and asks the teacher for its own; None takes any, and
                 leaves it unknown, so that no teacher is loaded to compare spaces with (weights published elsewhere).
-=======
-            file: an embeddings file (ovdet embed); then no teacher is needed and no other names exist.
-            fingerprint: that the teacher must have; "" takes any.
->>>>>>> ead2243 (The console command ovdet: light modules, help at once, doctor, completion; a wheel with configs and models; tools/ are its commands by their names of old)
             device: of the teacher's text encoder.
         """
         self.teacher_name = teacher
