@@ -17,6 +17,7 @@ from ovdet.version import VERSION
 
 COMMANDS = {
     "detect": "ovdet.cli.detect",
+    "label": "ovdet.cli.label",
     "evaluate": "ovdet.cli.evaluate",
     "train": "ovdet.cli.train",
     "extract": "ovdet.cli.extract",

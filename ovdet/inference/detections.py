@@ -5,13 +5,17 @@ Shape letters: R detections; H, W of the photo.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import json
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import numpy as np
 
+from ovdet.errors import InputError
+
 if TYPE_CHECKING:
+    import pandas
     import supervision
 
 
@@ -54,8 +58,57 @@ class Detections:
         height, width = self.size
         return {"width": width, "height": height, "detections": list(self)}
 
+    def to_json(self) -> str:
+        """`to_dict` as JSON on one line."""
+        return json.dumps(self.to_dict(), ensure_ascii=False)
+
+    def to_coco(self, image_id: int | str, category_ids: Mapping[str, int] | None = None) -> list[dict]:
+        """COCO's result format, a dictionary a detection: image_id, category_id, bbox (x, y, width, height), score.
+
+        Masks come as compressed run lengths (`segmentation`), as pycocotools has them in JSON.
+
+        Args:
+            image_id: of the photo, in the annotations that the results are about.
+            category_ids: of the labels there; None counts the names that were asked for from 1.
+
+        Raises:
+            InputError: a label has no id.
+        """
+        if category_ids is not None and (odd := sorted(set(self.labels) - set(category_ids))):
+            raise InputError(f"expected ids of all labels, got none of {odd[0]!r}")
+        rows = []
+        for place, label in enumerate(self.labels):
+            x1, y1, x2, y2 = (float(value) for value in self.boxes[place])
+            category = int(self.class_ids[place]) + 1 if category_ids is None else category_ids[label]
+            box = [round(value, 2) for value in (x1, y1, x2 - x1, y2 - y1)]
+            row = {"image_id": image_id, "category_id": category, "bbox": box, "score": self[place]["score"]}
+            rows.append(row if self.masks is None else {**row, "segmentation": _run_lengths(self.masks[place])})
+        return rows
+
+    def to_pandas(self) -> pandas.DataFrame:
+        """A row a detection: xmin, ymin, xmax, ymax (pixels), score, label, class_id.
+
+        Raises:
+            InputError: pandas is not installed.
+        """
+        try:
+            import pandas
+        except ImportError as error:
+            raise InputError("expected pandas for a data frame, it is not installed: pip install pandas") from error
+        sides = {name: self.boxes[:, place] for place, name in enumerate(("xmin", "ymin", "xmax", "ymax"))}
+        scored = {"score": self.scores, "label": np.array(self.labels, dtype=object), "class_id": self.class_ids}
+        return pandas.DataFrame({**sides, **scored})
+
     def to_supervision(self) -> supervision.Detections:
         """The same as `supervision.Detections`, with the labels as data["class_name"]."""
         from ovdet.integrations.supervision import to_supervision
 
         return to_supervision(self)
+
+
+def _run_lengths(mask: np.ndarray) -> dict:
+    """(H, W) bool -> {"size": [H, W], "counts": text}."""
+    from pycocotools import mask as coco_masks
+
+    encoded = coco_masks.encode(np.asfortranarray(mask.astype(np.uint8)))
+    return {"size": list(encoded["size"]), "counts": encoded["counts"].decode()}

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import logging
 from collections import OrderedDict
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, fields
 from functools import cached_property
 from numbers import Real
@@ -49,6 +49,7 @@ logger = logging.getLogger(__name__)
 
 Photo = str | Path | Image.Image | np.ndarray | Tensor
 Names = Vocabulary | TextEmbeddings | Sequence[str]
+Threshold = float | Mapping[str, float] | None
 
 CLASS_AGNOSTIC_IOU, MAX_CONTAINMENT = 0.5, 0.9  # what is shown by default, docs/lab/overlap.md
 _REMEMBERED = 32  # vocabularies that are kept ready
@@ -225,7 +226,7 @@ class OpenVocabPredictor:
         *,
         classes: ClassEmbeddings | None = None,
         negatives: Sequence[str] | None = None,
-        threshold: float | None = None,
+        threshold: Threshold = None,
         class_agnostic_iou: float = CLASS_AGNOSTIC_IOU,
         max_containment: float = MAX_CONTAINMENT,
         channel_order: str = "BGR",
@@ -238,7 +239,8 @@ class OpenVocabPredictor:
             names: what to find, for this call alone, see `embed`; None takes `classes`, or what `set_vocabulary` set.
             classes: the same as a value of `embed`, instead of names.
             negatives: with names, see `embed`.
-            threshold: leave out detections that score below it; None takes `default_threshold` for each name.
+            threshold: leave out detections that score below it; a mapping gives names their own. None, and for names
+                that the mapping lacks, takes `default_threshold` for each name.
             class_agnostic_iou: leave out boxes with a larger IoU with one at least twice as sure, whatever their names;
                 1 keeps all.
             max_containment: leave out boxes of which a larger share lies within a better one of their name; 1 keeps
@@ -267,7 +269,7 @@ class OpenVocabPredictor:
         *,
         classes: ClassEmbeddings | None = None,
         negatives: Sequence[str] | None = None,
-        threshold: float | None = None,
+        threshold: Threshold = None,
         class_agnostic_iou: float = CLASS_AGNOSTIC_IOU,
         max_containment: float = MAX_CONTAINMENT,
         channel_order: str = "BGR",
@@ -386,12 +388,15 @@ class Shown:
         InputError: a number outside of [0, 1].
     """
 
-    threshold: float | None = None
+    threshold: Threshold = None
     class_agnostic_iou: float = CLASS_AGNOSTIC_IOU
     max_containment: float = MAX_CONTAINMENT
 
     def __post_init__(self) -> None:
-        for what, value in asdict(self).items():
+        given = asdict(self)
+        if isinstance(self.threshold, Mapping):
+            given.update({f"threshold of {name!r}": value for name, value in given.pop("threshold").items()})
+        for what, value in given.items():
             if value is not None and not (isinstance(value, Real) and 0 <= value <= 1):
                 raise InputError(f"expected a {what} between 0 and 1, got {value!r}")
 
@@ -404,8 +409,7 @@ def to_detections(instances: Instances, classes: ClassEmbeddings, shown: Shown) 
         classes: that were asked for.
         shown: which of them to keep.
     """
-    thresholds = shown.threshold if shown.threshold is not None else default_thresholds(classes)[instances.pred_classes]
-    is_shown = instances.scores >= thresholds
+    is_shown = instances.scores >= thresholds_of(classes, shown.threshold)[instances.pred_classes]
     best_missed = _best_missed(instances, is_shown, classes)
     instances = instances[is_shown]
     if shown.max_containment < 1:
@@ -431,8 +435,24 @@ def _best_missed(instances: Instances, is_shown: Tensor, classes: ClassEmbedding
     return next(((classes.names[int(instances.pred_classes[i])], float(instances.scores[i])) for i in missed), None)
 
 
-def default_thresholds(classes: ClassEmbeddings) -> Tensor:
-    """(K,) the lowest score to show of each class, see `default_threshold`."""
+def thresholds_of(classes: ClassEmbeddings, threshold: Threshold = None) -> Tensor:
+    """(K,) the lowest score to show of each class, see `OpenVocabPredictor.__call__`.
+
+    Raises:
+        InputError: a mapping has a name that is not asked for.
+    """
+    if threshold is not None and not isinstance(threshold, Mapping):
+        return torch.full((len(classes.names),), threshold)
+    lowest = _default_thresholds(classes)
+    for name, value in (threshold or {}).items():
+        if name not in classes.names:
+            raise InputError(f"expected thresholds of names that are asked for, got one of {name!r}")
+        lowest[classes.names.index(name)] = value
+    return lowest
+
+
+def _default_thresholds(classes: ClassEmbeddings) -> Tensor:
+    """(K,) see `default_threshold`."""
     is_base = classes.is_base_class
     is_base = torch.ones(len(classes.names), dtype=torch.bool) if is_base is None else is_base.cpu().clone()
     if classes.learned is not None:

@@ -517,3 +517,16 @@ def test_threads_share_the_default_type():
 def _default_type_within() -> torch.dtype:
     with float32_by_default():
         return torch.get_default_dtype()
+
+
+def test_thresholds_of_single_names(predictor, photo):
+    names = ["red square", "wheel"]
+    every = predictor(photo, names, threshold=0, **ALL)
+    scores = sorted(d["score"] for d in every if d["label"] == "wheel")
+    middle = scores[len(scores) // 2]
+    found = predictor(photo, names, threshold={"red square": 0.0, "wheel": middle}, **ALL)
+    expected = [d for d in every if d["label"] == "red square" or d["score"] >= middle]
+    assert 0 < len(expected) < len(every) and abs(len(found) - len(expected)) <= 1  # scores are told rounded
+    for wrong in ({"cow": 0.5}, {"wheel": 2}, {"wheel": "high"}):
+        with pytest.raises(InputError, match="threshold"):
+            predictor(photo, names, threshold=wrong)

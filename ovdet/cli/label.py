@@ -1,0 +1,117 @@
+"""Label the photos of a folder for a labeling or training tool; goes on where an earlier run was interrupted.
+
+ovdet label photos --names "dog, red kite" --format yolo --output labels
+ovdet label photos --names names.txt --format coco csv --thresholds "dog=0.5, red kite=0.1" --output labels
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from pathlib import Path
+from typing import Any
+
+from ovdet.cli.arguments import add_json_argument, add_overrides, say
+from ovdet.cli.detect import (
+    add_limit_arguments,
+    add_name_arguments,
+    add_predictor_arguments,
+    checked_limits,
+    predictor_for,
+)
+from ovdet.errors import InputError
+from ovdet.files import require_path
+
+_FORMATS = ("coco", "yolo", "voc", "labelstudio", "cvat", "csv")
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    add = parser.add_argument
+    add("folder", metavar="FOLDER", help="of the photos")
+    add("--format", nargs="+", choices=_FORMATS, default=["coco"], help="one or more (default: coco)")
+    add("--output", required=True, metavar="DIR", help="for the labels, their journal and review.html")
+    add_name_arguments(parser)
+    add_predictor_arguments(parser)
+    add_limit_arguments(parser)
+    lowest = "lowest scores of single names; of the others --threshold says it"
+    add("--thresholds", metavar='"a=0.5, b=0.1"', help=lowest)
+    review = "how many of the least sure detections review.html shows; 0 for no page (default: 60)"
+    add("--review", type=int, default=60, metavar="N", help=review)
+    add_json_argument(parser)
+    add_overrides(parser)
+
+
+def run(arguments: argparse.Namespace) -> None:
+    from functools import partial
+
+    from rich.console import Console
+    from rich.progress import track
+
+    from ovdet.data.images import find_images
+    from ovdet.inference.label_formats import FORMATS
+    from ovdet.inference.labels import Journal, Labels, label_photos
+    from ovdet.inference.predictor import thresholds_of
+    from ovdet.inference.results import check_output
+    from ovdet.inference.review import write_review
+
+    limits, output, folder = checked_limits(arguments), Path(require_path(arguments.output)), Path(arguments.folder)
+    if not folder.is_dir():
+        raise InputError(f"expected a folder of photos, got {folder}")
+    check_output(output, str(folder))
+    photos = find_images(folder)
+    given = parse_thresholds(arguments.thresholds)
+    predictor = predictor_for(arguments, arguments.overrides)
+    names = predictor.names
+    thresholds_of(predictor.classes, given)  # refuses names that are not asked for
+    lowest = thresholds_of(predictor.classes, limits["threshold"]).tolist()
+    thresholds = {name: given.get(name, round(value, 4)) for name, value in zip(names, lowest, strict=True)}
+    journal = Journal(output, _asked(arguments, thresholds))
+    before = len(journal.done)
+    detect = partial(predictor, **{**limits, "threshold": thresholds})
+    failures = []
+    for _, labeled in track(
+        label_photos(detect, photos, journal), "labeling", len(photos) - before, console=Console(stderr=True)
+    ):
+        if isinstance(labeled, InputError):
+            failures.append(labeled)
+            print(f"left out: {labeled}", file=sys.stderr)
+    here = [journal.done[photo.name] for photo in photos if photo.name in journal.done]
+    labels = Labels(folder, names, tuple(here), arguments.model or arguments.weights or "ovdet-lite")
+    files = [str(FORMATS[name](labels, output)) for name in dict.fromkeys(arguments.format)]
+    files += [str(write_review(labels, thresholds, output, number=arguments.review))] if arguments.review > 0 else []
+    boxes = sum(len(photo.detections) for photo in here)
+    line = f"{', '.join(files)}: {boxes} boxes on {len(here)} photos, {len(here) - before} of them new"
+    say(arguments, line, {"files": files, "photos": len(here), "boxes": boxes, "left_out": len(failures)})
+    if failures:
+        raise InputError(f"{len(failures)} photos cannot be used, the first: {failures[0]}")
+
+
+def parse_thresholds(text: str | None) -> dict[str, float]:
+    """ "dog=0.5, red kite=0.1" as a mapping.
+
+    Raises:
+        InputError: it is something else, or a number is outside of [0, 1].
+    """
+    found = {}
+    for part in (text or "").split(",") if text else ():
+        name, equals, value = part.rpartition("=")
+        try:
+            found[name.strip()] = number = float(value)
+        except ValueError:
+            number = -1.0
+        if not equals or not name.strip() or not 0 <= number <= 1:
+            raise InputError(f'expected --thresholds such as "dog=0.5, red kite=0.1", 0 to 1 each, got {text!r}')
+    return found
+
+
+def _asked(arguments: argparse.Namespace, thresholds: dict[str, float]) -> dict[str, Any]:
+    """What decides about labels, for the journal."""
+    keys = ("vocabulary", "classes", "negatives", "class_agnostic_iou", "max_containment")
+    detector = ("model", "config_file", "weights", "teacher", "half", "overrides")
+    asked = {key: getattr(arguments, key) for key in (*keys, *detector)}
+    return {
+        **asked,
+        "names": list(thresholds),
+        "thresholds": thresholds,
+        "folder": str(Path(arguments.folder).resolve()),
+    }

@@ -1,0 +1,224 @@
+"""Labels of a folder: a journal that survives any interruption, and formats that other readers read alike."""
+
+import json
+from collections import Counter
+from pathlib import Path
+from xml.etree import ElementTree
+
+import numpy as np
+import pytest
+import supervision
+import yaml
+from PIL import Image
+from pycocotools.coco import COCO
+
+from ovdet.errors import InputError
+from ovdet.inference.detections import Detections
+from ovdet.inference.label_formats import FORMATS
+from ovdet.inference.labels import JOURNAL, Box, Journal, LabeledPhoto, Labels, label_photos, labeled_photo
+from ovdet.inference.review import least_sure, write_review
+
+NAMES = ("dog", 'red "kite" & co', "Straße")
+ASKED = {"names": list(NAMES), "thresholds": {name: 0.1 for name in NAMES}}
+
+
+def detect(rgb, channel_order):
+    """Boxes that hang on the photo alone; every fourth one shows nothing."""
+    height, width = rgb.shape[:2]
+    seed = int(rgb[0, 0, 0])
+    generator = np.random.default_rng(seed)
+    number = seed % 4
+    corners = np.sort(generator.uniform(0, 1, (number, 2, 2)), axis=1) * [width, height]
+    ids = generator.integers(0, len(NAMES), number)
+    scores = np.sort(generator.uniform(0.1, 1, number).astype(np.float32))[::-1]
+    boxes = corners.reshape(-1, 4).astype(np.float32)
+    return Detections(boxes, scores, ids, tuple(NAMES[index] for index in ids), (height, width))
+
+
+@pytest.fixture
+def photos(tmp_path) -> list[Path]:
+    folder = tmp_path / "photos & more"
+    folder.mkdir()
+    for number in range(12):
+        size = (60 + 2 * number, 90 - number, 3)
+        Image.fromarray(np.full(size, 21 * number, np.uint8)).save(folder / f"{number:02}.png")
+    Image.open(folder / "03.png").save(folder / "03.jpg", quality=100)  # a stem that is taken
+    return sorted(folder.iterdir())
+
+
+def labels_of(photos, output, detect=detect) -> Labels:
+    journal = Journal(output, ASKED)
+    list(label_photos(detect, photos, journal))
+    return Labels(photos[0].parent, NAMES, tuple(journal.done[photo.name] for photo in photos), "ovdet-lite")
+
+
+@pytest.fixture
+def labels(photos, tmp_path) -> Labels:
+    labels = labels_of(photos, tmp_path / "labels")
+    assert len({len(photo.detections) for photo in labels.photos}) == 4  # 0 to 3 boxes
+    return labels
+
+
+@pytest.mark.parametrize("moment", range(10))
+def test_killed_at_any_moment_nothing_is_lost_or_doubled(photos, labels, tmp_path, moment):
+    whole = (tmp_path / "labels" / JOURNAL).read_bytes()
+    (tmp_path / "killed").mkdir()
+    cut = len(whole) * moment // 10  # within a line, mostly
+    (tmp_path / "killed" / JOURNAL).write_bytes(whole[:cut])
+    asked = []
+    again = labels_of(photos, tmp_path / "killed", lambda rgb, **more: asked.append(1) or detect(rgb, **more))
+    assert again == labels and (tmp_path / "killed" / JOURNAL).read_bytes() == whole
+    assert len(asked) == len(photos) - max(whole[:cut].count(b"\n") - 1, 0)
+
+
+def test_a_journal_of_another_question_is_kept_and_refused(photos, labels, tmp_path):
+    before = (tmp_path / "labels" / JOURNAL).read_bytes()
+    with pytest.raises(InputError, match=r"thresholds.*0.1.*0.5.*another --output"):
+        Journal(tmp_path / "labels", {**ASKED, "thresholds": {"dog": 0.5}})
+    assert (tmp_path / "labels" / JOURNAL).read_bytes() == before
+    (tmp_path / "labels" / JOURNAL).write_text("shopping\nlist\n")
+    with pytest.raises(InputError, match="journal of labels"):
+        Journal(tmp_path / "labels", ASKED)
+
+
+def test_a_broken_photo_does_not_stop_the_others_and_is_tried_again(photos, tmp_path):
+    good = photos[0].read_bytes()
+    photos[0].write_bytes(b"broken")
+    journal = Journal(tmp_path / "labels", ASKED)
+    results = list(label_photos(detect, photos, journal))
+    assert len(results) == len(photos) and isinstance(results[0][1], InputError) and len(journal.done) == 12
+    photos[0].write_bytes(good)
+    results = list(label_photos(detect, photos, Journal(tmp_path / "labels", ASKED)))
+    assert [photo for photo, _ in results] == photos[:1]
+
+
+def test_boxes_lie_within_their_photo():
+    boxes = np.float32([[-5, 2, 300, 20], [10, 10, 10.001, 50]])
+    found = Detections(boxes, np.float32([0.9, 0.8]), np.array([0, 0]), ("dog", "dog"), (50, 100))
+    assert labeled_photo("a", found).detections == (Box((0, 2, 100, 20), 0.9, "dog"),)
+
+
+def expected(labels) -> dict[str, list]:
+    """Boxes and names by photo."""
+    return {photo.image: [(box.label, box.box) for box in photo.detections] for photo in labels.photos}
+
+
+def assert_same(found, labels, tolerance):
+    assert found.keys() == expected(labels).keys()
+    for image, rows in expected(labels).items():
+        assert [label for label, _ in found[image]] == [label for label, _ in rows]
+        assert all(np.allclose(a, b, atol=tolerance) for (_, a), (_, b) in zip(found[image], rows, strict=True))
+
+
+def test_coco_as_pycocotools_reads_it(labels, tmp_path, capsys):
+    read = COCO(FORMATS["coco"](labels, tmp_path / "labels"))
+    names = {category["id"]: category["name"] for category in read.loadCats(read.getCatIds())}
+    assert tuple(names.values()) == NAMES
+    found = {
+        image["file_name"]: [
+            (names[each["category_id"]], (x, y, x + w, y + h))
+            for each in read.loadAnns(read.getAnnIds([image["id"]]))
+            for x, y, w, h in [each["bbox"]]
+        ]
+        for image in read.loadImgs(read.getImgIds())
+    }
+    assert_same(found, labels, 0.02)
+
+
+def by_file(dataset, labels, names):
+    return {
+        names[Path(path).name]: [
+            (str(dataset.classes[index]), tuple(box)) for box, index in zip(each.xyxy, each.class_id, strict=True)
+        ]
+        for path, _, each in dataset
+    }
+
+
+def test_yolo_as_supervision_reads_it(labels, tmp_path):
+    config = FORMATS["yolo"](labels, tmp_path / "labels")
+    content, root = yaml.safe_load(config.read_text()), config.parent
+    assert content["path"] == str(root) and tuple(content["names"].values()) == NAMES
+    found, parts = {}, Counter()
+    names = {photo.image: photo.image for photo in labels.photos} | {"03_png.png": "03.png"}
+    for part in ("train", "val"):
+        listed = tmp_path / f"{part}.yaml"  # supervision wants the names as a list
+        listed.write_text(yaml.safe_dump({"names": list(NAMES)}))
+        folders = (str(root / content[part]), str(root / "labels" / part))
+        dataset = supervision.DetectionDataset.from_yolo(*folders, data_yaml_path=str(listed))
+        parts[part] = len(dataset)
+        found.update(by_file(dataset, labels, names))
+    assert_same(found, labels, 0.02)
+    assert parts["train"] + parts["val"] == len(labels.photos) and parts["val"]
+    assert (root / "images/train/03_png.png").exists() or (root / "images/val/03_png.png").exists()
+
+
+def test_voc_as_supervision_reads_it(labels, tmp_path):
+    folder = FORMATS["voc"](labels, tmp_path / "labels")
+    read = {}
+    for file in folder.glob("*.xml"):
+        root = ElementTree.parse(file).getroot()
+        objects = root.findall("object")
+        corners = [
+            [float(item.find("bndbox").find(side).text) for side in ("xmin", "ymin", "xmax", "ymax")]
+            for item in objects
+        ]
+        shifted = [(x1 - 1, y1 - 1, x2, y2) for x1, y1, x2, y2 in corners]
+        names = [item.find("name").text for item in objects]
+        read[root.find("filename").text] = list(zip(names, shifted, strict=True))
+    assert_same(read, labels, 0.501)
+
+
+def test_label_studio_in_percent(labels, tmp_path):
+    tasks = json.loads(FORMATS["labelstudio"](labels, tmp_path / "labels").read_text())
+    root = ElementTree.parse(tmp_path / "labels/label_studio.xml").getroot()
+    assert [label.get("value") for label in root.iter("Label")] == list(NAMES)
+    control, image = root.find("RectangleLabels"), root.find("Image")
+    found = {}
+    for task, photo in zip(tasks, labels.photos, strict=True):
+        assert task["data"]["image"] == f"/data/local-files/?d=photos%20%26%20more/{photo.image}"
+        found[photo.image] = rows = []
+        for result in task["predictions"][0]["result"]:
+            assert result["from_name"] == control.get("name") and result["to_name"] == image.get("name")
+            value = result["value"]
+            x, y = value["x"] * photo.width / 100, value["y"] * photo.height / 100
+            w, h = value["width"] * photo.width / 100, value["height"] * photo.height / 100
+            rows.append((value["rectanglelabels"][0], (x, y, x + w, y + h)))
+    assert_same(found, labels, 0.02)
+
+
+def test_cvat(labels, tmp_path):
+    root = ElementTree.parse(FORMATS["cvat"](labels, tmp_path / "labels")).getroot()
+    assert root.find("version").text == "1.1"
+    assert [name.text for name in root.findall("meta/task/labels/label/name")] == list(NAMES)
+    sides = ("xtl", "ytl", "xbr", "ybr")
+    found = {
+        image.get("name"): [(box.get("label"), tuple(float(box.get(side)) for side in sides)) for box in image]
+        for image in root.findall("image")
+    }
+    assert_same(found, labels, 0.001)
+
+
+def test_csv(labels, tmp_path):
+    pandas = pytest.importorskip("pandas")
+    frame = pandas.read_csv(FORMATS["csv"](labels, tmp_path / "labels"))
+    assert len(frame) == sum(len(photo.detections) for photo in labels.photos)
+    first = next(photo for photo in labels.photos if photo.detections)
+    row, box = frame[frame.image == first.image].iloc[0], first.detections[0]
+    assert (row.label, row.score, row.xmin, row.ymax) == (box.label, box.score, box.box[0], box.box[3])
+
+
+@pytest.mark.parametrize("name", FORMATS)
+def test_nothing_found_at_all(name, photos, tmp_path):
+    photo = LabeledPhoto(photos[0].name, 90, 60, ())
+    assert FORMATS[name](Labels(photos[0].parent, NAMES, (photo,), "m"), tmp_path / "labels").exists()
+
+
+def test_the_review_shows_the_least_sure(labels, tmp_path):
+    thresholds = {"dog": 0.1, NAMES[1]: 0.01, NAMES[2]: 0.05}
+    chosen = least_sure(labels, thresholds, 3)
+    margins = [box.score / thresholds[box.label] for _, box in chosen]
+    every = sorted(box.score / thresholds[box.label] for photo in labels.photos for box in photo.detections)
+    assert margins == every[:3]
+    page = write_review(labels, thresholds, tmp_path / "labels", number=3).read_text()
+    assert page.count("<figure>") == page.count("data:image/jpeg;base64,") == 3
+    assert "<kite" not in page and 'red "kite" & co' not in page
