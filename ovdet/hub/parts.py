@@ -14,7 +14,7 @@ from detectron2.config.instantiate import locate
 from detectron2.layers import ShapeSpec
 from detectron2.modeling.anchor_generator import DefaultAnchorGenerator
 from detectron2.modeling.backbone import FPN, BasicStem, ResNet
-from detectron2.modeling.backbone.fpn import LastLevelMaxPool
+from detectron2.modeling.backbone.fpn import LastLevelMaxPool, LastLevelP6P7
 from detectron2.modeling.box_regression import Box2BoxTransform
 from detectron2.modeling.matcher import Matcher
 from detectron2.modeling.poolers import ROIPooler
@@ -38,8 +38,8 @@ DETECTRON2 = {
     _convert_target_to_string(part)
     for part in (
         *(BasicStem, Box2BoxTransform, DefaultAnchorGenerator, FPN, FastRCNNConvFCHead, FastRCNNOutputLayers),
-        *(LastLevelMaxPool, Matcher, MaskRCNNConvUpsampleHead, ROIPooler, RPN, ResNet, ResNet.make_default_stages),
-        *(ShapeSpec, StandardROIHeads, StandardRPNHead),
+        *(LastLevelMaxPool, LastLevelP6P7, Matcher, MaskRCNNConvUpsampleHead, ROIPooler, RPN, ResNet),
+        *(ResNet.make_default_stages, ShapeSpec, StandardROIHeads, StandardRPNHead),
     )
 }
 # what trains and tests beside a detector, by the names that LazyConfig.save writes

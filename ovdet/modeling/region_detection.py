@@ -79,11 +79,20 @@ def pool(heads: OpenVocabROIHeads, features: Mapping[str, Tensor], proposals: li
 def refine(
     heads: OpenVocabROIHeads, features: Mapping[str, Tensor], proposals: list[Instances]
 ) -> tuple[Tensor, Tensor, Tensor, tuple[Tensor, ...]]:
-    """-> pooled (R, C, P, P), box features (R, F), text embeddings (R, D), refined boxes (Ri, 4) per image."""
-    pooled = pool(heads, features, proposals)
-    box_features = heads.box_head(pooled)
-    text, deltas = heads.box_predictor.embed(box_features)  # (R, D), (R, 4)
-    return pooled, box_features, text, heads.box_predictor.predict_boxes((None, deltas), proposals)
+    """-> pooled (R, C, P, P), box features (R, F), text embeddings (R, D), refined boxes (Ri, 4) per image.
+
+    Of heads with several stages the embeddings of all stand side by side; the rest is the last one's.
+    """
+    embeddings, boxes = [], None
+    for box_head, predictor in heads.stages:
+        if boxes is not None:
+            proposals = [with_boxes(*pair) for pair in zip(proposals, boxes, strict=True)]
+        pooled = pool(heads, features, proposals)
+        box_features = box_head(pooled)
+        text, deltas = predictor.embed(box_features)  # (R, D), (R, 4)
+        boxes = predictor.predict_boxes((None, deltas), proposals)
+        embeddings.append(text)
+    return pooled, box_features, torch.cat(embeddings, dim=1), boxes
 
 
 def image_embeddings(
@@ -171,7 +180,7 @@ def build_scorer(
         background = None if active is None else heads.background_names(queries, active)
         image = SoftmaxBranch(queries, background_logits=background)
     return RegionScorer(
-        text=heads.box_predictor.classifier.branch(regions.text) if fusion.needs_text else None,
+        text=heads.text_branch(regions.text) if fusion.needs_text else None,
         image=image,
         objectness_logits=regions.objectness_logits,
         fusion=fusion,

@@ -28,7 +28,7 @@ from ovdet.modeling.iou_head import IoUHead
 from ovdet.modeling.region_detection import detect, pool
 from ovdet.modeling.region_teacher import RegionTeacher
 from ovdet.modeling.score_fusion import ScoreFusion
-from ovdet.modeling.scoring import MAX_DENSE_ROWS
+from ovdet.modeling.scoring import MAX_DENSE_ROWS, SoftmaxBranch
 from ovdet.packable import packable
 
 
@@ -94,6 +94,15 @@ class OpenVocabROIHeads(StandardROIHeads):
         self.class_agnostic_nms = class_agnostic_nms
         self.soft_nms_sigma = soft_nms_sigma
 
+    @property
+    def stages(self) -> list[tuple[nn.Module, nn.Module]]:
+        """Box heads and box predictors, one after the other on the boxes of the one before; here one of each."""
+        return [(self.box_head, self.box_predictor)]
+
+    def text_branch(self, text: Tensor) -> SoftmaxBranch:
+        """(R, D), region embeddings of each stage side by side -> the text branch of their scores."""
+        return self.box_predictor.classifier.branch(text)
+
     def forward(
         self,
         images: ImageList,
@@ -122,7 +131,7 @@ class OpenVocabROIHeads(StandardROIHeads):
             rows = f"{len(classes.class_ids)} rows for {len(classes.names)} classes"
             raise InputError(f"expected one row per class in training, in the order of the names, got {rows}")
         proposals = self.label_and_sample_proposals(proposals, targets)
-        losses = self._box_losses(features, proposals, classes, regions)
+        losses = self._box_losses(features, proposals, targets, classes, regions)
         losses.update(self._forward_mask(features, proposals))
         return proposals, losses
 
@@ -130,6 +139,7 @@ class OpenVocabROIHeads(StandardROIHeads):
         self,
         features: dict[str, Tensor],
         proposals: list[Instances],
+        targets: list[Instances],
         classes: ClassEmbeddings,
         regions: list[Instances] | None,
     ) -> dict[str, Tensor]:

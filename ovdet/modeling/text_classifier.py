@@ -6,6 +6,7 @@ Shape letters: R regions over all images, D embedding width, S rows of ClassEmbe
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 
 import torch
 import torch.nn.functional as F
@@ -60,6 +61,20 @@ class SigmoidBranch(SoftmaxBranch):
     def log_probabilities(self, embeddings: Tensor) -> tuple[Tensor, Tensor]:
         """(S, D) -> log-probabilities (R, S), log-partition (R,)."""
         return self.logits(embeddings), self.queries.new_zeros(len(self.queries))
+
+
+class MeanSigmoidBranch(SigmoidBranch):
+    """Class log-probabilities of regions as the mean of several sigmoids."""
+
+    def __init__(self, branches: Sequence[SigmoidBranch]) -> None:
+        """One of each stage, of the same regions."""
+        self.branches = tuple(branches)
+        self.queries = self.branches[0].queries
+
+    def logits(self, embeddings: Tensor) -> Tensor:
+        """(S, D) -> (R, S), which are log-probabilities already."""
+        stages = torch.stack([branch.logits(embeddings) for branch in self.branches])
+        return stages.logsumexp(0) - math.log(len(stages))
 
 
 class SigmoidTextClassifier(TextClassifier):

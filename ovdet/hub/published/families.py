@@ -2,10 +2,17 @@
 
 from __future__ import annotations
 
-from ovdet.hub.published.detic import DETIC_OV_COCO, DETIC_VILD
+from ovdet.hub.published.detic import (
+    DETIC_CONVNEXT,
+    DETIC_OV_COCO,
+    DETIC_R18,
+    DETIC_R50,
+    DETIC_SWIN_B,
+    DETIC_VILD,
+)
 from ovdet.hub.published.variant import Variant
 
 FAMILIES: dict[str, tuple[Variant, ...]] = {
-    "detic": (DETIC_OV_COCO,),
+    "detic": (DETIC_R50, DETIC_SWIN_B, DETIC_OV_COCO, DETIC_CONVNEXT, DETIC_R18),
     "detic-vild": (DETIC_VILD,),
 }

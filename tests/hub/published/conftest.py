@@ -63,7 +63,10 @@ def converted(rules, built_once) -> Callable[[str], Path]:
 
     def converted(case: str) -> Path:
         def build(folder: Path) -> None:
-            torch.save({"model": rules.weights(case, skip=r"zs_weight|base\.fc\.")}, folder / "weights.pth")
+            torch.save(
+                {"model": rules.weights(case, skip=r"zs_weight|base\.fc\.|relative_position_index")},
+                folder / "weights.pth",
+            )
             convert(folder / "weights.pth", folder / "model")
             (folder / "weights.pth").unlink()
 

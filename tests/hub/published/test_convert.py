@@ -142,3 +142,23 @@ def test_an_unknown_fingerprint_loads_no_teacher():
         embed.check(TextEmbeddings(matrix, ("a", "b", "c"), ("{}",), "open_clip:other", ""))
     with pytest.raises(InputError, match="nobody"):
         embed(["cat"])
+
+
+def test_all_published_detic_models_are_known(rules):
+    """By the weights of 22 configs of Detic; two with Deformable DETR are not among them."""
+    known = {}
+    for name, told in json.loads((rules.folder / "detic_variants.json").read_text()).items():
+        stored = rules.shapes(told["base"].split()[0])
+        if "bottom_up_and_fpn_lateral" in told:
+            others = ("backbone.bottom_up.", "backbone.fpn_lateral")
+            stored = {key: shape for key, shape in stored.items() if not key.startswith(others)}
+        for changes in ("bottom_up_and_fpn_lateral", "added"):
+            stored |= {key: tuple(shape) for key, shape in told.get(changes, {}).items()}
+        stored |= {key: tuple(shapes["here"]) for key, shapes in told.get("shape_changed", {}).items()}
+        assert len(stored) == told["keys"]
+        known[name] = converting.find_variant(stored, name, family="detic").name
+    assert len(known) == 22
+    for name, variant in known.items():
+        backbone = {"SwinB": "swin-b", "CXT": "convnext-t", "R18": "r18", "OVCOCO": "ov-coco"}
+        expected = next((told for part, told in backbone.items() if part in name), "r50")
+        assert variant == f"detic-{expected}", name
