@@ -1,7 +1,7 @@
 """Convert a detector that another project published into a model folder.
 
-ovdet convert --weights Detic_OVCOCO_CLIP_R50_1x_max-size.pth --output detic_ov_coco
-ovdet detect photo.jpg --names "red kite, wheel" --model detic_ov_coco
+ovdet convert --weights Detic_LCOCOI21k_CLIP_SwinB_896b32_4x_ft4x_max-size.pth --output detic_swin_b
+ovdet detect photo.jpg --names "red kite, wheel" --model detic_swin_b
 """
 
 from __future__ import annotations
