@@ -8,6 +8,8 @@ from setuptools import find_packages, setup
 ROOT = Path(__file__).parent
 VERSION = re.search(r'VERSION = "(.+)"', (ROOT / "ovdet/version.py").read_text(encoding="utf-8")).group(1)
 RAY = ["ray[data]>=2.40,<3"]  # extraction on more than one machine
+WEB = ["fastapi>=0.115,<1", "uvicorn>=0.30,<1", "python-multipart>=0.0.18"]  # ovdet serve
+TRACK = ["trackers>=2.6,<3"]  # ovdet track
 EXPORT = ["onnx>=1.17", "onnxruntime>=1.20", "onnxscript>=0.5"]
 
 setup(
@@ -21,7 +23,8 @@ setup(
     packages=[*find_packages(include=["ovdet", "ovdet.*"]), "ovdet.configs"],
     package_dir={"ovdet.configs": "configs"},
     package_data={
-        "ovdet": ["py.typed", "assets/*/*", "data/*.json"],  # the detectors that come along, and synonyms
+        # the detectors that come along, synonyms, the page in the browser
+        "ovdet": ["py.typed", "assets/*/*", "data/*.json", "serving/*.html"],
         "ovdet.configs": ["README.md", "**/*.py"],
     },
     entry_points={"console_scripts": ["ovdet=ovdet.cli.main:main"]},
@@ -67,9 +70,13 @@ setup(
     extras_require={
         "ray": RAY,
         "export": EXPORT,
+        "web": WEB,
+        "track": TRACK,
         "dev": [
             *RAY,
             *EXPORT,
+            *WEB,
+            *TRACK,
             "pytest>=8.3",
             "pytest-timeout>=2.3",
             "pytest-xdist>=3.6",

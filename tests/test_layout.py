@@ -42,7 +42,8 @@ ALLOWED = {
         "text",
     ),
     "integrations": ("inference",),
-    "cli": ("data", "engine", "export", "hub", "inference", "learning", "regions", "teachers", "text"),
+    "serving": ("data.images", "inference", "text.vocabulary"),
+    "cli": ("data", "engine", "export", "hub", "inference", "learning", "regions", "serving", "teachers", "text"),
     "__main__": ("cli",),
 }
 # files beside the packages, which import each other alone; all may import them

@@ -27,6 +27,7 @@ COMMANDS = {
     "export": "ovdet.cli.export",
     "convert": "ovdet.cli.convert",
     "pack": "ovdet.cli.pack",
+    "serve": "ovdet.cli.serve",
     "doctor": "ovdet.cli.doctor",
     "completion": "ovdet.cli.completion",
 }

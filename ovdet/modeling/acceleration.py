@@ -41,7 +41,9 @@ def speed_up(detector: nn.Module, *, compile: bool = False, half: bool = False) 
         if dtype is None:
             logger.warning("half precision: this %s computes it slowly, going on in float32", device.type)
         else:
-            detector.forward = torch.autocast(device.type, dtype)(detector.forward)
+            for name in ("forward", "embed_images", "score_images"):  # other detectors have the first alone
+                if hasattr(detector, name):
+                    setattr(detector, name, torch.autocast(device.type, dtype)(getattr(detector, name)))
     return detector
 
 

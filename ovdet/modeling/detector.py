@@ -14,6 +14,7 @@ from torch import Tensor
 from ovdet.class_embeddings import ClassEmbeddings
 from ovdet.errors import InputError
 from ovdet.memory_format import fast_memory_format
+from ovdet.modeling.region_detection import EmbeddedImage, embed_images, score_image
 from ovdet.packable import packable
 
 warnings.filterwarnings("ignore", message="torch.meshgrid: in an upcoming release")  # detectron2's anchors
@@ -84,6 +85,38 @@ class OpenVocabRCNN(GeneralizedRCNN):
     ) -> list[dict] | list[Instances]:
         """As detectron2's, without `detected_instances`."""
         classes = classes.to(self.device)
+        images, features, proposals, photos = self._propose(batched_inputs)
+        detections, _ = self.roi_heads(images, features, proposals, None, classes=classes, photos=photos)
+        if not do_postprocess:
+            return detections
+        return self._postprocess(detections, batched_inputs, images.image_sizes)
+
+    @torch.no_grad()
+    def embed_images(self, batched_inputs: list[dict]) -> list[EmbeddedImage]:
+        """All of a detection that does not hang on the classes, for `score_images`: most of the time goes here."""
+        _, features, proposals, photos = self._propose(batched_inputs)
+        return embed_images(self.roi_heads, features, proposals, photos)
+
+    @torch.no_grad()
+    def score_images(
+        self, seen: Sequence[EmbeddedImage], sizes: Sequence[tuple[int, int]], *, classes: ClassEmbeddings
+    ) -> list[dict]:
+        """Detections as of `inference`, but for masks, which would need the network's maps.
+
+        Args:
+            seen: of `embed_images`.
+            sizes: (height, width) of each image as it was given.
+            classes: what is asked for.
+        """
+        classes = classes.to(self.device)
+        detections = [score_image(self.roi_heads, each, classes) for each in seen]
+        given = [{"height": height, "width": width} for height, width in sizes]
+        return self._postprocess(detections, given, [each.image_size for each in seen])
+
+    def _propose(
+        self, batched_inputs: list[dict]
+    ) -> tuple[ImageList, dict[str, Tensor], list[Instances], list[Tensor] | None]:
+        """Images, their maps, proposals, and photos where a region_teacher wants them."""
         images = self.preprocess_image(batched_inputs)
         features = self.backbone(images.tensor)
         proposals, _ = self.proposal_generator(images, features, None)
@@ -91,10 +124,7 @@ class OpenVocabRCNN(GeneralizedRCNN):
         if self.roi_heads.region_teacher is not None:
             photos = [x["image_orig"] if "image_orig" in x else self._to_rgb(x["image"]) for x in batched_inputs]
             photos = [photo.to(self.device) for photo in photos]
-        detections, _ = self.roi_heads(images, features, proposals, None, classes=classes, photos=photos)
-        if not do_postprocess:
-            return detections
-        return self._postprocess(detections, batched_inputs, images.image_sizes)
+        return images, features, proposals, photos
 
     def _to_rgb(self, image: Tensor) -> Tensor:
         """(3, H, W) in the network's channel order -> RGB on the model's device."""

@@ -9,6 +9,7 @@ L learned rows, W width of what they look at.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
@@ -30,6 +31,25 @@ if TYPE_CHECKING:
     from ovdet.modeling.roi_heads import OpenVocabROIHeads
 
 
+@dataclass(frozen=True)
+class EmbeddedImage:
+    """What the heads see in one image, to be scored for any classes.
+
+    Attributes:
+        image_size: (height, width) that boxes are in.
+        boxes: (R, 4) XYXY, refined.
+        objectness_logits: (R,).
+        regions: embedded, for names; a region_teacher may leave some out. None where not asked for.
+        features: (R, W) that learned rows look at; None where not asked for.
+    """
+
+    image_size: tuple[int, int]
+    boxes: Tensor
+    objectness_logits: Tensor
+    regions: Regions | None
+    features: Tensor | None
+
+
 def detect(
     heads: OpenVocabROIHeads,
     features: dict[str, Tensor],
@@ -46,29 +66,58 @@ def detect(
         classes: on the maps' device.
         photos: RGB images (3, H, W) in [0, 255] per image, for heads with a region_teacher.
     """
+    wanted = dict(for_names=len(classes.class_ids) > 0, for_learned=classes.learned is not None)
+    return [score_image(heads, seen, classes) for seen in embed_images(heads, features, proposals, photos, **wanted)]
+
+
+def embed_images(
+    heads: OpenVocabROIHeads,
+    features: dict[str, Tensor],
+    proposals: list[Instances],
+    photos: list[Tensor] | None = None,
+    *,
+    for_names: bool = True,
+    for_learned: bool = True,
+) -> list[EmbeddedImage]:
+    """All of `detect` that does not hang on the classes.
+
+    Args:
+        heads: see `detect`.
+        features: see `detect`.
+        proposals: see `detect`.
+        photos: see `detect`.
+        for_names: embed regions.
+        for_learned: keep what learned rows look at.
+    """
     # boxes
     for _ in range(heads.box_passes - 1):
         _, _, _, boxes = refine(heads, features, proposals)
         proposals = [with_boxes(*pair) for pair in zip(proposals, boxes, strict=True)]
     pooled, box_features, text, boxes = refine(heads, features, proposals)
-    # embeddings and objectness
-    image = image_embeddings(heads, pooled, features, [p.proposal_boxes.tensor for p in proposals], text)
-    objectness = join_objectness(heads, box_features, torch.cat([p.objectness_logits for p in proposals]))
-    # image by image
+    places = [p.proposal_boxes.tensor for p in proposals]
     counts, sizes = [len(p) for p in proposals], [p.image_size for p in proposals]
-    by_examples = [None] * len(counts)
+    # embeddings and objectness
+    image = image_embeddings(heads, pooled, features, places, text)
+    logits = join_objectness(heads, box_features, torch.cat([p.objectness_logits for p in proposals])).split(counts)
+    regions, looked_at = [None] * len(counts), [None] * len(counts)
+    if for_learned:
+        looked_at = region_features(heads, pooled, features, places, box_features).split(counts)
+    if for_names:
+        regions = map(Regions, boxes, text.split(counts), image.split(counts), logits)
+        if heads.region_teacher is not None:
+            regions = map(partial(look_again, heads.region_teacher), regions, sizes, photos)
+    return [EmbeddedImage(*parts) for parts in zip(sizes, boxes, logits, regions, looked_at, strict=True)]
+
+
+def score_image(heads: OpenVocabROIHeads, seen: EmbeddedImage, classes: ClassEmbeddings) -> Instances:
+    """One image's detections, see `detect`."""
+    by_names = by_examples = None
     if classes.learned is not None:
-        looked_at = region_features(heads, pooled, features, [p.proposal_boxes.tensor for p in proposals], box_features)
-        logits = learned_logits(looked_at, classes.learned).split(counts)
-        parts = zip(boxes, logits, objectness.split(counts), sizes, strict=True)
-        by_examples = [_detect_learned(heads, *of_image, classes) for of_image in parts]
-    if not len(classes.class_ids):
-        return by_examples
-    regions = map(Regions, boxes, *(part.split(counts) for part in (text, image, objectness)))
-    if heads.region_teacher is not None:
-        regions = map(partial(look_again, heads.region_teacher), regions, sizes, photos)
-    by_names = [_detect_in_image(heads, *pair, classes) for pair in zip(regions, sizes, strict=True)]
-    return [best_first(found) for found in zip(by_names, by_examples, strict=True)]
+        logits = learned_logits(seen.features, classes.learned)
+        by_examples = _detect_learned(heads, seen.boxes, logits, seen.objectness_logits, seen.image_size, classes)
+    if len(classes.class_ids):
+        by_names = _detect_in_image(heads, seen.regions, seen.image_size, classes)
+    return best_first((by_names, by_examples))
 
 
 def pool(heads: OpenVocabROIHeads, features: Mapping[str, Tensor], proposals: list[Instances]) -> Tensor:

@@ -21,6 +21,8 @@ from ovdet.text.class_names import with_nearest
 from ovdet.text.embeddings import TextEmbeddings, check_space, embed_vocabulary, load_embeddings
 from ovdet.text.vocabulary import Vocabulary
 
+MAX_KNOWN = 50_000  # names that are kept in memory, the newest
+
 
 class NameEmbedder:
     """Takes the embeddings of a file where one is given, else asks the teacher, and remembers what it embedded.
@@ -109,7 +111,10 @@ class NameEmbedder:
         keys = [(name, *vocabulary.synonyms.get(name, ())) for name in vocabulary.names]
         with self._lock:
             self._embed_unknown([key for key in keys if key not in self._known])
-        return torch.stack([self._known[key] for key in keys])
+            rows = torch.stack([self._known[key] for key in keys])
+            while self._file is None and len(self._known) > MAX_KNOWN:  # a server is asked for ever new ones
+                del self._known[next(iter(self._known))]
+        return rows
 
     def _embed_unknown(self, unknown: Sequence[tuple[str, ...]]) -> None:
         if unknown and self._file is not None:

@@ -530,3 +530,17 @@ def test_thresholds_of_single_names(predictor, photo):
     for wrong in ({"cow": 0.5}, {"wheel": 2}, {"wheel": "high"}):
         with pytest.raises(InputError, match="threshold"):
             predictor(photo, names, threshold=wrong)
+
+
+def test_a_photo_that_was_embedded_answers_as_the_photo_itself(predictor, photo, monkeypatch):
+    classes = predictor.embed(["cat", "wheel"], negatives=["dog"])
+    learned = classes.with_learned(predictor.learn("mug", [(photo, [[5, 5, 60, 60]])]))
+    seen = predictor.embed_photo(photo)
+    assert 0 < seen.num_bytes < 20e6
+    asked = [{"names": ["red square", "wheel"]}, {"classes": classes}, {"classes": learned}]
+    expected = [predictor(photo, threshold=0, **each) for each in asked]
+    monkeypatch.setattr(predictor.model.backbone, "forward", lambda images: pytest.fail("the backbone ran again"))
+    for each, direct in zip(asked, expected, strict=True):
+        assert same(predictor.detect_embedded(seen, threshold=0, **each), direct)
+    with pytest.raises(InputError, match="class name"):
+        predictor.detect_embedded(seen, [])

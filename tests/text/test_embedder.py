@@ -105,3 +105,10 @@ def test_a_teacher_of_another_fingerprint_is_refused(monkeypatch, tmp_path):
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
     with pytest.raises(InputError, match="fingerprint 0000000000000000"):
         NameEmbedder("conse", width=384, fingerprint="0" * 16)(["cat"])
+
+
+def test_names_of_a_server_do_not_fill_the_memory(embedder, monkeypatch):
+    monkeypatch.setattr("ovdet.text.embedder.MAX_KNOWN", 3)
+    first = embedder(["cat", "dog", "cow", "red kite", "wheel"])
+    assert len(embedder._known) == 3
+    assert torch.allclose(embedder(["cat", "dog", "cow", "red kite", "wheel"]), first, atol=1e-6)

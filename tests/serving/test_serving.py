@@ -1,0 +1,215 @@
+"""The server by real requests: right answers to many at once, and a clear no to what is wrong."""
+
+import io
+import json
+import struct
+import threading
+import urllib.error
+import urllib.request
+import uuid
+import zlib
+from concurrent.futures import ThreadPoolExecutor
+
+import numpy as np
+import pytest
+import uvicorn
+from PIL import Image
+
+from ovdet.errors import InputError
+from ovdet.inference.predictor import OpenVocabPredictor
+from ovdet.serving.app import build_app
+from ovdet.serving.service import Busy, DetectionService, Limits, UnknownPhoto, parse_names
+
+MAX_BYTES = 200_000
+
+
+@pytest.fixture(scope="module")
+def predictor(tiny_files):
+    overrides = [*tiny_files.overrides, "model.roi_heads.box_predictor.test_score_thresh=-1"]
+    return OpenVocabPredictor.from_config(tiny_files.arguments[1], tiny_files.arguments[3], overrides=overrides)
+
+
+def png(seed: int, size=(90, 120)) -> bytes:
+    stream = io.BytesIO()
+    noise = np.random.default_rng(seed).integers(0, 255, (*size, 3), dtype=np.uint8)
+    Image.fromarray(noise).save(stream, format="PNG")
+    return stream.getvalue()
+
+
+class Client:
+    """Speaks HTTP to a server in a thread of this process."""
+
+    def __init__(self, service: DetectionService, **options) -> None:
+        config = uvicorn.Config(build_app(service, model="tiny", **options), port=0, log_level="error")
+        self.service, self.server = service, uvicorn.Server(config)
+        self.thread = threading.Thread(target=self.server.run, daemon=True)
+        self.thread.start()
+        while not self.server.started:
+            self.thread.join(0.01)
+        self.address = f"http://127.0.0.1:{self.server.servers[0].sockets[0].getsockname()[1]}"
+
+    def close(self) -> None:
+        self.server.should_exit = True
+        self.thread.join(30)
+        assert not self.thread.is_alive()
+
+    def get(self, path: str) -> tuple[int, str]:
+        return self._open(urllib.request.Request(self.address + path))
+
+    def detect(self, **fields) -> tuple[int, dict]:
+        """The form's fields; bytes are a file."""
+        boundary, parts = uuid.uuid4().hex, []
+        for name, value in fields.items():
+            file = isinstance(value, bytes)
+            head = f'Content-Disposition: form-data; name="{name}"{"; filename=photo" if file else ""}'
+            content = value if file else str(value).encode()
+            parts.append(f"--{boundary}\r\n{head}\r\n\r\n".encode() + content + b"\r\n")
+        body = b"".join(parts) + f"--{boundary}--\r\n".encode()
+        headers = {"Content-Type": f"multipart/form-data; boundary={boundary}"}
+        code, text = self._open(urllib.request.Request(self.address + "/detect", body, headers))
+        return code, json.loads(text)
+
+    def _open(self, request) -> tuple[int, str]:
+        try:
+            with urllib.request.urlopen(request, timeout=60) as response:
+                return response.status, response.read().decode()
+        except urllib.error.HTTPError as error:
+            return error.code, error.read().decode()
+
+
+@pytest.fixture(scope="module")
+def client(predictor):
+    client = Client(DetectionService(predictor, Limits(megapixels=0.1)), max_bytes=MAX_BYTES, rate=0)
+    yield client
+    client.close()
+
+
+def direct(predictor, content: bytes, names, **options) -> list[dict]:
+    return list(predictor(np.asarray(Image.open(io.BytesIO(content))), names, channel_order="RGB", **options))
+
+
+def test_answers_are_those_of_the_predictor_and_the_network_runs_once(client, predictor):
+    photo, names = png(0), ["red circle", "wheel"]
+    before = client.service.counts.photos
+    code, answer = client.detect(image=photo, names="red circle, wheel", threshold=0)
+    assert code == 200 and (answer["width"], answer["height"]) == (120, 90)
+    assert answer["detections"] == direct(predictor, photo, names, threshold=0) != []
+    assert answer["names"] == [{"name": "red circle", "threshold": 0.3}, {"name": "wheel", "threshold": 0.08}]
+    code, other = client.detect(photo=answer["photo"], names="blue star", threshold=0)
+    assert code == 200 and other["detections"] == direct(predictor, photo, ["blue star"], threshold=0)
+    code, again = client.detect(image=photo, names="red circle, wheel")
+    assert again["detections"] == direct(predictor, photo, names)
+    assert client.service.counts.photos == before + 1
+
+
+def test_many_at_once_get_their_own_answers(client, predictor):
+    photos = [png(seed) for seed in range(1, 4)]
+    asked = [(photo, [f"thing {number}", "wheel"]) for number in range(8) for photo in photos]
+    expected = [direct(predictor, photo, names, threshold=0) for photo, names in asked]
+    with ThreadPoolExecutor(12) as pool:
+        found = list(pool.map(lambda each: client.detect(image=each[0], names=", ".join(each[1]), threshold=0), asked))
+    assert [answer["detections"] for _, answer in found] == expected
+    assert len({str(answer) for answer in expected}) == len(asked)
+
+
+def test_synonyms_and_negatives():
+    vocabulary, negatives = parse_names("dog; puppy, -cat, red kite，- bus")
+    assert vocabulary.names == ("dog", "red kite") and vocabulary.synonyms == {"dog": ("puppy",)}
+    assert negatives == ("cat", "bus") and parse_names("dog")[1] is None
+    for wrong in ("", "-cat", " , ", "dog, -", "dog, Dog"):
+        with pytest.raises(InputError):
+            parse_names(wrong)
+
+
+@pytest.mark.parametrize(
+    ("fields", "code", "told"),
+    [
+        ({"names": "cat"}, 422, "one of the two"),
+        ({"image": png(0), "photo": "a", "names": "cat"}, 422, "one of the two"),
+        ({"image": png(0)}, 422, "Field required"),
+        ({"image": png(0), "names": " "}, 422, "one class name or more"),
+        ({"image": png(0), "names": ",".join(f"n{i}" for i in range(201))}, 422, "200 names at most, got 201"),
+        ({"image": png(0), "names": "x" * 10_001}, 422, "10,000 characters"),
+        ({"image": png(0), "names": "cat", "threshold": 7}, 422, "less than or equal to 1"),
+        ({"image": png(0), "names": "cat", "threshold": "nan"}, 422, ""),
+        ({"image": b"", "names": "cat"}, 422, "empty"),
+        ({"image": b"no photo", "names": "cat"}, 422, "the photo is not an image"),
+        ({"image": png(0)[:300], "names": "cat"}, 422, "the photo is broken"),
+        ({"image": png(0, (1, 200)), "names": "cat"}, 422, "200 x 1"),
+        ({"image": bytes(MAX_BYTES), "names": "cat"}, 413, "200,000 bytes"),
+        ({"photo": "0" * 64, "names": "cat"}, 404, "send it again"),
+    ],
+)
+def test_what_is_wrong_is_told(client, fields, code, told):
+    found, answer = client.detect(**fields)
+    text = json.dumps(answer)
+    assert found == code and told in text and "Traceback" not in text and "/tmp" not in text
+
+
+@pytest.mark.parametrize(("side", "told"), [(400, "400 x 400"), (12_000, "12,000 x 12,000"), (60_000, "inf x inf")])
+def test_a_small_file_of_many_pixels(client, side, told):
+    content = bytearray(png(0))
+    content[16:24] = struct.pack(">II", side, side)  # of a PNG's header, which has a checksum
+    content[29:33] = struct.pack(">I", zlib.crc32(content[12:29]))
+    code, answer = client.detect(image=bytes(content), names="cat")
+    assert code == 422 and f"0.1 megapixels at most, got {told}" in answer["detail"]
+
+
+def test_names_are_no_files(client, tmp_path):
+    secret = tmp_path / "secret.txt"
+    secret.write_text("password")
+    code, answer = client.detect(image=png(0), names=str(secret), threshold=0)
+    assert "password" not in json.dumps(answer)
+
+
+def test_a_body_without_an_end(client):
+    """Chunks, of which nobody says how many come."""
+    chunks = iter([b"x" * 50_000] * 1000)
+    headers = {"Content-Type": "multipart/form-data; boundary=x"}
+    request = urllib.request.Request(client.address + "/detect", chunks, headers)
+    try:
+        code, _ = client._open(request)
+        assert code == 413
+    except (urllib.error.URLError, ConnectionError):
+        pass  # the server hung up while we were sending
+    assert client.get("/health")[0] == 200 and next(chunks, None) is not None
+
+
+def test_page_description_and_counters(client):
+    code, page = client.get("/")
+    assert code == 200 and "<title>ovdet</title>" in page
+    assert "/detect" in json.loads(client.get("/openapi.json")[1])["paths"]
+    assert json.loads(client.get("/health")[1])["model"] == "tiny"
+    counters = dict(line.split() for line in client.get("/metrics")[1].splitlines() if not line.startswith("#"))
+    assert int(counters["ovdet_photos_kept"]) >= 1 and int(counters["ovdet_photos_kept_bytes"]) > 0
+    samples = json.loads(client.get("/samples")[1])
+    assert client.get(f"/samples/{len(samples)}")[0] == 404
+
+
+def test_memory_of_photos_is_bounded(predictor):
+    one = DetectionService(predictor)
+    first = one.look(png(0))
+    service = DetectionService(predictor, Limits(kept_bytes=int(2.5 * one.kept_bytes)))
+    ids = [service.look(png(seed)) for seed in range(5)]
+    assert service.num_kept == 2 and service.kept_bytes <= service.limits.kept_bytes and ids[0] == first
+    assert service.detect(ids[-1], "cat")["photo"] == ids[-1]
+    with pytest.raises(UnknownPhoto):
+        service.detect(first, "cat")
+
+
+def test_a_photo_too_many_waits_or_is_refused(predictor):
+    service = DetectionService(predictor, Limits(patience=0.05, waiting=1))
+    photo = service.look(png(0))
+    with service._my_turn():
+        with pytest.raises(Busy):
+            service.detect(photo, "cat")
+    assert service.detect(photo, "cat")["photo"] == photo
+
+
+def test_too_many_requests_of_one_address(predictor):
+    client = Client(DetectionService(predictor), rate=1.0)
+    try:
+        codes = [client.get("/health")[0] for _ in range(12)]
+    finally:
+        client.close()
+    assert codes[:5] == [200] * 5 and 429 in codes[5:]
