@@ -18,6 +18,7 @@ from ovdet.version import VERSION
 COMMANDS = {
     "detect": "ovdet.cli.detect",
     "label": "ovdet.cli.label",
+    "track": "ovdet.cli.track",
     "evaluate": "ovdet.cli.evaluate",
     "train": "ovdet.cli.train",
     "extract": "ovdet.cli.extract",

@@ -49,6 +49,7 @@ def run(arguments: argparse.Namespace) -> None:
     listening = _listen(arguments.host, arguments.port)
     chosen = {key: getattr(arguments, key) for key in ("model", "config_file", "weights", "device", "half")}
     predictor = load_predictor(**chosen, overrides=arguments.overrides)
+    predictor.embed_names.warm_up()
     service = DetectionService(predictor, Limits(kept_bytes=int(arguments.keep_megabytes * 2**20)))
     model = arguments.model or arguments.weights or "ovdet-lite"
     max_bytes = int(arguments.max_megabytes * 2**20)

@@ -33,6 +33,7 @@ def draw_detections(
     scores: np.ndarray,
     masks: np.ndarray | None = None,
     names: Sequence[str] = (),
+    ids: Sequence[int] | None = None,
 ) -> np.ndarray:
     """An image with boxes, masks, names and scores drawn on it, one color for each name.
 
@@ -43,6 +44,7 @@ def draw_detections(
         scores: (R,).
         masks: (R, H, W) bool, or None.
         names: the whole vocabulary, so that a name has the same color in every picture; () for the labels alone.
+        ids: R numbers that captions tell in the place of scores.
 
     Returns:
         (H', W', 3) uint8 RGB; images with a longest side under 800 pixels are enlarged to it, over 2560 made smaller.
@@ -55,7 +57,8 @@ def draw_detections(
     scale = (height * width) ** 0.5
     font_size = round(scale / 36)
     # captions and colors; the best are drawn last, over the others
-    captions = [f"{label} {score:.2f}" for label, score in zip(labels, scores, strict=True)][::-1]
+    told = [f"{score:.2f}" for score in scores] if ids is None else [f"#{number}" for number in ids]
+    captions = [f"{label} {what}" for label, what in zip(labels, told, strict=True)][::-1]
     found = supervision.Detections(
         xyxy=np.asarray(boxes, dtype=np.float32).reshape(-1, 4)[::-1],
         mask=None if masks is None else np.asarray(masks, dtype=bool)[::-1],

@@ -12,6 +12,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from urllib.parse import urlsplit
 
 import av
 import numpy as np
@@ -48,6 +49,31 @@ def find_inputs(paths: Sequence[str]) -> tuple[list[Path], list[Video]]:
     return (images if paths else sample_images()), videos
 
 
+def find_videos(paths: Sequence[str]) -> list[Video]:
+    """Videos that paths name, in their order.
+
+    Args:
+        paths: files, folders (their videos, in the order of their names), addresses that FFmpeg reads.
+
+    Raises:
+        InputError: there is no such file, a folder without videos, or what FFmpeg cannot read.
+    """
+    found = []
+    for path in paths:
+        if path.isdecimal() and not Path(path).exists():
+            raise InputError(f"expected files, folders or addresses, got a camera: {path}; give its address")
+        if _REMOTE.match(path):
+            found.append(Video.open_address(path))
+        elif Path(require_path(path)).is_dir():
+            files = sorted(file for file in Path(path).iterdir() if is_video(file) and not file.name.startswith("."))
+            if not files:
+                raise InputError(f"expected videos in {path}, got none")
+            found.extend(map(Video.open, files))
+        else:
+            found.append(Video.open(path))
+    return found
+
+
 def sample_images() -> list[Path]:
     """Images that scikit-image ships.
 
@@ -68,17 +94,24 @@ def is_video(path: str | Path) -> bool:
 
 @dataclass(frozen=True)
 class Video:
-    """A video file that can be read; iterate for its frames.
+    """A video that can be read; iterate for its frames.
 
     Attributes:
-        path: the file.
+        path: the file; of an address a name for files about it.
         rate: frames per second, in the mean where it varies.
         num_frames: as the file says, which need not be true; None where it does not say.
+        address: of what is no file here; None for a file.
     """
 
     path: Path
     rate: float
     num_frames: int | None
+    address: str | None = None
+
+    @property
+    def name(self) -> str:
+        """What FFmpeg opens."""
+        return self.address or str(self.path)
 
     @classmethod
     def open(cls, path: str | Path) -> Video:
@@ -89,9 +122,23 @@ class Video:
         """
         if not Path(path).is_file():
             raise InputError(f"expected a video, got {path}, which is not a file")
-        with _opened(path) as (_, stream):
+        return cls._opened(path, Path(path), None)
+
+    @classmethod
+    def open_address(cls, address: str) -> Video:
+        """A video elsewhere, by an address that FFmpeg reads: http://, rtsp://, ...
+
+        Raises:
+            InputError: FFmpeg cannot read it.
+        """
+        name = re.sub(r"[^\w.-]+", "_", urlsplit(address).path.rpartition("/")[2]) or "stream"
+        return cls._opened(address, Path(name), address)
+
+    @classmethod
+    def _opened(cls, place: str | Path, path: Path, address: str | None) -> Video:
+        with _opened(place) as (_, stream):
             rate = float(stream.average_rate or 0)
-            return cls(Path(path), rate if 0 < rate < MAX_RATE else USUAL_RATE, stream.frames or None)
+            return cls(path, rate if 0 < rate < MAX_RATE else USUAL_RATE, stream.frames or None, address)
 
     def __iter__(self) -> Iterator[np.ndarray]:
         """Each frame as (H, W, 3) contiguous uint8 RGB; upright, where the file says how it was held.
@@ -108,7 +155,7 @@ class Video:
             InputError: not even the first frame can be read.
         """
         number, first = 0, None
-        with _opened(self.path) as (container, stream):
+        with _opened(self.name) as (container, stream):
             for frame in _decoded(container, stream):
                 first = frame.time if first is None else first
                 seconds = number / self.rate if frame.time is None or first is None else frame.time - first
@@ -116,7 +163,7 @@ class Video:
                 yield seconds, np.ascontiguousarray(np.rot90(frame.to_ndarray(format="rgb24"), turns))
                 number += 1
         if not number:
-            raise InputError(f"expected a video, got {self.path}, of which no frame can be read")
+            raise InputError(f"expected a video, got {self.name}, of which no frame can be read")
 
 
 def _decoded(container: av.container.InputContainer, stream: av.VideoStream) -> Iterator[av.VideoFrame]:

@@ -10,27 +10,24 @@ import json
 import sys
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
 from dataclasses import replace
-from fractions import Fraction
 from itertools import chain, count
 from pathlib import Path
 
-import av
 import numpy as np
 from PIL import Image
 from rich.console import Console
 from rich.progress import track
 
-from ovdet.errors import InputError, first_line
-from ovdet.files import atomic_write, atomic_writer, temporary_path
+from ovdet.errors import InputError
+from ovdet.files import atomic_write, atomic_writer
 from ovdet.inference.detections import Detections
 from ovdet.inference.draw import draw_detections
 from ovdet.inference.media import Video
 from ovdet.inference.predictor import to_rgb
+from ovdet.inference.video_writer import writing_video
 
 DETECTIONS_FILE = "detections.json"
-_TICK = Fraction(1, 90_000)  # seconds, of a video's time stamps
 
 
 def check_output(folder: Path, input: str | None) -> None:
@@ -80,7 +77,7 @@ def write_results(
                     print(f"left out: {error}", file=sys.stderr)
                 continue
             # write
-            path = _free_path(folder, image, ".png", taken)
+            path = free_path(folder, image, ".png", taken)
             taken.add(path.resolve())
             atomic_write(path, _png(_draw(rgb, found, names)))
             rows.append(_row(found, image=str(image)))
@@ -113,7 +110,7 @@ def write_video(
     Raises:
         InputError: the video cannot be read, or the folder not be written to.
     """
-    path = _free_path(folder, video.path, ".mp4", {video.path.resolve()})
+    path = free_path(folder, video.path, ".mp4", {video.path.resolve()})
     frames_with: Counter[str] = Counter()
     done, interrupted = 0, None
     with atomic_writer(folder / DETECTIONS_FILE) as stream, writing_video(path, video.rate) as write_frame:
@@ -134,49 +131,6 @@ def write_video(
     if interrupted is not None:
         raise interrupted
     return path, done, frames_with
-
-
-@contextmanager
-def writing_video(path: str | Path, rate: float) -> Iterator[Callable[..., None]]:
-    """Write an H.264 video atomically: yields a function that takes frames (H, W, 3) uint8 RGB, all of one size.
-
-    The function's second argument is when a frame is shown, in seconds from the first one; without it frames follow at
-    `rate`. A block that fails leaves nothing, and an older file as it was.
-
-    Args:
-        path: ends in .mp4.
-        rate: frames per second, in the mean.
-
-    Raises:
-        InputError: the place cannot be written to, or is full; or no frame came.
-    """
-    with temporary_path(path, ".part.mp4") as part:
-        try:
-            container = av.open(str(part), "w", options={"movflags": "faststart"})
-        except av.error.FFmpegError as error:
-            raise InputError(f"expected a place to write a video to, got {path}: {first_line(error)}") from error
-        with container:
-            stream = container.add_stream("libx264", rate=Fraction(rate).limit_denominator(1001))
-            stream.pix_fmt, stream.options = "yuv420p", {"crf": "20", "preset": "veryfast"}
-            stream.codec_context.time_base = _TICK
-            count, last = 0, -1
-
-            def write(frame: np.ndarray, seconds: float | None = None) -> None:
-                nonlocal count, last
-                frame = np.pad(frame, (*((0, size % 2) for size in frame.shape[:2]), (0, 0)), "edge")  # even sizes
-                if not count:
-                    stream.height, stream.width = frame.shape[:2]
-                picture = av.VideoFrame.from_ndarray(frame, format="rgb24")
-                at = count / rate if seconds is None else seconds
-                picture.pts = last = max(last + 1, round(at / _TICK))
-                picture.time_base = _TICK
-                container.mux(stream.encode(picture))
-                count += 1
-
-            yield write
-            if not count:
-                raise InputError(f"expected a place to write a video to, got {path} and no frame")
-            container.mux(stream.encode(None))
 
 
 def _draw(rgb: np.ndarray, found: Detections, names: Sequence[str]) -> np.ndarray:
@@ -200,7 +154,7 @@ def _as_bytes(row: dict) -> bytes:
     return f"{head}{','.join(lines)}]}}".encode(errors="backslashreplace")
 
 
-def _free_path(folder: Path, file: Path, suffix: str, taken: set[Path]) -> Path:
+def free_path(folder: Path, file: Path, suffix: str, taken: set[Path]) -> Path:
     """photo.jpg -> photo.png; photo.jpg.png, photo.jpg.2.png, ... where that is another image or picture already."""
     names = chain([file.stem, file.name], (f"{file.name}.{number}" for number in count(2)))
     return next(path for name in names if (path := folder / f"{name}{suffix}").resolve() not in taken)

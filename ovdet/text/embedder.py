@@ -97,6 +97,12 @@ class NameEmbedder:
             known = self._teacher.fingerprint
         check_space(embeddings, {"teacher": self.teacher_name, "width": self.width, "fingerprint": known})
 
+    def warm_up(self) -> None:
+        """Load the text encoder now, so that the first new name does not wait for it."""
+        if self._file is None:
+            with self._lock:
+                self._teacher.encode_text(["a"])
+
     def known_of(self, names: Sequence[str]) -> tuple[str, ...]:
         """Those of the names that can be embedded: all by a teacher, those it holds by a file."""
         return tuple(name for name in names if self._file is None or (name,) in self._known)

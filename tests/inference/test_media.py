@@ -16,7 +16,7 @@ from PIL import Image
 from ovdet.errors import InputError
 from ovdet.inference import media
 from ovdet.inference.media import USUAL_RATE, Video, find_inputs, is_video
-from ovdet.inference.results import writing_video
+from ovdet.inference.video_writer import writing_video
 
 
 def frames(number=8, size=(48, 64)):

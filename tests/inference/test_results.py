@@ -16,7 +16,8 @@ from ovdet.inference.detections import Detections
 from ovdet.inference.draw import draw_detections
 from ovdet.inference.media import Video
 from ovdet.inference.predictor import to_rgb
-from ovdet.inference.results import write_results, write_video, writing_video
+from ovdet.inference.results import write_results, write_video
+from ovdet.inference.video_writer import writing_video
 
 FRAME = np.full((48, 64, 3), 60, dtype=np.uint8)
 

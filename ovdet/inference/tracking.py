@@ -1,0 +1,241 @@
+"""Ids that things keep from frame to frame of a video: ByteTrack (arXiv:2110.06864) by roboflow's trackers.
+
+Shape letters: R detections of one frame.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+from collections import Counter, OrderedDict
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from ovdet.errors import InputError
+from ovdet.files import make_folder
+from ovdet.inference.detections import Detections
+from ovdet.inference.draw import draw_detections
+from ovdet.inference.video_writer import growing_video
+
+_LOW_SHARE = 0.5  # of a name's threshold: so weak detections go on with a track, but begin none
+_MIDDLE = 0.5  # where a name's threshold lies on the scale that the tracker sees
+_REMEMBERED = 4096  # ids whose names are still voted on
+
+
+@dataclass(frozen=True)
+class Tracks:
+    """One frame's detections with ids.
+
+    Attributes:
+        detections: best first; the label of each is the one that its id was given most often so far.
+        ids: (R,) int, from 0 on, the same for the same thing; -1 before it was seen twice.
+    """
+
+    detections: Detections
+    ids: np.ndarray
+
+    def rows(self) -> list[dict[str, Any]]:
+        """Plain values: as of Detections, and "id", None where there is none yet."""
+        ids = self.ids.tolist()
+        return [{**row, "id": None if number < 0 else number} for row, number in zip(self.detections, ids, strict=True)]
+
+
+class ObjectTracker:
+    """Gives ids to one video's detections, frame by frame."""
+
+    def __init__(self, thresholds: Mapping[str, float], *, rate: float, lost_seconds: float = 1.0) -> None:
+        """
+        Args:
+            thresholds: lowest score of each name that begins a track; scores of names differ too much for one.
+            rate: frames per second, in the mean.
+            lost_seconds: how long something may be out of sight and keep its id; at least until the next frame.
+
+        Raises:
+            InputError: the package is not installed.
+        """
+        try:
+            from trackers import ByteTrackTracker
+        except ImportError as error:
+            raise InputError("expected trackers to be installed: pip install 'ovdet[track]'") from error
+        self.thresholds = dict(thresholds)
+        self._tracker = ByteTrackTracker(
+            lost_track_buffer=math.ceil(30 * max(lost_seconds, 1.5 / rate)),  # it counts in thirtieths of a second
+            frame_rate=rate,
+            track_activation_threshold=_MIDDLE,
+            high_conf_det_threshold=_MIDDLE,
+            minimum_consecutive_frames=2,
+        )
+        self._votes: OrderedDict[int, Counter[str]] = OrderedDict()  # by id, the last seen ones
+        self._forgotten: Counter[str] = Counter()
+
+    def wanted(self) -> dict[str, float]:
+        """Thresholds to detect with: lower than those that begin a track."""
+        return {name: _LOW_SHARE * threshold for name, threshold in self.thresholds.items()}
+
+    def update(self, found: Detections, seconds: float) -> Tracks:
+        """The next frame's detections, all that `wanted` lets through.
+
+        Args:
+            found: of the frame.
+            seconds: when it is shown; later than the frame before.
+        """
+        given = found.to_supervision()
+        given.mask = None
+        given.confidence = np.array([self._scaled(*each) for each in zip(found.scores, found.labels, strict=True)])
+        given.data["place"] = np.arange(len(found))
+        tracked = self._tracker.update(given, timestamp=seconds)
+        ids = np.full(len(found), -1)
+        if len(tracked):
+            ids[tracked.data["place"]] = tracked.tracker_id
+        # names
+        labels = list(found.labels)
+        for place in np.flatnonzero(ids >= 0):
+            labels[place] = self._voted(int(ids[place]), labels[place], float(given.confidence[place]))
+        keep = (ids >= 0) | (given.confidence >= _MIDDLE)
+        return _tracks(found, labels, ids, keep, tuple(self.thresholds))
+
+    def counts(self) -> Counter[str]:
+        """How many things of each name got an id so far."""
+        return self._forgotten + Counter(votes.most_common(1)[0][0] for votes in self._votes.values())
+
+    def _voted(self, number: int, label: str, score: float) -> str:
+        votes = self._votes.setdefault(number, Counter())
+        self._votes.move_to_end(number)
+        votes[label] += score
+        while len(self._votes) > _REMEMBERED:
+            _, old = self._votes.popitem(last=False)
+            self._forgotten[old.most_common(1)[0][0]] += 1
+        return votes.most_common(1)[0][0]
+
+    def _scaled(self, score: float, label: str) -> float:
+        """A score on one scale for all names: its name's threshold lies in the middle, 0 and 1 stay."""
+        threshold = min(max(self.thresholds[label], 1e-6), 1 - 1e-6)
+        if score < threshold:
+            return float(_MIDDLE * score / threshold)
+        return float(_MIDDLE + (1 - _MIDDLE) * (score - threshold) / (1 - threshold))
+
+
+def _tracks(
+    found: Detections, labels: Sequence[str], ids: np.ndarray, keep: np.ndarray, names: tuple[str, ...]
+) -> Tracks:
+    places = np.flatnonzero(keep)
+    kept = replace(
+        found,
+        boxes=found.boxes[places],
+        scores=found.scores[places],
+        class_ids=np.array([names.index(labels[place]) for place in places], dtype=np.int64),
+        labels=tuple(labels[place] for place in places),
+        masks=None,
+    )
+    return Tracks(kept, ids[places])
+
+
+@dataclass
+class Counters:
+    """Crossings of a line, and what is in a zone; both by supervision.
+
+    Attributes:
+        line: ((x1, y1), (x2, y2)) in pixels, or None.
+        zone: corners (x, y) of a polygon in pixels, or None.
+    """
+
+    line: tuple[tuple[float, float], tuple[float, float]] | None = None
+    zone: Sequence[tuple[float, float]] | None = None
+    _parts: dict[str, Any] = field(default_factory=dict, repr=False)
+
+    def __post_init__(self) -> None:
+        import supervision
+
+        if self.line is not None:
+            start, end = (supervision.Point(*point) for point in self.line)
+            anchors = [supervision.Position.CENTER]
+            self._parts["line"] = supervision.LineZone(start=start, end=end, triggering_anchors=anchors)
+        if self.zone is not None:
+            anchors = [supervision.Position.CENTER]
+            polygon = np.array(self.zone, dtype=np.int64)
+            self._parts["zone"] = supervision.PolygonZone(polygon=polygon, triggering_anchors=anchors)
+
+    def update(self, tracks: Tracks) -> dict[str, Any]:
+        """The counts after a frame: {"crossed": {"in", "out"}, "in_zone"}, of what there is."""
+        given = tracks.detections.to_supervision()
+        given.tracker_id = tracks.ids
+        told: dict[str, Any] = {}
+        if "line" in self._parts:
+            line = self._parts["line"]
+            line.trigger(given)
+            told["crossed"] = {"in": int(line.in_count), "out": int(line.out_count)}
+        if "zone" in self._parts:
+            told["in_zone"] = int(self._parts["zone"].trigger(given).sum())
+        return told
+
+
+@dataclass(frozen=True)
+class TrackedVideo:
+    """What `track_video` wrote.
+
+    Attributes:
+        video: the file with boxes and ids.
+        lines: the file with a JSON line a frame.
+        frames: how many.
+        objects: how many things of each name got an id.
+        counted: of line and zone, after the last frame.
+    """
+
+    video: Path
+    lines: Path
+    frames: int
+    objects: dict[str, int]
+    counted: dict[str, Any]
+
+
+def track_video(
+    detect: Callable[..., Detections],
+    frames: Iterator[tuple[float, np.ndarray]],
+    tracker: ObjectTracker,
+    video: Path,
+    *,
+    rate: float,
+    counters: Counters | None = None,
+) -> TrackedVideo:
+    """Follow things through a video; write it with boxes and ids, and a JSON line a frame beside it.
+
+    Both files grow frame by frame: of a process that is killed, they hold what was done and can be read. Memory does
+    not grow with the length.
+
+    Args:
+        detect: an OpenVocabPredictor, its limits and the thresholds that `tracker.wanted()` says bound.
+        frames: pairs of seconds and (H, W, 3) uint8 RGB.
+        tracker: of this video alone.
+        video: the .mp4 to write; lines go to the same name with .jsonl.
+        rate: frames per second, in the mean.
+        counters: of a line or a zone.
+
+    Raises:
+        InputError: no frame can be read, or the place cannot be written to.
+    """
+    lines, done, counted = video.with_suffix(".jsonl"), 0, {}
+    make_folder(video.parent)
+    with open(lines, "wb", buffering=0) as stream, growing_video(video, rate) as write:
+        for seconds, frame in frames:
+            found = detect(frame, channel_order="RGB")
+            tracks = tracker.update(found, seconds)
+            counted = {} if counters is None else counters.update(tracks)
+            height, width = found.size
+            row = {"frame": done, "seconds": round(seconds, 4), "width": width, "height": height}
+            text = json.dumps({**row, **counted, "detections": tracks.rows()}, ensure_ascii=False)
+            stream.write(text.encode(errors="backslashreplace") + b"\n")  # in one piece
+            write(_draw(frame, tracks, tuple(tracker.thresholds)), seconds)
+            done += 1
+    return TrackedVideo(video, lines, done, dict(tracker.counts()), counted)
+
+
+def _draw(frame: np.ndarray, tracks: Tracks, names: Sequence[str]) -> np.ndarray:
+    """Those that have an id."""
+    there = np.flatnonzero(tracks.ids >= 0)
+    found, labels = tracks.detections, [tracks.detections.labels[place] for place in there]
+    shown = (found.boxes[there], labels, found.scores[there])
+    return draw_detections(frame, *shown, names=names, ids=tracks.ids[there].tolist())
