@@ -18,7 +18,7 @@ from ovdet.regions.store import RegionStore
 from ovdet.teachers.crops import RegionEmbedder
 from ovdet.teachers.registry import load_teacher
 
-_OPEN_ONLY = ("score_fusion", "image_temperature", "distillation", "image_branch", "region_teacher")
+_OPEN_ONLY = ("score_fusion", "image_temperature", "objectives", "image_branch", "region_teacher")
 
 
 def _teacher_on_crops() -> DictConfig:
@@ -41,7 +41,7 @@ def stored_regions(model: DictConfig, dataloader: DictConfig, max_regions: int =
 
 def vild(model: DictConfig, weight: float = 0.5) -> DictConfig:
     """ViLD: one head for text classification and distillation; needs online_regions or stored_regions."""
-    model.roi_heads.distillation = L(L1Distillation)(weight=weight)
+    model.roi_heads.objectives = [L(L1Distillation)(weight=weight)]
     return model
 
 

@@ -58,6 +58,9 @@ def upgrade_config(node: Any) -> Any:
     found = {_ARGUMENTS.get(key, key): upgrade_config(value) for key, value in node.items()}
     if "suppress" in found:  # a function then
         found["class_agnostic_nms"] = str(found.pop("suppress")).endswith("nms_over_classes")
+    if "distillation" in found:  # the one objective
+        objective = found.pop("distillation")
+        found["objectives"] = [] if objective is None else [objective]
     target = found.get("_target_")
     if isinstance(target, str) and target.startswith("ovdet."):
         found["_target_"] = _TARGETS.get(target.rpartition(".")[2], target)

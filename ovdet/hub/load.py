@@ -42,7 +42,6 @@ def without_training(config: DictConfig) -> DictConfig:
     heads = config.model.roi_heads
     training = (
         (config.model, "region_source"),
-        (heads, "distillation"),
         (heads.get("box_predictor", {}), "class_weights"),
         (heads.get("box_predictor", {}), "partial_labels"),
         (config.model.proposal_generator, "labels"),
@@ -50,6 +49,8 @@ def without_training(config: DictConfig) -> DictConfig:
     for part, key in training:
         if key in part:
             part[key] = None
+    if "objectives" in heads:
+        heads.objectives = []
     return config
 
 

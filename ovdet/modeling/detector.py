@@ -27,14 +27,16 @@ class OpenVocabRCNN(GeneralizedRCNN):
     def __init__(self, *, region_source: Callable[..., list[Instances]] | None = None, **parts) -> None:
         """
         Args:
-            region_source: distillation regions for training, see modeling/region_sources.py; None without a teacher.
+            region_source: regions that the teacher saw, for training, see modeling/region_sources.py; given where an
+                objective of the ROI heads needs the teacher, else None.
             parts: what GeneralizedRCNN takes.
         """
         super().__init__(**parts)
-        if (region_source is None) != (self.roi_heads.distillation is None):
+        if (region_source is not None) != self.roi_heads.needs_teacher:
+            names = ", ".join(type(each).__name__ for each in self.roi_heads.objectives) or "none"
             raise InputError(
-                "expected a region_source with a distillation loss and none without, got "
-                f"region_source {region_source} and distillation {self.roi_heads.distillation}"
+                "expected a region_source with an objective that needs the teacher and none without, got "
+                f"region_source {region_source} and objectives {names}"
             )
         self._lay_out()
         self.region_source = region_source

@@ -1,6 +1,6 @@
-"""ROI heads that classify against any classes and distill a teacher into the regions: the five ViLD methods.
+"""ROI heads that classify against any classes and align regions with texts and teacher: ViLD's methods and others.
 
-| method | image_branch | distillation | score_fusion | region_teacher |
+| method | image_branch | objectives | score_fusion | region_teacher |
 |---|---|---|---|---|
 | ViLD-text | - | - | TextScores | - |
 | ViLD-image | - | L1, no loss_cls | ImageScores | - |
@@ -15,9 +15,11 @@ S rows of ClassEmbeddings, K classes, C channels, P pooled side.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import torch
 from detectron2.modeling.roi_heads import StandardROIHeads
-from detectron2.structures import ImageList, Instances
+from detectron2.structures import Boxes, ImageList, Instances
 from torch import Tensor, nn
 
 from ovdet.class_embeddings import ClassEmbeddings
@@ -29,12 +31,13 @@ from ovdet.modeling.region_detection import detect, pool
 from ovdet.modeling.region_teacher import RegionTeacher
 from ovdet.modeling.score_fusion import ScoreFusion
 from ovdet.modeling.scoring import MAX_DENSE_ROWS, SoftmaxBranch
+from ovdet.objectives.base import TEACHER, VIEWS, Objective, RegionBatch
 from ovdet.packable import packable
 
 
 @packable
 class OpenVocabROIHeads(StandardROIHeads):
-    """detectron2's StandardROIHeads with classes as an argument, a distillation loss and score fusion.
+    """detectron2's StandardROIHeads with classes as an argument, alignment objectives and score fusion.
 
     Training is here; modeling/region_detection.py goes from proposals to detections.
 
@@ -48,7 +51,7 @@ class OpenVocabROIHeads(StandardROIHeads):
         self,
         *,
         score_fusion: ScoreFusion,
-        distillation: nn.Module | None = None,
+        objectives: Sequence[Objective] = (),
         image_branch: nn.Module | None = None,
         region_teacher: RegionTeacher | None = None,
         iou_head: IoUHead | None = None,
@@ -62,7 +65,7 @@ class OpenVocabROIHeads(StandardROIHeads):
         """
         Args:
             score_fusion: see modeling/score_fusion.py.
-            distillation: (student (M, D), teacher (M, D)) -> loss; None trains without a teacher.
+            objectives: what aligns regions with texts or with the teacher beside classification, see ovdet/objectives.
             image_branch: ImageBranch or FrozenBackboneBranch, for embeddings of their own; None shares the text
                 branch's.
             region_teacher: test-time teacher whose embeddings replace the image branch's.
@@ -84,7 +87,7 @@ class OpenVocabROIHeads(StandardROIHeads):
             raise InputError(f"expected a positive soft_nms_sigma or none, got {soft_nms_sigma}")
         super().__init__(num_classes=BACKGROUND, **standard)
         self.score_fusion = score_fusion
-        self.distillation = distillation
+        self.objectives = nn.ModuleList(objectives)
         self.image_branch = image_branch
         self.region_teacher = region_teacher
         self.iou_head = iou_head
@@ -103,6 +106,11 @@ class OpenVocabROIHeads(StandardROIHeads):
         """(R, D), region embeddings of each stage side by side -> the text branch of their scores."""
         return self.box_predictor.classifier.branch(text)
 
+    @property
+    def needs_teacher(self) -> bool:
+        """Whether training asks for regions that the teacher saw."""
+        return any(TEACHER in each.needs for each in self.objectives)
+
     def forward(
         self,
         images: ImageList,
@@ -118,7 +126,7 @@ class OpenVocabROIHeads(StandardROIHeads):
 
         Args:
             classes: on the features' device. In training one row each; ground truth classes are their indices.
-            regions: distillation regions per image (see modeling/region_sources.py), in training with a teacher.
+            regions: that the teacher saw, per image (see modeling/region_sources.py), where an objective needs it.
             photos: RGB images (3, H, W) in [0, 255] per image, for a region_teacher at test time.
         """
         width = self.box_predictor.classifier.width
@@ -144,20 +152,48 @@ class OpenVocabROIHeads(StandardROIHeads):
         regions: list[Instances] | None,
     ) -> dict[str, Tensor]:
         pooled = pool(self, features, proposals)
-        if self.distillation is None:
-            return self._predictor_losses(self.box_head(pooled), proposals, classes)
+        if not self.needs_teacher:
+            box_features = self.box_head(pooled)
+            taught = None
+        else:
+            box_features, taught = self._with_teacher(pooled, features, regions, classes)
+        losses = self._predictor_losses(box_features, proposals, classes)
+        named = self._named_regions(box_features, features, proposals, classes)
+        for objective in self.objectives:
+            losses.update(objective(taught if TEACHER in objective.needs else named))
+        return losses
+
+    def _with_teacher(
+        self, pooled: Tensor, features: dict[str, Tensor], regions: list[Instances], classes: ClassEmbeddings
+    ) -> tuple[Tensor, RegionBatch]:
+        """Box features (R, F) of the sampled regions, and the regions that the teacher saw."""
         pooled_regions = pool(self, features, regions)
-        if self.image_branch is None:  # one head, one pass: sampled and distillation regions side by side
+        if self.image_branch is None:  # one head, one pass: sampled regions and the teacher's side by side
             box_features = self.box_head(torch.cat([pooled, pooled_regions]))
             box_features, region_features = box_features.split([len(pooled), len(pooled_regions)])
             student = self.box_predictor.projection(region_features)
         else:
             box_features = self.box_head(pooled)
             student = self.image_branch(pooled_regions, features, [r.proposal_boxes.tensor for r in regions])
-        losses = self._predictor_losses(box_features, proposals, classes)
         teacher = torch.cat([r.teacher_embeddings for r in regions])  # (M, D)
-        losses["loss_distill"] = self.distillation(student, teacher.to(student))
-        return losses
+        return box_features, RegionBatch(student, classes, teacher=teacher.to(student))
+
+    def _named_regions(
+        self, box_features: Tensor, features: dict[str, Tensor], proposals: list[Instances], classes: ClassEmbeddings
+    ) -> RegionBatch | None:
+        """The sampled regions that lie on an object; None where no objective asks for them."""
+        needs = frozenset().union(*(each.needs for each in self.objectives))
+        if not needs - {TEACHER}:
+            return None
+        on_object = [each[each.gt_classes < BACKGROUND] for each in proposals]
+        rows = torch.cat([each.gt_classes for each in proposals]) < BACKGROUND  # (R,)
+        embeddings = self.box_predictor.projection(box_features[rows])
+        labels = torch.cat([each.gt_classes for each in on_object])
+        views = None
+        if VIEWS in needs:
+            moved = [_moved(each) for each in on_object]
+            views = self.box_predictor.projection(self.box_head(pool(self, features, moved)))
+        return RegionBatch(embeddings, classes, labels=labels, views=views)
 
     def _predictor_losses(
         self, box_features: Tensor, proposals: list[Instances], classes: ClassEmbeddings
@@ -166,3 +202,17 @@ class OpenVocabROIHeads(StandardROIHeads):
         if self.iou_head is not None:
             losses.update(self.iou_head.losses(self.iou_head(box_features), proposals))
         return losses
+
+
+def _moved(proposals: Instances) -> Instances:
+    """An image's regions in boxes that were moved and scaled a little at random."""
+    moved = Instances(proposals.image_size)
+    moved.proposal_boxes = Boxes(move_boxes(proposals.proposal_boxes.tensor))
+    moved.proposal_boxes.clip(proposals.image_size)
+    return moved
+
+
+def move_boxes(boxes: Tensor, share: float = 0.1) -> Tensor:
+    """(R, 4) XYXY -> (R, 4): each side moved at random by at most a share of the box's size, independently."""
+    sizes = (boxes[:, 2:] - boxes[:, :2]).repeat(1, 2)  # (R, 4)
+    return boxes + sizes * share * (2 * torch.rand_like(boxes) - 1)

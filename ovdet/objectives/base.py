@@ -1,0 +1,110 @@
+"""What an alignment objective is given, and what it gives: a loss between regions, their names and their teacher.
+
+An objective is a file of its own: a pure function, and a small class on `Objective`. ROI heads take any list of them.
+
+Shape letters: M regions over all images of a step, D embedding width, K classes.
+"""
+
+from __future__ import annotations
+
+from typing import ClassVar, NamedTuple
+
+import torch
+import torch.distributed as dist
+from torch import Tensor, nn
+from torch.distributed.nn.functional import all_gather
+
+from ovdet.class_embeddings import ClassEmbeddings
+
+TEACHER, LABELS, VIEWS = "teacher", "labels", "views"
+OFFERED = frozenset((TEACHER, LABELS, VIEWS))
+
+
+class RegionBatch(NamedTuple):
+    """The regions of a training step.
+
+    Attributes:
+        embeddings: (M, D), unit norm; by the detector, with a gradient.
+        classes: K classes with one row each.
+        teacher: (M, D), unit norm; the same regions by the teacher. None where nobody asked for it.
+        labels: (M,) in [0, K); then each region lies on an object.
+        views: (M, D), unit norm; the same regions in boxes that were moved a little, with a gradient.
+    """
+
+    embeddings: Tensor
+    classes: ClassEmbeddings
+    teacher: Tensor | None = None
+    labels: Tensor | None = None
+    views: Tensor | None = None
+
+
+class Objective(nn.Module):
+    """A loss on the regions of a step, weighted: forward(batch) -> {"loss_<name>": 0-dim}.
+
+    Attributes:
+        name: of its loss in logs.
+        needs: what of a RegionBatch it reads beside embeddings and classes: the teacher, of the regions that it saw; or
+            labels and views, of the regions that are sampled for classification and lie on an object.
+    """
+
+    name: ClassVar[str]
+    needs: ClassVar[frozenset[str]]
+
+    def __init_subclass__(cls) -> None:
+        super().__init_subclass__()
+        unknown = cls.needs - OFFERED
+        if unknown or (TEACHER in cls.needs and len(cls.needs) > 1):
+            raise TypeError(f"expected {cls.__name__} to need {TEACHER!r}, or of {LABELS!r} and {VIEWS!r}, got {set(cls.needs)}")
+
+    def __init__(self, weight: float = 1.0) -> None:
+        """
+        Args:
+            weight: the loss is multiplied by it.
+        """
+        super().__init__()
+        self.weight = weight
+
+    def forward(self, batch: RegionBatch) -> dict[str, Tensor]:
+        """The weighted loss under its name."""
+        with torch.autocast(batch.embeddings.device.type, enabled=False):
+            return {f"loss_{self.name}": self.weight * self.loss(batch)}
+
+    def loss(self, batch: RegionBatch) -> Tensor:
+        """0-dim float32; without a region exactly 0, with a gradient path."""
+        raise NotImplementedError
+
+    def extra_repr(self) -> str:
+        return f"weight={self.weight}"
+
+
+def mean_of_rows(losses: Tensor) -> Tensor:
+    """The mean of (M,) losses over all processes' rows: with gradients averaged as DDP does, each row counts the same.
+
+    Returns:
+        0-dim: this process' part, whose mean over the processes is the mean of all rows. 0 without a row.
+    """
+    total, processes = losses.new_tensor(float(len(losses))), 1
+    if _is_distributed():
+        dist.all_reduce(total)
+        processes = dist.get_world_size()
+    return losses.sum() * processes / total.clamp(min=1)
+
+
+def gather_rows(rows: Tensor) -> Tensor:
+    """(M, ...) of this process -> those of all processes, in their order, with gradient to each; M may differ."""
+    if not _is_distributed():
+        return rows
+    counts = [rows.new_zeros((), dtype=torch.int64) for _ in range(dist.get_world_size())]
+    dist.all_gather(counts, torch.tensor(len(rows), device=rows.device))
+    padding = rows.new_zeros(int(max(counts)) - len(rows), *rows.shape[1:])
+    padded = torch.cat([rows, padding])
+    if padded.requires_grad:
+        gathered = all_gather(padded)
+    else:
+        gathered = [torch.empty_like(padded) for _ in counts]
+        dist.all_gather(gathered, padded)
+    return torch.cat([part[:count] for part, count in zip(gathered, counts, strict=True)])
+
+
+def _is_distributed() -> bool:
+    return dist.is_available() and dist.is_initialized() and dist.get_world_size() > 1

@@ -1,0 +1,85 @@
+"""CLIP's objective (arXiv:2103.00020), ALIGN's too (arXiv:2102.05918): each region picks out its pair among all others.
+
+Shape letters: M pairs over all processes, D embedding width.
+"""
+
+from __future__ import annotations
+
+import math
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from ovdet.objectives.base import LABELS, TEACHER, Objective, RegionBatch, gather_rows
+
+_MIN_TEMPERATURE = 0.01  # CLIP's, for steady steps
+
+
+def info_nce_loss(first: Tensor, second: Tensor, temperature: Tensor | float) -> Tensor:
+    """Symmetric InfoNCE: half the cross-entropy of picking row m of `second` by row m of `first`, and half the reverse.
+
+    Args:
+        first: (M, D), unit norm.
+        second: (M, D), unit norm; row m belongs to row m.
+        temperature: divides the cosines.
+
+    Returns:
+        0-dim; 0 with a gradient path for M = 0.
+    """
+    logits = first.float() @ second.float().T / temperature
+    if not len(logits):
+        return logits.sum() + first.sum() * 0 + second.sum() * 0
+    own = torch.arange(len(logits), device=logits.device)
+    return (F.cross_entropy(logits, own) + F.cross_entropy(logits.T, own)) / 2
+
+
+class LearnedTemperature(nn.Module):
+    """A temperature that is learned by its logarithm; 0.07 to begin with, never below 0.01 (CLIP)."""
+
+    def __init__(self, initial: float = 0.07) -> None:
+        super().__init__()
+        self.log_temperature = nn.Parameter(torch.tensor(math.log(initial)))
+
+    def forward(self) -> Tensor:
+        """0-dim."""
+        return self.log_temperature.exp().clamp(min=_MIN_TEMPERATURE)
+
+
+def first_of_each_class(labels: Tensor) -> Tensor:
+    """(M,) labels -> indices of the first region of each class that is there: pairs of which none is another's double."""
+    present = labels.unique()  # (P,)
+    return (labels == present[:, None]).int().argmax(1)
+
+
+class RegionTextInfoNCE(Objective):
+    """CLIP's loss between regions and the texts of their classes, one region a class (others would be false negatives)."""
+
+    name = "info_nce"
+    needs = frozenset((LABELS,))
+
+    def __init__(self, weight: float = 1.0) -> None:
+        super().__init__(weight)
+        self.temperature = LearnedTemperature()
+
+    def loss(self, batch: RegionBatch) -> Tensor:
+        """0-dim."""
+        embeddings, labels = gather_rows(batch.embeddings), gather_rows(batch.labels)
+        rows = first_of_each_class(labels)
+        texts = batch.classes.embeddings[labels[rows]]
+        return info_nce_loss(embeddings[rows], texts, self.temperature())
+
+
+class ContrastiveDistillation(Objective):
+    """CLIP's loss between regions and what the teacher says of them: only the teacher's own region counts as right."""
+
+    name = "distill_contrast"
+    needs = frozenset((TEACHER,))
+
+    def __init__(self, weight: float = 1.0) -> None:
+        super().__init__(weight)
+        self.temperature = LearnedTemperature()
+
+    def loss(self, batch: RegionBatch) -> Tensor:
+        """0-dim."""
+        return info_nce_loss(gather_rows(batch.embeddings), gather_rows(batch.teacher), self.temperature())

@@ -1,0 +1,40 @@
+"""DeCLIP's nearest neighbours (arXiv:2110.05208): a region is also a pair with the text nearest to its own.
+
+Shape letters: M regions over all processes, D embedding width, K classes.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from ovdet.objectives.base import LABELS, Objective, RegionBatch, gather_rows
+from ovdet.objectives.info_nce import LearnedTemperature, first_of_each_class, info_nce_loss
+
+
+def nearest_texts(texts: Tensor) -> Tensor:
+    """(K, D), unit norm -> (K,): of each text the one nearest to it that is not itself; itself where K = 1."""
+    cosines = texts.float() @ texts.float().T
+    if len(texts) > 1:
+        cosines.fill_diagonal_(-torch.inf)
+    return cosines.argmax(1) if len(texts) else cosines.new_zeros(0, dtype=torch.int64)
+
+
+class NearestTexts(Objective):
+    """`info_nce_loss` of regions, one a class, with the nearest other class's text.
+
+    DeCLIP seeks neighbours in a queue of captions; a detector's texts are its classes, all of which are there.
+    """
+
+    name = "nearest_texts"
+    needs = frozenset((LABELS,))
+
+    def __init__(self, weight: float = 0.2) -> None:
+        super().__init__(weight)
+        self.temperature = LearnedTemperature()
+
+    def loss(self, batch: RegionBatch) -> Tensor:
+        """0-dim."""
+        embeddings, labels = gather_rows(batch.embeddings), gather_rows(batch.labels)
+        rows, texts = first_of_each_class(labels), batch.classes.embeddings
+        return info_nce_loss(embeddings[rows], texts[nearest_texts(texts)[labels[rows]]], self.temperature())

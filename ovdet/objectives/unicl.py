@@ -1,0 +1,50 @@
+"""UniCL's objective (arXiv:2204.03610), Florence's too: contrastive both ways, with many right pairs of one class.
+
+Shape letters: M regions over all processes, D embedding width.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from ovdet.objectives.base import LABELS, Objective, RegionBatch, gather_rows
+from ovdet.objectives.info_nce import LearnedTemperature
+
+
+def unicl_loss(embeddings: Tensor, texts: Tensor, labels: Tensor, temperature: Tensor | float) -> Tensor:
+    """Bidirectional supervised contrast: all pairs of a region and a text of its label are right.
+
+    For each region i the mean over P(i), the texts of its label, of -log softmax_j(e_i·t_j / temperature); likewise for
+    each text over regions; their mean (the paper has the sum of both).
+
+    Args:
+        embeddings: (M, D), unit norm.
+        texts: (M, D), unit norm; of each region its class's.
+        labels: (M,).
+        temperature: divides the cosines.
+
+    Returns:
+        0-dim; 0 with a gradient path for M = 0.
+    """
+    logits = embeddings.float() @ texts.float().T / temperature
+    right = (labels[:, None] == labels).float()
+    right = right / right.sum(1, keepdim=True).clamp(min=1)  # as many texts of a label as regions: the same both ways
+    by_region, by_text = (-(right * each.log_softmax(1)).sum(1) for each in (logits, logits.T))
+    return torch.cat([by_region, by_text]).sum() / max(2 * len(labels), 1)
+
+
+class UniCL(Objective):
+    """`unicl_loss` over all processes' regions, times a weight; the temperature is learned."""
+
+    name = "unicl"
+    needs = frozenset((LABELS,))
+
+    def __init__(self, weight: float = 1.0) -> None:
+        super().__init__(weight)
+        self.temperature = LearnedTemperature()
+
+    def loss(self, batch: RegionBatch) -> Tensor:
+        """0-dim."""
+        embeddings, labels = gather_rows(batch.embeddings), gather_rows(batch.labels)
+        return unicl_loss(embeddings, batch.classes.embeddings[labels], labels, self.temperature())
