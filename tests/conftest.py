@@ -64,7 +64,7 @@ SMALL = (
     "train.device=cpu",  # what little four steps teach is asked for, and hangs on how a device rounds
 )
 # and one that needs no training
-TINY = ("model.region_source=null", "model.roi_heads.distillation=null", *SMALL)
+TINY = ("model.region_source=null", "model.roi_heads.objectives=[]", *SMALL)
 
 
 @pytest.fixture(scope="session", autouse=True)

@@ -16,6 +16,7 @@ from torch import nn
 from ovdet.modeling.box_predictor import FederatedBoxPredictor, OpenVocabBoxPredictor
 from ovdet.modeling.region_sources import StoredRegions
 from ovdet.modeling.score_fusion import GeometricScores, ImageScores, TextScores
+from ovdet.objectives.base import RegionBatch
 from ovdet.objectives.l1_distillation import L1Distillation
 from ovdet.text.prompts import resolve_templates
 
@@ -103,15 +104,16 @@ def test_distillation(family, stem):
     """Weight 0.5 on the sum over the width, at most 300 stored regions of a photo."""
     config = load(family, stem)
     heads, mapper = config.model.roi_heads, config.dataloader.train.mapper
-    assert ("distillation" in heads) == (mapper.region_store is not None) == (plain(stem) in DISTILLED)
+    assert ("objectives" in heads) == (mapper.region_store is not None) == (plain(stem) in DISTILLED)
     assert ("image_branch" in heads) == (plain(stem) == "vild_ensemble")
     loss_weight = heads.box_predictor.get("loss_weight", 1.0)
     assert loss_weight == ({"loss_cls": 0.0, "loss_box_reg": 1.0} if stem == "vild_image" else 1.0)
     if plain(stem) not in DISTILLED:
         return
-    distillation = instantiate(heads.distillation)
+    (distillation,) = instantiate(heads.objectives)
     assert type(distillation) is L1Distillation
-    assert distillation(*torch.eye(512)[:2, None]) == pytest.approx(0.5 * 2)
+    student, teacher = torch.eye(512)[:2, None]
+    assert distillation(RegionBatch(student, None, teacher))["loss_distill"] == pytest.approx(0.5 * 2)
     assert config.model.region_source._target_ is StoredRegions and mapper.max_regions == 300
     if "image_branch" in heads:
         branch = heads.image_branch
@@ -211,7 +213,7 @@ LITE = {
     "vild_stored": TEXT,
     "vild_text_teacher": (GeometricScores, 0.85, 0.15, 0.3),  # more than the paper has, see foreground_fusion
 }
-OF_METHOD = {"box_predictor", "score_fusion", "distillation", "image_branch", "region_teacher", "background_names"}
+OF_METHOD = {"box_predictor", "score_fusion", "objectives", "image_branch", "region_teacher", "background_names"}
 
 
 def shared_parts(config: DictConfig) -> dict:
@@ -240,7 +242,8 @@ def test_methods_on_small_photos_differ_in_the_head_alone(stem):
     expected, *numbers = LITE[stem]
     assert fusion is expected and exponents == pytest.approx(numbers)
     heads = config.model.roi_heads
-    assert heads.get("distillation", {}).get("weight") == (0.2 if stem in DISTILLED | {"vild_stored"} else None)
+    weights = [each.weight for each in heads.get("objectives", [])]
+    assert weights == ([0.2] if stem in DISTILLED | {"vild_stored"} else [])
     before = {"_target_", "width", "temperature", "test_score_thresh", "input_shape", "box2box_transform"}
     assert set(heads.box_predictor) - before == ({"loss_weight"} if stem == "vild_image" else set())
     assert (heads.box_predictor.temperature, heads.image_temperature) == (0.03, 0.1)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import signal
 import sys
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 
 import torch
@@ -65,6 +65,22 @@ class StopAtSigterm(HookBase):
                 self._save(self._done)
             sys.exit(128 + number)
         self._asked = True
+
+
+class FrozenStatistics(HookBase):
+    """The batch norms of parts that are not trained keep their statistics, too."""
+
+    def __init__(self, parts: Iterable[nn.Module]) -> None:
+        """
+        Args:
+            parts: of the model, see `freeze_parts`.
+        """
+        modules = [module for part in parts for module in part.modules()]
+        self._norms = [module for module in modules if isinstance(module, nn.modules.batchnorm._BatchNorm)]
+
+    def before_step(self) -> None:
+        for norm in self._norms:
+            norm.eval()
 
 
 class GradientClipping(HookBase):

@@ -28,7 +28,14 @@ from ovdet.device import half_type
 from ovdet.engine.checkpoint import SafeCheckpointer, classes_of_both, find_parts, text_space
 from ovdet.engine.config import plain_values, prepare_dataset, read_run_values, save_config
 from ovdet.engine.evaluate import classes_of, do_test
-from ovdet.engine.hooks import Autocast, GradientClipping, KeepLastCheckpoints, SeededSteps, StopAtSigterm
+from ovdet.engine.hooks import (
+    Autocast,
+    FrozenStatistics,
+    GradientClipping,
+    KeepLastCheckpoints,
+    SeededSteps,
+    StopAtSigterm,
+)
 from ovdet.engine.options import TrainOptions, build_options
 from ovdet.engine.resume import (
     InitialWeights,
@@ -191,20 +198,25 @@ def _parts(names: str) -> list[str]:
     return [name.strip() for name in names.split(",") if name.strip()]
 
 
-def freeze_parts(model: nn.Module, parts: str) -> None:
+def freeze_parts(model: nn.Module, parts: str) -> list[nn.Module]:
     """Take parts of a model out of training.
 
     Args:
         model: of which something must be left to train.
         parts: submodules by their names, commas between; "" for none.
 
+    Returns:
+        These submodules.
+
     Raises:
         InputError: the model has no such part, or nothing would be left.
     """
-    for part in find_parts(model, _parts(parts), "train.freeze"):
+    frozen = list(find_parts(model, _parts(parts), "train.freeze"))
+    for part in frozen:
         part.requires_grad_(False)
     if not any(parameter.requires_grad for parameter in model.parameters()):
         raise InputError(f"expected something left to train, train.freeze={parts} leaves nothing")
+    return frozen
 
 
 def do_train(config: DictConfig, *, resume: bool = False) -> Mapping[str, Any]:
@@ -244,7 +256,9 @@ def _train(config: DictConfig, options: TrainOptions, resume: bool) -> Mapping[s
     seed_all_rng(seed + comm.get_rank())  # of initial weights
     loader, leaks = build_train_loader(config, space, first, seed)
     model = instantiate(config.model).to(options.torch_device())
-    freeze_parts(model, options.freeze)
+    frozen = freeze_parts(model, options.freeze)
+    objectives = [f"{type(each).__name__} x {each.weight}" for each in getattr(model.roi_heads, "objectives", ())]
+    logger.info("objectives beside classes and boxes: %s", ", ".join(objectives) or "none")
     dataset_name = instantiate(config.dataloader.train.dataset.names)
     names = training_classes(dataset_name)
     classes = build_classes(names, embed_names, base_classes=names)
@@ -268,7 +282,7 @@ def _train(config: DictConfig, options: TrainOptions, resume: bool) -> Mapping[s
         return results
 
     # weights, and the steps
-    trainer.register_hooks(_hooks(config, options, checkpointer, evaluate, seed))
+    trainer.register_hooks([*_hooks(config, options, checkpointer, evaluate, seed), FrozenStatistics(frozen)])
     if first.step:
         resume_run(checkpointer, optimizer)
     elif options.init_parts:

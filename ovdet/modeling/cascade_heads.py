@@ -23,7 +23,7 @@ from ovdet.modeling.roi_heads import OpenVocabROIHeads
 from ovdet.modeling.text_classifier import MeanSigmoidBranch, SigmoidTextClassifier
 from ovdet.packable import packable
 
-_NOT_IN_A_CASCADE = ("distillation", "image_branch", "region_teacher", "iou_head")
+_NOT_IN_A_CASCADE = ("objectives", "image_branch", "region_teacher", "iou_head")
 
 
 @packable
@@ -49,7 +49,7 @@ class CascadeOpenVocabROIHeads(OpenVocabROIHeads):
         if not len(earlier_heads) == len(earlier_predictors) == len(later_matchers) > 0:
             counts = [len(parts) for parts in (earlier_heads, earlier_predictors, later_matchers)]
             raise InputError(f"expected a head, a predictor and a matcher for each further stage, got {counts}")
-        if given := [name for name in _NOT_IN_A_CASCADE if last.get(name) is not None]:
+        if given := [name for name in _NOT_IN_A_CASCADE if last.get(name)]:
             raise InputError(f"expected a cascade of text branches alone, got {given[0]}")
         self.earlier_heads = nn.ModuleList(earlier_heads)
         self.earlier_predictors = nn.ModuleList(earlier_predictors)

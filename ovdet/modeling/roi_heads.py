@@ -159,6 +159,12 @@ class OpenVocabROIHeads(StandardROIHeads):
             box_features, taught = self._with_teacher(pooled, features, regions, classes)
         losses = self._predictor_losses(box_features, proposals, classes)
         named = self._named_regions(box_features, features, proposals, classes)
+        losses.update(self.objective_losses(taught, named))
+        return losses
+
+    def objective_losses(self, taught: RegionBatch | None, named: RegionBatch | None) -> dict[str, Tensor]:
+        """Of each objective, on the regions that the teacher saw or on those whose classes are known."""
+        losses: dict[str, Tensor] = {}
         for objective in self.objectives:
             losses.update(objective(taught if TEACHER in objective.needs else named))
         return losses

@@ -54,7 +54,9 @@ class Objective(nn.Module):
         super().__init_subclass__()
         unknown = cls.needs - OFFERED
         if unknown or (TEACHER in cls.needs and len(cls.needs) > 1):
-            raise TypeError(f"expected {cls.__name__} to need {TEACHER!r}, or of {LABELS!r} and {VIEWS!r}, got {set(cls.needs)}")
+            raise TypeError(
+                f"expected {cls.__name__} to need {TEACHER!r}, or of {LABELS!r} and {VIEWS!r}, got {set(cls.needs)}"
+            )
 
     def __init__(self, weight: float = 1.0) -> None:
         """

@@ -12,7 +12,7 @@ from ovdet.objectives.base import TEACHER, Objective, RegionBatch, mean_of_rows
 
 def cosine_distillation_loss(student: Tensor, teacher: Tensor) -> Tensor:
     """(M, D), (M, D), unit norm -> 0-dim between 0 and 2: mean of 1 - s·t, half the squared distance."""
-    return mean_of_rows(1 - (student.float() * teacher.float()).sum(1))
+    return mean_of_rows(1 - (student * teacher).sum(1))
 
 
 class CosineDistillation(Objective):

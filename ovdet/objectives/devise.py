@@ -23,7 +23,7 @@ def hinge_rank_loss(embeddings: Tensor, texts: Tensor, labels: Tensor, margin: f
     Returns:
         0-dim; 0 with a gradient path for M = 0.
     """
-    scores = embeddings.float() @ texts.float().T  # (M, K)
+    scores = embeddings @ texts.T  # (M, K)
     ranks = (margin - scores.gather(1, labels[:, None]) + scores).clamp(min=0)
     others = 1 - F.one_hot(labels, len(texts))
     return mean_of_rows((ranks * others).sum(1))

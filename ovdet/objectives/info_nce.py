@@ -27,7 +27,7 @@ def info_nce_loss(first: Tensor, second: Tensor, temperature: Tensor | float) ->
     Returns:
         0-dim; 0 with a gradient path for M = 0.
     """
-    logits = first.float() @ second.float().T / temperature
+    logits = first @ second.T / temperature
     if not len(logits):
         return logits.sum() + first.sum() * 0 + second.sum() * 0
     own = torch.arange(len(logits), device=logits.device)
@@ -47,13 +47,14 @@ class LearnedTemperature(nn.Module):
 
 
 def first_of_each_class(labels: Tensor) -> Tensor:
-    """(M,) labels -> indices of the first region of each class that is there: pairs of which none is another's double."""
-    present = labels.unique()  # (P,)
-    return (labels == present[:, None]).int().argmax(1)
+    """(M,) labels -> (P,) indices of the first region of each of the P classes that are there."""
+    present, number = labels.unique(return_inverse=True)  # (P,), (M,)
+    rows = torch.arange(len(labels), device=labels.device)
+    return rows.new_full((len(present),), len(labels)).scatter_reduce(0, number, rows, "amin")
 
 
 class RegionTextInfoNCE(Objective):
-    """CLIP's loss between regions and the texts of their classes, one region a class (others would be false negatives)."""
+    """CLIP's loss between regions and their classes' texts; one region a class, as others would be false negatives."""
 
     name = "info_nce"
     needs = frozenset((LABELS,))

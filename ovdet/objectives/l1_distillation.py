@@ -26,7 +26,7 @@ def l1_distillation_loss(student: Tensor, teacher: Tensor) -> Tensor:
         raise ValueError(
             f"expected embeddings of one shape, got student {tuple(student.shape)} and teacher {tuple(teacher.shape)}"
         )
-    return mean_of_rows((student.float() - teacher.float()).abs().sum(1))
+    return mean_of_rows((student - teacher).abs().sum(1))
 
 
 class L1Distillation(Objective):

@@ -14,7 +14,7 @@ from ovdet.objectives.info_nce import LearnedTemperature, first_of_each_class, i
 
 def nearest_texts(texts: Tensor) -> Tensor:
     """(K, D), unit norm -> (K,): of each text the one nearest to it that is not itself; itself where K = 1."""
-    cosines = texts.float() @ texts.float().T
+    cosines = texts @ texts.T
     if len(texts) > 1:
         cosines.fill_diagonal_(-torch.inf)
     return cosines.argmax(1) if len(texts) else cosines.new_zeros(0, dtype=torch.int64)

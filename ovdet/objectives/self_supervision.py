@@ -26,7 +26,7 @@ def simclr_loss(first: Tensor, second: Tensor, temperature: float) -> Tensor:
     Returns:
         0-dim; 0 with a gradient path for M = 0.
     """
-    views = torch.cat([first, second]).float()
+    views = torch.cat([first, second])
     if not len(views):
         return views.sum()
     logits = (views @ views.T / temperature).fill_diagonal_(-torch.inf)

@@ -27,9 +27,9 @@ def unicl_loss(embeddings: Tensor, texts: Tensor, labels: Tensor, temperature: T
     Returns:
         0-dim; 0 with a gradient path for M = 0.
     """
-    logits = embeddings.float() @ texts.float().T / temperature
-    right = (labels[:, None] == labels).float()
-    right = right / right.sum(1, keepdim=True).clamp(min=1)  # as many texts of a label as regions: the same both ways
+    logits = embeddings @ texts.T / temperature
+    right = (labels[:, None] == labels).to(logits)
+    right = right / right.sum(1, keepdim=True)  # as many texts of a label as regions: the same both ways
     by_region, by_text = (-(right * each.log_softmax(1)).sum(1) for each in (logits, logits.T))
     return torch.cat([by_region, by_text]).sum() / max(2 * len(labels), 1)
 

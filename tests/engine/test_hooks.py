@@ -11,9 +11,16 @@ from detectron2.utils.events import EventStorage
 from torch import nn
 
 from ovdet.engine.checkpoint import SafeCheckpointer
-from ovdet.engine.hooks import Autocast, GradientClipping, KeepLastCheckpoints, SeededSteps, StopAtSigterm
+from ovdet.engine.hooks import (
+    Autocast,
+    FrozenStatistics,
+    GradientClipping,
+    KeepLastCheckpoints,
+    SeededSteps,
+    StopAtSigterm,
+)
 from ovdet.engine.options import TrainOptions
-from ovdet.engine.train import build_trainer
+from ovdet.engine.train import build_trainer, freeze_parts
 from ovdet.errors import InputError
 
 
@@ -40,6 +47,30 @@ def test_clipping_equals_torchs():
         trainer.run_step()
     for ours, theirs in zip(model.parameters(), reference.parameters(), strict=True):
         assert torch.allclose(ours.grad, theirs.grad)
+
+
+class Towers(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.locked = nn.Sequential(nn.Linear(4, 4), nn.BatchNorm1d(4))
+        self.learned = nn.Sequential(nn.Linear(4, 4), nn.BatchNorm1d(4))
+
+    def forward(self, batch):
+        return {"loss_toy": self.learned(self.locked(batch)).square().sum()}
+
+
+def test_locked_parts_stay_as_they_are_and_nothing_else_does():
+    """Parameters, and the statistics of batch norms."""
+    torch.manual_seed(0)
+    model = Towers()
+    frozen, before = freeze_parts(model, "locked"), copy.deepcopy(model.state_dict())
+    trainer = SimpleTrainer(model, [torch.randn(8, 4)] * 2, torch.optim.SGD(model.parameters(), lr=0.1))
+    trainer.register_hooks([FrozenStatistics(frozen)])
+    trainer.train(0, 2)
+    changed = {key for key, value in model.state_dict().items() if not torch.equal(value, before[key])}
+    norm = {"weight", "bias", "running_mean", "running_var", "num_batches_tracked"}
+    assert changed >= {"learned.0.weight"} | {f"learned.1.{key}" for key in norm - {"bias", "weight"}}
+    assert not any(key.startswith("locked") for key in changed)
 
 
 def test_mixed_precision_is_left_out_where_the_processor_emulates_it(monkeypatch, caplog):

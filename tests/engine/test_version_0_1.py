@@ -8,7 +8,7 @@ from omegaconf import OmegaConf
 
 from ovdet.engine.checkpoint import read_checkpoint
 from ovdet.engine.config import load_config
-from ovdet.engine.version_0_1 import _TARGETS
+from ovdet.engine.version_0_1 import _TARGETS, upgrade_config
 
 
 @pytest.mark.parametrize("target", _TARGETS.values())
@@ -47,3 +47,12 @@ def test_weights_of_version_0_1(tmp_path):
     torch.save({"model": old}, tmp_path / "old.pth")
     model = read_checkpoint(str(tmp_path / "old.pth"))["model"]
     assert set(model) == {"roi_heads.iou_head.linear.weight", "roi_heads.background_names.names"}
+
+
+def test_the_one_objective_of_before_is_a_list_of_objectives():
+    loss = {"_target_": "ovdet.losses.L1Distillation", "weight": 0.5}
+    target = "ovdet.objectives.l1_distillation.L1Distillation"
+    assert upgrade_config({"roi_heads": {"distillation": loss}}) == {
+        "roi_heads": {"objectives": [{"_target_": target, "weight": 0.5}]}
+    }
+    assert upgrade_config({"distillation": None}) == {"objectives": []}

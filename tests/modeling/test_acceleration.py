@@ -105,7 +105,7 @@ def test_half_finds_nearly_the_same(build_tiny, with_bfloat16):
 def test_half_takes_every_kind_of_image_branch(config, with_bfloat16):
     node = load_config(f"configs/{config}").model
     if "region_source" in node:
-        node.region_source = node.roi_heads.distillation = None
+        node.region_source, node.roi_heads.objectives = None, []
     model = speed_up(instantiate(node).eval(), half=True)
     classes = ClassEmbeddings.of(torch.eye(20, 384), NAMES, [k < 10 for k in range(20)])
     with torch.no_grad():

@@ -65,7 +65,7 @@ def test_gradient():
 def detections(build, make_inputs, asked, *, with_names: bool, max_dense_rows: int = 100):
     def change(model):
         model = vild_ensemble(model)
-        model.roi_heads.distillation = None
+        model.roi_heads.objectives = []
         names = L(BackgroundNames)(num_names=12, width=16, near=0.9)
         model.roi_heads.background_names = names if with_names else None
         return model

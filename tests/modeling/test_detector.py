@@ -4,6 +4,7 @@ import copy
 import importlib.util
 import threading
 from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -22,6 +23,14 @@ from ovdet.errors import InputError
 from ovdet.modeling.background_names import BackgroundNames
 from ovdet.modeling.region_detection import Regions, build_scorer
 from ovdet.modeling.region_sources import OnlineRegions, StoredRegions
+from ovdet.modeling.roi_heads import move_boxes
+from ovdet.objectives.base import LABELS, VIEWS, Objective
+from ovdet.objectives.devise import DeViSE
+from ovdet.objectives.info_nce import ContrastiveDistillation, RegionTextInfoNCE
+from ovdet.objectives.l1_distillation import L1Distillation
+from ovdet.objectives.nearest_texts import NearestTexts
+from ovdet.objectives.self_supervision import SimCLR, SimSiam
+from ovdet.objectives.unicl import UniCL
 
 
 @pytest.fixture(scope="module")
@@ -66,7 +75,7 @@ def with_crops(model, embed_crops=mean_color):
 
 
 def with_online_if_distilled(model):
-    return with_online(model) if model.roi_heads.get("distillation") is not None else model
+    return with_online(model) if model.roi_heads.get("objectives") else model
 
 
 BASE_LOSSES = {"loss_rpn_cls", "loss_rpn_loc", "loss_cls", "loss_box_reg"}
@@ -83,6 +92,69 @@ def test_distilling_methods_train(methods, build, make_inputs, make_unit_rows, m
     assert (losses["loss_cls"] == 0) == (method == "vild_image")
     distilled = model.roi_heads.image_branch or model.roi_heads.box_predictor
     assert distilled.projection.linear.weight.grad.abs().sum() > 0
+
+
+LABELED = [DeViSE, RegionTextInfoNCE, UniCL, NearestTexts, SimCLR, partial(SimSiam, 16)]
+
+
+@pytest.mark.parametrize("build_objective", LABELED)
+def test_objectives_on_regions_of_known_classes_train(build, make_inputs, make_unit_rows, build_objective):
+    model, plain = build(), build()
+    model.roi_heads.objectives.append(build_objective())
+    (objective,) = model.roi_heads.objectives
+    classes = ClassEmbeddings.of(make_unit_rows(2), ("a", "b"))
+    torch.manual_seed(0)
+    losses = step(model, make_inputs(), classes)
+    torch.manual_seed(0)
+    expected = step(plain, make_inputs(), classes)
+    assert set(losses) == BASE_LOSSES | {f"loss_{objective.name}"}
+    assert all(torch.equal(losses[key], expected[key]) for key in BASE_LOSSES)  # the sampled regions are the same
+    projection = (each.roi_heads.box_predictor.projection.linear.weight.grad for each in (model, plain))
+    assert not torch.equal(*projection)
+
+
+def test_no_object_on_any_photo(build, make_inputs, make_unit_rows):
+    model = build()
+    model.roi_heads.objectives.extend([each() for each in LABELED])
+    losses = step(model, make_inputs(boxes=0), ClassEmbeddings.of(make_unit_rows(2), ("a", "b")))
+    assert all(losses[f"loss_{each.name}"] == 0 for each in model.roi_heads.objectives)
+
+
+def test_what_objectives_see(build, make_inputs, make_unit_rows):
+    """The regions that lie on an object, with its class, and in a moved box."""
+    seen = []
+
+    class Look(Objective):
+        name, needs = "look", frozenset((LABELS, VIEWS))
+
+        def loss(self, batch):
+            seen.append(batch)
+            return batch.embeddings.sum() * 0
+
+    model = build()
+    model.roi_heads.objectives.append(Look())
+    step(model, make_inputs(), ClassEmbeddings.of(make_unit_rows(2), ("a", "b")))
+    (batch,) = seen
+    assert 4 <= len(batch.embeddings) <= 2 * 16 and batch.teacher is None  # each photo's two boxes at least
+    assert set(batch.labels.tolist()) == {0, 1} and len(batch.labels) == len(batch.embeddings)
+    assert batch.views.shape == batch.embeddings.shape and not torch.equal(batch.views, batch.embeddings)
+
+
+def test_boxes_are_moved_by_a_share_of_their_size():
+    boxes = torch.tensor([[10.0, 20, 110, 40]]).repeat(500, 1)
+    moved = (move_boxes(boxes, 0.1) - boxes).abs().amax(0)
+    assert moved.tolist() == pytest.approx([10, 2, 10, 2], rel=0.05) and (moved <= torch.tensor([10, 2, 10, 2])).all()
+    assert move_boxes(boxes[:0]).shape == (0, 4)
+
+
+@pytest.mark.parametrize("objective", [L1Distillation, ContrastiveDistillation])
+def test_a_teacher_that_nobody_brings_is_said_when_the_model_is_built(build, objective):
+    def change(node):
+        node.roi_heads.objectives = [L(objective)()]
+        return node
+
+    with pytest.raises(InputError, match=f"region_source with an objective that needs .*{objective.__name__}"):
+        build(change)
 
 
 def test_text_alone_trains_without_a_teacher(build, make_inputs, make_unit_rows):

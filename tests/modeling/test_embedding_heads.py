@@ -105,7 +105,7 @@ def distilled(width: int):
     def change(model):
         model = iou_head(foreground_fusion(frozen_backbone_branch(model, trained=True)))
         model.region_source = L(OnlineRegions)(embed_crops=where, max_regions=6)
-        model.roi_heads.distillation = L(L1Distillation)(weight=0.5)
+        model.roi_heads.objectives = [L(L1Distillation)(weight=0.5)]
         return model
 
     return change

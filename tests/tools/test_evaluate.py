@@ -269,7 +269,7 @@ def test_lvis_figures_of_masks(trained, data, evaluate, tmp_path):
     """Of a detector with untrained masks. A photo that nothing is annotated in is asked about too."""
     config = open_config(str(trained.output / "config.yaml"), ["train.device=cpu"])
     model, heads = config.model, config.model.roi_heads
-    model.region_source = heads.distillation = None
+    model.region_source, heads.objectives = None, []
     heads.mask_in_features = heads.box_in_features
     heads.mask_pooler = L(ROIPooler)(
         output_size=14, scales=heads.box_pooler.scales, sampling_ratio=0, pooler_type="ROIAlignV2"

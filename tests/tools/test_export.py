@@ -35,7 +35,7 @@ def folder(tiny_files, tmp_path_factory) -> Path:
     _, file, _, weights = tiny_files.arguments
     config = open_config(file, [*tiny_files.overrides, "teacher.templates=['a drawing of a {}']"])
     heads = vild_ensemble(config.model).roi_heads
-    heads.update(distillation=None, mask_in_features=["p4", "p5"], box_passes=2)
+    heads.update(objectives=[], mask_in_features=["p4", "p5"], box_passes=2)
     heads.mask_pooler = L(ROIPooler)(
         output_size=14, scales=(1 / 16, 1 / 32), sampling_ratio=0, pooler_type="ROIAlignV2"
     )

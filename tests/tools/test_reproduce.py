@@ -98,6 +98,19 @@ def test_commands_hold_in_any_folder_and_for_any_path(tmp_path, run_commands, mo
     assert config.train.output_dir == 'out "q"/base_detector'
 
 
+def test_objectives_stand_on_a_detector_that_is_there(tmp_path, run_commands):
+    rows = reproduce.choose_rows(["vild", "objectives"])
+    assert [row.name for row in rows][:2] == ["vild", "distill_cosine"] and len(rows) == 10
+    reproduce.run_rows(rows[:2], "data", tmp_path, start="ovdet-lite-base48")
+    for command in run_commands[0]:
+        assert 'train.init_checkpoint="ovdet-lite-base48"' in command and "--eval-only" not in command
+
+
+def test_each_row_has_a_config():
+    for row in reproduce.choose_rows([]) + reproduce.choose_rows(["objectives"]):
+        assert (ROOT / f"configs/lite/{row.config}.py").is_file()
+
+
 def test_figures_of_no_objects_are_a_dash(tmp_path):
     finished(tmp_path, 0, "vild", 10.0)
     file = tmp_path / "seed_0/vild/evaluation/metrics.json"

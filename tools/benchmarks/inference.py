@@ -60,7 +60,7 @@ def run(arguments: argparse.Namespace) -> list[Row]:
     device = choose_device(arguments.device)
     generator = torch.Generator().manual_seed(0)
     photos = [random_photo(*arguments.size, generator) for _ in range(arguments.photos)]
-    config = load_config(arguments.config_file, ["model.region_source=null", "model.roi_heads.distillation=null"])
+    config = load_config(arguments.config_file, ["model.region_source=null", "model.roi_heads.objectives=[]"])
     model = instantiate(config.model).to(device).eval()
     if arguments.weights:
         SafeCheckpointer(model).load_weights(arguments.weights)

@@ -25,7 +25,7 @@ PARTS = {
     "box head": "model.roi_heads.box_head.forward",
     "losses of classes and boxes": "model.roi_heads.box_predictor.losses",
     "image branch": "model.roi_heads.image_branch.forward",
-    "distillation loss": "model.roi_heads.distillation.forward",
+    "objectives": "model.roi_heads.objective_losses",
     "backward": "backward",
     "optimizer": "update",
 }

@@ -65,30 +65,52 @@ ROWS = (
     Row("ovdet_lite", "ovdet-lite: the same, averaged with the base detector", scores="ovdet_lite", share=0.7),
 )
 
+OBJECTIVES = (  # docs/objectives.md; beside vild_text and vild, on which they stand
+    Row("distill_cosine", "ViLD, cosine"),
+    Row("distill_contrast", "ViLD, contrast"),
+    Row("distill_relations", "ViLD, relations"),
+    Row("lit", "ViLD, locked towers (LiT)"),
+    Row("devise", "ViLD-text + DeViSE"),
+    Row("clip", "ViLD-text + CLIP"),
+    Row("unicl", "ViLD-text + UniCL"),
+    Row("slip", "ViLD-text + SLIP"),
+    Row("declip", "ViLD-text + DeCLIP"),
+)
+
 
 def choose_rows(names: Sequence[str]) -> list[Row]:
-    """Rows by name, in the order of ROWS; all of them for no names.
+    """Rows by name, in the order of ROWS and OBJECTIVES; ROWS for no names, OBJECTIVES for "objectives".
 
     Raises:
         InputError: there is no such row.
     """
-    known = [row.name for row in ROWS]
+    if not names:
+        return list(ROWS)
+    rows = (*ROWS, *OBJECTIVES)
+    known = [*(row.name for row in rows), "objectives"]
     odd = [name for name in names if name not in known]
     if odd:
         raise InputError(f"expected rows out of {', '.join(known)}, got {', '.join(odd)}")
-    return [row for row in ROWS if row.name in names or not names]
+    return [row for row in rows if row.name in names or (row in OBJECTIVES and "objectives" in names)]
 
 
 def run_rows(
-    rows: Sequence[Row], data: str, output: str | Path, *, seed: int = 0, overrides: Sequence[str] = ()
+    rows: Sequence[Row],
+    data: str,
+    output: str | Path,
+    *,
+    seed: int = 0,
+    start: str = "",
+    overrides: Sequence[str] = (),
 ) -> None:
     """Train and evaluate rows, one command after the other; their output goes to the terminal.
 
     Args:
-        rows: of ROWS.
+        rows: see choose_rows.
         data: the folder of photos and annotations, `dataset.root` of configs/lite.
         output: everything goes below it, a folder for each seed and row.
         seed: of the training.
+        start: a detector, as `train.init_checkpoint` takes it, in place of the base detector's row.
         overrides: `key=value` for all configs, such as train.max_iter=100.
 
     Raises:
@@ -100,19 +122,21 @@ def run_rows(
         if (run / "evaluation/metrics.json").is_file():
             continue
         is_trained = (run / FINAL).is_file()
-        start = (run if is_trained else output / run_folder(row.scores or BASE_DETECTOR, seed)) / FINAL
-        if row.config != BASE_DETECTOR and not start.is_file():
-            raise InputError(f"expected the row {start.parent.name} before {row.name}, {start} does not exist")
+        weights: str | Path = (run if is_trained else output / run_folder(row.scores or BASE_DETECTOR, seed)) / FINAL
+        if start and not row.scores and not is_trained:
+            weights = start
+        elif row.config != BASE_DETECTOR and not weights.is_file():
+            raise InputError(f"expected the row {weights.parent.name} before {row.name}, {weights} does not exist")
         if row.share < 1 and not is_trained:
             run.mkdir(parents=True, exist_ok=True)
-            average = ["--before", output / BASE_DETECTOR / FINAL, "--after", start]
+            average = ["--before", output / BASE_DETECTOR / FINAL, "--after", weights]
             _run("average_weights.py", *average, "--share", row.share, "--output", run / FINAL)
-            start = run / FINAL
+            weights = run / FINAL
         words = ["--config-file", ROOT / f"configs/lite/{row.config}.py"]
         words.append("--eval-only" if row.scores or is_trained else "--resume")
         words += [override("dataset.root", data), f"train.seed={seed}", override("train.output_dir", str(run))]
         if is_trained or row.config != BASE_DETECTOR:
-            words.append(override("train.init_checkpoint", str(start)))
+            words.append(override("train.init_checkpoint", str(weights)))
         _run("train_net.py", *words, *overrides)
 
 
@@ -133,7 +157,7 @@ def table(output: str | Path) -> str:
         "| method | base AP50 | novel AP50 | all AP50 | all AP | s / photo | seeds |",
         "|---|---|---|---|---|---|---|",
     ]
-    for row in ROWS:
+    for row in (*ROWS, *OBJECTIVES):
         runs = _files_of(output, row, "evaluation/metrics.json")
         found = [json.loads(run.read_text()) for run in runs]
         if not found:
@@ -179,7 +203,7 @@ def draw_learning_curves(output: str | Path) -> bytes:
     for axes, kind in zip(panels.flat, kinds, strict=True):
         axes.set_title(kind, fontsize=10)
         axes.grid(alpha=0.25)
-        for row in ROWS:
+        for row in (*ROWS, *OBJECTIVES):
             for run in _files_of(output, row, "metrics.json")[:1]:
                 steps, values = _curve(run, kind)
                 if steps:

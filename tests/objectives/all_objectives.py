@@ -1,0 +1,77 @@
+"""Every objective, and made-up regions for it; also a script of two processes, see tests/two_processes.py."""
+
+import torch
+import torch.distributed as dist
+import torch.nn.functional as F
+
+from ovdet.class_embeddings import ClassEmbeddings
+from ovdet.objectives.base import LABELS, TEACHER, VIEWS, RegionBatch
+from ovdet.objectives.cosine_distillation import CosineDistillation
+from ovdet.objectives.devise import DeViSE
+from ovdet.objectives.info_nce import ContrastiveDistillation, RegionTextInfoNCE
+from ovdet.objectives.l1_distillation import L1Distillation
+from ovdet.objectives.nearest_texts import NearestTexts
+from ovdet.objectives.relational_distillation import RelationalDistillation
+from ovdet.objectives.self_supervision import SimCLR, SimSiam
+from ovdet.objectives.unicl import UniCL
+
+WIDTH, CLASSES, FEATURES = 8, 5, 12
+BUILD = {
+    "l1": L1Distillation,
+    "cosine": CosineDistillation,
+    "relational": RelationalDistillation,
+    "contrastive": ContrastiveDistillation,
+    "devise": DeViSE,
+    "info_nce": RegionTextInfoNCE,
+    "unicl": UniCL,
+    "nearest_texts": NearestTexts,
+    "simclr": SimCLR,
+    "simsiam": lambda: SimSiam(WIDTH),
+}
+
+
+def unit(number, seed, width=WIDTH):
+    return F.normalize(torch.randn(number, width, generator=torch.Generator().manual_seed(seed)), dim=1)
+
+
+def class_embeddings() -> ClassEmbeddings:
+    return ClassEmbeddings.of(unit(CLASSES, 7), tuple("abcde"))
+
+
+def regions(number: int, seed: int) -> dict[str, torch.Tensor]:
+    """Features of regions in two views, around a prototype for each class, and what there is to learn of them."""
+    random = torch.Generator().manual_seed(seed)
+    prototypes = torch.randn(CLASSES, FEATURES, generator=torch.Generator().manual_seed(3))
+    labels = torch.randint(0, CLASSES, (number,), generator=random)
+    first, second = (prototypes[labels] + 0.3 * torch.randn(number, FEATURES, generator=random) for _ in range(2))
+    noise = 0.2 * torch.randn(number, WIDTH, generator=random)
+    return dict(first=first, second=second, labels=labels, teacher=F.normalize(unit(CLASSES, 7)[labels] + noise, dim=1))
+
+
+def batch_of(objective, student, data) -> RegionBatch:
+    """What ROI heads would give it, the student's embeddings by a linear layer."""
+    first, second = (F.normalize(student(data[each]), dim=1) for each in ("first", "second"))
+    given = {TEACHER: data["teacher"], LABELS: data["labels"], VIEWS: second}
+    return RegionBatch(first, class_embeddings(), **{key: given[key] for key in objective.needs})
+
+
+def work(rank, folder):
+    """Five regions on one process and two on the other: save the mean loss and the gradients as DDP averages them."""
+    data = {key: value[:5] if rank == 0 else value[5:] for key, value in regions(7, 0).items()}
+    found = {}
+    for name, build in BUILD.items():
+        loss, gradients = loss_and_gradients(build, data)
+        for each in (loss, *gradients):
+            dist.all_reduce(each)
+            each /= dist.get_world_size()
+        found[name] = [loss, *gradients]
+    if rank == 0:
+        torch.save(found, folder / "found.pt")
+
+
+def loss_and_gradients(build, data):
+    torch.manual_seed(0)
+    objective, student = build(), torch.nn.Linear(FEATURES, WIDTH)
+    (loss,) = objective(batch_of(objective, student, data)).values()
+    loss.backward()
+    return loss.detach(), [each.grad for each in (*student.parameters(), *objective.parameters())]

@@ -1,0 +1,205 @@
+"""The objectives: against independent computations, on no regions, in two processes, and what each teaches alone."""
+
+from pathlib import Path
+
+import pytest
+import torch
+import torch.nn.functional as F
+from all_objectives import (
+    BUILD,
+    CLASSES,
+    FEATURES,
+    WIDTH,
+    batch_of,
+    class_embeddings,
+    loss_and_gradients,
+    regions,
+    unit,
+)
+from open_clip.loss import ClipLoss
+
+from ovdet.objectives.base import TEACHER, VIEWS, Objective, RegionBatch
+from ovdet.objectives.cosine_distillation import cosine_distillation_loss
+from ovdet.objectives.devise import hinge_rank_loss
+from ovdet.objectives.info_nce import LearnedTemperature, first_of_each_class, info_nce_loss
+from ovdet.objectives.nearest_texts import nearest_texts
+from ovdet.objectives.relational_distillation import relational_distillation_loss
+from ovdet.objectives.self_supervision import simclr_loss, simsiam_loss
+from ovdet.objectives.unicl import unicl_loss
+
+LABELS_OF_SIX = torch.tensor([2, 0, 2, 1, 0, 2])
+
+
+def loops_over_unicl(embeddings, texts, labels, temperature):
+    """Both directions of the paper's equation, pair by pair."""
+    total = 0.0
+    for first, second in ((embeddings, texts), (texts, embeddings)):
+        for i in range(len(labels)):
+            of_i = [torch.exp(first[i] @ other / temperature) for other in second]
+            right = [k for k in range(len(labels)) if labels[k] == labels[i]]
+            total = total - sum(torch.log(of_i[k] / sum(of_i)) for k in right) / len(right)
+    return total / (2 * len(labels))
+
+
+def loops_over_simclr(first, second, temperature):
+    views, total = torch.cat([first, second]), 0.0
+    for i in range(len(views)):
+        of_i = {j: torch.exp(views[i] @ views[j] / temperature) for j in range(len(views)) if j != i}
+        total = total - torch.log(of_i[(i + len(first)) % len(views)] / sum(of_i.values()))
+    return total / len(views)
+
+
+def loops_over_relations(student, teacher):
+    pairs = [(i, j) for i in range(len(student)) for j in range(len(student)) if i != j]
+    return sum((student[i] @ student[j] - teacher[i] @ teacher[j]) ** 2 for i, j in pairs) / len(pairs)
+
+
+FIRST, SECOND, TEXTS = (F.normalize(each.double(), dim=1) for each in (unit(6, 1), unit(6, 2), unit(CLASSES, 7)))
+EXPECTED = {
+    "cosine": (cosine_distillation_loss(FIRST, SECOND), F.mse_loss(FIRST, SECOND) * WIDTH / 2),
+    "relational": (relational_distillation_loss(FIRST, SECOND), loops_over_relations(FIRST, SECOND)),
+    "info_nce": (info_nce_loss(FIRST, SECOND, 0.2), ClipLoss()(FIRST, SECOND, 5.0)),
+    "devise": (
+        hinge_rank_loss(FIRST, TEXTS, LABELS_OF_SIX, 0.1),
+        F.multi_margin_loss(FIRST @ TEXTS.T, LABELS_OF_SIX, margin=0.1) * CLASSES,
+    ),
+    "unicl": (
+        unicl_loss(FIRST, TEXTS[LABELS_OF_SIX], LABELS_OF_SIX, 0.2),
+        loops_over_unicl(FIRST, TEXTS[LABELS_OF_SIX], LABELS_OF_SIX, 0.2),
+    ),
+    "simclr": (simclr_loss(FIRST, SECOND, 0.2), loops_over_simclr(FIRST, SECOND, 0.2)),
+    "simsiam": (
+        simsiam_loss((FIRST, SECOND), (TEXTS[LABELS_OF_SIX], SECOND)),
+        -((FIRST * SECOND).sum(1) + (SECOND * TEXTS[LABELS_OF_SIX]).sum(1)).mean() / 2,
+    ),
+}
+
+
+@pytest.mark.parametrize("name", EXPECTED)
+def test_equals_an_independent_computation(name):
+    found, expected = EXPECTED[name]
+    assert found.dim() == 0
+    torch.testing.assert_close(found, torch.as_tensor(expected), rtol=1e-10, atol=1e-10)
+
+
+@pytest.mark.parametrize(
+    "loss",
+    [
+        cosine_distillation_loss,
+        relational_distillation_loss,
+        lambda first, second: info_nce_loss(first, second, 0.2),
+        lambda first, second: hinge_rank_loss(first, second, LABELS_OF_SIX, 0.1),
+        lambda first, second: unicl_loss(first, second, LABELS_OF_SIX, 0.2),
+        lambda first, second: simclr_loss(first, second, 0.2),
+    ],
+)
+def test_gradients_are_those_of_differences(loss):
+    assert torch.autograd.gradcheck(loss, (FIRST.clone().requires_grad_(), SECOND.clone().requires_grad_()))
+
+
+def test_simsiam_stops_the_gradient_of_what_is_predicted():
+    predicted, views = FIRST.clone().requires_grad_(), SECOND.clone().requires_grad_()
+    simsiam_loss((predicted, predicted), (views, views)).backward()
+    assert predicted.grad.abs().sum() > 0 and views.grad is None
+
+
+@pytest.mark.parametrize("name", BUILD)
+def test_no_regions_give_zero_with_a_gradient_path(name):
+    loss, gradients = loss_and_gradients(BUILD[name], regions(0, 0))
+    assert loss == 0 and loss.dim() == 0
+    assert all(gradient is not None and not gradient.any() for gradient in gradients)
+
+
+@pytest.mark.parametrize("name", BUILD)
+def test_half_precision_around_it_changes_nothing(name):
+    objective, student, data = BUILD[name](), torch.nn.Linear(FEATURES, WIDTH), regions(6, 0)
+    batch = batch_of(objective, student, data)
+    (expected,) = objective(batch).values()
+    with torch.autocast("cpu", torch.bfloat16):
+        (found,) = objective(batch).values()
+    assert found.dtype == torch.float32 and torch.equal(found, expected)
+
+
+@pytest.fixture(scope="module")
+def of_two_processes(run_two_processes, tmp_path_factory):
+    folder = tmp_path_factory.mktemp("two")
+    run_two_processes(Path(__file__).with_name("all_objectives.py"), folder)
+    return torch.load(folder / "found.pt", weights_only=True)
+
+
+@pytest.mark.parametrize("name", BUILD)
+def test_two_processes_equal_one(of_two_processes, name):
+    """Five regions here and two there: loss and gradients, averaged as DDP does, are those of all seven at once."""
+    loss, gradients = loss_and_gradients(BUILD[name], regions(7, 0))
+    for found, expected in zip(of_two_processes[name], [loss, *gradients], strict=True):
+        torch.testing.assert_close(found, expected, rtol=1e-4, atol=1e-6)
+
+
+def share_right(cosines: torch.Tensor, right: torch.Tensor) -> float:
+    return float((cosines.argmax(1) == right).float().mean())
+
+
+def accuracy(objective: Objective, batch: RegionBatch, data) -> float:
+    """How often the nearest is the right one: the class, or what else the objective speaks of."""
+    texts = batch.classes.embeddings
+    if objective.name == "nearest_texts":
+        return share_right(batch.embeddings @ texts.T, nearest_texts(texts)[data["labels"]])
+    if objective.name == "distill_relations":  # blind to rotations: the nearest other region is of the same class
+        nearest = (batch.embeddings @ batch.embeddings.T).fill_diagonal_(-1).argmax(1)
+        return float((data["labels"][nearest] == data["labels"]).float().mean())
+    if VIEWS in objective.needs:
+        return share_right(batch.embeddings @ batch.views.T, torch.arange(len(batch.embeddings)))
+    return share_right(batch.embeddings @ texts.T, data["labels"])
+
+
+@pytest.mark.parametrize("name", BUILD)
+def test_alone_it_lowers_its_loss_and_beats_chance(name):
+    """On regions that it has not seen."""
+    torch.manual_seed(0)
+    objective, student = BUILD[name](), torch.nn.Linear(FEATURES, WIDTH)
+    optimizer = torch.optim.Adam([*student.parameters(), *objective.parameters()], lr=0.02)
+    new = regions(60, 1)
+    before = sum(objective(batch_of(objective, student, new)).values()).item()
+    for step in range(150):
+        optimizer.zero_grad()
+        sum(objective(batch_of(objective, student, regions(40, 100 + step))).values()).backward()
+        optimizer.step()
+    batch = batch_of(objective, student, new)
+    assert sum(objective(batch).values()).item() < before
+    chance = 1 / 60 if VIEWS in objective.needs else 1 / CLASSES
+    assert accuracy(objective, batch, new) > 2.5 * chance
+
+
+def test_pairs_of_which_none_is_another_s_double():
+    assert first_of_each_class(LABELS_OF_SIX).tolist() == [1, 3, 0]
+    assert first_of_each_class(LABELS_OF_SIX[:0]).tolist() == []
+
+
+def test_neighbours_of_texts():
+    texts = F.normalize(torch.tensor([[1.0, 0], [1, 0.1], [0, 1]]), dim=1)
+    assert nearest_texts(texts).tolist() == [1, 0, 1]
+    assert nearest_texts(texts[:1]).tolist() == [0] and nearest_texts(texts[:0]).tolist() == []
+
+
+def test_a_temperature_stays_above_its_least():
+    temperature = LearnedTemperature()
+    assert temperature().item() == pytest.approx(0.07)
+    temperature.log_temperature.data.fill_(-99)
+    assert temperature().item() == pytest.approx(0.01)
+
+
+def test_an_objective_that_nobody_can_serve_is_no_class():
+    with pytest.raises(TypeError, match="Wish to need 'teacher', or of 'labels' and 'views', got {'captions'}"):
+
+        class Wish(Objective):
+            name, needs = "wish", frozenset(("captions",))
+
+    with pytest.raises(TypeError, match="Both"):
+
+        class Both(Objective):
+            name, needs = "both", frozenset((TEACHER, VIEWS))
+
+
+def test_classes_of_the_made_up_regions_are_told_apart_by_their_teacher():
+    data = regions(60, 1)
+    assert share_right(data["teacher"] @ class_embeddings().embeddings.T, data["labels"]) > 0.9
