@@ -33,6 +33,15 @@ class RegionProjection(nn.Module):
 
 
 @packable
+class UnitNorm(nn.Module):
+    """The projection of region features that lie in the text space already: unit norm alone."""
+
+    def forward(self, features: Tensor) -> Tensor:
+        """(R, D) -> (R, D), unit norm, float32."""
+        return F.normalize(features.flatten(1).float(), dim=1)
+
+
+@packable
 class ImageBranch(nn.Module):
     """ViLD-ensemble's second branch: a box head and a projection of its own, trained by distillation alone.
 

@@ -20,6 +20,7 @@ from torchvision.ops import box_iou
 
 from ovdet.modeling.nms import few_candidates, nms_class_agnostic, nms_per_class
 from ovdet.modeling.scoring import Candidates, topk_of_matrix
+from ovdet.modeling.soft_nms import SoftNMS
 
 _FAR_SURER = 2
 
@@ -88,6 +89,7 @@ def postprocess_image(
     max_detections: int,
     class_agnostic_nms: bool = False,
     soft_nms_sigma: float | None = None,
+    soft_nms: SoftNMS | None = None,
     negative_class: int | None = None,
 ) -> Instances:
     """The detections of one image.
@@ -101,15 +103,18 @@ def postprocess_image(
         max_detections: over all classes; all that there are if negative.
         class_agnostic_nms: NMS over all classes, which leaves one class to an object.
         soft_nms_sigma: of `soft_nms_scores`, which comes last; None leaves scores as they are, as detectron2 does.
+        soft_nms: takes the place of NMS, within each class; None for NMS.
         negative_class: takes part in NMS, but is no detection; None for none.
 
     Returns:
         Instances with pred_boxes, scores, pred_classes, best first.
     """
-    nms = nms_class_agnostic if class_agnostic_nms else nms_per_class
     clipped = Boxes(boxes.reshape(-1, 4))
     clipped.clip(image_size)
     boxes = clipped.tensor.view(len(boxes), boxes.shape[1] // 4, 4)
+    if soft_nms is not None:
+        return _detections(*_take_softly(soft_nms, topk, boxes, score_threshold, max_detections), image_size)
+    nms = nms_class_agnostic if class_agnostic_nms else nms_per_class
     # NMS of the best candidates, of more as long as too few stay
     number = 2 * max_detections + 1 if max_detections >= 0 else sys.maxsize - 1
     while True:
@@ -127,8 +132,28 @@ def postprocess_image(
         scores, order = soft_nms_scores(found, scores, classes, soft_nms_sigma).sort(descending=True, stable=True)
         order = order[scores > score_threshold]
         found, scores, classes = found[order], scores[: len(order)], classes[order]
+    return _detections(found, scores, classes, image_size)
+
+
+def _take_softly(
+    soft_nms: SoftNMS, topk: TopK, boxes: Tensor, score_threshold: float, max_detections: int
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Soft-NMS of the best candidates, of more as long as a candidate that was not seen might come first."""
+    number = max(20 * max_detections, 1000) if max_detections >= 0 else sys.maxsize - 1
+    while True:
+        candidates = topk(score_threshold, number)
+        found = boxes[candidates.regions, candidates.classes if boxes.shape[1] > 1 else 0]  # (C, 4)
+        keep, scores = soft_nms(found, candidates.scores, candidates.classes, max_detections)
+        is_all = len(found) < number
+        is_full = len(keep) == max_detections > 0 and bool(scores[-1] >= candidates.scores[-1])
+        if is_all or is_full or max_detections == 0:
+            return found[keep], scores, candidates.classes[keep]
+        number *= 4
+
+
+def _detections(boxes: Tensor, scores: Tensor, classes: Tensor, image_size: tuple[int, int]) -> Instances:
     detections = Instances(image_size)
-    detections.pred_boxes = Boxes(found)
+    detections.pred_boxes = Boxes(boxes)
     detections.scores = scores
     detections.pred_classes = classes
     return detections

@@ -194,7 +194,7 @@ def _detect_learned(
 ) -> Instances:
     """One image's detections of classes with learned rows: logits (Ri, L), objectness (Ri,)."""
     is_finite = torch.isfinite(boxes).all(1) & torch.isfinite(logits).all(1) & torch.isfinite(objectness_logits)
-    objectness = F.logsigmoid(objectness_logits[is_finite])[:, None]
+    objectness = heads.score_fusion.log_objectness(objectness_logits[is_finite])[:, None]
     log_scores = join_term(F.logsigmoid(logits[is_finite]), objectness, heads.score_fusion.objectness_exponent)
     ids, columns = classes.learned.class_ids.unique(return_inverse=True)
     best = log_scores.new_full((len(log_scores), len(ids)), -torch.inf)
@@ -268,6 +268,7 @@ def _postprocessing(heads: OpenVocabROIHeads) -> dict[str, Any]:
         max_detections=heads.box_predictor.test_topk_per_image,
         class_agnostic_nms=heads.class_agnostic_nms,
         soft_nms_sigma=heads.soft_nms_sigma,
+        soft_nms=heads.soft_nms,
     )
 
 

@@ -31,6 +31,7 @@ from ovdet.modeling.region_detection import detect, pool
 from ovdet.modeling.region_teacher import RegionTeacher
 from ovdet.modeling.score_fusion import ScoreFusion
 from ovdet.modeling.scoring import MAX_DENSE_ROWS, SoftmaxBranch
+from ovdet.modeling.soft_nms import SoftNMS
 from ovdet.objectives.base import TEACHER, VIEWS, Objective, RegionBatch
 from ovdet.packable import packable
 
@@ -60,6 +61,7 @@ class OpenVocabROIHeads(StandardROIHeads):
         box_passes: int = 1,
         class_agnostic_nms: bool = False,
         soft_nms_sigma: float | None = None,
+        soft_nms: SoftNMS | None = None,
         **standard,
     ) -> None:
         """
@@ -75,6 +77,7 @@ class OpenVocabROIHeads(StandardROIHeads):
             box_passes: number of box-refinement passes at test time.
             class_agnostic_nms: NMS over all classes, which leaves one class to an object.
             soft_nms_sigma: of Soft-NMS after NMS, see `soft_nms_scores`; None for none.
+            soft_nms: Soft-NMS in the place of NMS; None for NMS.
             standard: what StandardROIHeads takes, but for num_classes.
         """
         if standard.get("train_on_pred_boxes") or standard.get("keypoint_in_features"):
@@ -96,6 +99,7 @@ class OpenVocabROIHeads(StandardROIHeads):
         self.box_passes = box_passes
         self.class_agnostic_nms = class_agnostic_nms
         self.soft_nms_sigma = soft_nms_sigma
+        self.soft_nms = soft_nms
 
     @property
     def stages(self) -> list[tuple[nn.Module, nn.Module]]:

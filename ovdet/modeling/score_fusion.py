@@ -18,11 +18,13 @@ from collections.abc import Callable
 from typing import NamedTuple
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from ovdet.errors import InputError
 from ovdet.packable import packable
 
+_MIN_LOGIT = 1e-30  # whose root is below any threshold
 _MIN_AREA = 1e-4  # of an image: a box of 3 x 3 pixels on 300 x 300
 
 
@@ -82,6 +84,10 @@ class ScoreFusion(ABC):
     def exponents(self, is_base: Tensor | None) -> Exponents:
         """By row where base and novel are told apart, (S,) bool; None where they are not."""
 
+    def log_objectness(self, logits: Tensor) -> Tensor:
+        """The proposals' logits -> logarithms of their objectness, same shape."""
+        return F.logsigmoid(logits)
+
     def __call__(
         self, text: Tensor | None, image: Tensor | None, terms: RegionTerms, is_base: Tensor | None = None
     ) -> Tensor:
@@ -108,6 +114,20 @@ class TextScores(ScoreFusion):
 
     def exponents(self, is_base: Tensor | None) -> Exponents:
         return Exponents(1.0)
+
+
+@packable
+class TextTimesLogit(TextScores):
+    """The geometric mean of text branch and the proposal's *logit*, as RegionCLIP's zero-shot inference has it.
+
+    Scores may exceed 1. Proposals of a negative logit score 0.
+    """
+
+    def __init__(self, *, objectness_exponent: float = 0.5) -> None:
+        super().__init__(objectness_exponent=objectness_exponent)
+
+    def log_objectness(self, logits: Tensor) -> Tensor:
+        return logits.clamp(min=_MIN_LOGIT).log()
 
 
 @packable

@@ -17,7 +17,6 @@ from dataclasses import dataclass
 from typing import NamedTuple
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
 from ovdet.class_embeddings import NEGATIVE, ClassEmbeddings
@@ -115,7 +114,7 @@ class RegionScorer:
     def terms(self, text_log_partition: Tensor | None) -> RegionTerms:
         """(R,) of the text branch -> class-independent log terms of the regions, (R, 1) each."""
         foreground = self.text.log_foreground(text_log_partition) if self.fusion.needs_foreground else None
-        terms = RegionTerms(F.logsigmoid(self.objectness_logits), foreground, self.log_areas)
+        terms = RegionTerms(self.fusion.log_objectness(self.objectness_logits), foreground, self.log_areas)
         return terms.map(lambda term: term[:, None])
 
 

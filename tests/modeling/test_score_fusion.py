@@ -12,6 +12,7 @@ from ovdet.modeling.score_fusion import (
     ImageScores,
     RegionTerms,
     TextScores,
+    TextTimesLogit,
     fuse_branches,
     join_term,
     log_area_shares,
@@ -124,3 +125,13 @@ def test_gradient(probabilities):
     exponents = torch.tensor([2 / 3, 1 / 3, 2 / 3, 1 / 3], dtype=torch.double)
     inputs = tuple(x.requires_grad_() for x in (text.log(), image.log(), objectness[:, None]))
     assert torch.autograd.gradcheck(lambda t, i, o: join_term(fuse_branches(t, i, exponents), o, 0.3), inputs)
+
+
+def test_text_times_logit():
+    """RegionCLIP's zero-shot score; a negative logit has no root, and no detection."""
+    text = torch.tensor([[0.2, 0.8], [0.2, 0.8]]).log()
+    fusion = TextTimesLogit()
+    objectness = RegionTerms(fusion.log_objectness(torch.tensor([6.0, -1.0]))[:, None])
+    scores = fusion(text, None, objectness).exp()
+    assert torch.allclose(scores[0], torch.tensor([1.2, 4.8]).sqrt())
+    assert (scores[1] < 1e-9).all() and scores.isfinite().all()

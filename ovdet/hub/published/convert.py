@@ -15,16 +15,26 @@ from ovdet.hub.model_folder import FORMAT, save_model_folder
 from ovdet.hub.published.families import FAMILIES
 from ovdet.hub.published.variant import Variant
 
+_OFFLINE = ("backbone.", "proposal_generator.")  # parts of a network that proposes
 _SHOWN = 3  # differences in a message
 
 
-def convert(weights: str | Path, output: str | Path, *, family: str | None = None, half: bool = False) -> Variant:
+def convert(
+    weights: str | Path,
+    output: str | Path,
+    *,
+    family: str | None = None,
+    proposals: str | Path | None = None,
+    half: bool = False,
+) -> Variant:
     """Write published weights as a model folder.
 
     Args:
         weights: .pth, .pkl or .safetensors, as its authors published it. Nothing in it is run.
         output: the folder; created.
-        family: of FAMILIES; None looks at all.
+        family: of FAMILIES, or a variant's name; None looks at all.
+        proposals: weights of the network that proposes, which RegionCLIP publishes by themselves; None where `weights`
+            hold all.
         half: weights in half precision, which moves scores by some 1e-3; else as they were published.
 
     Returns:
@@ -34,6 +44,9 @@ def convert(weights: str | Path, output: str | Path, *, family: str | None = Non
         InputError: the file cannot be read or holds other weights, or the folder cannot be written to.
     """
     stored = read_published_weights(weights)
+    if proposals is not None:
+        found = read_published_weights(proposals)
+        stored |= {f"offline_{key}": value for key, value in found.items() if key.startswith(_OFFLINE)}
     variant = find_variant({key: tuple(value.shape) for key, value in stored.items()}, weights, family=family)
     space = variant.space
     content = {
@@ -74,14 +87,16 @@ def find_variant(stored: Mapping[str, tuple[int, ...]], where: str | Path, *, fa
     Args:
         stored: their shapes.
         where: the file, for the message.
-        family: of FAMILIES; None looks at all.
+        family: of FAMILIES, or a variant's name; None looks at all.
 
     Raises:
         InputError: no such family, or none of its variants fits; the message names what differs from the nearest.
     """
-    if family is not None and family not in FAMILIES:
-        raise InputError(f"expected a family out of {', '.join(FAMILIES)}, got {family!r}")
-    variants = FAMILIES[family] if family else [variant for some in FAMILIES.values() for variant in some]
+    everything = [variant for some in FAMILIES.values() for variant in some]
+    variants = FAMILIES.get(family) or [variant for variant in everything if family in (None, variant.name)]
+    if not variants:
+        names = [*FAMILIES, *(variant.name for variant in everything if variant.name not in FAMILIES)]
+        raise InputError(f"expected a family or a variant out of {', '.join(names)}, got {family!r}")
     differences = {variant.name: variant.differences(stored) for variant in variants}
     nearest = min(variants, key=lambda variant: len(differences[variant.name]))
     if found := differences[nearest.name]:

@@ -44,6 +44,11 @@ class Rules(NamedTuple):
         keys = json.loads((self.folder / case / "keys.json").read_text())
         return self.make_weights.state_dict(keys, skip=skip)
 
+    def class_rows(self, case: str, name: str) -> np.ndarray:
+        """(K, D) of a checkpoint that holds its class embeddings as rows."""
+        keys = json.loads((self.folder / case / "keys.json").read_text())
+        return self.make_weights.value(name, keys[name])
+
     def golden(self, case: str, photo: str) -> dict[str, np.ndarray]:
         """What the authors' code gave."""
         return dict(np.load(self.folder / case / f"{photo}.npz"))
@@ -89,13 +94,17 @@ PHOTOS = {"photo_a": ("000000000009.jpg", 800, 1333), "photo_b": ("000000000036.
 
 @pytest.fixture(scope="session")
 def build_case(rules, converted, shared_data) -> Callable[..., Case]:
-    """`build_case(case, photo, classes)`: the synthetic photo with 20 made-up classes, or a photo of COCO."""
+    """`build_case(case, photo, classes)`: the synthetic photo or one of COCO; made-up classes, or those of a file."""
 
     def build_case(case: str, photo: str, classes: str = "") -> Case:
         predictor = OpenVocabPredictor.from_pretrained(converted(case), device="cpu")
+        if classes.startswith("roi_heads."):
+            rows = rules.class_rows(case, classes)
+        elif classes:
+            rows = np.load(shared_data / "clip_text_embeddings" / f"{classes}_clip_a+cname.npy")
+        else:
+            rows = rules.make_weights.made_up_text(np.load(rules.folder / "vectors.npz")["text_common"])
         if photo == "synthetic":
-            common = np.load(rules.folder / "vectors.npz")["text_common"]
-            rows = rules.make_weights.made_up_text(common)
             rgb = rules.inputs.synthetic()
             image, size = torch.from_numpy(rgb.transpose(2, 0, 1).copy()), (384, 480)
             inputs = {"image": image, "height": size[0], "width": size[1]}
@@ -103,7 +112,6 @@ def build_case(rules, converted, shared_data) -> Callable[..., Case]:
                 inputs["image"] = image.flip(0)
         else:
             name, short, long = PHOTOS[photo]
-            rows = np.load(shared_data / "clip_text_embeddings" / f"{classes}_clip_a+cname.npy")
             predictor.resize = T.AugmentationList([T.ResizeShortestEdge(short, long)])
             inputs = predictor._prepare(to_rgb(shared_data / "coco_pool/images" / name))
         embedded = ClassEmbeddings.of(torch.from_numpy(rows).float(), [str(k) for k in range(len(rows))])

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import pickle
+from dataclasses import replace
 
 import pytest
 import torch
@@ -142,6 +143,26 @@ def test_an_unknown_fingerprint_loads_no_teacher():
         embed.check(TextEmbeddings(matrix, ("a", "b", "c"), ("{}",), "open_clip:other", ""))
     with pytest.raises(InputError, match="nobody"):
         embed(["cat"])
+
+
+def test_proposals_from_a_file_of_their_own(published, tmp_path):
+    """As RegionCLIP publishes them; other parts of that network are left out."""
+    own = {key: value for key, value in published.items() if not key.startswith("proposal_generator.")}
+    other = {key: value for key, value in published.items() if key.startswith(("proposal_generator.", "backbone."))}
+    torch.save({"model": own}, tmp_path / "weights.pth")
+    torch.save({"model": other | {"roi_heads.x": torch.zeros(1)}}, tmp_path / "rpn.pth")
+    tiny = FAMILIES["tiny"][0]
+    renames = [*tiny.renames, ("^proposal_generator", "offline_proposal_generator")]
+    moved = replace(tiny, renames=renames, unused=rf"{tiny.unused}|offline_backbone\.")
+    FAMILIES["tiny"] = (moved,)
+    assert convert(tmp_path / "weights.pth", tmp_path / "model", family="tiny", proposals=tmp_path / "rpn.pth") is moved
+    with pytest.raises(InputError, match="lacks offline_proposal_generator"):
+        convert(tmp_path / "weights.pth", tmp_path / "other", family="tiny")
+
+
+def test_a_family_that_is_none(published, tmp_path):
+    with pytest.raises(InputError, match="detic-r50.*'fasterer'"):
+        convert(tmp_path / "weights.pth", tmp_path / "model", family="fasterer")
 
 
 def test_all_published_detic_models_are_known(rules):

@@ -169,3 +169,80 @@ def test_detections(build_case, of):
         areas = found.pred_masks.flatten(1).sum(1)[index]
         near = (areas - torch.from_numpy(golden["det.mask_area"])).abs() <= 4 + 0.005 * areas
         assert near[overlaps > 0.95].float().mean() >= 0.99
+
+
+_ROWS = "roi_heads.box_predictor.{}cls_score.weight"
+REGIONCLIP = {"regionclip_zs_coco65": _ROWS.format(""), "regionclip_ft_coco48": _ROWS.format("test_")}
+REGIONCLIP_SOON, *REGIONCLIP_LATER = [
+    (case, photo, rows) for photo in ("synthetic", "photo_a", "photo_b") for case, rows in REGIONCLIP.items()
+]
+
+
+@pytest.fixture(scope="module", params=told([REGIONCLIP_SOON]) + told(REGIONCLIP_LATER, pytest.mark.slow))
+def regionclip(request, build_case):
+    return build_case(*request.param)
+
+
+def test_regionclip_proposals(regionclip):
+    """Input, maps, RPN and proposals of the network that proposes."""
+    golden, model = regionclip.golden, regionclip.predictor.model
+    generator = model.proposal_generator
+    with torch.no_grad():
+        images = model.preprocess_image([regionclip.inputs])
+        own = generator.own_images(images)
+        features = generator.backbone(own.tensor)
+        outputs = generator.proposal_generator.rpn_head(
+            [features[name] for name in generator.proposal_generator.in_features]
+        )
+        (found,), losses = generator(images, {})
+    assert losses == {}
+    for name, image, tolerance in (("clip", images, 1e-4), ("offline", own, 1e-3)):  # of 60, and of 1, a deviation
+        assert tuple(image.tensor[0].shape) == tuple(golden[f"input_{name}.shape"])
+        values = image.tensor[0][tuple(torch.from_numpy(golden[f"input_{name}.pos"]).T)]
+        assert close(values, golden[f"input_{name}.val"], tolerance)
+    checked = [name for name in features if f"feat.offline.{name}.val" in golden]
+    assert checked
+    for name in checked:
+        check_map(features[name][0], golden, f"feat.offline.{name}")
+    for name, levels in zip(("objectness", "deltas"), outputs, strict=True):
+        for level, map_ in enumerate(levels):
+            if f"feat.{name}.L{level}.val" in golden:
+                check_map(map_[0], golden, f"feat.{name}.L{level}")
+    assert abs(len(found) - int(golden["prop.count"])) <= 2
+    logits = found.objectness_logits
+    assert share_found(found.proposal_boxes.tensor, logits, logits, golden, "prop") >= 0.97
+
+
+def test_regionclip_box_head(regionclip):
+    """From the golden proposals."""
+    golden, model, rows = regionclip.golden, regionclip.predictor.model, regionclip.classes.embeddings
+    heads = model.roi_heads
+    with torch.no_grad():
+        images = model.preprocess_image([regionclip.inputs])
+        features = model.backbone(images.tensor)
+        given = Instances(images.image_sizes[0])
+        given.proposal_boxes = Boxes(torch.from_numpy(golden["prop.boxes"]))
+        given.objectness_logits = torch.from_numpy(golden["prop.scores"])
+        _, box_features, text, boxes = refine(heads, features, [given])
+        logits = heads.box_predictor.classifier(text, rows)
+        regions = Regions(boxes[0], text, text, given.objectness_logits)
+        scores = build_scorer(heads, regions, given.image_size, None).log_scores(rows, None).exp()
+
+    check_map(features["res4"][0], golden, "feat.clip.res4")
+    assert close(box_features[:8], golden["head.attnpool8"], OF_MAPS * golden["head.attnpool8"].std())
+    assert close(logits, golden["head.logits"], 1e-3) and not logits[:, -1].any()  # the background's
+    assert close(logits.softmax(1), golden["head.softmax"], OF_SCORES)
+    is_number = np.isfinite(golden["head.scores"]).all(1)
+    assert close(scores[is_number], golden["head.scores"][is_number, :-1], OF_SCORES)
+    assert (scores[~is_number] < 1e-3).all()  # they are left out
+    assert close(boxes[0], golden["head.boxes"], OF_BOXES)
+
+
+@pytest.mark.parametrize("of", told([REGIONCLIP_SOON, *REGIONCLIP_LATER], pytest.mark.slow))
+def test_regionclip_detections(build_case, of):
+    case = build_case(*of)
+    golden = case.golden
+    with torch.no_grad():
+        found = case.predictor.model([case.inputs], classes=case.classes)[0]["instances"]
+    assert len(found) == len(golden["det.boxes"])
+    assert share_found(found.pred_boxes.tensor, found.scores, found.pred_classes, golden, "det") >= 0.99
