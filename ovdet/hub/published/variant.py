@@ -59,6 +59,7 @@ class Variant:
         renames: (regular expression, replacement), one after the other: a weight's name here -> its published one.
         unused: regular expression of published weights that no detection needs.
         constants: values of weights that exist here alone.
+        computed: weights that several published ones make up: their names, and a function of them.
         space: see Space.
         short_edge_length: pixels of the shorter side of a test photo.
         max_size: pixels of the longer one at most.
@@ -73,6 +74,7 @@ class Variant:
     space: Space
     origin: Origin
     constants: Mapping[str, float] = field(default_factory=dict)
+    computed: Mapping[str, tuple[Sequence[str], Callable[..., Tensor]]] = field(default_factory=dict)
     short_edge_length: int = 800
     max_size: int = 1333
 
@@ -95,7 +97,8 @@ class Variant:
     @cached_property
     def sources(self) -> dict[str, str]:
         """The weights' names here -> in the published file, of all that comes from there."""
-        return {key: self.published_name(key) for key in self.shapes if key not in self.constants}
+        others = {*self.constants, *self.computed}
+        return {key: self.published_name(key) for key in self.shapes if key not in others}
 
     def differences(self, stored: Shapes) -> list[str]:
         """What a file with weights of these shapes has too little, too much or otherwise; nothing where it fits."""
@@ -105,7 +108,9 @@ class Variant:
                 lacking += [] if key.endswith(_COUNTERS) else [f"lacks {source} {_told(self.shapes[key])}"]
             elif stored[source] != self.shapes[key]:
                 other.append(f"has {source} {_told(stored[source])} instead of {_told(self.shapes[key])}")
-        known = set(self.sources.values())
+        parts = {source for sources, _ in self.computed.values() for source in sources}
+        lacking += [f"lacks {source}" for source in sorted(parts - stored.keys())]
+        known = {*self.sources.values(), *parts}
         more = [key for key in stored if key not in known and not self.is_unused(key)]
         return [*other, *lacking, *(f"has {key} {_told(stored[key])} too" for key in more)]
 
@@ -120,6 +125,9 @@ class Variant:
             source = self.sources.get(key)
             if source in stored:
                 state[key] = stored[source].float() if stored[source].is_floating_point() else stored[source]
+            elif key in self.computed:
+                sources, compute = self.computed[key]
+                state[key] = compute(*(stored[part].float() for part in sources))
             elif source is None:
                 state[key] = torch.full(shape, float(self.constants[key]))
             else:

@@ -131,6 +131,7 @@ def test_each_published_weight_goes_to_one_place(variant):
     assert not [source for source in variant.sources.values() if variant.is_unused(source) and "tracked" not in source]
     assert variant.constants.keys() <= variant.shapes.keys()
     stored = {source: variant.shapes[key] for key, source in variant.sources.items()}
+    stored |= {source: () for sources, _ in variant.computed.values() for source in sources}
     assert converting.find_variant(stored, "a file") is variant
 
 
