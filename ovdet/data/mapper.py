@@ -7,7 +7,7 @@ of the augmented image. The json's boxes refer to the photo as EXIF turns it upr
 from __future__ import annotations
 
 import copy
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any, Protocol
 
 import detectron2.data.transforms as T
@@ -47,6 +47,7 @@ class OpenVocabMapper:
         image_format: str = "BGR",
         use_masks: bool = False,
         region_store: RegionLookup | None = None,
+        captions: Callable[[int | str], Tensor] | None = None,
         max_regions: int = 300,
         keep_original: bool = False,
     ) -> None:
@@ -58,6 +59,8 @@ class OpenVocabMapper:
             image_format: channel order of "image", "BGR" or "RGB".
             use_masks: make "gt_masks"; every annotation must then have a segmentation.
             region_store: stored regions, looked up by image id; None makes no "regions".
+            captions: image id -> (W, D), the embeddings of a caption's words, see data/captions.py; None makes no
+                "caption_words".
             max_regions: keep at most so many regions, the first ones of the store (ViLD: 300).
             keep_original: add "image_orig".
         """
@@ -66,6 +69,7 @@ class OpenVocabMapper:
         self.image_format = image_format
         self.use_masks = use_masks
         self.region_store = region_store
+        self.captions = captions
         self.max_regions = max_regions
         self.keep_original = keep_original
 
@@ -78,7 +82,8 @@ class OpenVocabMapper:
         Returns:
             The dict without "annotations" and with "image" (3, H, W) uint8; in training "instances" (`gt_boxes`,
             `gt_classes`, perhaps `gt_masks`) and, with a store, "regions": Instances with `proposal_boxes` (M, 4) and
-            `teacher_embeddings` (M, D) float32; with keep_original "image_orig" (3, height, width) uint8 RGB.
+            `teacher_embeddings` (M, D) float32; with captions "caption_words" (W, D) float32; with keep_original
+            "image_orig" (3, height, width) uint8 RGB.
 
         Raises:
             InputError: the photo cannot be read, is far too thin or not of the size that json and store say, or has no
@@ -101,6 +106,8 @@ class OpenVocabMapper:
         dataset_dict["instances"] = self._make_instances(annotations, transforms, size, dataset_dict["file_name"])
         if self.region_store is not None:
             dataset_dict["regions"] = self._make_regions(dataset_dict["image_id"], transforms, image.shape[:2], size)
+        if self.captions is not None:
+            dataset_dict["caption_words"] = self.captions(dataset_dict["image_id"])
         return dataset_dict
 
     def _make_instances(

@@ -67,6 +67,8 @@ def check_files(config: DictConfig, *, resume: bool = False) -> None:
     keys = [] if "prepare" in config.dataset else ["train", "val", "split"]
     if config.dataloader.train.mapper.get("region_store"):
         keys.append("region_store")
+    if config.dataloader.train.mapper.get("captions"):
+        keys.append("captions")
     named = {f"dataset.{key}": config.dataset.get(key) for key in keys}
     if not resume:
         named["train.init_checkpoint"] = build_options(config).init_checkpoint

@@ -15,6 +15,7 @@ from ovdet.class_embeddings import ClassEmbeddings
 from ovdet.errors import InputError
 from ovdet.memory_format import fast_memory_format
 from ovdet.modeling.region_detection import EmbeddedImage, embed_images, score_image
+from ovdet.objectives.base import TEACHER
 from ovdet.packable import packable
 
 warnings.filterwarnings("ignore", message="torch.meshgrid: in an upcoming release")  # detectron2's anchors
@@ -32,7 +33,7 @@ class OpenVocabRCNN(GeneralizedRCNN):
             parts: what GeneralizedRCNN takes.
         """
         super().__init__(**parts)
-        if (region_source is not None) != self.roi_heads.needs_teacher:
+        if (region_source is not None) != (TEACHER in self.roi_heads.needs):
             names = ", ".join(type(each).__name__ for each in self.roi_heads.objectives) or "none"
             raise InputError(
                 "expected a region_source with an objective that needs the teacher and none without, got "
@@ -72,7 +73,11 @@ class OpenVocabRCNN(GeneralizedRCNN):
             regions = self.region_source(batched_inputs, photos, proposals)
         if self.vis_period > 0 and get_event_storage().iter % self.vis_period == 0:
             self.visualize_training(batched_inputs, proposals)
-        _, roi_losses = self.roi_heads(images, features, proposals, targets, classes=classes, regions=regions)
+        words = None
+        if all("caption_words" in x for x in batched_inputs):
+            words = [x["caption_words"].to(self.device) for x in batched_inputs]
+        given = dict(classes=classes, regions=regions, words=words)
+        _, roi_losses = self.roi_heads(images, features, proposals, targets, **given)
         return {**losses, **roi_losses}
 
     def preprocess_image(self, batched_inputs: list[dict]) -> ImageList:

@@ -15,7 +15,7 @@ S rows of ClassEmbeddings, K classes, C channels, P pooled side.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import torch
 from detectron2.modeling.roi_heads import StandardROIHeads
@@ -32,7 +32,7 @@ from ovdet.modeling.region_teacher import RegionTeacher
 from ovdet.modeling.score_fusion import ScoreFusion
 from ovdet.modeling.scoring import MAX_DENSE_ROWS, SoftmaxBranch
 from ovdet.modeling.soft_nms import SoftNMS
-from ovdet.objectives.base import TEACHER, VIEWS, Objective, RegionBatch
+from ovdet.objectives.base import CAPTIONS, LABELS, TEACHER, VIEWS, Objective, RegionBatch
 from ovdet.packable import packable
 
 
@@ -111,9 +111,9 @@ class OpenVocabROIHeads(StandardROIHeads):
         return self.box_predictor.classifier.branch(text)
 
     @property
-    def needs_teacher(self) -> bool:
-        """Whether training asks for regions that the teacher saw."""
-        return any(TEACHER in each.needs for each in self.objectives)
+    def needs(self) -> frozenset[str]:
+        """What the objectives read of the regions of a step, see `Objective`."""
+        return frozenset().union(*(each.needs for each in self.objectives))
 
     def forward(
         self,
@@ -125,12 +125,14 @@ class OpenVocabROIHeads(StandardROIHeads):
         classes: ClassEmbeddings,
         regions: list[Instances] | None = None,
         photos: list[Tensor] | None = None,
+        words: list[Tensor] | None = None,
     ) -> tuple[list[Instances], dict[str, Tensor]]:
         """Detections at test time, losses in training; arguments beyond detectron2's:
 
         Args:
             classes: on the features' device. In training one row each; ground truth classes are their indices.
             regions: that the teacher saw, per image (see modeling/region_sources.py), where an objective needs it.
+            words: (W, D) of each image, the embeddings of its caption's words, where an objective needs captions.
             photos: RGB images (3, H, W) in [0, 255] per image, for a region_teacher at test time.
         """
         width = self.box_predictor.classifier.width
@@ -143,7 +145,7 @@ class OpenVocabROIHeads(StandardROIHeads):
             rows = f"{len(classes.class_ids)} rows for {len(classes.names)} classes"
             raise InputError(f"expected one row per class in training, in the order of the names, got {rows}")
         proposals = self.label_and_sample_proposals(proposals, targets)
-        losses = self._box_losses(features, proposals, targets, classes, regions)
+        losses = self._box_losses(features, proposals, targets, classes, regions, words)
         losses.update(self._forward_mask(features, proposals))
         return proposals, losses
 
@@ -154,23 +156,27 @@ class OpenVocabROIHeads(StandardROIHeads):
         targets: list[Instances],
         classes: ClassEmbeddings,
         regions: list[Instances] | None,
+        words: list[Tensor] | None,
     ) -> dict[str, Tensor]:
-        pooled = pool(self, features, proposals)
-        if not self.needs_teacher:
-            box_features = self.box_head(pooled)
-            taught = None
+        pooled, needs = pool(self, features, proposals), self.needs
+        batches: dict[str, RegionBatch] = {}
+        if TEACHER in needs:
+            box_features, batches[TEACHER] = self._with_teacher(pooled, features, regions, classes)
         else:
-            box_features, taught = self._with_teacher(pooled, features, regions, classes)
+            box_features = self.box_head(pooled)
         losses = self._predictor_losses(box_features, proposals, classes)
-        named = self._named_regions(box_features, features, proposals, classes)
-        losses.update(self.objective_losses(taught, named))
+        if CAPTIONS in needs:
+            batches[CAPTIONS] = self._captioned_regions(box_features, proposals, classes, words)
+        if needs & {LABELS, VIEWS}:
+            batches[LABELS] = batches[VIEWS] = self._named_regions(box_features, features, proposals, classes)
+        losses.update(self.objective_losses(batches))
         return losses
 
-    def objective_losses(self, taught: RegionBatch | None, named: RegionBatch | None) -> dict[str, Tensor]:
-        """Of each objective, on the regions that the teacher saw or on those whose classes are known."""
+    def objective_losses(self, batches: Mapping[str, RegionBatch]) -> dict[str, Tensor]:
+        """Of each objective, on the regions that have what it needs: batches by what they have."""
         losses: dict[str, Tensor] = {}
         for objective in self.objectives:
-            losses.update(objective(taught if TEACHER in objective.needs else named))
+            losses.update(objective(batches[next(iter(objective.needs))]))
         return losses
 
     def _with_teacher(
@@ -188,19 +194,27 @@ class OpenVocabROIHeads(StandardROIHeads):
         teacher = torch.cat([r.teacher_embeddings for r in regions])  # (M, D)
         return box_features, RegionBatch(student, classes, teacher=teacher.to(student))
 
+    def _captioned_regions(
+        self, box_features: Tensor, proposals: list[Instances], classes: ClassEmbeddings, words: list[Tensor] | None
+    ) -> RegionBatch:
+        """All sampled regions, and the words of their images' captions."""
+        if words is None:
+            raise InputError("expected the mapper to give 'caption_words' for each photo, got none: give it captions")
+        embeddings = self.box_predictor.projection(box_features)
+        counts = torch.tensor([len(each) for each in proposals], device=embeddings.device)
+        indices = torch.arange(len(proposals), device=embeddings.device).repeat_interleave(counts)
+        return RegionBatch(embeddings, classes, words=words, image_indices=indices)
+
     def _named_regions(
         self, box_features: Tensor, features: dict[str, Tensor], proposals: list[Instances], classes: ClassEmbeddings
-    ) -> RegionBatch | None:
-        """The sampled regions that lie on an object; None where no objective asks for them."""
-        needs = frozenset().union(*(each.needs for each in self.objectives))
-        if not needs - {TEACHER}:
-            return None
+    ) -> RegionBatch:
+        """The sampled regions that lie on an object, with its class; in moved boxes, too, where an objective asks."""
         on_object = [each[each.gt_classes < BACKGROUND] for each in proposals]
         rows = torch.cat([each.gt_classes for each in proposals]) < BACKGROUND  # (R,)
         embeddings = self.box_predictor.projection(box_features[rows])
         labels = torch.cat([each.gt_classes for each in on_object])
         views = None
-        if VIEWS in needs:
+        if VIEWS in self.needs:
             moved = [_moved(each) for each in on_object]
             views = self.box_predictor.projection(self.box_head(pool(self, features, moved)))
         return RegionBatch(embeddings, classes, labels=labels, views=views)

@@ -7,6 +7,7 @@ Shape letters: M regions over all images of a step, D embedding width, K classes
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import ClassVar, NamedTuple
 
 import torch
@@ -16,8 +17,8 @@ from torch.distributed.nn.functional import all_gather
 
 from ovdet.class_embeddings import ClassEmbeddings
 
-TEACHER, LABELS, VIEWS = "teacher", "labels", "views"
-OFFERED = frozenset((TEACHER, LABELS, VIEWS))
+TEACHER, LABELS, VIEWS, CAPTIONS = "teacher", "labels", "views", "captions"
+_TOGETHER = ({TEACHER}, {CAPTIONS}, {LABELS, VIEWS})  # what a batch of regions has
 
 
 class RegionBatch(NamedTuple):
@@ -29,6 +30,8 @@ class RegionBatch(NamedTuple):
         teacher: (M, D), unit norm; the same regions by the teacher. None where nobody asked for it.
         labels: (M,) in [0, K); then each region lies on an object.
         views: (M, D), unit norm; the same regions in boxes that were moved a little, with a gradient.
+        words: (W, D) of each image: the embeddings of its caption's words, unit norm; W may be 0.
+        image_indices: (M,), where there are words: which image a region is of.
     """
 
     embeddings: Tensor
@@ -36,6 +39,12 @@ class RegionBatch(NamedTuple):
     teacher: Tensor | None = None
     labels: Tensor | None = None
     views: Tensor | None = None
+    words: Sequence[Tensor] | None = None
+    image_indices: Tensor | None = None
+
+    def of_each_image(self) -> list[Tensor]:
+        """The embeddings (R, D) of each image's regions."""
+        return [self.embeddings[self.image_indices == index] for index in range(len(self.words))]
 
 
 class Objective(nn.Module):
@@ -43,8 +52,9 @@ class Objective(nn.Module):
 
     Attributes:
         name: of its loss in logs.
-        needs: what of a RegionBatch it reads beside embeddings and classes: the teacher, of the regions that it saw; or
-            labels and views, of the regions that are sampled for classification and lie on an object.
+        needs: what of a RegionBatch it reads beside embeddings and classes: the teacher, of the regions that it saw;
+            captions, of all regions that are sampled for classification; or labels and views, of those of them that
+            lie on an object.
     """
 
     name: ClassVar[str]
@@ -52,11 +62,9 @@ class Objective(nn.Module):
 
     def __init_subclass__(cls) -> None:
         super().__init_subclass__()
-        unknown = cls.needs - OFFERED
-        if unknown or (TEACHER in cls.needs and len(cls.needs) > 1):
-            raise TypeError(
-                f"expected {cls.__name__} to need {TEACHER!r}, or of {LABELS!r} and {VIEWS!r}, got {set(cls.needs)}"
-            )
+        if not any(cls.needs <= offered for offered in _TOGETHER):
+            offered = ", or ".join(" and ".join(sorted(each)) for each in _TOGETHER)
+            raise TypeError(f"expected {cls.__name__} to need {offered}, got {', '.join(sorted(cls.needs))}")
 
     def __init__(self, weight: float = 1.0) -> None:
         """

@@ -27,9 +27,13 @@ def info_nce_loss(first: Tensor, second: Tensor, temperature: Tensor | float) ->
     Returns:
         0-dim; 0 with a gradient path for M = 0.
     """
-    logits = first @ second.T / temperature
+    return paired_cross_entropy(first @ second.T / temperature)
+
+
+def paired_cross_entropy(logits: Tensor) -> Tensor:
+    """(M, M) logits, of right pairs on the diagonal -> mean cross-entropy of rows and of columns; 0 for M = 0."""
     if not len(logits):
-        return logits.sum() + first.sum() * 0 + second.sum() * 0
+        return logits.sum()
     own = torch.arange(len(logits), device=logits.device)
     return (F.cross_entropy(logits, own) + F.cross_entropy(logits.T, own)) / 2
 

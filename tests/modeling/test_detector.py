@@ -25,6 +25,7 @@ from ovdet.modeling.region_detection import Regions, build_scorer
 from ovdet.modeling.region_sources import OnlineRegions, StoredRegions
 from ovdet.modeling.roi_heads import move_boxes
 from ovdet.objectives.base import LABELS, VIEWS, Objective
+from ovdet.objectives.caption_grounding import CaptionGrounding
 from ovdet.objectives.devise import DeViSE
 from ovdet.objectives.info_nce import ContrastiveDistillation, RegionTextInfoNCE
 from ovdet.objectives.l1_distillation import L1Distillation
@@ -138,6 +139,15 @@ def test_what_objectives_see(build, make_inputs, make_unit_rows):
     assert 4 <= len(batch.embeddings) <= 2 * 16 and batch.teacher is None  # each photo's two boxes at least
     assert set(batch.labels.tolist()) == {0, 1} and len(batch.labels) == len(batch.embeddings)
     assert batch.views.shape == batch.embeddings.shape and not torch.equal(batch.views, batch.embeddings)
+
+
+def test_captions_are_grounded_in_all_sampled_regions(build, make_inputs, make_unit_rows):
+    model, classes = build(), ClassEmbeddings.of(make_unit_rows(2), ("a", "b"))
+    model.roi_heads.objectives.append(CaptionGrounding())
+    inputs = [{**each, "caption_words": make_unit_rows(3 + i, seed=i)} for i, each in enumerate(make_inputs())]
+    assert step(model, inputs, classes)["loss_captions"] > 0
+    with pytest.raises(InputError, match="expected the mapper to give 'caption_words'"):
+        step(model, make_inputs(), classes)
 
 
 def test_boxes_are_moved_by_a_share_of_their_size():

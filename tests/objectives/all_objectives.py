@@ -5,7 +5,8 @@ import torch.distributed as dist
 import torch.nn.functional as F
 
 from ovdet.class_embeddings import ClassEmbeddings
-from ovdet.objectives.base import LABELS, TEACHER, VIEWS, RegionBatch
+from ovdet.objectives.base import CAPTIONS, LABELS, TEACHER, VIEWS, RegionBatch
+from ovdet.objectives.caption_grounding import CaptionGrounding
 from ovdet.objectives.cosine_distillation import CosineDistillation
 from ovdet.objectives.devise import DeViSE
 from ovdet.objectives.info_nce import ContrastiveDistillation, RegionTextInfoNCE
@@ -27,6 +28,7 @@ BUILD = {
     "nearest_texts": NearestTexts,
     "simclr": SimCLR,
     "simsiam": lambda: SimSiam(WIDTH),
+    "captions": CaptionGrounding,
 }
 
 
@@ -45,19 +47,31 @@ def regions(number: int, seed: int) -> dict[str, torch.Tensor]:
     labels = torch.randint(0, CLASSES, (number,), generator=random)
     first, second = (prototypes[labels] + 0.3 * torch.randn(number, FEATURES, generator=random) for _ in range(2))
     noise = 0.2 * torch.randn(number, WIDTH, generator=random)
-    return dict(first=first, second=second, labels=labels, teacher=F.normalize(unit(CLASSES, 7)[labels] + noise, dim=1))
+    images = torch.arange(number) // 2
+    return dict(
+        images=images,
+        first=first,
+        second=second,
+        labels=labels,
+        teacher=F.normalize(unit(CLASSES, 7)[labels] + noise, dim=1),
+    )
 
 
 def batch_of(objective, student, data) -> RegionBatch:
     """What ROI heads would give it, the student's embeddings by a linear layer."""
     first, second = (F.normalize(student(data[each]), dim=1) for each in ("first", "second"))
+    classes = class_embeddings()
+    if CAPTIONS in objective.needs:  # that name what is on the image
+        numbers, indices = data["images"].unique(return_inverse=True)
+        words = [classes.embeddings[data["labels"][data["images"] == number]] for number in numbers]
+        return RegionBatch(first, classes, words=words, image_indices=indices)
     given = {TEACHER: data["teacher"], LABELS: data["labels"], VIEWS: second}
-    return RegionBatch(first, class_embeddings(), **{key: given[key] for key in objective.needs})
+    return RegionBatch(first, classes, **{key: given[key] for key in objective.needs})
 
 
 def work(rank, folder):
-    """Five regions on one process and two on the other: save the mean loss and the gradients as DDP averages them."""
-    data = {key: value[:5] if rank == 0 else value[5:] for key, value in regions(7, 0).items()}
+    """Four regions on one process and three on the other: save the mean loss and the gradients as DDP averages them."""
+    data = {key: value[:4] if rank == 0 else value[4:] for key, value in regions(7, 0).items()}
     found = {}
     for name, build in BUILD.items():
         loss, gradients = loss_and_gradients(build, data)

@@ -19,6 +19,7 @@ from all_objectives import (
 from open_clip.loss import ClipLoss
 
 from ovdet.objectives.base import TEACHER, VIEWS, Objective, RegionBatch
+from ovdet.objectives.caption_grounding import CaptionGrounding, grounding_score
 from ovdet.objectives.cosine_distillation import cosine_distillation_loss
 from ovdet.objectives.devise import hinge_rank_loss
 from ovdet.objectives.info_nce import LearnedTemperature, first_of_each_class, info_nce_loss
@@ -49,6 +50,16 @@ def loops_over_simclr(first, second, temperature):
     return total / len(views)
 
 
+def loops_over_grounding(regions, words, temperature):
+    """The mean over words of the cosine with the region that it attends to."""
+    total = 0.0
+    for word in words:
+        weights = torch.stack([torch.exp(region @ word / temperature) for region in regions])
+        attended = sum(weight * region for weight, region in zip(weights / weights.sum(), regions, strict=True))
+        total = total + attended @ word
+    return total / len(words)
+
+
 def loops_over_relations(student, teacher):
     pairs = [(i, j) for i in range(len(student)) for j in range(len(student)) if i != j]
     return sum((student[i] @ student[j] - teacher[i] @ teacher[j]) ** 2 for i, j in pairs) / len(pairs)
@@ -68,6 +79,7 @@ EXPECTED = {
         loops_over_unicl(FIRST, TEXTS[LABELS_OF_SIX], LABELS_OF_SIX, 0.2),
     ),
     "simclr": (simclr_loss(FIRST, SECOND, 0.2), loops_over_simclr(FIRST, SECOND, 0.2)),
+    "captions": (grounding_score(FIRST, TEXTS[:3], 0.1), loops_over_grounding(FIRST, TEXTS[:3], 0.1)),
     "simsiam": (
         simsiam_loss((FIRST, SECOND), (TEXTS[LABELS_OF_SIX], SECOND)),
         -((FIRST * SECOND).sum(1) + (SECOND * TEXTS[LABELS_OF_SIX]).sum(1)).mean() / 2,
@@ -91,6 +103,7 @@ def test_equals_an_independent_computation(name):
         lambda first, second: hinge_rank_loss(first, second, LABELS_OF_SIX, 0.1),
         lambda first, second: unicl_loss(first, second, LABELS_OF_SIX, 0.2),
         lambda first, second: simclr_loss(first, second, 0.2),
+        lambda first, second: grounding_score(first, second, 0.1),
     ],
 )
 def test_gradients_are_those_of_differences(loss):
@@ -129,10 +142,22 @@ def of_two_processes(run_two_processes, tmp_path_factory):
 
 @pytest.mark.parametrize("name", BUILD)
 def test_two_processes_equal_one(of_two_processes, name):
-    """Five regions here and two there: loss and gradients, averaged as DDP does, are those of all seven at once."""
+    """Four regions here and three there: loss and gradients, averaged as DDP does, are those of all seven at once."""
     loss, gradients = loss_and_gradients(BUILD[name], regions(7, 0))
     for found, expected in zip(of_two_processes[name], [loss, *gradients], strict=True):
         torch.testing.assert_close(found, expected, rtol=1e-4, atol=1e-6)
+
+
+def test_images_without_a_caption_or_a_region_take_no_part():
+    objective, classes = CaptionGrounding(), class_embeddings()
+    embeddings, indices = unit(5, 1), torch.tensor([0, 0, 1, 3, 3])
+    none = unit(0, 0)
+    batch = RegionBatch(embeddings, classes, words=[unit(2, 2), none, unit(3, 3), unit(1, 4)], image_indices=indices)
+    alone = RegionBatch(
+        embeddings[[0, 1, 3, 4]], classes, words=[unit(2, 2), unit(1, 4)], image_indices=torch.tensor([0, 0, 1, 1])
+    )
+    assert objective(batch)["loss_captions"] == objective(alone)["loss_captions"] > 0
+    assert objective(batch._replace(words=[none] * 4))["loss_captions"] == 0
 
 
 def share_right(cosines: torch.Tensor, right: torch.Tensor) -> float:
@@ -189,10 +214,10 @@ def test_a_temperature_stays_above_its_least():
 
 
 def test_an_objective_that_nobody_can_serve_is_no_class():
-    with pytest.raises(TypeError, match="Wish to need 'teacher', or of 'labels' and 'views', got {'captions'}"):
+    with pytest.raises(TypeError, match="Wish to need teacher, or captions, or labels and views, got masks"):
 
         class Wish(Objective):
-            name, needs = "wish", frozenset(("captions",))
+            name, needs = "wish", frozenset(("masks",))
 
     with pytest.raises(TypeError, match="Both"):
 

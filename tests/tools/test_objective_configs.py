@@ -14,6 +14,7 @@ CONFIGS = {
     "distill_contrast": {"distill_contrast"},
     "distill_relations": {"distill_relations"},
     "lit": {"distill"},
+    "ovr_cnn": {"captions"},
 }
 SOON = {"declip", "distill_contrast"}  # of the default tier
 LITTLE = (
@@ -35,14 +36,18 @@ LITTLE = (
 )
 def test_two_steps_and_an_evaluation(trained, run_tool, tmp_path, name):
     config = f"configs/lite/{name}.py"
-    overrides = [f"dataset.root={trained.output.parent}/data", f"train.output_dir={tmp_path}", *LITTLE]
+    overrides = [f"dataset.root={trained.output.parent}/data", f"train.output_dir={tmp_path}/run", *LITTLE]
     overrides += ["train.freeze=backbone"] * (name != "lit")
+    if name == "ovr_cnn":
+        captions = {str(number): ["a red circle and a blue square"] for number in range(16)}
+        (tmp_path / "captions.json").write_text(json.dumps({"captions": captions}))
+        overrides.append(f"dataset.captions={tmp_path}/captions.json")
     code, _, err = run_tool("train_net.py", "--config-file", config, *overrides)
     assert code == 0, err[-3000:]
-    steps = [json.loads(line) for line in (tmp_path / "metrics.json").read_text().splitlines()]
+    steps = [json.loads(line) for line in (tmp_path / "run/metrics.json").read_text().splitlines()]
     first = next(each for each in steps if "loss_cls" in each)
     of_objectives = {key.removeprefix("loss_") for key in first if key.startswith("loss_")} - {
         *("rpn_cls", "rpn_loc", "cls", "box_reg", "iou")
     }
     assert of_objectives == CONFIGS[name] and all(first[f"loss_{each}"] != 0 for each in of_objectives)
-    assert "AP50" in (tmp_path / "evaluation/metrics.json").read_text()
+    assert "AP50" in (tmp_path / "run/evaluation/metrics.json").read_text()

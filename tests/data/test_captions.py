@@ -1,0 +1,60 @@
+"""Captions as words: which words count, both kinds of json, and what is no such json."""
+
+import json
+
+import pytest
+import torch
+
+from ovdet.data.captions import CaptionWords, content_words, read_captions
+from ovdet.errors import InputError
+
+
+def embed(words: list[str]) -> torch.Tensor:
+    return torch.eye(len(words))
+
+
+def test_words_that_may_name_something():
+    caption = "A man's red fire-hydrant is next to the Fire station, and the 2 dogs on a café's table."
+    assert content_words(caption) == ["man's", "red", "fire-hydrant", "fire", "station", "dogs", "café's", "table"]
+    assert content_words("") == content_words("There is a view of it.") == []
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        {"annotations": [{"image_id": 7, "caption": "a dog"}, {"image_id": "b/8", "caption": "x"}], "images": []},
+        {"captions": {"7": ["a dog"], "b/8": ["x"]}, "license": "any"},
+    ],
+)
+def test_both_kinds_of_json(tmp_path, content):
+    (tmp_path / "c.json").write_text(json.dumps(content))
+    assert read_captions(tmp_path / "c.json") == {"7": ["a dog"], "b/8": ["x"]}
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        ("[]", "captions"),
+        ("{", "is not json"),
+        ("{}", "annotations"),
+        ('{"annotations": [{"image_id": 1}]}', r"caption.*annotations\[0\]"),
+        ('{"captions": {"1": "a dog"}}', "captions"),
+        ('{"captions": {"1": []}}', "has none"),
+    ],
+)
+def test_other_files_are_one_line(tmp_path, content, message):
+    (tmp_path / "c.json").write_text(content)
+    with pytest.raises(InputError, match=message) as error:
+        read_captions(tmp_path / "c.json")
+    assert str(tmp_path / "c.json") in str(error.value)
+    with pytest.raises(InputError, match="cannot be read"):
+        read_captions(tmp_path / "none.json")
+
+
+def test_a_caption_of_an_image_as_rows():
+    words = CaptionWords({"1": ["A dog and a cat.", "a dog"], "2": ["It is."], "3": []}, embed)
+    found = {tuple(words(1).argmax(1).tolist()) for _ in range(20)}
+    assert found == {(0, 1), (0,)}  # either of its captions
+    assert all(words(other).shape == (0, 2) for other in (2, 3, 99))
+    with pytest.raises(InputError, match="captions with words, got none in 1 images"):
+        CaptionWords({"1": ["It is."]}, embed)
