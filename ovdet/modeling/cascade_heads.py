@@ -76,6 +76,7 @@ class CascadeOpenVocabROIHeads(OpenVocabROIHeads):
         targets: list[Instances],
         classes: ClassEmbeddings,
         regions: list[Instances] | None,
+        words: list[Tensor] | None,
     ) -> dict[str, Tensor]:
         losses, boxes = {}, []
         for stage, (box_head, predictor) in enumerate(self.stages):
