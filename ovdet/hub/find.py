@@ -15,6 +15,7 @@ from ovdet.engine.config import apply_overrides, load_config, read_run_values
 from ovdet.errors import InputError, first_line
 from ovdet.hub.model_folder import CARD, CONFIG, WEIGHTS, read_model_config
 from ovdet.hub.parts import check_run_parts
+from ovdet.hub.published.weights import PREFIXES, fetch_published
 from ovdet.offline import offline_where_unreachable
 
 logger = logging.getLogger(__name__)
@@ -37,16 +38,16 @@ def find_model(name: str | Path) -> ModelFiles:
     """The config and the weights of a detector.
 
     Args:
-        name: "ovdet-lite" or "ovdet-lite-base48", which are part of the package; a model folder (see
-            ovdet pack); "hf://OWNER/NAME" or "hf://OWNER/NAME@REVISION", a model folder on the hub, kept in
-            the hub's cache; or the folder of a training run, wherever it was moved to, for its last checkpoint. No
-            code of the folder is run.
+        name: "ovdet-lite" or "ovdet-lite-base48", which are part of the package; "detic:swin-b" and the like,
+            published by others and fetched the first time (docs/published.md); a model folder (see ovdet pack);
+            "hf://OWNER/NAME" or "hf://OWNER/NAME@REVISION", a model folder on the hub, kept in the hub's cache; or the
+            folder of a training run, wherever it was moved to, for its last checkpoint. No code of the folder is run.
 
     Raises:
         InputError: it is no such folder, the hub does not have it, nothing was trained there yet, or the run has parts
             that are not ovdet's (its config and weights open one by one, see `choose_model`).
     """
-    folder = SHIPPED.get(str(name)) or (_fetch(str(name)) if str(name).startswith(HUB) else Path(name))
+    folder = _folder_of(str(name))
     if (folder / CONFIG).is_file():
         if not (folder / WEIGHTS).is_file():
             raise InputError(f"expected {WEIGHTS} beside {folder / CONFIG}, got none")
@@ -63,10 +64,21 @@ def find_model(name: str | Path) -> ModelFiles:
     return ModelFiles(str(folder / RUN_CONFIG), weights)
 
 
+def _folder_of(name: str) -> Path:
+    """Of a model by its name, fetched where it is not here."""
+    if name in SHIPPED:
+        return SHIPPED[name]
+    if name.startswith(HUB):
+        return _fetch(name)
+    return fetch_published(name) if name.startswith(PREFIXES) else Path(name)
+
+
 def weights_file(source: str) -> str:
     """`train.init_checkpoint` as a checkpoint file: of a model that is named as for `find_model`, or itself."""
     is_model = (
-        isinstance(source, str) and source and (source in SHIPPED or source.startswith(HUB) or Path(source).is_dir())
+        isinstance(source, str)
+        and source
+        and (source in SHIPPED or source.startswith((HUB, *PREFIXES)) or Path(source).is_dir())
     )
     return find_model(source).weights if is_model else source
 

@@ -11,12 +11,13 @@ import torch
 
 from ovdet.engine.config import load_config
 from ovdet.errors import InputError
-from ovdet.hub.find import find_model, open_config
+from ovdet.hub.find import find_model, open_config, weights_file
 from ovdet.hub.load import load_detector
 from ovdet.hub.published import convert as converting
 from ovdet.hub.published.convert import convert
 from ovdet.hub.published.families import FAMILIES
 from ovdet.hub.published.variant import Origin, Space, Variant
+from ovdet.hub.published.weights import ALIASES, PREFIXES, PUBLISHED, PublishedWeights
 from ovdet.text.embedder import NameEmbedder
 from ovdet.text.embeddings import TextEmbeddings
 
@@ -64,7 +65,7 @@ def test_a_converted_model_opens_without_its_text_encoder(published, tiny, tmp_p
 
 def test_half_precision_is_half_as_large(published, tmp_path):
     for name, half in (("whole", False), ("half", True)):
-        convert(tmp_path / "weights.pth", tmp_path / name, half=half)
+        convert(tmp_path / "weights.pth", tmp_path / name, family="tiny", half=half)
     whole, half = ((tmp_path / name / "model.safetensors").stat().st_size for name in ("whole", "half"))
     assert 0.45 < half / whole < 0.6
 
@@ -184,3 +185,36 @@ def test_all_published_detic_models_are_known(rules):
         backbone = {"SwinB": "swin-b", "CXT": "convnext-t", "R18": "r18", "OVCOCO": "ov-coco"}
         expected = next((told for part, told in backbone.items() if part in name), "r50")
         assert variant == f"detic-{expected}", name
+
+
+def test_published_weights_by_name(published, tmp_path, monkeypatch):
+    """Fetched and converted once; the file itself does not stay."""
+    known = PublishedWeights((tmp_path / "weights.pth").as_uri(), "tiny", "none")
+    monkeypatch.setitem(PUBLISHED, "detic:tiny", known)
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    files = find_model("detic:tiny")
+    monkeypatch.setitem(PUBLISHED, "detic:tiny", known._replace(url="file:///gone/weights.pth"))
+    assert find_model("detic:tiny") == files and files.weights.startswith(str(tmp_path / "cache"))
+    assert weights_file("detic:tiny") == files.weights
+    assert [path.name for path in (tmp_path / "cache/ovdet/published").iterdir()] == ["weights"]
+
+
+def test_names_and_files_that_are_not_there(published, tmp_path, monkeypatch):
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    with pytest.raises(InputError, match="detic:swin-b.*'detic:fasterer'"):
+        find_model("detic:fasterer")
+    monkeypatch.setitem(PUBLISHED, "detic:tiny", PublishedWeights("file:///gone/weights.pth", "tiny", "none"))
+    with pytest.raises(InputError, match="/gone/weights.pth.*ovdet convert"):
+        find_model("detic:tiny")
+    monkeypatch.setitem(
+        PUBLISHED, "detic:tiny", PublishedWeights((tmp_path / "weights.pth").as_uri(), "tiny", "", "ff")
+    )
+    with pytest.raises(InputError, match="sha256 ff"):
+        find_model("detic:tiny")
+    assert not [path for path in (tmp_path / "cache/ovdet/published").iterdir() if path.is_dir()]
+
+
+def test_the_table_names_variants_that_exist():
+    assert set(ALIASES.values()) <= PUBLISHED.keys() and len(PUBLISHED) == 20
+    assert {known.variant for known in PUBLISHED.values()} <= {variant.name for variant in VARIANTS}
+    assert all(name.startswith(PREFIXES) for name in [*PUBLISHED, *ALIASES])
