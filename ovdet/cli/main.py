@@ -1,7 +1,8 @@
 """The table of commands, and how one is run.
 
 A command is a module with a docstring (a summary line, then examples), `add_arguments(parser)` and
-`run(arguments) -> exit code | None`. What takes time to import is imported in `run`, so that help is there at once.
+`run(arguments) -> exit code | None`; one with commands of its own has a table COMMANDS of them. What takes time to
+import is imported in `run`, so that help is there at once.
 """
 
 from __future__ import annotations
@@ -24,6 +25,7 @@ COMMANDS = {
     "extract": "ovdet.cli.extract",
     "verify": "ovdet.cli.verify",
     "embed": "ovdet.cli.embed",
+    "teacher": "ovdet.cli.teacher",
     "learn": "ovdet.cli.learn",
     "export": "ovdet.cli.export",
     "convert": "ovdet.cli.convert",
@@ -67,7 +69,8 @@ def run_command(name: str, words: Sequence[str], prog: str | None = "ovdet") -> 
     """
     module = importlib.import_module(COMMANDS[name])
     parser = _describe(argparse.ArgumentParser(prog=prog and f"{prog} {name}"), module)
-    arguments = parser.parse_intermixed_args(words)
+    has_commands = hasattr(module, "COMMANDS")  # argparse does not mix options with words there
+    arguments = parser.parse_args(words) if has_commands else parser.parse_intermixed_args(words)
     try:
         return module.run(arguments) or 0
     except ModuleNotFoundError as error:

@@ -35,6 +35,7 @@ from ovdet.imagenet_lite import (
     STD,
     find_efficientnet_lite_file,
     fold_batch_norms,
+    imagenet_classes,
     load_efficientnet_lite_weights,
     timm_name,
     with_padding,
@@ -160,10 +161,7 @@ class ConseTeacher:
     @cached_property
     def _classes(self) -> list[tuple[list[str], str]]:
         """The names and the definition of each ImageNet class."""
-        from timm.data import ImageNetInfo
-
-        lines = [line.partition(":") for line in ImageNetInfo().label_descriptions(detailed=True)]
-        return [([name.strip() for name in names.split(",")], definition.strip()) for names, _, definition in lines]
+        return imagenet_classes()
 
     @cached_property
     def _sentences_digest(self) -> str:
