@@ -5,7 +5,7 @@ Shape letters: S rows, K classes, D embedding width, L learned rows, W width of 
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 
@@ -32,7 +32,6 @@ class LearnedRows:
         weights: (L, W) float32.
         biases: (L,) float32.
         class_ids: (L,) int64, the index of each row's class.
-        detector: fingerprint of the detector whose features they are of, see `detector_fingerprint`.
 
     Raises:
         InputError: no rows, or parts of different lengths.
@@ -41,7 +40,6 @@ class LearnedRows:
     weights: Tensor
     biases: Tensor
     class_ids: Tensor
-    detector: str
 
     def __post_init__(self) -> None:
         if self.weights.dim() != 2 or not len(self.weights) == len(self.biases) == len(self.class_ids) > 0:
@@ -50,8 +48,7 @@ class LearnedRows:
 
     def to(self, device: torch.device) -> LearnedRows:
         """A copy on `device`."""
-        parts = (part.to(device) for part in (self.weights, self.biases, self.class_ids))
-        return LearnedRows(*parts, self.detector)
+        return LearnedRows(*(part.to(device) for part in (self.weights, self.biases, self.class_ids)))
 
 
 @dataclass(frozen=True, eq=False)
@@ -68,9 +65,14 @@ class ClassEmbeddings:
         is_base: (S,) bool, which rows the detector was trained on; None where that is not known. Score fusion weighs
             base and novel classes differently.
         learned: rows of classes that were learned from examples and have no row in `embeddings`; None for none.
+        thresholds: (K,) float32, the lowest score to show of each class, NaN where the predictor's default counts; None
+            for NaN everywhere.
+        detector: fingerprint of the detector that learned rows, exemplars and thresholds are of, see
+            `detector_fingerprint`; "" for names alone, which any detector of their embedding space takes.
 
     Raises:
-        InputError: parts of different lengths, a class id that is none, or a class without a row.
+        InputError: parts of different lengths, a class id that is none, a class without a row, or a threshold outside
+            of [0, 1].
     """
 
     embeddings: Tensor
@@ -78,6 +80,8 @@ class ClassEmbeddings:
     names: tuple[str, ...]
     is_base: Tensor | None = None
     learned: LearnedRows | None = None
+    thresholds: Tensor | None = None
+    detector: str = ""
     _on_device: dict[torch.device, ClassEmbeddings] = field(default_factory=dict, init=False, repr=False)
 
     def __post_init__(self) -> None:
@@ -91,6 +95,10 @@ class ClassEmbeddings:
         if sorted([index for index in spoken if index != NEGATIVE] + learned) != list(range(len(self.names))):
             got = f"{spoken[:10]}" + (f" and learned {learned[:10]}" if learned else "")
             raise InputError(f"expected class ids of all {len(self.names)} classes or -1, got {got}")
+        if self.thresholds is not None:
+            told = self.thresholds[~self.thresholds.isnan()]
+            if self.thresholds.shape != (len(self.names),) or not ((told >= 0) & (told <= 1)).all():
+                raise InputError(f"expected thresholds of {len(self.names)} classes in [0, 1], got {self.thresholds}")
 
     @classmethod
     def of(
@@ -112,7 +120,8 @@ class ClassEmbeddings:
         if device not in self._on_device:
             base = None if self.is_base is None else self.is_base.to(device)
             learned = None if self.learned is None else self.learned.to(device)
-            moved = ClassEmbeddings(self.embeddings.to(device), self.class_ids.to(device), self.names, base, learned)
+            embeddings, ids = self.embeddings.to(device), self.class_ids.to(device)
+            moved = replace(self, embeddings=embeddings, class_ids=ids, is_base=base, learned=learned)
             self._on_device[device] = moved
         return self._on_device[device]
 
@@ -132,6 +141,7 @@ class ClassEmbeddings:
     def max_rows(self) -> int:
         """The most rows that one class has."""
         rows = self.class_ids[self.class_ids != NEGATIVE]
+        rows = rows if self.learned is None else torch.cat([rows, self.learned.class_ids])
         return int(rows.bincount().max()) if len(rows) else 1
 
     @cached_property
@@ -143,25 +153,30 @@ class ClassEmbeddings:
         is_base[self.class_ids[self.is_base & (self.class_ids != NEGATIVE)]] = True
         return is_base
 
-    def with_learned(self, learned: ClassEmbeddings) -> ClassEmbeddings:
-        """These classes and learned ones; learned rows take the place of embeddings of a class of the same name.
+    @property
+    def is_of_examples(self) -> bool:
+        """Whether all classes have learned rows, and none an embedding."""
+        return self.learned is not None and not len(self.class_ids)
 
-        The embeddings that are replaced stay as negatives, so that all other scores stay the same to the bit.
+    def with_thresholds(self, thresholds: Mapping[str, float], detector: str) -> ClassEmbeddings:
+        """The same classes with the lowest score to show of some of them.
 
         Args:
-            learned: classes with learned rows alone.
+            thresholds: by name, spelled as in `names`.
+            detector: fingerprint of the detector whose scores they are of.
 
         Raises:
-            InputError: a class here has learned rows already, or `learned` has other rows.
+            InputError: a threshold outside of [0, 1].
         """
-        if learned.learned is None or len(learned.class_ids) or self.learned is not None:
-            raise InputError("expected classes without learned rows, and some with learned rows alone")
-        names = self.names + tuple(name for name in learned.names if name not in self.names)
-        to_joined = torch.tensor([names.index(name) for name in learned.names])
-        rows = replace(learned.learned, class_ids=to_joined[learned.learned.class_ids])
-        is_replaced = torch.isin(self.class_ids, rows.class_ids)
-        ids = torch.where(is_replaced, NEGATIVE, self.class_ids)
-        return ClassEmbeddings(self.embeddings, ids, names, self.is_base, rows)
+        own = self.own_thresholds.clone()
+        for name, threshold in thresholds.items():
+            own[self.names.index(name)] = threshold
+        return replace(self, thresholds=own, detector=detector)
+
+    @property
+    def own_thresholds(self) -> Tensor:
+        """(K,), NaN where a class has none."""
+        return torch.full((len(self.names),), torch.nan) if self.thresholds is None else self.thresholds
 
 
 def unit_norm(embeddings: Tensor) -> Tensor:

@@ -21,6 +21,7 @@ import torch
 from detectron2.config import instantiate
 from detectron2.utils.logger import setup_logger
 from filelock import FileLock
+from PIL import Image
 from safetensors.torch import save_file
 
 from ovdet.cache import cache_folder
@@ -297,6 +298,25 @@ def tiny_files(tmp_path_factory) -> TinyFiles:
     """The tiny detector's weights on disk, "red circle" known as a training class."""
     file = _write_tiny(tmp_path_factory.mktemp("tiny") / "tiny.pth")
     return TinyFiles(("--config-file", QUICK, "--weights", str(file)), TINY)
+
+
+@pytest.fixture(scope="session")
+def striped(tmp_path_factory):
+    """A folder with six photos of a striped square each, on noise, and my.json; nobody writes into it."""
+    folder = tmp_path_factory.mktemp("photos")
+    random, images, annotations = np.random.default_rng(0), [], []
+    for number in range(6):
+        pixels = random.integers(90, 160, (160, 200, 3), dtype=np.uint8)
+        x, y = random.integers(5, 90, 2).tolist()
+        pixels[y : y + 60, x : x + 80] = np.where(np.arange(80)[None, :, None] // 8 % 2, 255, 0)
+        Image.fromarray(pixels).save(folder / f"{number}.png")
+        images.append({"id": number, "file_name": f"{number}.png", "height": 160, "width": 200})
+        box = {"id": number, "image_id": number, "category_id": 1, "bbox": [x, y, 80, 60], "area": 4800, "iscrowd": 0}
+        annotations.append(box)
+    categories = [{"id": 1, "name": "zebra crossing"}, {"id": 2, "name": "wheel"}]
+    content = {"images": images, "annotations": annotations, "categories": categories}
+    (folder / "my.json").write_text(json.dumps(content))
+    return folder
 
 
 @pytest.fixture

@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import argparse
+import contextlib
 import json
+import sys
+from collections.abc import Iterator
 from typing import Any
 
 MODELS = "a model's or run's folder, hf://OWNER/NAME, ovdet-lite, ovdet-lite-base48"
@@ -38,3 +41,10 @@ def add_json_argument(parser: argparse.ArgumentParser, what: str = "the result")
 def say(arguments: argparse.Namespace, line: str, values: dict[str, Any]) -> None:
     """A result on stdout: a line to read, or with --json its values on one line."""
     print(json.dumps(values, ensure_ascii=False) if arguments.json else line, flush=True)
+
+
+@contextlib.contextmanager
+def reports_on_stderr(wanted: bool) -> Iterator[None]:
+    """What is printed to be read goes to stderr, so that stdout is JSON alone."""
+    with contextlib.redirect_stdout(sys.stderr) if wanted else contextlib.nullcontext():
+        yield

@@ -40,7 +40,10 @@ def add_name_arguments(parser: argparse.ArgumentParser) -> None:
     add = parser.add_argument
     names = "names separated by commas, synonyms of a name by semicolons; or a .txt, .json or .safetensors file"
     add("--names", "--vocabulary", dest="vocabulary", metavar='"a,b;c"|FILE', help=names)
-    add("--classes", metavar="FILE", help="classes that `ovdet learn` learned, alone or beside --names")
+    classes = "classes that `ovdet learn` or `ovdet evaluate` wrote, alone or beside --names; may be repeated"
+    add("--classes", action="append", metavar="FILE", help=classes)
+    exemplar = "photos that a thing fills, or boxes in photos, as a query beside the names; may be repeated"
+    add("--exemplar", action="append", default=[], metavar='"a=x.jpg,y.jpg[x1,y1,x2,y2]"', help=exemplar)
     unlike = (
         'regions that match one of these better are dropped; "" for none (default: training classes unlike the names)'
     )
@@ -148,20 +151,24 @@ def predictor_for(arguments: argparse.Namespace, overrides: Sequence[str] = ()) 
     """
     from ovdet.engine.config import override
     from ovdet.inference.load import load_predictor
-    from ovdet.learning.classes_file import load_classes
-    from ovdet.text.classes import parse_negatives
+    from ovdet.learning.classes_file import load_all_classes
+    from ovdet.learning.exemplars import parse_exemplars
+    from ovdet.text.classes import join_classes, parse_negatives
 
-    if arguments.vocabulary is None and arguments.classes is None:
-        raise InputError("expected --names, --classes or both, got neither")
+    if arguments.vocabulary is None and arguments.classes is None and not arguments.exemplar:
+        raise InputError("expected --names, --classes or --exemplar, got none of them")
     vocabulary = None if arguments.vocabulary is None else _parse_names(arguments.vocabulary)
-    learned = load_classes(arguments.classes) if arguments.classes else None
+    learned = load_all_classes(arguments.classes) if arguments.classes else None
+    exemplars = parse_exemplars(arguments.exemplar)
     overrides = [*overrides, *([override("teacher.name", arguments.teacher)] if arguments.teacher else [])]
     chosen = {key: getattr(arguments, key) for key in ("model", "config_file", "weights", "device", "compile", "half")}
     predictor = load_predictor(**chosen, overrides=overrides)
     if vocabulary is not None:
         predictor.set_vocabulary(vocabulary, negatives=parse_negatives(arguments.negatives))
-    if learned is not None:
-        predictor.classes = learned if predictor.classes is None else predictor.classes.with_learned(learned)
+    more = [] if learned is None else [learned]
+    more += [predictor.embed_exemplars(exemplars)] if exemplars else []
+    for classes in more:
+        predictor.classes = classes if predictor.classes is None else join_classes(predictor.classes, classes)
     return predictor
 
 

@@ -8,12 +8,15 @@ ovdet evaluate --annotations instances_val.json --images photos --output output/
 from __future__ import annotations
 
 import argparse
-import contextlib
 import json
-import sys
-from collections.abc import Iterator
 
-from ovdet.cli.arguments import add_device_argument, add_json_argument, add_model_arguments, add_overrides
+from ovdet.cli.arguments import (
+    add_device_argument,
+    add_json_argument,
+    add_model_arguments,
+    add_overrides,
+    reports_on_stderr,
+)
 from ovdet.files import require_path
 
 
@@ -35,9 +38,17 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     synonyms = "synonyms of the json's class names, of which the best counts: a .txt or .json file (default: none)"
     add("--vocabulary", metavar="FILE", help=synonyms)
     learned = "classes of the json that `ovdet learn` learned, instead of their names (default: none)"
-    add("--classes", metavar="FILE", help=learned)
+    add("--classes", action="append", metavar="FILE", help=f"{learned}; may be repeated")
     negatives = "what looks more like these names is left out, as `ovdet detect` has it (default: none)"
     add("--negatives", metavar='"a,b"|FILE', help=negatives)
+    thresholds = "write thresholds.csv and classes.safetensors: for each class the threshold of the best F1"
+    add("--suggest-thresholds", action="store_true", help=thresholds)
+    add(
+        "--precision",
+        type=float,
+        metavar="p",
+        help="the least that these thresholds are to give, instead of the best F1",
+    )
     add("--masks", action="store_true", help="mask AP too (default: boxes only)")
     add("--max-detections", type=int, metavar="N", help="per image (default: the config's and the protocol's)")
     add("--compile", action="store_true", help="torch.compile the backbone: takes a minute, then faster")
@@ -51,14 +62,14 @@ def run(arguments: argparse.Namespace) -> None:
     from ovdet.engine.config import override
     from ovdet.hub.find import choose_model, open_config
     from ovdet.inference.evaluate import evaluate_on
-    from ovdet.learning.classes_file import load_classes
+    from ovdet.learning.classes_file import load_all_classes
     from ovdet.text.classes import parse_negatives
     from ovdet.text.vocabulary import Vocabulary
 
     config_file, weights = choose_model(arguments.model, arguments.config_file, arguments.weights)
     chosen = {"teacher.name": arguments.teacher, "train.device": arguments.device}
     overrides = [*arguments.overrides, *(override(key, value) for key, value in chosen.items() if value)]
-    with _reports_on_stderr(arguments.json):
+    with reports_on_stderr(arguments.json):
         results = evaluate_on(
             open_config(config_file, overrides),
             arguments.annotations,
@@ -71,17 +82,12 @@ def run(arguments: argparse.Namespace) -> None:
             max_detections=arguments.max_detections,
             lvis=arguments.lvis,
             vocabulary=Vocabulary.load(arguments.vocabulary) if arguments.vocabulary else None,
-            learned=load_classes(arguments.classes) if arguments.classes else None,
+            learned=load_all_classes(arguments.classes) if arguments.classes else None,
             negatives=parse_negatives(arguments.negatives) or (),
+            suggest_thresholds=arguments.suggest_thresholds,
+            precision=arguments.precision,
             compile=arguments.compile,
             half=arguments.half,
         )
     if arguments.json:
         print(json.dumps(results))
-
-
-@contextlib.contextmanager
-def _reports_on_stderr(wanted: bool) -> Iterator[None]:
-    """What is printed to be read goes to stderr, so that stdout is JSON alone."""
-    with contextlib.redirect_stdout(sys.stderr) if wanted else contextlib.nullcontext():
-        yield

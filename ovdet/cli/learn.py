@@ -7,9 +7,17 @@ ovdet detect photo.jpg --classes my.safetensors --names "dog, red kite"
 from __future__ import annotations
 
 import argparse
+import sys
 import time
 
-from ovdet.cli.arguments import add_device_argument, add_json_argument, add_model_arguments, add_overrides, say
+from ovdet.cli.arguments import (
+    add_device_argument,
+    add_json_argument,
+    add_model_arguments,
+    add_overrides,
+    reports_on_stderr,
+    say,
+)
 from ovdet.errors import InputError
 from ovdet.files import require_path
 
@@ -23,6 +31,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     none = "photos that show none of the classes, as one more json; those that do are left out"
     add("--negatives-from", metavar="Y.json", help=none)
     add("--negatives-images", metavar="DIR", help="the folder of these photos (default: as --images)")
+    alone = "learn from the boxes alone: the names mean nothing, or something else (default: they count too)"
+    add("--examples-only", action="store_true", help=alone)
+    compared = "first say what names alone, examples alone and both give on every third photo, learned from the others"
+    add("--compare", action="store_true", help=compared)
     add_model_arguments(parser, default="ovdet-lite")
     add_device_argument(parser)
     add_json_argument(parser)
@@ -30,21 +42,35 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(arguments: argparse.Namespace) -> None:
+    from ovdet.inference.few_shot import as_table, compare, summary
     from ovdet.inference.load import load_predictor
     from ovdet.learning.classes_file import save_classes
-    from ovdet.learning.learn import read_examples, read_negatives
+    from ovdet.learning.learn import of_one_photo, read_examples, read_negatives
 
     if not require_path(arguments.output).endswith(".safetensors"):
         raise InputError(f"expected an output file *.safetensors, got {arguments.output}")
     names, photos = read_examples(arguments.annotations, arguments.images, arguments.name)
+    for line in of_one_photo(names, photos):
+        print(line, file=sys.stderr)
+    if arguments.compare and len(photos) < 2:
+        raise InputError(f"expected two photos or more for --compare, got {len(photos)} in {arguments.annotations}")
     if arguments.negatives_from:
         folder = arguments.negatives_images or arguments.images
         photos += read_negatives(arguments.negatives_from, folder, names)
     chosen = {key: getattr(arguments, key) for key in ("model", "config_file", "weights", "device", "overrides")}
     predictor = load_predictor(**chosen)
+    results = []
+    if arguments.compare:
+        annotated = [photo for photo in photos if photo.image_id is not None]  # not those of --negatives-from
+        with reports_on_stderr(arguments.json):
+            results = compare(predictor, arguments.annotations, names, annotated)
     start = time.perf_counter()
-    classes = predictor.learn_classes(names, photos)
+    classes = predictor.learn_classes(names, photos, use_names=not arguments.examples_only)
     save_classes(arguments.output, classes)
     seconds = time.perf_counter() - start
     line = f"{arguments.output}: {len(names)} learned from {len(photos)} photos in {seconds:.0f} s"
-    say(arguments, line, {"output": arguments.output, "names": list(names), "photos": len(photos)})
+    values = {"output": arguments.output, "names": list(names), "photos": len(photos)}
+    if results:
+        line = f"{as_table(results)}\n\n{line}"
+        values["compared"] = summary(results)
+    say(arguments, line, values)

@@ -27,6 +27,7 @@ COMMANDS = {
     "embed": "ovdet.cli.embed",
     "teacher": "ovdet.cli.teacher",
     "learn": "ovdet.cli.learn",
+    "few-shot": "ovdet.cli.few_shot",
     "export": "ovdet.cli.export",
     "convert": "ovdet.cli.convert",
     "pack": "ovdet.cli.pack",

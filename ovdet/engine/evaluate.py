@@ -96,7 +96,7 @@ def with_synonyms(names: Sequence[str], vocabulary: Vocabulary | None) -> Vocabu
             f"expected names of the data set's {len(names)} classes in the vocabulary, got {odd[0]!r}{near}"
         )
     synonyms = {spelling[normalize_class_name(name)]: more for name, more in vocabulary.synonyms.items()}
-    return Vocabulary(tuple(names), synonyms)
+    return Vocabulary(tuple(names), synonyms, negatives=vocabulary.negatives)
 
 
 def run_detector(

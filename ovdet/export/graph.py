@@ -17,7 +17,13 @@ from torchvision.ops import nms
 
 from ovdet.modeling.detector import OpenVocabRCNN
 from ovdet.modeling.postprocess import soft_nms_scores
-from ovdet.modeling.region_detection import build_scorer, image_embeddings, join_objectness
+from ovdet.modeling.region_detection import (
+    build_scorer,
+    image_embeddings,
+    join_objectness,
+    learned_log_scores,
+    region_features,
+)
 from ovdet.modeling.scoring import Regions
 from ovdet.modeling.tracing import opaque, with_fixed_shapes
 
@@ -40,17 +46,26 @@ class DetectionGraph(nn.Module):
         self.register_buffer("pixel_mean", detector.pixel_mean)
         self.register_buffer("pixel_std", detector.pixel_std)
 
-    def forward(self, image: Tensor, vocabulary: Tensor, is_base: Tensor | None = None) -> tuple[Tensor, ...]:
+    def forward(
+        self,
+        image: Tensor,
+        vocabulary: Tensor,
+        is_base: Tensor | None = None,
+        learned_weights: Tensor | None = None,
+        learned_biases: Tensor | None = None,
+    ) -> tuple[Tensor, ...]:
         """Detect.
 
         Args:
             image: (3, H, W) uint8 RGB, of the size that the detector wants its photos in.
             vocabulary: (K, D) float32, unit norm.
             is_base: (K,) bool, which classes were trained on; None where the fusion of scores does not ask.
+            learned_weights: (L, W) float32, see `LearnedRows`; None for none.
+            learned_biases: (L,) float32.
 
         Returns:
-            Boxes (N, 4) float32 XYXY in pixels of `image`, scores (N,) float32, classes (N,) int64, best first; of a
-            detector with masks, the probabilities (N, S, S) of each box's pixels too.
+            Boxes (N, 4) float32 XYXY in pixels of `image`, scores (N,) float32, classes (N,) int64, K and more for
+            learned rows, best first; of a detector with masks, the probabilities (N, S, S) of each box's pixels too.
         """
         heads = self.roi_heads
         predictor = heads.box_predictor
@@ -67,15 +82,19 @@ class DetectionGraph(nn.Module):
         boxes = clip(boxes, size)
         active = None if heads.background_names is None else heads.background_names.active(vocabulary)
         scorer = build_scorer(heads, Regions(boxes, text, image_branch, objectness), size, active)
-        found, classes, best = keep_best(
-            boxes,
-            scorer.log_scores(vocabulary, is_base),
+        options = dict(
             score_threshold=predictor.test_score_thresh,
             nms_threshold=predictor.test_nms_thresh,
             max_detections=predictor.test_topk_per_image,
             class_agnostic_nms=heads.class_agnostic_nms,
             soft_nms_sigma=heads.soft_nms_sigma,
         )
+        found, classes, best = keep_best(boxes, scorer.log_scores(vocabulary, is_base), **options)
+        if learned_weights is not None:
+            looked_at = region_features(heads, pooled, features, [proposals], box_features, image_branch)
+            logits = looked_at @ learned_weights.t() + learned_biases  # (R, L)
+            by_examples = keep_best(boxes, learned_log_scores(heads, logits, boxes, objectness, size), **options)
+            found, classes, best = joined(found, classes, best, *by_examples, first=vocabulary.shape[0])
         if not heads.mask_on:
             return found, best, classes
         pooled = pool(heads.mask_pooler, [features[name] for name in heads.mask_in_features], found)
@@ -191,6 +210,14 @@ def keep_best(
     scores, order = soft_nms_scores(found, scores, classes, soft_nms_sigma).sort(descending=True)
     order = order[(scores > score_threshold).nonzero().squeeze(1)]
     return found[order], classes[order], scores[: order.shape[0]]
+
+
+def joined(
+    boxes: Tensor, classes: Tensor, scores: Tensor, more: Tensor, its_classes: Tensor, its_scores: Tensor, *, first: int
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Detections (N, 4), (N,), (N,) of two kinds as one, best first; the second's classes begin at `first`."""
+    scores, order = torch.cat([scores, its_scores]).sort(descending=True)
+    return torch.cat([boxes, more])[order], torch.cat([classes, its_classes + first])[order], scores
 
 
 def apart(boxes: Tensor, groups: Tensor) -> Tensor:

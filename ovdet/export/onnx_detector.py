@@ -7,6 +7,7 @@ S side of a mask.
 from __future__ import annotations
 
 import importlib
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, Literal
 
@@ -19,7 +20,7 @@ from detectron2.structures import Boxes, Instances
 
 from ovdet.class_embeddings import NEGATIVE, ClassEmbeddings
 from ovdet.errors import InputError, first_line
-from ovdet.export.write import DESCRIPTION, FORMAT, check_packages
+from ovdet.export.write import DESCRIPTION, FORMAT, LEARNED_INPUTS, check_packages
 from ovdet.hub.model_folder import Resize, Templates, Width
 from ovdet.inference.predictor import OpenVocabPredictor
 from ovdet.modeling.nms import nms_per_class
@@ -41,6 +42,8 @@ class OnnxDetector:
         """
         self._session = session
         self._takes_base = any(value.name == "is_base" for value in session.get_inputs())
+        optional = {value.name for value in session.get_overridable_initializers()}
+        self._takes_learned = set(LEARNED_INPUTS) <= optional
 
     def __call__(self, batched_inputs: list[dict], *, classes: ClassEmbeddings) -> list[dict]:
         """As OpenVocabRCNN: "image" (3, H, W) uint8, "height" and "width" of the photo -> "instances" in it.
@@ -48,7 +51,15 @@ class OnnxDetector:
         The graph finds rows, negatives too, and counts them as detections; classes are made of them afterwards. Where
         it asks which rows are base and `classes` do not say, none are.
         """
+        if classes.learned is not None and not self._takes_learned:
+            raise InputError(
+                "expected an exported detector that takes learned classes, this file is older: export anew"
+            )
+        classes = _with_a_row(classes)
         vocabulary = {"vocabulary": classes.embeddings.cpu().float().numpy()}
+        if classes.learned is not None:
+            rows = classes.learned.weights, classes.learned.biases
+            vocabulary |= {key: row.cpu().numpy() for key, row in zip(LEARNED_INPUTS, rows, strict=True)}
         if self._takes_base:
             is_base = (
                 torch.zeros(len(classes.class_ids), dtype=torch.bool) if classes.is_base is None else classes.is_base
@@ -67,9 +78,20 @@ class OnnxDetector:
         return detector_postprocess(classes_of_rows(instances, classes), inputs["height"], inputs["width"])
 
 
+def _with_a_row(classes: ClassEmbeddings) -> ClassEmbeddings:
+    """Learned classes alone with a row that is no class, as the graph wants one."""
+    if len(classes.class_ids):
+        return classes
+    row, negative = torch.eye(1, classes.width), torch.tensor([NEGATIVE])
+    return replace(classes, embeddings=row, class_ids=negative, is_base=torch.tensor([False]))
+
+
 def classes_of_rows(instances: Instances, classes: ClassEmbeddings) -> Instances:
     """Detections of rows -> detections of classes: without negatives, and of a class's rows the best on each object."""
-    ids = classes.class_ids.cpu()[instances.pred_classes]
+    ids = classes.class_ids.cpu()
+    if classes.learned is not None:
+        ids = torch.cat([ids, classes.learned.class_ids.cpu()])  # their rows come behind
+    ids = ids[instances.pred_classes]
     instances = instances[ids != NEGATIVE]
     instances.pred_classes = ids[ids != NEGATIVE]
     if classes.max_rows == 1:
@@ -103,6 +125,7 @@ def load_onnx_predictor(path: str | Path, *, device: str | None = None) -> OpenV
         ),
         resize=T.AugmentationList([T.ResizeShortestEdge(**msgspec.structs.asdict(about.resize))]),
         training_classes=about.training_classes,
+        fingerprint=about.detector,
     )
 
 
@@ -116,6 +139,7 @@ class Description(msgspec.Struct):
     resize: Resize
     templates: Templates
     training_classes: list[str] = []
+    detector: str = ""
 
 
 def read_description(text: str, path: str | Path) -> Description:

@@ -17,8 +17,10 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import numpy as np
 import torch
 from detectron2.config import instantiate
+from detectron2.structures import Boxes, Instances
 from omegaconf import DictConfig
 from rich.progress import track
 from torch.export import Dim, ExportedProgram
@@ -30,10 +32,14 @@ from ovdet.files import atomic_write
 from ovdet.hub.load import load_detector
 from ovdet.hub.model_folder import read_resize
 from ovdet.modeling.detector import OpenVocabRCNN
+from ovdet.modeling.fingerprint import detector_fingerprint
+from ovdet.modeling.region_detection import embed_images
 from ovdet.quiet import quiet_libraries
 
 DESCRIPTION = "ovdet"
 FORMAT = "ovdet detector 1"
+LEARNED_INPUTS = ("learned_weights", "learned_biases")
+_NEVER = -1e4  # logit of a row that finds nothing
 _MAX_SIDE = 16384  # pixels; tracing wants a bound
 
 
@@ -63,13 +69,16 @@ def export_detector(config: DictConfig, weights: str, output: str | Path, form: 
         "fingerprint": header.get("fingerprint") or embed_names.fingerprint,
         "templates": embed_names.templates,
         "training_classes": list(header.get("training_classes", ())),
+        "detector": detector_fingerprint(detector),
         "resize": read_resize(instantiate(config.dataloader.test.mapper.augmentations)),
         "image": "uint8 RGB (3, H, W)",
     }
     programs: list[ExportedProgram] = []
     contents: list[bytes] = []
     steps = [
-        lambda: programs.append(trace(detector, tells_base=bool(description["training_classes"]))),
+        lambda: programs.append(
+            trace(detector, tells_base=bool(description["training_classes"]), with_learned=form.takes_learned)
+        ),
         lambda: contents.append(form.pack(programs[0], json.dumps(description))),
         lambda: atomic_write(output, contents[0]),
     ]
@@ -99,13 +108,14 @@ def check_packages(names: tuple[str, ...]) -> None:
         raise InputError(f"expected {', '.join(missing)} to be installed, run: pip install {' '.join(missing)}")
 
 
-def trace(detector: OpenVocabRCNN, *, tells_base: bool) -> ExportedProgram:
+def trace(detector: OpenVocabRCNN, *, tells_base: bool, with_learned: bool = False) -> ExportedProgram:
     """The detector as a program of torch.export, H, W and K free.
 
     Args:
         detector: in evaluation mode, on the CPU.
         tells_base: whether it is known which classes were trained on; then a fusion of scores that weighs base and
             novel classes differently gets a third input `is_base` (K,).
+        with_learned: whether it has the inputs `learned_weights` (L, W) and `learned_biases` (L,), L free.
 
     Raises:
         InputError: a method that is no graph, or a detector on another device.
@@ -125,6 +135,10 @@ def trace(detector: OpenVocabRCNN, *, tells_base: bool) -> ExportedProgram:
     shapes = {"image": {1: Dim("H", max=_MAX_SIDE), 2: Dim("W", max=_MAX_SIDE)}, "vocabulary": {0: names}}
     if tells_base and heads.score_fusion.tells_base:
         inputs["is_base"], shapes["is_base"] = torch.zeros(65, dtype=torch.bool), {0: names}
+    if with_learned:
+        rows = Dim("L", min=1)
+        inputs |= {"learned_weights": torch.zeros(3, features_width(detector)), "learned_biases": torch.zeros(3)}
+        shapes |= {"learned_weights": {0: rows}, "learned_biases": {0: rows}}
     graph = DetectionGraph(detector).eval()
     with (
         quiet_libraries(),
@@ -136,6 +150,17 @@ def trace(detector: OpenVocabRCNN, *, tells_base: bool) -> ExportedProgram:
         )
     _drop_assertions(program)
     return program
+
+
+@torch.no_grad()
+def features_width(detector: OpenVocabRCNN) -> int:
+    """W, how many numbers learned rows look at."""
+    inputs = {"image": torch.zeros(3, 64, 64, dtype=torch.uint8), "height": 64, "width": 64}
+    images = detector.preprocess_image([inputs])
+    features = detector.backbone(images.tensor)
+    box = Instances((64, 64))
+    box.proposal_boxes, box.objectness_logits = Boxes(torch.tensor([[8.0, 8, 56, 56]])), torch.zeros(1)
+    return embed_images(detector.roi_heads, features, [box])[0].features.shape[1]
 
 
 def _drop_assertions(program: ExportedProgram) -> None:
@@ -167,7 +192,19 @@ def pack_onnx(program: ExportedProgram, description: str) -> bytes:
     for node in model.graph:
         node.metadata_props.clear()
     model.metadata_props[DESCRIPTION] = description
+    _default_learned_rows(model)
     return importlib.import_module("onnx_ir").to_proto(model).SerializeToString()
+
+
+def _default_learned_rows(model: Any) -> None:
+    """One learned row that finds nothing, in place: an ONNX file can be run without the inputs of learned rows."""
+    onnx_ir = importlib.import_module("onnx_ir")
+    for value in model.graph.inputs:
+        if value.name in LEARNED_INPUTS:
+            shape = [1, *(size for size in value.shape if isinstance(size, int))]
+            nothing = np.full(shape, 0 if value.name == "learned_weights" else _NEVER, dtype=np.float32)
+            value.const_value = onnx_ir.tensor(nothing, name=value.name)
+            model.graph.register_initializer(value)
 
 
 def pack_onnx_int8(program: ExportedProgram, description: str) -> bytes:
@@ -183,15 +220,17 @@ class Form(NamedTuple):
         suffix: of its files.
         packages: that writing it needs.
         pack: program and description -> the file's bytes.
+        takes_learned: whether its programs take learned rows.
     """
 
     suffix: str
     packages: tuple[str, ...]
     pack: Callable[[ExportedProgram, str], bytes]
+    takes_learned: bool = True
 
 
 FORMATS = {
     "onnx": Form(".onnx", ("onnx", "onnxscript"), pack_onnx),
     "onnx_int8": Form(".onnx", ("onnx", "onnxscript", "onnxruntime"), pack_onnx_int8),
-    "torch_export": Form(".pt2", (), pack_torch_export),
+    "torch_export": Form(".pt2", (), pack_torch_export, takes_learned=False),
 }

@@ -61,6 +61,7 @@ TRAINING = {
     "ovdet.data.samplers.frequency_weights",
     "ovdet.data.samplers.repeat_factor_sampler",
     "ovdet.data.synthetic.build_synthetic",
+    "ovdet.engine.frozen.FrozenDetector",
     "ovdet.engine.learning_rate.part_lr_multiplier",
     "ovdet.engine.options.TrainOptions",
     "ovdet.evaluation.evaluator.build_evaluator",

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import json
 import logging
-from collections.abc import Iterator, Mapping, Sequence
+import math
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -21,15 +24,22 @@ from ovdet.engine.checkpoint import known_classes
 from ovdet.engine.config import prepare_dataset, save_config
 from ovdet.engine.evaluate import classes_of, do_test, prepare_evaluation
 from ovdet.errors import InputError
-from ovdet.evaluation.evaluator import build_evaluator
+from ovdet.evaluation.evaluator import DETECTIONS_FILE, build_evaluator
+from ovdet.evaluation.ground_truth import load_ground_truth
+from ovdet.evaluation.thresholds import suggest_thresholds as suggest_thresholds_of
+from ovdet.evaluation.thresholds import suggestions_csv
+from ovdet.files import atomic_write
 from ovdet.hub.load import load_detector
-from ovdet.learning.learn import detector_fingerprint
+from ovdet.learning.classes_file import save_classes
 from ovdet.modeling.acceleration import speed_up
-from ovdet.text.class_names import names_among
+from ovdet.modeling.fingerprint import detector_fingerprint
+from ovdet.text.class_names import names_among, normalize_class_name
+from ovdet.text.classes import join_classes
 from ovdet.text.vocabulary import Vocabulary
 
 logger = logging.getLogger(__name__)
 
+THRESHOLDS_FILE, CLASSES_FILE = "thresholds.csv", "classes.safetensors"
 SETTINGS = {"generalized": ("base", "novel"), "constrained": ("novel",)}  # the subsets whose names are asked for
 
 
@@ -49,7 +59,7 @@ def evaluate_config(config: DictConfig, weights: str = "") -> Mapping[str, Any]:
     folder = f"{config.train.output_dir}/evaluation"
     prepare_evaluation(folder)
     prepare_dataset(config)
-    return _evaluate(config, folder, weights)
+    return _evaluate(config, folder, weights)[0]
 
 
 def evaluate_on(
@@ -67,6 +77,8 @@ def evaluate_on(
     vocabulary: Vocabulary | None = None,
     negatives: Sequence[str] = (),
     learned: ClassEmbeddings | None = None,
+    suggest_thresholds: bool = False,
+    precision: float | None = None,
     compile: bool = False,
     half: bool = False,
 ) -> Mapping[str, Any]:
@@ -90,6 +102,9 @@ def evaluate_on(
         vocabulary: synonyms of the json's class names, of which the best counts; None for none.
         negatives: names of other things: what looks more like one of them is not found.
         learned: learned classes, which take the place of the names' embeddings; each is one of the json's.
+        suggest_thresholds: write `output`/thresholds.csv and classes.safetensors, the classes as they were asked for
+            with a threshold each.
+        precision: the least that the thresholds are to give; None for the best F1.
         compile: see `speed_up`.
         half: see `speed_up`.
 
@@ -100,6 +115,10 @@ def evaluate_on(
         InputError: data, split, setting, output, config or weights cannot be used or do not fit.
     """
     _check(config, split, setting, iou_types, max_detections)
+    if suggest_thresholds and (lvis or "segm" in iou_types):
+        raise InputError("expected boxes and COCO's rules to suggest thresholds, got LVIS's or masks")
+    if precision is not None and not (suggest_thresholds and 0 < precision <= 1):
+        raise InputError(f"expected a precision within (0, 1] with suggest_thresholds, got {precision}")
     dataset = {
         "name": Path(annotations).name,
         "json_file": str(annotations),
@@ -113,7 +132,37 @@ def evaluate_on(
     _score(config, output, iou_types, max_detections)
     with registered(dataset):
         prepare_evaluation(output)
-        return _evaluate(config, output, weights, vocabulary, negatives, learned, compile=compile, half=half)
+        names = dict(vocabulary=vocabulary, negatives=negatives, learned=learned)
+        results, classes, detector = _evaluate(config, output, weights, **names, compile=compile, half=half)
+        if suggest_thresholds and comm.is_main_process():
+            write_thresholds(output, dataset["name"], classes, detector(), precision)
+        return results
+
+
+def write_thresholds(
+    output: str | Path, dataset_name: str, classes: ClassEmbeddings, detector: str, precision: float | None
+) -> None:
+    """Write thresholds.csv, and classes.safetensors with the thresholds, from the detections of an evaluation.
+
+    Args:
+        output: of the evaluation.
+        dataset_name: registered; its photos count.
+        classes: that were asked for.
+        detector: fingerprint of the detector.
+        precision: see `choose_threshold`.
+    """
+    metadata = MetadataCatalog.get(dataset_name)
+    truth = load_ground_truth(metadata.json_file)
+    run = {record["image_id"] for record in DatasetCatalog.get(dataset_name)}
+    truth = replace(truth, images={key: image for key, image in truth.images.items() if key in run})
+    ids = {index: category_id for category_id, index in metadata.thing_dataset_id_to_contiguous_id.items()}
+    detections = json.loads((Path(output) / DETECTIONS_FILE).read_bytes())
+    suggestions = suggest_thresholds_of(truth, detections, [ids[k] for k in range(len(ids))], precision=precision)
+    atomic_write(Path(output) / THRESHOLDS_FILE, suggestions_csv(classes.names, suggestions).encode())
+    pairs = zip(classes.names, suggestions, strict=True)
+    thresholds = {name: each.threshold for name, each in pairs if not math.isnan(each.threshold)}
+    save_classes(Path(output) / CLASSES_FILE, classes.with_thresholds(thresholds, detector))
+    logger.info("%d of %d thresholds are in %s", len(thresholds), len(ids), Path(output) / CLASSES_FILE)
 
 
 def _score(config: DictConfig, output: str | Path, iou_types: Sequence[str], max_detections: int | None) -> None:
@@ -139,22 +188,24 @@ def _evaluate(
     negatives: Sequence[str] = (),
     learned: ClassEmbeddings | None = None,
     **faster: bool,
-) -> Mapping[str, Any]:
+) -> tuple[Mapping[str, Any], ClassEmbeddings, Callable[[], str]]:
+    """The evaluator's results, the classes that were asked for, and what gives the detector's fingerprint."""
     model, embed_names, header = load_detector(config, weights)
     _tell_known_novel(config, header)
     dataset_name = instantiate(config.dataloader.test.dataset.names)
     trained = header.get("training_classes", ())
     classes = classes_of(dataset_name, embed_names, trained, vocabulary=vocabulary, negatives=negatives)
     if learned is not None:
-        if learned.learned.detector != detector_fingerprint(model):
-            raise InputError(f"expected classes that this detector learned, got another's ({learned.learned.detector})")
-        if odd := [name for name in learned.names if name not in classes.names]:
+        if learned.detector != detector_fingerprint(model):
+            raise InputError(f"expected classes that this detector learned, got another's ({learned.detector})")
+        known = {normalize_class_name(name) for name in classes.names}
+        if odd := [name for name in learned.names if normalize_class_name(name) not in known]:
             raise InputError(f"expected learned classes that the json has, got {odd[0]!r}")
-        classes = classes.with_learned(learned)
+        classes = join_classes(classes, learned)
     results = do_test(config, speed_up(model, **faster), classes)
     if comm.is_main_process():
         save_config(config, Path(folder) / "config.yaml")  # beside the figures that it gave, and no others
-    return results
+    return results, classes, lambda: detector_fingerprint(model)
 
 
 def _tell_known_novel(config: DictConfig, header: Mapping[str, Any]) -> None:

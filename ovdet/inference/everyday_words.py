@@ -10,6 +10,7 @@ from __future__ import annotations
 import difflib
 import json
 from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import replace
 from functools import cache, partial
 from pathlib import Path
 
@@ -46,7 +47,7 @@ def with_trained_words(vocabulary: Vocabulary, training_classes: Sequence[str]) 
             told.append(f"{name}: scored as {same!r} too, which the detector was trained on")
         elif same is None:
             told += _advice(name, trained)
-    return Vocabulary(vocabulary.names, synonyms, vocabulary.subsets), told
+    return replace(vocabulary, synonyms=synonyms), told
 
 
 def _texts(vocabulary: Vocabulary, name: str) -> tuple[str, ...]:

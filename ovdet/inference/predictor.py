@@ -37,11 +37,13 @@ from ovdet.hub.load import load_detector
 from ovdet.inference.detections import Detections
 from ovdet.inference.draw import draw_detections
 from ovdet.inference.everyday_words import with_trained_words
-from ovdet.learning.learn import AnnotatedPhoto, detector_fingerprint, learn_classes
+from ovdet.learning.exemplars import exemplar_photos
+from ovdet.learning.learn import AnnotatedPhoto, check_learner, learn_classes
 from ovdet.modeling.acceleration import speed_up
+from ovdet.modeling.fingerprint import detector_fingerprint
 from ovdet.modeling.postprocess import is_not_contained, is_not_outdone
 from ovdet.modeling.region_detection import EmbeddedImage
-from ovdet.text.classes import build_classes
+from ovdet.text.classes import build_classes, join_classes
 from ovdet.text.embedder import NameEmbedder
 from ovdet.text.embeddings import TextEmbeddings
 from ovdet.text.vocabulary import Vocabulary
@@ -69,6 +71,7 @@ class OpenVocabPredictor:
         *,
         resize: T.Augmentation | T.AugmentationList,
         training_classes: Sequence[str] = (),
+        fingerprint: str | None = None,
     ) -> None:
         """
         Args:
@@ -76,7 +79,9 @@ class OpenVocabPredictor:
             embed_names: names -> (K, D), in the space that the model was trained in.
             resize: detectron2 augmentation from the photo to the network's input.
             training_classes: names that the model was trained on; fused scores weigh them as base classes.
+            fingerprint: of the detector, where the model does not hold its weights; "" where it is not known.
         """
+        self._fingerprint = fingerprint
         self.model = model
         self.embed_names = embed_names
         self.resize = resize
@@ -160,8 +165,9 @@ class OpenVocabPredictor:
         """The classes of a vocabulary, for `classes=`. Names that were embedded before cost nothing.
 
         Args:
-            vocabulary: names; a Vocabulary, where the best of a name and its synonyms counts; or ready embeddings. A
-                trained name that means the same as one that is asked for ("people": "person") becomes its synonym.
+            vocabulary: names, "-name" being a negative; a Vocabulary, where the best of a name and its synonyms counts;
+                or ready embeddings. A trained name that means the same as one that is asked for ("people": "person")
+                becomes its synonym.
             negatives: names that compete but are never returned: a region that matches one of them better is dropped.
                 A detector that is asked for cats alone would else find some in every dog. None takes the training
                 classes that are unlike all asked names. (): no negatives; scores of untrained names drop sharply, as
@@ -175,7 +181,7 @@ class OpenVocabPredictor:
         if classes is None:
             base = self.training_classes
             if not isinstance(vocabulary, (TextEmbeddings, str)):
-                vocabulary = vocabulary if isinstance(vocabulary, Vocabulary) else Vocabulary(vocabulary)
+                vocabulary = vocabulary if isinstance(vocabulary, Vocabulary) else Vocabulary.of(vocabulary)
                 vocabulary, told = with_trained_words(vocabulary, self.embed_names.known_of(base))
                 for line in told:
                     logger.warning(line)
@@ -187,8 +193,8 @@ class OpenVocabPredictor:
         return classes
 
     @float32_by_default()
-    def learn(self, name: str, examples: Sequence[tuple[Photo, Any]]) -> ClassEmbeddings:
-        """A class of one's own from annotated photos, for `classes=`, alone or by `ClassEmbeddings.with_learned`.
+    def learn(self, name: str, examples: Sequence[tuple[Photo, Any]], *, use_name: bool = True) -> ClassEmbeddings:
+        """A class of one's own from annotated photos, for `classes=`, alone or by `join_classes`.
 
         The detector stays as it is, and so do the scores of all other names.
 
@@ -196,6 +202,7 @@ class OpenVocabPredictor:
             name: of the class.
             examples: photos, each with its boxes (G, 4) XYXY of *all* things of this name in it, pixels of the photo;
                 the rest of the photo is learned as what is none. A photo without boxes is one more of these.
+            use_name: whether what the name means counts too; False for a name that means something else, or nothing.
 
         Raises:
             InputError: no box, a box without area, or a photo that cannot be used.
@@ -204,21 +211,47 @@ class OpenVocabPredictor:
         for image, boxes in examples:
             boxes = torch.as_tensor(boxes, dtype=torch.float32).reshape(-1, 4)
             photos.append(AnnotatedPhoto(image, boxes, torch.zeros(len(boxes), dtype=torch.long)))
-        return self.learn_classes([name], photos)
+        return self.learn_classes([name], photos, use_names=use_name)
 
     @float32_by_default()
-    def learn_classes(self, names: Sequence[str], photos: Iterable[AnnotatedPhoto]) -> ClassEmbeddings:
+    def learn_classes(
+        self, names: Sequence[str], photos: Iterable[AnnotatedPhoto], *, use_names: bool = True
+    ) -> ClassEmbeddings:
         """Several classes at once, each also learning from the others' examples; see `learn`.
 
         Raises:
             InputError: as of `learn`.
         """
-        return learn_classes(self.model, lambda image: self._prepare(to_rgb(image)), names, photos)
+        check_learner(self.model)
+        embeddings = self.name_embeddings(names) if use_names else None
+        return learn_classes(self.model, self.prepare, names, photos, name_embeddings=embeddings)
+
+    def embed_exemplars(self, exemplars: Mapping[str, Sequence[Any]], *, use_names: bool = True) -> ClassEmbeddings:
+        """Classes of photos or boxes in photos, for `classes=`, alone or by `join_classes`.
+
+        They are learned on the spot, as by `learn`, a second or two a photo: `exemplars=` of a call does it anew.
+
+        Args:
+            exemplars: by name a list of photos that the thing fills, or of pairs (photo, box x1, y1, x2, y2).
+            use_names: whether what the names mean counts too; False for names that mean something else, or nothing.
+
+        Raises:
+            InputError: no exemplars, or photos or boxes that cannot be used.
+        """
+        return self.learn_classes(*exemplar_photos(exemplars), use_names=use_names)
+
+    def name_embeddings(self, names: Sequence[str]) -> Tensor:
+        """(K, D) of names, unit norm; zeros for names that a file of embeddings lacks."""
+        known = self.embed_names.known_of(names)
+        embeddings = torch.zeros(len(names), self.embed_names.width)
+        if known:
+            embeddings[[name in known for name in names]] = self.embed_names(known)
+        return embeddings
 
     @cached_property
     def fingerprint(self) -> str:
         """See `detector_fingerprint`."""
-        return detector_fingerprint(self.model)
+        return detector_fingerprint(self.model) if self._fingerprint is None else self._fingerprint
 
     def __call__(
         self,
@@ -226,6 +259,7 @@ class OpenVocabPredictor:
         names: Names | None = None,
         *,
         classes: ClassEmbeddings | None = None,
+        exemplars: Mapping[str, Sequence[Any]] | None = None,
         negatives: Sequence[str] | None = None,
         threshold: Threshold = None,
         class_agnostic_iou: float = CLASS_AGNOSTIC_IOU,
@@ -239,6 +273,7 @@ class OpenVocabPredictor:
                 array (H, W, 3) of uint8, or a tensor (3, H, W) of uint8 in RGB.
             names: what to find, for this call alone, see `embed`; None takes `classes`, or what `set_vocabulary` set.
             classes: the same as a value of `embed`, instead of names.
+            exemplars: more classes, by photos or boxes in photos, see `embed_exemplars`; beside names or alone.
             negatives: with names, see `embed`.
             threshold: leave out detections that score below it; a mapping gives names their own. None, and for names
                 that the mapping lacks, takes `default_threshold` for each name.
@@ -255,6 +290,7 @@ class OpenVocabPredictor:
             [image],
             names,
             classes=classes,
+            exemplars=exemplars,
             negatives=negatives,
             threshold=threshold,
             class_agnostic_iou=class_agnostic_iou,
@@ -269,6 +305,7 @@ class OpenVocabPredictor:
         names: Names | None = None,
         *,
         classes: ClassEmbeddings | None = None,
+        exemplars: Mapping[str, Sequence[Any]] | None = None,
         negatives: Sequence[str] | None = None,
         threshold: Threshold = None,
         class_agnostic_iou: float = CLASS_AGNOSTIC_IOU,
@@ -285,9 +322,9 @@ class OpenVocabPredictor:
         """
         if isinstance(images, (str, Path, Image.Image)) or (hasattr(images, "ndim") and images.ndim == 3):
             raise InputError("expected a list of photos, got one")
-        classes = self._asked(names, classes, negatives)
+        classes = self._asked(names, classes, negatives, exemplars)
         shown = Shown(threshold, class_agnostic_iou, max_containment)
-        inputs = [self._prepare(to_rgb(image, channel_order)) for image in images]
+        inputs = [self.prepare(image, channel_order) for image in images]
         if not inputs:
             return []
         with torch.inference_mode():
@@ -308,7 +345,7 @@ class OpenVocabPredictor:
         """
         if not hasattr(self.model, "embed_images"):
             raise InputError("expected an open-vocabulary detector that was not exported, to keep what it sees")
-        inputs = self._prepare(to_rgb(image, channel_order))
+        inputs = self.prepare(image, channel_order)
         with torch.inference_mode():
             (seen,) = self.model.embed_images([inputs])
         return EmbeddedPhoto(seen, (inputs["height"], inputs["width"]))
@@ -351,7 +388,9 @@ class OpenVocabPredictor:
         Raises:
             InputError: as for one photo; the folder has no photos, or none that can be used.
         """
-        options["classes"] = self._asked(names, options.get("classes"), options.pop("negatives", None))
+        options["classes"] = self._asked(
+            names, options.get("classes"), options.pop("negatives", None), options.pop("exemplars", None)
+        )
         Shown(**{field.name: options[field.name] for field in fields(Shown) if field.name in options})
         files, failures = find_images(folder), 0
         for file in track(files, "detecting", console=Console(stderr=True)):
@@ -384,7 +423,11 @@ class OpenVocabPredictor:
         return Image.fromarray(draw_detections(rgb, found.boxes, found.labels, found.scores, found.masks, names))
 
     def _asked(
-        self, names: Names | None, classes: ClassEmbeddings | None, negatives: Sequence[str] | None
+        self,
+        names: Names | None,
+        classes: ClassEmbeddings | None,
+        negatives: Sequence[str] | None,
+        exemplars: Mapping[str, Sequence[Any]] | None = None,
     ) -> ClassEmbeddings:
         """What a call asks for."""
         if names is not None and classes is not None:
@@ -392,24 +435,34 @@ class OpenVocabPredictor:
         if names is None and negatives is not None:
             raise InputError("expected negatives with names, got them without: give them to embed or set_vocabulary")
         found = classes if names is None else self.embed(names, negatives=negatives)
-        found = self.classes if found is None else found
+        if exemplars is None:
+            found = self.classes if found is None else found
+        else:
+            shown = self.embed_exemplars(exemplars)
+            found = shown if found is None else join_classes(found, shown)
         if found is None:
             raise InputError("expected names, classes, or set_vocabulary(names) before the first photo, got none")
         if not isinstance(found, ClassEmbeddings):
             raise InputError(f"expected classes to be ClassEmbeddings, got {type(found).__name__}")
-        if found.learned is not None and not isinstance(self.model, nn.Module):
-            raise InputError("expected a trained detector for learned classes, got an exported one")
-        if found.learned is not None and found.learned.detector != self.fingerprint:
-            raise InputError(
-                f"expected classes that this detector learned ({self.fingerprint}), "
-                f"got another's ({found.learned.detector})"
-            )
+        self.check_detector(found)
         if found.width != self.embed_names.width:
             raise InputError(f"expected classes of width {self.embed_names.width}, got width {found.width}")
         return found
 
-    def _prepare(self, rgb: np.ndarray) -> dict:
-        """(H, W, 3) uint8 RGB -> what the model takes for one photo."""
+    def check_detector(self, classes: ClassEmbeddings) -> None:
+        """Refuse classes that another detector learned.
+
+        Raises:
+            InputError: they are of another detector.
+        """
+        if classes.detector and classes.detector != self.fingerprint:
+            raise InputError(
+                f"expected classes that this detector learned ({self.fingerprint}), got another's ({classes.detector})"
+            )
+
+    def prepare(self, image: Photo, channel_order: str = "BGR") -> dict:
+        """What the model takes for one photo; arguments as of a call."""
+        rgb = to_rgb(image, channel_order)
         height, width = rgb.shape[:2]
         check_aspect(height, width)
         is_bgr = self.model.input_format == "BGR"
@@ -517,12 +570,13 @@ def thresholds_of(classes: ClassEmbeddings, threshold: Threshold = None) -> Tens
 
 
 def _default_thresholds(classes: ClassEmbeddings) -> Tensor:
-    """(K,) see `default_threshold`."""
+    """(K,) a class's own threshold, or see `default_threshold`."""
     is_base = classes.is_base_class
     is_base = torch.ones(len(classes.names), dtype=torch.bool) if is_base is None else is_base.cpu().clone()
     if classes.learned is not None:
         is_base[classes.learned.class_ids.cpu()] = True
-    return torch.tensor([default_threshold(was) for was in is_base.tolist()])
+    defaults = torch.tensor([default_threshold(was) for was in is_base.tolist()])
+    return torch.where(classes.own_thresholds.isnan(), defaults, classes.own_thresholds)
 
 
 def _key_of(vocabulary: Names, negatives: Sequence[str] | None) -> tuple | None:
@@ -530,9 +584,9 @@ def _key_of(vocabulary: Names, negatives: Sequence[str] | None) -> tuple | None:
     if isinstance(vocabulary, (TextEmbeddings, str)) or isinstance(negatives, str):
         return None
     if not isinstance(vocabulary, Vocabulary):
-        vocabulary = Vocabulary(vocabulary)
+        vocabulary = Vocabulary.of(vocabulary)
     synonyms = tuple((name, synonyms) for name, synonyms in vocabulary.synonyms.items())
-    return vocabulary.names, synonyms, None if negatives is None else tuple(negatives)
+    return vocabulary.names, synonyms, vocabulary.negatives, None if negatives is None else tuple(negatives)
 
 
 def default_threshold(was_trained: bool) -> float:

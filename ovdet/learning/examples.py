@@ -15,7 +15,7 @@ from torchvision.ops import box_iou
 from ovdet.errors import InputError
 from ovdet.learning.probe import BACKGROUND, IGNORED
 from ovdet.modeling.detector import OpenVocabRCNN
-from ovdet.modeling.region_detection import refine, region_features, with_boxes
+from ovdet.modeling.region_detection import image_embeddings, refine, refined_proposals, region_features
 
 ON_OBJECT, OFF_OBJECTS = 0.5, 0.3  # IoU from which on a region shows an object, and below which it shows none
 
@@ -99,17 +99,22 @@ def join_regions(parts: list[LabeledRegions]) -> LabeledRegions:
 def _regions_with(model: OpenVocabRCNN, inputs: dict, objects: Tensor) -> tuple[Tensor, Tensor]:
     """Refined boxes (R + G, 4) and features (R + G, W) of the proposals and of given boxes, on the CPU."""
     heads = model.roi_heads
-    images = model.preprocess_image([inputs])
-    features = model.backbone(images.tensor)
-    proposals, _ = model.proposal_generator(images, features, None)
-    for _ in range(heads.box_passes - 1):
-        _, _, _, boxes = refine(heads, features, proposals)
-        proposals = [with_boxes(*pair) for pair in zip(proposals, boxes, strict=True)]
+    features, proposals = propose(model, inputs)
+    proposals = refined_proposals(heads, features, proposals)
     joined = Instances(proposals[0].image_size)
     joined.proposal_boxes = Boxes(torch.cat([proposals[0].proposal_boxes.tensor, objects.to(model.device)]))
-    pooled, box_features, _, boxes = refine(heads, features, [joined])
-    looked_at = region_features(heads, pooled, features, [joined.proposal_boxes.tensor], box_features)
+    pooled, box_features, text, boxes = refine(heads, features, [joined])
+    pooled_boxes = [joined.proposal_boxes.tensor]
+    image = image_embeddings(heads, pooled, features, pooled_boxes, text)
+    looked_at = region_features(heads, pooled, features, pooled_boxes, box_features, image)
     return boxes[0].cpu(), looked_at.cpu()
+
+
+def propose(model: OpenVocabRCNN, inputs: dict) -> tuple[dict[str, Tensor], list[Instances]]:
+    """The pyramid's maps and the RPN's proposals of one photo."""
+    images = model.preprocess_image([inputs])
+    features = model.backbone(images.tensor)
+    return features, model.proposal_generator(images, features, None)[0]
 
 
 def check_boxes(boxes: Tensor, height: int, width: int, photo: str) -> Tensor:
@@ -120,7 +125,7 @@ def check_boxes(boxes: Tensor, height: int, width: int, photo: str) -> Tensor:
     """
     boxes = torch.as_tensor(boxes, dtype=torch.float32).reshape(-1, 4)
     limits = torch.tensor([width, height, width, height])
-    within = boxes.nan_to_num().clamp(min=0).minimum(limits)
+    within = boxes.nan_to_num().clamp(min=0).minimum(limits)  # of infinity too
     empty = (within[:, 2:] <= within[:, :2]).any(1).nonzero()
     if len(empty):
         raise InputError(

@@ -5,26 +5,29 @@ Shape letters: G annotated boxes of a photo, K classes.
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Callable, Iterable, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ovdet.class_embeddings import ClassEmbeddings, LearnedRows
 from ovdet.data.dataset import load_coco_subsets
 from ovdet.errors import InputError
-from ovdet.learning.examples import check_boxes, join_regions, labeled_regions
-from ovdet.learning.probe import IGNORED, fit_probe
+from ovdet.learning.examples import LabeledRegions, check_boxes, join_regions, labeled_regions
+from ovdet.learning.probe import BACKGROUND, IGNORED, fit_probe
 from ovdet.modeling.detector import OpenVocabRCNN
+from ovdet.modeling.fingerprint import detector_fingerprint
 from ovdet.text.class_names import normalize_class_name
 from ovdet.text.vocabulary import Vocabulary
 
-_FINGERPRINT_DIGITS = 16
+_MANY = 5  # boxes, of one photo
 _BACKGROUND = 12_000  # background regions in all, about; more change little and take time
 _BACKGROUND_OF_A_VIEW, _LEAST_BACKGROUND = 60, 10
+NAME_SHARE = 0.3  # chosen with one and ten boxes of a class on car_parts, see docs/lab/learning.md
 
 
 class AnnotatedPhoto(NamedTuple):
@@ -34,11 +37,13 @@ class AnnotatedPhoto(NamedTuple):
         image: what the predictor takes.
         boxes: (G, 4) XYXY, pixels of the photo.
         class_ids: (G,) the learned class of each; IGNORED (-2) for objects of other classes.
+        image_id: in the json that it is from.
     """
 
     image: Any
     boxes: Tensor
     class_ids: Tensor
+    image_id: Any = None
 
 
 def learn_classes(
@@ -47,6 +52,7 @@ def learn_classes(
     names: Sequence[str],
     photos: Iterable[AnnotatedPhoto],
     *,
+    name_embeddings: Tensor | None = None,
     seed: int = 0,
 ) -> ClassEmbeddings:
     """Classes with a learned row each; the model is left as it is.
@@ -56,18 +62,18 @@ def learn_classes(
         prepare: a photo -> what the model takes for it.
         names: of K classes.
         photos: their examples; a photo without boxes is background.
+        name_embeddings: see `with_names`; None learns from the examples alone.
         seed: of the background that is drawn.
 
     Raises:
         InputError: no detector that learned rows fit, names that are none, a name without an example, or a box that is
             none.
     """
-    if not isinstance(model, OpenVocabRCNN):
-        raise InputError(f"expected a trained open-vocabulary detector to learn with, got {type(model).__name__}")
+    check_learner(model)
     names = Vocabulary(tuple(names)).names
     photos = list(photos)
-    most = min(_BACKGROUND_OF_A_VIEW, max(_BACKGROUND // (2 * max(len(photos), 1)), _LEAST_BACKGROUND))
     generator = torch.Generator().manual_seed(seed)
+    most = max_background(len(photos))
     parts, counts = [], torch.zeros(len(names), dtype=torch.long)
     for photo in photos:
         inputs = prepare(photo.image)
@@ -80,17 +86,71 @@ def learn_classes(
     if without:
         raise InputError(f"expected a box of each name to learn from, got none of {', '.join(without[:5])}")
     regions = join_regions(parts)
-    box_width = model.roi_heads.box_predictor.in_features
-    blocks = [width for width in (box_width, regions.features.shape[1] - box_width) if width]
-    weights, biases = fit_probe(*regions, len(names), blocks=blocks)
-    rows = LearnedRows(weights, biases, torch.arange(len(names)), detector_fingerprint(model))
+    classes = fit_classes(model, names, regions, detector_fingerprint(model))
+    return classes if name_embeddings is None else with_names(model, classes, regions, name_embeddings)
+
+
+def check_learner(model: nn.Module) -> None:
+    """Refuse a model that has no region features to learn on.
+
+    Raises:
+        InputError: an exported detector, or one with fixed classes.
+    """
+    if not isinstance(model, OpenVocabRCNN):
+        raise InputError(f"expected a trained open-vocabulary detector to learn with, got {type(model).__name__}")
+
+
+def max_background(num_photos: int) -> int:
+    """Background regions of one view of a photo, so that all photos have about 12,000."""
+    return min(_BACKGROUND_OF_A_VIEW, max(_BACKGROUND // (2 * max(num_photos, 1)), _LEAST_BACKGROUND))
+
+
+def fit_classes(model: OpenVocabRCNN, names: Sequence[str], regions: LabeledRegions, detector: str) -> ClassEmbeddings:
+    """Classes with a row each, from labeled regions that show each of them; see `fit_probe`.
+
+    Args:
+        model: whose regions they are.
+        names: of K classes.
+        regions: with labels in [0, K) or BACKGROUND.
+        detector: the model's fingerprint.
+    """
     width = model.roi_heads.box_predictor.classifier.width
+    box_width = model.roi_heads.box_predictor.in_features
+    features = regions.features[:, :-width]  # the embeddings are for `with_names`
+    blocks = [part for part in (box_width, features.shape[1] - box_width) if part]
+    weights, biases = fit_probe(features, regions.labels, regions.weights, len(names), blocks=blocks)
+    rows = LearnedRows(F.pad(weights, (0, width)), biases, torch.arange(len(names)))
     no_ids, no_base = torch.zeros(0, dtype=torch.long), torch.zeros(0, dtype=torch.bool)
-    return ClassEmbeddings(torch.zeros(0, width), no_ids, names, no_base, rows)
+    return ClassEmbeddings(torch.zeros(0, width), no_ids, tuple(names), no_base, rows, detector=detector)
 
 
-def read_examples(annotations: str | Path, images: str | Path, names: Sequence[str] = ()) -> tuple[list[str], list]:
-    """Names and AnnotatedPhotos of a COCO-format json.
+def with_names(
+    model: OpenVocabRCNN, classes: ClassEmbeddings, regions: LabeledRegions, name_embeddings: Tensor
+) -> ClassEmbeddings:
+    """Learned classes that look at what their names mean, too.
+
+    NAME_SHARE of the image branch's logit of its name is added to each class's logit, less its mean over background.
+
+    Args:
+        model: whose classes they are.
+        classes: of `fit_classes`.
+        regions: that they were learned from.
+        name_embeddings: (K, D), unit norm; zeros for names that mean nothing.
+    """
+    heads, width = model.roi_heads, classes.width
+    temperature = heads.box_predictor.classifier.temperature if heads.image_branch is None else heads.image_temperature
+    of_names = NAME_SHARE / temperature * name_embeddings
+    is_background = regions.labels == BACKGROUND
+    mean = regions.features[is_background if is_background.any() else slice(None), -width:].mean(0)
+    weights = torch.cat([classes.learned.weights[:, :-width], of_names], dim=1)
+    biases = classes.learned.biases - of_names @ mean
+    return replace(classes, learned=LearnedRows(weights, biases, classes.learned.class_ids))
+
+
+def read_examples(
+    annotations: str | Path, images: str | Path, names: Sequence[str] = ()
+) -> tuple[list[str], list[AnnotatedPhoto]]:
+    """Names and AnnotatedPhotos of a COCO-format json; crowds are no examples, and no background.
 
     Args:
         annotations: the json.
@@ -111,9 +171,20 @@ def read_examples(annotations: str | Path, images: str | Path, names: Sequence[s
     for record in data.dicts:
         boxes = torch.tensor([each["bbox"] for each in record["annotations"]]).reshape(-1, 4)
         boxes[:, 2:] += boxes[:, :2]
-        ids = [place.get(each["category_id"], IGNORED) for each in record["annotations"]]
-        photos.append(AnnotatedPhoto(record["file_name"], boxes, torch.tensor(ids, dtype=torch.long)))
+        shown = [IGNORED if each["iscrowd"] else each["category_id"] for each in record["annotations"]]
+        ids = torch.tensor([place.get(index, IGNORED) for index in shown], dtype=torch.long)
+        photos.append(AnnotatedPhoto(record["file_name"], boxes, ids, record["image_id"]))
     return [*names] or [data.thing_classes[index] for index in chosen], photos
+
+
+def of_one_photo(names: Sequence[str], photos: Sequence[AnnotatedPhoto]) -> list[str]:
+    """A line for each class of which many boxes, but one photo, are there: on others it looks different."""
+    lines = []
+    for class_id, name in enumerate(names):
+        counts = [int((photo.class_ids == class_id).sum()) for photo in photos]
+        if sum(counts) >= _MANY and max(counts) == sum(counts):
+            lines.append(f"{name}: all {sum(counts)} boxes are of one photo, boxes of other photos teach more")
+    return lines
 
 
 def read_negatives(annotations: str | Path, images: str | Path, names: Sequence[str]) -> list[AnnotatedPhoto]:
@@ -128,18 +199,6 @@ def read_negatives(annotations: str | Path, images: str | Path, names: Sequence[
     nothing = torch.zeros(0, 4), torch.zeros(0, dtype=torch.long)
     records = [each for each in data.dicts if not any(is_asked[a["category_id"]] for a in each["annotations"])]
     return [AnnotatedPhoto(record["file_name"], *nothing) for record in records]
-
-
-def detector_fingerprint(model: nn.Module) -> str:
-    """16 hex digits of a detector's weights in half precision, which a model folder keeps.
-
-    A training run and the model folder that it was packed as have the same.
-    """
-    total = hashlib.sha256()
-    for key, value in sorted(model.state_dict().items()):
-        value = value.half() if value.is_floating_point() else value
-        total.update(key.encode() + value.cpu().contiguous().numpy().tobytes())
-    return total.hexdigest()[:_FINGERPRINT_DIGITS]
 
 
 def _told(image: Any) -> str:

@@ -24,7 +24,7 @@ from ovdet.modeling.iou_head import geometric_mean_logits
 from ovdet.modeling.large_vocabulary import topk_chunked
 from ovdet.modeling.postprocess import TopK, postprocess_image
 from ovdet.modeling.region_teacher import look_again
-from ovdet.modeling.score_fusion import join_term, log_area_shares
+from ovdet.modeling.score_fusion import RegionTerms, log_area_shares
 from ovdet.modeling.scoring import Regions, RegionScorer, SoftmaxBranch, max_over_rows, topk_dense
 
 if TYPE_CHECKING:
@@ -90,9 +90,7 @@ def embed_images(
         for_learned: keep what learned rows look at.
     """
     # boxes
-    for _ in range(heads.box_passes - 1):
-        _, _, _, boxes = refine(heads, features, proposals)
-        proposals = [with_boxes(*pair) for pair in zip(proposals, boxes, strict=True)]
+    proposals = refined_proposals(heads, features, proposals)
     pooled, box_features, text, boxes = refine(heads, features, proposals)
     places = [p.proposal_boxes.tensor for p in proposals]
     counts, sizes = [len(p) for p in proposals], [p.image_size for p in proposals]
@@ -101,12 +99,22 @@ def embed_images(
     logits = join_objectness(heads, box_features, torch.cat([p.objectness_logits for p in proposals])).split(counts)
     regions, looked_at = [None] * len(counts), [None] * len(counts)
     if for_learned:
-        looked_at = region_features(heads, pooled, features, places, box_features).split(counts)
+        looked_at = region_features(heads, pooled, features, places, box_features, image).split(counts)
     if for_names:
         regions = map(Regions, boxes, text.split(counts), image.split(counts), logits)
         if heads.region_teacher is not None:
             regions = map(partial(look_again, heads.region_teacher), regions, sizes, photos)
     return [EmbeddedImage(*parts) for parts in zip(sizes, boxes, logits, regions, looked_at, strict=True)]
+
+
+def refined_proposals(
+    heads: OpenVocabROIHeads, features: Mapping[str, Tensor], proposals: list[Instances]
+) -> list[Instances]:
+    """Proposals moved by all box-refinement passes but the last."""
+    for _ in range(heads.box_passes - 1):
+        _, _, _, boxes = refine(heads, features, proposals)
+        proposals = [with_boxes(*pair) for pair in zip(proposals, boxes, strict=True)]
+    return proposals
 
 
 def score_image(heads: OpenVocabROIHeads, seen: EmbeddedImage, classes: ClassEmbeddings) -> Instances:
@@ -158,8 +166,9 @@ def region_features(
     features: Mapping[str, Tensor],
     boxes: Sequence[Tensor],
     box_features: Tensor,
+    image: Tensor,
 ) -> Tensor:
-    """What learned rows look at, (R, W) float32: box features, and the image branch's where there is one.
+    """What learned rows look at, (R, W) float32: box features, the image branch's where there is one, its embeddings.
 
     Args:
         heads: whose they are.
@@ -167,10 +176,12 @@ def region_features(
         features: all maps by name.
         boxes: of each image (Ri, 4) XYXY, where `pooled` was pooled.
         box_features: (R, F).
+        image: (R, D), of `image_embeddings`.
     """
     parts = [box_features]
     if heads.image_branch is not None:
         parts.append(heads.image_branch.features(pooled, features, boxes))
+    parts.append(image)
     return torch.cat([part.flatten(1).float() for part in parts], dim=1)
 
 
@@ -194,14 +205,23 @@ def _detect_learned(
 ) -> Instances:
     """One image's detections of classes with learned rows: logits (Ri, L), objectness (Ri,)."""
     is_finite = torch.isfinite(boxes).all(1) & torch.isfinite(logits).all(1) & torch.isfinite(objectness_logits)
-    objectness = heads.score_fusion.log_objectness(objectness_logits[is_finite])[:, None]
-    log_scores = join_term(F.logsigmoid(logits[is_finite]), objectness, heads.score_fusion.objectness_exponent)
+    kept = logits[is_finite], boxes[is_finite], objectness_logits[is_finite]
+    log_scores = learned_log_scores(heads, *kept, image_size)
     ids, columns = classes.learned.class_ids.unique(return_inverse=True)
     best = log_scores.new_full((len(log_scores), len(ids)), -torch.inf)
     best.scatter_reduce_(1, columns.expand_as(log_scores), log_scores, "amax")
     found = postprocess_image(partial(topk_dense, best), boxes[is_finite], image_size, **_postprocessing(heads))
     found.pred_classes = ids[found.pred_classes]
     return found
+
+
+def learned_log_scores(
+    heads: OpenVocabROIHeads, logits: Tensor, boxes: Tensor, objectness_logits: Tensor, image_size: tuple[int, int]
+) -> Tensor:
+    """(R, L) logits of learned rows -> (R, L) log scores: a sigmoid each, joined with objectness (R,) and box area."""
+    areas = log_area_shares(boxes, image_size)[:, None] if heads.score_fusion.needs_area else None
+    terms = RegionTerms(heads.score_fusion.log_objectness(objectness_logits)[:, None], None, areas)
+    return heads.score_fusion.join_learned(F.logsigmoid(logits), terms)
 
 
 def best_first(found: Sequence[Instances | None]) -> Instances:

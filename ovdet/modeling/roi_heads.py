@@ -164,7 +164,7 @@ class OpenVocabROIHeads(StandardROIHeads):
             box_features, batches[TEACHER] = self._with_teacher(pooled, features, regions, classes)
         else:
             box_features = self.box_head(pooled)
-        losses = self._predictor_losses(box_features, proposals, classes)
+        losses = self._predictor_losses(pooled, box_features, proposals, classes)
         if CAPTIONS in needs:
             batches[CAPTIONS] = self._captioned_regions(box_features, proposals, classes, words)
         if needs & {LABELS, VIEWS}:
@@ -220,8 +220,9 @@ class OpenVocabROIHeads(StandardROIHeads):
         return RegionBatch(embeddings, classes, labels=labels, views=views)
 
     def _predictor_losses(
-        self, box_features: Tensor, proposals: list[Instances], classes: ClassEmbeddings
+        self, pooled: Tensor, box_features: Tensor, proposals: list[Instances], classes: ClassEmbeddings
     ) -> dict[str, Tensor]:
+        """Of sampled regions: pooled (R, C, P, P), box features (R, F)."""
         losses = self.box_predictor.losses(self.box_predictor(box_features, classes.embeddings), proposals)
         if self.iou_head is not None:
             losses.update(self.iou_head.losses(self.iou_head(box_features), proposals))

@@ -74,6 +74,7 @@ class ScoreFusion(ABC):
     """Which branches count, and with which exponents; subclasses are the methods' choices."""
 
     needs_text, needs_image, needs_foreground, needs_area, tells_base = True, True, False, False, False
+    area_exponent = 0.0  # a of classes that were not trained
 
     def __init__(self, *, objectness_exponent: float) -> None:
         """Take o, within [0, 1]; InputError elsewhere."""
@@ -94,6 +95,10 @@ class ScoreFusion(ABC):
         """(R, S) log-probabilities of the branches that are needed, terms (R, 1), is_base (S,) -> (R, S) log scores."""
         exponents = self.exponents(is_base)
         return self.join_terms(fuse_branches(text, image, exponents.text), terms, exponents)
+
+    def join_learned(self, log_scores: Tensor, terms: RegionTerms) -> Tensor:
+        """(R, L) log scores of learned rows, with objectness, and area as of classes that were not trained."""
+        return self.join_terms(log_scores, terms, Exponents(1.0, 0.0, self.area_exponent))
 
     def join_terms(self, log_scores: Tensor, terms: RegionTerms, exponents: Exponents) -> Tensor:
         """Add the class-independent terms to fused branch scores of any shape; terms broadcast to them."""
@@ -175,6 +180,7 @@ class GeometricScores(ScoreFusion):
         self._base = Exponents(float(base_exponent))
         self._novel = Exponents(float(novel_exponent), float(foreground_exponent), float(area_exponent))
         self._open = self._novel._replace(text=float(open_exponent))
+        self.area_exponent = float(area_exponent)
         self.needs_foreground = foreground_exponent > 0
         self.needs_area = area_exponent > 0
 

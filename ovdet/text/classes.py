@@ -6,11 +6,12 @@ Shape letters: S rows, K classes, D embedding width, N candidates for negatives.
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
+from dataclasses import replace
 
 import torch
 from torch import Tensor
 
-from ovdet.class_embeddings import NEGATIVE, ClassEmbeddings, unit_norm
+from ovdet.class_embeddings import NEGATIVE, ClassEmbeddings, LearnedRows, unit_norm
 from ovdet.errors import InputError
 from ovdet.text.class_names import normalize_class_name
 from ovdet.text.embedder import NameEmbedder
@@ -30,7 +31,8 @@ def build_classes(
     """The classes of a vocabulary, embedded.
 
     Args:
-        vocabulary: names; a Vocabulary, whose synonyms become rows of their classes; or ready embeddings.
+        vocabulary: names; a Vocabulary, whose synonyms become rows of their classes, and whose negatives join those
+            below; or ready embeddings.
         embed_names: names -> embeddings, each name once.
         base_classes: names that the detector was trained on. A row is base if any name of its class is among them.
             Without any, `is_base` is None.
@@ -46,22 +48,80 @@ def build_classes(
     if isinstance(vocabulary, TextEmbeddings):
         embed_names.check(vocabulary)
         names, texts, class_ids = vocabulary.names, list(vocabulary.names), list(range(len(vocabulary.names)))
-        embeddings = unit_norm(vocabulary.matrix)
+        embeddings, more = unit_norm(vocabulary.matrix), ()
     else:
         vocabulary = vocabulary if isinstance(vocabulary, Vocabulary) else Vocabulary(tuple(_listed(vocabulary)))
         names = vocabulary.names
         texts, class_ids = rows_of(vocabulary)
         embeddings = unit_norm(embed_names(texts))
+        more = vocabulary.negatives
     # negatives
     if negatives is None:
         known = embed_names.known_of(base_classes)
         is_unlike = unlike(embed_names(known).to(embeddings), embeddings) if known else ()
         negatives = [name for name, keep in zip(known, is_unlike, strict=True) if keep]
-    added = _new_names(texts, negatives)
+    added = _new_names(texts, [*more, *negatives])
     if added:
         embeddings = torch.cat([embeddings, embed_names(added).to(embeddings)])
     texts, class_ids = [*texts, *added], [*class_ids, *[NEGATIVE] * len(added)]
     return ClassEmbeddings(embeddings, torch.tensor(class_ids), tuple(names), base_rows(texts, class_ids, base_classes))
+
+
+def join_classes(first: ClassEmbeddings, second: ClassEmbeddings) -> ClassEmbeddings:
+    """The first classes and the second ones behind them; of a class of the same name the rows of both count.
+
+    Learned rows alone leave all other scores as they are, to the bit. They take the place of the embeddings of a class
+    of the same name, which stay as negatives for that.
+
+    Raises:
+        InputError: a class is learned in both, they are of two detectors, or of spaces of two widths.
+    """
+    if first.width != second.width:
+        raise InputError(f"expected classes of one width, got {first.width} and {second.width}")
+    if len({first.detector, second.detector} - {""}) > 1:
+        raise InputError(f"expected classes of one detector, got some of {first.detector} and {second.detector}")
+    # names
+    known = {normalize_class_name(name) for name in first.names}
+    names = (*first.names, *(name for name in second.names if normalize_class_name(name) not in known))
+    place = {normalize_class_name(name): index for index, name in enumerate(names)}
+    moved = torch.tensor([place[normalize_class_name(name)] for name in second.names])  # (K of the second,)
+    # rows
+    parts = [first.learned] if first.learned is not None else []
+    parts += [replace(second.learned, class_ids=moved[second.learned.class_ids])] if second.learned is not None else []
+    learned = _join_learned(parts, names) if parts else None
+    ids = torch.cat([first.class_ids, torch.where(second.class_ids < 0, NEGATIVE, moved[second.class_ids])])
+    ids = ids if learned is None else torch.where(torch.isin(ids, learned.class_ids), NEGATIVE, ids)
+    embeddings = torch.cat([first.embeddings, second.embeddings.to(first.embeddings)])
+    is_base = None
+    if any(each.is_base is not None and len(each.is_base) for each in (first, second)):
+        is_base = torch.cat([_base_or_none(each) for each in (first, second)])
+    # thresholds
+    own, others = first.own_thresholds, second.own_thresholds
+    thresholds = torch.cat([own, own.new_full((len(names) - len(own),), torch.nan)])
+    thresholds[moved] = torch.where(others.isnan(), thresholds[moved], others)
+    return ClassEmbeddings(
+        embeddings,
+        ids,
+        names,
+        is_base,
+        learned,
+        None if thresholds.isnan().all() else thresholds,
+        first.detector or second.detector,
+    )
+
+
+def _join_learned(parts: Sequence[LearnedRows], names: Sequence[str]) -> LearnedRows:
+    ids = [set(part.class_ids.tolist()) for part in parts]
+    if both := set.intersection(*ids) if len(parts) > 1 else ():
+        raise InputError(f"expected each class learned once, got {names[min(both)]!r} twice")
+    columns = ([part.weights, part.biases, part.class_ids] for part in parts)
+    return LearnedRows(*(torch.cat(column) for column in zip(*columns, strict=True)))
+
+
+def _base_or_none(classes: ClassEmbeddings) -> Tensor:
+    """(S,) bool, False where it is not known."""
+    is_unknown = classes.is_base is None
+    return torch.zeros(len(classes.class_ids), dtype=torch.bool) if is_unknown else classes.is_base.cpu()
 
 
 def rows_of(vocabulary: Vocabulary) -> tuple[list[str], list[int]]:

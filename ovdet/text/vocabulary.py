@@ -23,6 +23,7 @@ logger = logging.getLogger(__name__)
 _LONGEST_NAME = 200
 _BARRED = {"Cc": "a control character", "Cs": "half a character", "Zl": "a line break", "Zp": "a line break"}
 _COMMAS = str.maketrans({**dict.fromkeys("\uff0c\u3001\ufe50\ufe51\u060c", ","), **dict.fromkeys("\uff1b\u061b", ";")})
+_MINUS = ("-", "\u2212", "\u2013")  # as keyboards and text programs write it
 _BRACKETS = ("[]", "()", "{}")
 _QUOTES = ('""', "''", "``", "\u201c\u201d", "\u201e\u201c", "\u2018\u2019", "\u00ab\u00bb", "\u300c\u300d")
 # between names in other tools' prompts: lines, tabs, "a|b", "a. b." unless the dot is that of "St. Bernard"
@@ -40,6 +41,7 @@ class Vocabulary:
         names: as they are shown to the user.
         synonyms: more names of a class, by its name; embedded along with it.
         subsets: names of the vocabulary by the name of a subset, e.g. "base" and "novel".
+        negatives: names that compete but are never found: what looks more like one of them is dropped.
 
     Raises:
         InputError: no names, an empty or over-long one, one with control characters, two that read the same.
@@ -48,9 +50,11 @@ class Vocabulary:
     names: tuple[str, ...]
     synonyms: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
     subsets: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
+    negatives: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "names", _as_names(self.names, "the names"))
+        object.__setattr__(self, "negatives", _as_names(self.negatives, "negatives"))
         for part in ("synonyms", "subsets"):
             given = getattr(self, part)
             if not isinstance(given, Mapping):
@@ -88,12 +92,31 @@ class Vocabulary:
                     near = nearest_name(name, self.names)
                     raise InputError(f"expected subset {subset!r} to hold names of the vocabulary, got {name!r}{near}")
 
+        known = {normalize_class_name(name) for name in self.names}
+        for name in self.negatives:
+            _check_name(name, "a negative")
+            if normalize_class_name(name) in known:
+                raise InputError(f"expected negatives that are no class names, got {name!r} as both")
+
     def __len__(self) -> int:
         return len(self.names)
 
     @classmethod
+    def of(cls, names: Iterable[str]) -> Vocabulary:
+        """A list of names; "-name" is a negative.
+
+        Raises:
+            InputError: as of the class.
+        """
+        names = _as_names(names, "the names")
+        negatives = tuple(name for name in names if _is_negative(name))
+        return _with_negatives(tuple(name for name in names if name not in negatives), {}, negatives)
+
+    @classmethod
     def from_text(cls, text: str) -> Vocabulary:
-        """ "a, b; b's synonym, c" -> its names, in quotes and brackets or without. A name with a comma needs a .json.
+        """ "a, b; b's synonym, -c" -> its names, in quotes and brackets or without; "-c" is a negative.
+
+        A name with a comma needs a .json.
 
         The commas and semicolons of Chinese, Japanese and Arabic count as such, with a line in the log.
 
@@ -110,9 +133,9 @@ class Vocabulary:
 
     @classmethod
     def load(cls, path: str | Path) -> Vocabulary:
-        """Read a .txt (a class a line, "name; synonym; synonym", UTF-8; quotes around them and a comma at the end of a
-        line are left out, lines that begin with "#" too) or a .json (a list of names, or a mapping with "names" and,
-        where there are any, "synonyms" and "subsets").
+        """Read a .txt (a class a line, "name; synonym; synonym", or "-negative", UTF-8; quotes around them and a comma
+        at the end of a line are left out, lines that begin with "#" too) or a .json (a list of names, or a mapping with
+        "names" and, where there are any, "synonyms", "subsets" and "negatives").
 
         Raises:
             InputError: no such file, another kind, or a vocabulary that is refused; the file is named.
@@ -140,10 +163,11 @@ class Vocabulary:
         """
         path = Path(path)
         if path.suffix == ".json":
-            parts = {"names": self.names, "synonyms": self.synonyms, "subsets": self.subsets}
+            parts = {key: getattr(self, key) for key in ("names", "synonyms", "subsets", "negatives")}
             text = json.dumps({key: value for key, value in parts.items() if value}, ensure_ascii=False, indent=1)
         elif path.suffix == ".txt":
-            text = "\n".join("; ".join((name, *self.synonyms.get(name, ()))) for name in self.names)
+            lines = ["; ".join((name, *self.synonyms.get(name, ()))) for name in self.names]
+            text = "\n".join([*lines, *(f"-{name}" for name in self.negatives)])
             if self.subsets or not self._reads_as(text):
                 raise InputError(f'expected .json for a vocabulary with subsets or signs like ";" in names, got {path}')
         else:
@@ -155,7 +179,8 @@ class Vocabulary:
             found = _read_lines(text)
         except InputError:
             return False
-        return found.names == self.names and found.synonyms == {k: v for k, v in self.synonyms.items() if v}
+        synonyms = {key: value for key, value in self.synonyms.items() if value}
+        return (found.names, found.synonyms, found.negatives) == (self.names, synonyms, self.negatives)
 
     def subset(self, name: str) -> Vocabulary:
         """The names of a subset, in the vocabulary's order, with their synonyms.
@@ -171,6 +196,7 @@ class Vocabulary:
         return Vocabulary(
             tuple(known for known in self.names if known in wanted),
             {known: synonyms for known, synonyms in self.synonyms.items() if known in wanted},
+            negatives=self.negatives,
         )
 
 
@@ -220,14 +246,32 @@ def _read_lines(text: str) -> Vocabulary:
 
 
 def _read_rows(rows: Sequence[Sequence[str]]) -> Vocabulary:
-    """A class each: its name, then its synonyms."""
+    """A class each: its name, then its synonyms; or negatives, behind a "-"."""
     rows = [[_without_quotes(part.strip()) for part in row] for row in rows]
     for number, row in enumerate(rows, start=1):
         if len(row) > 1 and not all(row):
             raise InputError(
                 f'expected "name; synonym; synonym", got an empty one for class {number}: {"; ".join(row)!r}'
             )
-    return Vocabulary(tuple(row[0] for row in rows), {row[0]: tuple(row[1:]) for row in rows if len(row) > 1})
+    negatives = tuple(part for row in rows if _is_negative(row[0]) for part in row)
+    rows = [row for row in rows if not _is_negative(row[0])]
+    synonyms = {row[0]: tuple(row[1:]) for row in rows if len(row) > 1}
+    return _with_negatives(tuple(row[0] for row in rows), synonyms, negatives)
+
+
+def _is_negative(name: str) -> bool:
+    return isinstance(name, str) and name.strip().startswith(_MINUS)
+
+
+def _with_negatives(
+    names: tuple[str, ...], synonyms: Mapping[str, tuple[str, ...]], negatives: Sequence[str]
+) -> Vocabulary:
+    """Negatives as they were written, behind a "-"."""
+    if negatives and not names:
+        raise InputError(f"expected one class name or more beside negatives, got {_shown(negatives)} alone")
+    return Vocabulary(
+        names, synonyms, negatives=tuple(name.strip().lstrip("".join(_MINUS)).strip() for name in negatives)
+    )
 
 
 def _without_quotes(name: str) -> str:
@@ -273,11 +317,12 @@ class _File(msgspec.Struct, forbid_unknown_fields=True):
     names: list[str]
     synonyms: dict[str, list[str]] = {}
     subsets: dict[str, list[str]] = {}
+    negatives: list[str] = []
 
 
 def _read_json(text: str) -> Vocabulary:
     found = decoded(text, list[str] | _File, "a list of names, or names, synonyms and subsets", "the json")
-    return Vocabulary(tuple(found)) if isinstance(found, list) else Vocabulary(**msgspec.structs.asdict(found))
+    return Vocabulary.of(found) if isinstance(found, list) else Vocabulary(**msgspec.structs.asdict(found))
 
 
 _READERS = {".txt": _read_lines, ".json": _read_json}

@@ -262,6 +262,7 @@ def test_what_looks_more_like_a_negative_is_left_out(predictor, photo):
     assert set(found.labels) == {"red square"} and predictor.names == ("red square",)
     assert np.array_equal(found.scores[: len(asked)], everything.scores[asked])  # and more: a hundred in all
     assert np.array_equal(found.boxes[: len(asked)], everything.boxes[asked])
+    assert same(predictor(photo, ["red square", "-wheel", "-blue star"], negatives=(), threshold=0), found)
 
 
 def test_training_classes_are_known_as_base(predictor):

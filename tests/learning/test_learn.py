@@ -3,20 +3,21 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 
 import numpy as np
 import pytest
 import torch
-from PIL import Image
 
 from ovdet.class_embeddings import NEGATIVE
 from ovdet.errors import InputError
 from ovdet.inference.load import load_predictor
 from ovdet.inference.predictor import OpenVocabPredictor
-from ovdet.learning.classes_file import join_learned, load_classes, save_classes
+from ovdet.learning.classes_file import load_all_classes, load_classes, save_classes
 from ovdet.learning.examples import label_regions
-from ovdet.learning.learn import detector_fingerprint
 from ovdet.learning.probe import BACKGROUND, IGNORED
+from ovdet.modeling.fingerprint import detector_fingerprint
+from ovdet.text.classes import join_classes
 
 ASKED = ["red circle", "wheel"]
 ALL = dict(threshold=0, class_agnostic_iou=1, max_containment=1)
@@ -29,22 +30,8 @@ def predictor(tiny_files) -> OpenVocabPredictor:
 
 
 @pytest.fixture(scope="module")
-def data(tmp_path_factory):
-    """Six photos of a striped square each, on noise, and their json."""
-    folder = tmp_path_factory.mktemp("photos")
-    random, images, annotations = np.random.default_rng(0), [], []
-    for number in range(6):
-        pixels = random.integers(90, 160, (160, 200, 3), dtype=np.uint8)
-        x, y = random.integers(5, 90, 2).tolist()
-        pixels[y : y + 60, x : x + 80] = np.where(np.arange(80)[None, :, None] // 8 % 2, 255, 0)
-        Image.fromarray(pixels).save(folder / f"{number}.png")
-        images.append({"id": number, "file_name": f"{number}.png", "height": 160, "width": 200})
-        box = {"id": number, "image_id": number, "category_id": 1, "bbox": [x, y, 80, 60], "area": 4800, "iscrowd": 0}
-        annotations.append(box)
-    categories = [{"id": 1, "name": "zebra crossing"}, {"id": 2, "name": "wheel"}]
-    content = {"images": images, "annotations": annotations, "categories": categories}
-    (folder / "my.json").write_text(json.dumps(content))
-    return folder
+def data(striped):
+    return striped
 
 
 def examples(data) -> list:
@@ -64,7 +51,7 @@ def of_names(found, names):
 
 def test_a_learned_class_is_found_and_other_scores_stay_to_the_bit(predictor, data, learned):
     before = predictor.embed(ASKED)
-    both = before.with_learned(learned)
+    both = join_classes(before, learned)
     weights = {key: value.clone() for key, value in predictor.model.state_dict().items()}
     for photo, (box,) in examples(data)[4:]:
         alone, together = predictor(photo, classes=before, **ALL), predictor(photo, classes=both, **ALL)
@@ -81,14 +68,21 @@ def test_a_learned_class_is_found_and_other_scores_stay_to_the_bit(predictor, da
 def test_a_learned_name_that_was_asked_for_goes_on_as_a_negative(predictor, data):
     wheel = predictor.learn("wheel", examples(data)[:2])
     before = predictor.embed(ASKED, negatives=())
-    both = before.with_learned(wheel)
+    both = join_classes(before, wheel)
     assert both.names == tuple(ASKED) and both.class_ids.tolist() == [0, NEGATIVE]
     photo = data / "5.png"
     alone, together = predictor(photo, classes=before, **ALL), predictor(photo, classes=both, **ALL)
     circles = [of_names(found, ["red circle"])[1] for found in (alone, together)]
     assert np.array_equal(circles[0], circles[1][: len(circles[0])])
-    with pytest.raises(InputError, match="learned"):
-        both.with_learned(wheel)
+    with pytest.raises(InputError, match="'wheel' twice"):
+        join_classes(both, wheel)
+
+
+def test_a_name_is_replaced_by_the_rule_for_equal_names(predictor, data):
+    wheels = predictor.learn("Wheels_of a  Cart.", examples(data)[:2])
+    both = join_classes(predictor.embed(["wheels of a cart", "red circle"], negatives=()), wheels)
+    assert both.names == ("wheels of a cart", "red circle")
+    assert both.class_ids.tolist() == [NEGATIVE, 1] and both.learned.class_ids.tolist() == [0]
 
 
 def test_learning_is_repeatable(predictor, data, learned):
@@ -105,20 +99,45 @@ def test_a_file_gives_the_same_and_another_detector_refuses_it(predictor, data, 
     lite = OpenVocabPredictor.from_pretrained("ovdet-lite-base48", device="cpu")
     with pytest.raises(InputError, match=f"{lite.fingerprint}.*{predictor.fingerprint}"):
         lite(data / "5.png", classes=loaded)
-    with pytest.raises(InputError, match="zebra crossing"):
-        join_learned([learned, loaded])  # the same name twice
+    with pytest.raises(InputError, match="'zebra crossing' twice"):
+        load_all_classes([tmp_path / "my.safetensors"] * 2)
+    with pytest.raises(InputError, match="one detector"):
+        join_classes(loaded, replace(predictor.learn("wheel", examples(data)[:1]), detector="another"))
     with pytest.raises(InputError, match="no file"):
         load_classes(tmp_path / "none.safetensors")
     (tmp_path / "odd.safetensors").write_bytes(b"odd")
     with pytest.raises(InputError, match="odd.safetensors"):
         load_classes(tmp_path / "odd.safetensors")
-    with pytest.raises(InputError, match="learned rows alone"):
+    with pytest.raises(InputError, match="of a detector"):
         save_classes(tmp_path / "names.safetensors", predictor.embed(ASKED))
+
+
+def test_files_hold_all_kinds_of_rows_and_thresholds(predictor, data, learned, tmp_path):
+    classes = join_classes(predictor.embed(["red circle", "wheel"], negatives=["dog"]), learned)
+    classes = classes.with_thresholds({"wheel": 0.25}, predictor.fingerprint)
+    save_classes(tmp_path / "my.safetensors", classes)
+    loaded = load_classes(tmp_path / "my.safetensors")
+    assert loaded.names == classes.names and loaded.detector == predictor.fingerprint
+    for key in ("embeddings", "class_ids", "is_base"):
+        assert torch.equal(getattr(loaded, key), getattr(classes, key))
+    assert loaded.thresholds.nan_to_num(-1).tolist() == [-1, 0.25, -1]
+    found = [predictor(data / "5.png", classes=each, **ALL) for each in (classes, loaded)]
+    assert np.array_equal(found[0].scores, found[1].scores)
+
+
+def test_a_threshold_of_a_class_decides_what_is_shown(predictor, data, learned):
+    scores = predictor(data / "5.png", classes=learned, **ALL).scores
+    middle = float(scores[len(scores) // 2])
+    strict = learned.with_thresholds({"zebra crossing": middle}, predictor.fingerprint)
+    shown = predictor(data / "5.png", classes=strict, class_agnostic_iou=1, max_containment=1)
+    assert len(shown) == (scores >= np.float32(middle)).sum()
+    with pytest.raises(InputError, match=r"\[0, 1\]"):
+        learned.with_thresholds({"zebra crossing": 1.5}, predictor.fingerprint)
 
 
 def test_joined_files_score_as_alone(predictor, data, learned):
     other = predictor.learn("wheel", examples(data)[2:4])
-    joined = join_learned([other, learned])
+    joined = join_classes(other, learned)
     found = predictor(data / "5.png", classes=joined, **ALL)
     alone = predictor(data / "5.png", classes=learned, **ALL)
     scores = of_names(found, ["zebra crossing"])[1]
@@ -181,7 +200,7 @@ def test_the_commands(tiny_files, run_tool, data, tmp_path):
     for name, arguments, message in (
         ("learn.py", [*annotated, "--output", file, "--name", "cat"], "cat"),
         ("learn.py", [*annotated, "--output", tmp_path / "my.txt"], "my.txt"),
-        ("demo.py", [*seen], "neither"),
+        ("demo.py", [*seen], "none of them"),
         ("demo.py", ["--input", data / "5.png", "--output", tmp_path / "demo", "--classes", file], "another's"),
     ):
         code, _, error = run_tool(name, *arguments, *(detector if name == "learn.py" else []))
@@ -196,3 +215,59 @@ def test_photos_of_another_json_are_background(tiny_files, run_tool, data, tmp_p
     file = tmp_path / "my.safetensors"
     code, told, _ = run_tool("learn.py", *arguments, "--output", file, *tiny_files.arguments, *tiny_files.overrides)
     assert code == 0 and "from 10 photos" in told
+
+
+def test_compare_says_what_names_and_examples_give(tiny_files, run_tool, data, tmp_path):
+    arguments = ["--annotations", data / "my.json", "--images", data, "--output", tmp_path / "my.safetensors"]
+    detector = [*tiny_files.arguments, *tiny_files.overrides]
+    code, told, _ = run_tool("learn.py", *arguments, "--compare", "--json", *detector)
+    assert code == 0
+    told = json.loads(told)
+    assert [each["method"] for each in told["compared"]] == ["text", "learned", "learned + text"]
+    assert all(0 <= each["AP50"] <= 100 for each in told["compared"]) and told["compared"][1]["shots"] == 4
+    code, told, _ = run_tool("learn.py", *arguments, "--compare", *detector)
+    assert code == 0 and "learned + text" in told and "1 learned from 6 photos" in told
+
+
+def test_what_a_name_means_can_be_left_out(predictor, data, learned):
+    alone = predictor.learn("zebra crossing", examples(data)[:4], use_name=False)
+    width = alone.width
+    assert not alone.learned.weights[:, -width:].any() and learned.learned.weights[:, -width:].any()
+    assert torch.equal(alone.learned.weights[:, :-width], learned.learned.weights[:, :-width])
+
+
+def test_little_is_told(tiny_files, run_tool, data, tmp_path):
+    content = json.loads((data / "my.json").read_text())
+    content["images"], (one, *_) = content["images"][:1], content["annotations"]
+    content["annotations"] = [{**one, "id": number} for number in range(6)]
+    (tmp_path / "one.json").write_text(json.dumps(content))
+    arguments = ["--annotations", tmp_path / "one.json", "--images", data, "--output", tmp_path / "my.safetensors"]
+    detector = [*tiny_files.arguments, *tiny_files.overrides]
+    code, _, error = run_tool("learn.py", *arguments, *detector)
+    assert code == 0 and error.count("zebra crossing: all 6 boxes are of one photo") == 1
+    code, _, error = run_tool("learn.py", *arguments, "--compare", *detector)
+    assert code == 2 and "got 1 in" in error
+    code, _, error = run_tool("learn.py", *arguments, "--name", "zebra crossing", "--name", "Zebra_Crossing", *detector)
+    assert code == 2 and "read alike" in error
+    for each in content["annotations"]:
+        each["bbox"] = [10, 10, 0, 40]
+    (tmp_path / "one.json").write_text(json.dumps(content))
+    code, _, error = run_tool("learn.py", *arguments, *detector)
+    assert code == 2 and len(error.strip().splitlines()[-1:]) == 1 and "error: expected" in error
+
+
+def test_base_names_score_the_same_to_the_bit_beside_learned_ones(data, shared_data):
+    """ovdet-lite-base48 on photos of COCO, before and after learning."""
+    lite = OpenVocabPredictor.from_pretrained("ovdet-lite-base48", device="cpu")
+    names = ["person", "cat", "dog", "car", "chair", "bottle"]
+    mine = lite.learn("zebra crossing", examples(data)[:1])
+    before = lite.embed(names)
+    val = json.loads((shared_data / "coco_pool/instances_val.json").read_text())["images"][:3]
+    counted = 0
+    for image in val:
+        photo = shared_data / "coco_pool/images" / image["file_name"]
+        alone, both = (lite(photo, classes=each, **ALL) for each in (before, join_classes(before, mine)))
+        for expected, found in zip(of_names(alone, names), of_names(both, names), strict=True):
+            assert np.array_equal(expected, found)
+        counted += len(alone)
+    assert counted > 50

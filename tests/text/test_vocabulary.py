@@ -239,3 +239,28 @@ def test_json_of_the_shared_split_can_be_written_as_a_vocabulary(shared_data, tm
     vocabulary = Vocabulary(tuple(names), subsets={"all": tuple(names)})
     vocabulary.save(tmp_path / "coco.json")
     assert Vocabulary.load(tmp_path / "coco.json").subset("all").names == tuple(names)
+
+
+@pytest.mark.parametrize(
+    "text", ["cat, -dog, -wolf; fox", "cat\n-dog\n- wolf; fox", '["cat", "-dog", "-wolf", "-fox"]']
+)
+def test_a_minus_makes_a_negative(text, tmp_path):
+    if "," in text and not text.startswith("["):
+        vocabulary = Vocabulary.from_text(text)
+    else:
+        file = tmp_path / ("names.json" if text.startswith("[") else "names.txt")
+        file.write_text(text)
+        vocabulary = Vocabulary.load(file)
+    assert vocabulary.names == ("cat",) and vocabulary.negatives == ("dog", "wolf", "fox")
+    for name in ("again.txt", "again.json"):
+        vocabulary.save(tmp_path / name)
+        assert Vocabulary.load(tmp_path / name) == vocabulary
+    assert Vocabulary.of(["cat", "-dog"]).negatives == ("dog",)
+
+
+@pytest.mark.parametrize(
+    ("text", "message"), [("-cat", "-cat"), ("cat, -Cat.", "'Cat.' as both"), ("cat, -", "a negative")]
+)
+def test_negatives_that_are_none(text, message):
+    with pytest.raises(InputError, match=message):
+        Vocabulary.from_text(text)

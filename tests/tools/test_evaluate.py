@@ -19,6 +19,7 @@ from pycocotools.cocoeval import COCOeval
 from ovdet import OpenVocabPredictor, Vocabulary
 from ovdet.hub.find import open_config
 from ovdet.hub.model_folder import write_model_folder
+from ovdet.learning.classes_file import load_classes
 
 QUICK = "configs/quick/vild.py"
 FILES = {"metrics.json", "detections.json", "per_class.csv", "per_class.png", "precision_recall.png", "config.yaml"}
@@ -313,3 +314,35 @@ def test_an_output_that_cannot_be_written(evaluate, tmp_path):
 def test_a_misspelt_override(evaluate):
     code, last, _ = evaluate("train.devise=cpu")
     assert code == 2 and "train.devise" in last
+
+
+def test_suggested_thresholds_go_with_the_classes(trained, data, evaluate, run_tool, tmp_path):
+    code, last, folder = evaluate("--suggest-thresholds", ANY_SCORE)
+    assert code == 0, last
+    lines = (folder / "thresholds.csv").read_text().splitlines()
+    names = list(read(folder)["per_class"])
+    assert lines[0] == "class,threshold,precision,recall,F1,objects,false alarms" and len(lines) == 1 + len(names)
+    chosen = {line.split(",")[0]: float(line.split(",")[1]) for line in lines[1:] if line.split(",")[1]}
+    classes = load_classes(folder / "classes.safetensors")
+    assert classes.names == tuple(names) and chosen
+    for name, own in zip(names, classes.own_thresholds.tolist(), strict=True):
+        assert own == pytest.approx(chosen[name], abs=1e-4) if name in chosen else np.isnan(own)
+    # and the demo shows what reaches them
+    photo = sorted((data / "images").iterdir())[-1]
+    shown = ["--input", photo, "--output", tmp_path / "demo", "--model", trained.output, "--class-agnostic-iou", "1"]
+    assert run_tool("demo.py", *shown, "--classes", folder / "classes.safetensors")[0] == 0
+    found = json.loads((tmp_path / "demo/detections.json").read_text())[0]["detections"]
+    assert all(each["score"] >= chosen.get(each["label"], 0) - 1e-4 for each in found)
+
+
+@pytest.mark.parametrize(
+    ("more", "message"),
+    [
+        (("--precision", "0.9"), "suggest_thresholds"),
+        (("--suggest-thresholds", "--precision", "1.5"), "1.5"),
+        (("--suggest-thresholds", "--lvis"), "LVIS"),
+    ],
+)
+def test_thresholds_that_cannot_be_suggested(evaluate, more, message):
+    code, last, _ = evaluate(*more)
+    assert code == 2 and message in last

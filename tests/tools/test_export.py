@@ -4,6 +4,7 @@ import importlib.util
 import json
 import runpy
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -19,11 +20,13 @@ from PIL import Image
 from torchvision.ops import box_iou
 
 from configs.common.methods import vild_ensemble
+from ovdet.class_embeddings import LearnedRows
 from ovdet.errors import InputError
 from ovdet.export.onnx_detector import load_onnx_predictor
 from ovdet.hub.find import open_config
 from ovdet.hub.model_folder import write_model_folder
 from ovdet.inference.predictor import OpenVocabPredictor
+from ovdet.text.classes import join_classes
 from ovdet.text.embeddings import TextEmbeddings
 
 ROOT = Path(__file__).parents[2]
@@ -97,6 +100,32 @@ def test_onnxruntime_finds_what_the_detector_finds(exported, eager, photo, numbe
     expected = eager(photo, threshold=0)
     assert len(expected) > 10
     assert_same(predictor(photo, threshold=0), expected)
+
+
+@pytest.mark.parametrize("names", [(), ("red circle", "wheel")])
+def test_the_file_finds_learned_classes_too(exported, eager, photo, names):
+    mine = eager.learn("patch", [(photo, [[50, 40, 150, 120]])])
+    second = replace(mine.learned, biases=mine.learned.biases - 1, weights=mine.learned.weights.flip(1))
+    rows = LearnedRows(*(torch.cat([getattr(each, key) for each in (mine.learned, second)])
+                         for key in ("weights", "biases", "class_ids")))  # fmt: skip
+    predictor = load_onnx_predictor(exported, device="cpu")
+    assert predictor.fingerprint == eager.fingerprint
+    for learned in (mine, replace(mine, learned=rows)):
+        classes = join_classes(eager.embed(names, negatives=["dog"]), learned) if names else learned
+        expected, found = (each(photo, classes=classes, threshold=0) for each in (eager, predictor))
+        assert set(expected.labels) == {"patch", *names}
+        best = min(30, len(expected), len(found))  # each side has limits of its own on how many there may be
+        if learned is mine:
+            assert best > 10 and np.allclose(found.scores[:best], expected.scores[:best], atol=1e-4)
+            assert found.labels[:best] == expected.labels[:best]
+        assert np.allclose(found.scores[0], expected.scores[0], atol=1e-4)
+
+
+def test_learned_classes_of_another_detector_are_refused(exported, eager, photo):
+    predictor = load_onnx_predictor(exported, device="cpu")
+    mine = replace(eager.learn("patch", [(photo, [[50, 40, 150, 120]])]), detector="0" * 16)
+    with pytest.raises(InputError, match="another's"):
+        predictor(photo, classes=mine)
 
 
 def test_names_are_embedded_by_the_detectors_own_prompts(exported, eager):
@@ -243,7 +272,7 @@ def test_torch_export_finds_what_the_detector_finds(tiny_files, photo, run_tool,
     extra = {"ovdet.json": ""}
     program = torch.export.load(file, extra_files=extra).module()
     assert json.loads(extra["ovdet.json"])["teacher"] == "conse"
-    image = eager._prepare(np.asarray(Image.open(photo)))["image"]
+    image = eager.prepare(Image.open(photo))["image"]
     for number in (1, 65, 1203):
         vocabulary = F.normalize(torch.randn(number, 384, generator=torch.Generator().manual_seed(number)), dim=1)
         eager.model.set_vocabulary([str(k) for k in range(number)], vocabulary)

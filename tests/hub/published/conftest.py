@@ -17,7 +17,7 @@ from torch import Tensor
 
 from ovdet.class_embeddings import ClassEmbeddings
 from ovdet.hub.published.convert import convert
-from ovdet.inference.predictor import OpenVocabPredictor, to_rgb
+from ovdet.inference.predictor import OpenVocabPredictor
 
 
 def _module(file: Path) -> ModuleType:
@@ -113,7 +113,7 @@ def build_case(rules, converted, shared_data) -> Callable[..., Case]:
         else:
             name, short, long = PHOTOS[photo]
             predictor.resize = T.AugmentationList([T.ResizeShortestEdge(short, long)])
-            inputs = predictor._prepare(to_rgb(shared_data / "coco_pool/images" / name))
+            inputs = predictor.prepare(shared_data / "coco_pool/images" / name)
         embedded = ClassEmbeddings.of(torch.from_numpy(rows).float(), [str(k) for k in range(len(rows))])
         return Case(predictor, inputs, embedded, rules.golden(case, photo))
 
