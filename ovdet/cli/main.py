@@ -26,6 +26,7 @@ COMMANDS = {
     "verify": "ovdet.cli.verify",
     "embed": "ovdet.cli.embed",
     "teacher": "ovdet.cli.teacher",
+    "average": "ovdet.cli.average",
     "learn": "ovdet.cli.learn",
     "few-shot": "ovdet.cli.few_shot",
     "export": "ovdet.cli.export",

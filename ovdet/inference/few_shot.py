@@ -141,6 +141,15 @@ def relabeled(half: Half, drawn: Mapping[int, Tensor], seed: int) -> LabeledRegi
     return join_regions(parts)
 
 
+class Figures(NamedTuple):
+    """See `Result`."""
+
+    AP: float
+    AP50: float
+    F1: float
+    threshold: float | None
+
+
 class HeldOut:
     """Photos that are asked for classes again and again: regions are embedded once."""
 
@@ -167,8 +176,8 @@ class HeldOut:
             yield 1
 
     @torch.no_grad()
-    def score(self, classes: ClassEmbeddings) -> tuple[float, float, float, float | None]:
-        """AP, AP50, the best F1 of one threshold for all classes, and that, see `Result`."""
+    def score(self, classes: ClassEmbeddings) -> Figures:
+        """Average precision, and the best F1 of one threshold for all classes."""
         scorer = CocoAP(self._truth, self.category_ids, image_ids=[photo.image_id for photo in self._photos])
         place = torch.tensor([self._places[normalize_class_name(name)] for name in classes.names])
         matched: list[tuple[np.ndarray, np.ndarray]] = []
@@ -186,7 +195,7 @@ class HeldOut:
         threshold, precision, recall = choose_threshold(scores[hits >= 0], hits[hits >= 0], int(result.objects.sum()))
         f1 = 200 * precision * recall / max(precision + recall, 1e-9)
         means = (float(np.nanmean(result.figures[metric])) for metric in ("AP", "AP50"))
-        return *means, f1, None if np.isnan(threshold) else threshold
+        return Figures(*means, f1, None if np.isnan(threshold) else threshold)
 
     def _matched(
         self, image_id: Any, category_id: int, rows: Sequence[Mapping[str, Any]]

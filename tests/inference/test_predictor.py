@@ -17,6 +17,7 @@ from ovdet.device import float32_by_default
 from ovdet.inference.draw import draw_detections
 from ovdet.inference.predictor import default_threshold
 from ovdet.modeling.postprocess import is_not_contained
+from ovdet.text.classes import join_classes
 from ovdet.text.embedder import NameEmbedder
 
 ALL = {"class_agnostic_iou": 1, "max_containment": 1}  # every box above the threshold
@@ -535,7 +536,7 @@ def test_thresholds_of_single_names(predictor, photo):
 
 def test_a_photo_that_was_embedded_answers_as_the_photo_itself(predictor, photo, monkeypatch):
     classes = predictor.embed(["cat", "wheel"], negatives=["dog"])
-    learned = classes.with_learned(predictor.learn("mug", [(photo, [[5, 5, 60, 60]])]))
+    learned = join_classes(classes, predictor.learn("mug", [(photo, [[5, 5, 60, 60]])]))
     seen = predictor.embed_photo(photo)
     assert 0 < seen.num_bytes < 20e6
     asked = [{"names": ["red square", "wheel"]}, {"classes": classes}, {"classes": learned}]

@@ -1,6 +1,14 @@
 """Averaging weights as a user would: a file, and bad input in a line."""
 
+import json
+
+import pytest
 import torch
+from detectron2.config import LazyConfig
+
+from ovdet.engine.config import load_config
+from ovdet.errors import InputError
+from ovdet.inference.averaging import Share, choose_share
 
 
 def test_a_file_is_written(run_tool, tmp_path):
@@ -23,3 +31,39 @@ def test_bad_input_is_one_line_and_exit_code_2(run_tool, tmp_path):
         code, _, err = run_tool("average_weights.py", *files, *more)
         assert code == 2 and message in err.strip().splitlines()[-1]
     assert not list(tmp_path.iterdir())
+
+
+def test_the_best_share_that_keeps_the_control_is_chosen():
+    tried = [Share(0, 5, 20), Share(0.3, 10, 19.8), Share(0.5, 14, 19.2), Share(1, 16, 17)]
+    assert choose_share(tried, 1).share == 0.5 and choose_share(tried, 0.5).share == 0.3
+    assert choose_share(tried, 5).share == 1
+    with pytest.raises(InputError, match="1: 3.0"):
+        choose_share(tried, -1)
+
+
+def test_shares_are_tried_on_photos(tiny_files, run_tool, striped, tmp_path):
+    """The tiny detector and another one; both jsons are the same photos."""
+    _, config, _, before = tiny_files.arguments
+    content = torch.load(before, weights_only=True)
+    content["model"]["roi_heads.box_predictor.bbox_pred.bias"] += 0.1
+    torch.save(content, tmp_path / "after.pth")
+    run = tmp_path / "config.yaml"
+    LazyConfig.save(load_config(config, tiny_files.overrides), str(run))
+    files = ["--before", before, "--after", tmp_path / "after.pth", "--output", tmp_path / "averaged.pth"]
+    own = ["--annotations", striped / "my.json", "--images", striped, "--config-file", run, "--max-photos", "2"]
+    control = ["--control-annotations", striped / "my.json", "--control-images", striped, "--max-loss", "100"]
+    code, out, err = run_tool("average_weights.py", *files, *own, *control, "--shares", "0.5,1", "--json")
+    assert code == 0, err
+    told = json.loads(out)
+    assert [each["share"] for each in told["tried"]] == [0, 0.5, 1] and (tmp_path / "averaged.pth").is_file()
+    assert all(each["own"] == each["control"] for each in told["tried"])
+    best = max(told["tried"][1:], key=lambda each: each["own"])
+    assert told["share"] == best["share"]
+    for more, message in (
+        (["--shares", "0.5"], "--config-file"),
+        (["--shares", "0.5", "--share", "1", *own, *control], "got both"),
+        (["--shares", "half", *own, *control], "half"),
+        (["--shares", "0", *own, *control], "above 0"),
+    ):
+        code, _, err = run_tool("average_weights.py", *files, *more)
+        assert code == 2 and message in err.strip().splitlines()[-1]
