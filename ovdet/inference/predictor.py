@@ -55,6 +55,7 @@ Names = Vocabulary | TextEmbeddings | Sequence[str]
 Threshold = float | Mapping[str, float] | None
 
 CLASS_AGNOSTIC_IOU, MAX_CONTAINMENT = 0.5, 0.9  # what is shown by default, docs/lab/overlap.md
+LEARNED_THRESHOLD = 0.1  # where F1 is best with ten boxes a class on photos held out, docs/own_data.md
 _REMEMBERED = 32  # vocabularies that are kept ready
 
 
@@ -573,9 +574,9 @@ def _default_thresholds(classes: ClassEmbeddings) -> Tensor:
     """(K,) a class's own threshold, or see `default_threshold`."""
     is_base = classes.is_base_class
     is_base = torch.ones(len(classes.names), dtype=torch.bool) if is_base is None else is_base.cpu().clone()
-    if classes.learned is not None:
-        is_base[classes.learned.class_ids.cpu()] = True
     defaults = torch.tensor([default_threshold(was) for was in is_base.tolist()])
+    if classes.learned is not None:
+        defaults[classes.learned.class_ids.cpu()] = LEARNED_THRESHOLD
     return torch.where(classes.own_thresholds.isnan(), defaults, classes.own_thresholds)
 
 

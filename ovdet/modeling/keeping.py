@@ -1,7 +1,7 @@
 """ROI heads that are fine-tuned on names of one's own and keep what the detector knew before.
 
-Learning without forgetting (arXiv:1606.09282): on regions of the user's photos the heads of before, frozen, say what
-should stay: scores of the other names, embeddings, and boxes of what is not annotated.
+Learning without forgetting (arXiv:1606.09282): on regions of the user's photos that show no annotated object, the heads
+of before, frozen, say what should stay: scores of the other names, embeddings and boxes.
 
 Shape letters: R regions over all images, F features, D embedding width, S names that are kept.
 """
@@ -78,15 +78,15 @@ class KeepingROIHeads(OpenVocabROIHeads):
         proposals: list[Instances],
         classes: ClassEmbeddings,
     ) -> dict[str, Tensor]:
-        """`loss_keep_scores`, `loss_keep_embeddings`; `loss_keep_boxes` on regions that show no annotated object."""
+        """`loss_keep_scores`, `loss_keep_embeddings`, `loss_keep_boxes`, on regions that show no annotated object."""
         names = frozen.names[(frozen.names @ classes.embeddings.to(frozen.names).t()).amax(1) < _SAME]
-        with torch.no_grad():
-            expected, expected_deltas = frozen.box_predictor.embed(frozen.box_head(pooled))
-            expected_logits = frozen.box_predictor.classifier(expected, names)
-        embeddings, deltas = self.box_predictor.embed(box_features)
-        logits = self.box_predictor.classifier(embeddings, names)
         is_other = torch.cat([each.gt_classes for each in proposals]) == BACKGROUND  # (R,)
-        boxes = F.smooth_l1_loss(deltas[is_other].float(), expected_deltas[is_other].float(), reduction="sum")
+        with torch.no_grad():
+            expected, expected_deltas = frozen.box_predictor.embed(frozen.box_head(pooled[is_other]))
+            expected_logits = frozen.box_predictor.classifier(expected, names)
+        embeddings, deltas = self.box_predictor.embed(box_features[is_other])
+        logits = self.box_predictor.classifier(embeddings, names)
+        boxes = F.smooth_l1_loss(deltas.float(), expected_deltas.float(), reduction="sum")
         losses = {
             "loss_keep_scores": score_distillation_loss(logits, expected_logits),
             "loss_keep_embeddings": l1_distillation_loss(embeddings, expected),

@@ -34,6 +34,7 @@ import torch
 import yaml
 from PIL import Image
 
+from ovdet.class_embeddings import ClassEmbeddings, LearnedRows
 from ovdet.data.coco import is_degenerate, read_coco_json, usable_segmentation
 from ovdet.data.images import read_image
 from ovdet.data.splits import load_split
@@ -43,6 +44,7 @@ from ovdet.errors import InputError
 from ovdet.export.onnx_detector import read_description
 from ovdet.hub.find import SHIPPED
 from ovdet.hub.model_folder import read_model_config
+from ovdet.learning.classes_file import load_classes, save_classes
 from ovdet.regions.plan import ImageRecord, RegionPlan, write_plan
 from ovdet.regions.proposals import read_proposals
 from ovdet.regions.shard import ImageRegions, write_shard
@@ -224,6 +226,14 @@ def read_coco(path: Path) -> None:
         usable_segmentation(annotation.get("segmentation"), image)
 
 
+def classes(folder: Path) -> list[bytes]:
+    rows = torch.nn.functional.normalize(torch.randn(3, 8), dim=1)
+    learned = LearnedRows(torch.randn(2, 5), torch.randn(2), torch.tensor([1, 1]))
+    parts = (rows, torch.tensor([0, 2, -1]), ("cat", "dog", "cup"), torch.tensor([True, False, True]), learned)
+    save_classes(folder / "c.safetensors", ClassEmbeddings(*parts, torch.tensor([0.5, torch.nan, 0.1]), "0" * 16))
+    return [(folder / "c.safetensors").read_bytes()]
+
+
 def embeddings(folder: Path) -> list[bytes]:
     matrix = torch.nn.functional.normalize(torch.randn(3, 8), dim=1)
     TextEmbeddings(matrix, ("cat", "dog", "cup"), ("a {}",), "conse", "f" * 16).save(folder / "e.safetensors")
@@ -329,6 +339,7 @@ KINDS = {
     "names": Kind(".bin", lines("cat; kitten, dog", "(a, b), c"), lambda path: Vocabulary.from_text(
         path.read_bytes().decode("utf-8", "surrogateescape")), mutate_bytes),
     "proposals": Kind(".json", lines(PROPOSALS), read_proposals, mutate_json),
+    "classes": Kind(".safetensors", classes, load_classes, mutate_safetensors),
     "embeddings": Kind(".safetensors", embeddings, load_embeddings, mutate_safetensors),
     "plan": Kind(".json", stores, lambda path: read_store(path, "plan.json"), mutate_json),
     "shard": Kind(".bin", shards, lambda path: read_store(path, "shard-00000.safetensors"), mutate_safetensors),

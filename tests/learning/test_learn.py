@@ -12,7 +12,7 @@ import torch
 from ovdet.class_embeddings import NEGATIVE
 from ovdet.errors import InputError
 from ovdet.inference.load import load_predictor
-from ovdet.inference.predictor import OpenVocabPredictor
+from ovdet.inference.predictor import OpenVocabPredictor, thresholds_of
 from ovdet.learning.classes_file import load_all_classes, load_classes, save_classes
 from ovdet.learning.examples import label_regions
 from ovdet.learning.probe import BACKGROUND, IGNORED
@@ -271,3 +271,9 @@ def test_base_names_score_the_same_to_the_bit_beside_learned_ones(data, shared_d
             assert np.array_equal(expected, found)
         counted += len(alone)
     assert counted > 50
+
+
+def test_learned_classes_have_a_default_threshold_of_their_own(predictor, learned):
+    both = join_classes(predictor.embed(["red circle", "wheel"], negatives=()), learned)  # the first was trained
+    assert thresholds_of(both).tolist() == pytest.approx([0.3, 0.08, 0.1])
+    assert thresholds_of(both, {"zebra crossing": 0.5}).tolist() == pytest.approx([0.3, 0.08, 0.5])
