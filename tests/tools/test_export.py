@@ -159,8 +159,11 @@ def test_the_file_describes_itself(exported):
     assert description["resize"] == {"short_edge_length": 192, "max_size": 256}
     assert str(ROOT).encode() not in exported.read_bytes()  # no stack traces
     shapes = [[d.dim_param or d.dim_value for d in v.type.tensor_type.shape.dim] for v in model.graph.input]
-    assert [value.name for value in model.graph.input] == ["image", "vocabulary", "is_base"]
-    assert [shape[0] for shape in shapes] == [3, *[shapes[1][0]] * 2] and shapes[1][1] == 384
+    needed, optional = ["image", "vocabulary", "is_base"], ["learned_weights", "learned_biases"]
+    assert [value.name for value in model.graph.input] == [*needed, *optional]
+    assert {value.name for value in model.graph.initializer} >= set(optional)  # which may be left out
+    assert [shape[0] for shape in shapes[:3]] == [3, *[shapes[1][0]] * 2] and shapes[1][1] == 384
+    assert isinstance(shapes[3][0], str) and shapes[3][0] == shapes[4][0] != shapes[1][0]
     assert all(isinstance(side, str) for side in (*shapes[0][1:], shapes[1][0]))
 
 
