@@ -8,7 +8,7 @@ from setuptools import find_packages, setup
 ROOT = Path(__file__).parent
 VERSION = re.search(r'VERSION = "(.+)"', (ROOT / "ovdet/version.py").read_text(encoding="utf-8")).group(1)
 RAY = ["ray[data]>=2.40,<3"]  # extraction on more than one machine
-WEB = ["fastapi>=0.115,<1", "uvicorn>=0.30,<1", "python-multipart>=0.0.18"]  # ovdet serve
+WEB = ["fastapi>=0.115,<1", "uvicorn>=0.30,<1", "python-multipart>=0.0.18", "defusedxml>=0.7"]  # ovdet serve
 TRACK = ["trackers>=2.6,<3"]  # ovdet track
 EXPORT = ["onnx>=1.17", "onnxruntime>=1.20", "onnxscript>=0.5"]
 

@@ -8,6 +8,8 @@ curl -F image=@photo.jpg -F names="dog, red kite" http://127.0.0.1:7860/detect
 from __future__ import annotations
 
 import argparse
+import os
+from pathlib import Path
 
 from ovdet.cli.arguments import add_device_argument, add_model_arguments, add_overrides
 from ovdet.errors import InputError
@@ -25,6 +27,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add("--keep-megabytes", type=float, default=256, metavar="MB", help=kept)
     rate = "requests a second of one address, 0 for any number (default: %(default)s)"
     add("--rate", type=float, default=20, metavar="N", help=rate)
+    root = "folder of Label Studio's local files (its LOCAL_FILES_DOCUMENT_ROOT)"
+    add("--photos", metavar="FOLDER", help=root)
+    host = "its address, for photos that were uploaded there; the token of its API comes from $LABEL_STUDIO_API_KEY"
+    add("--label-studio", metavar="URL", help=host)
     add_overrides(parser)
 
 
@@ -32,6 +38,8 @@ def run(arguments: argparse.Namespace) -> None:
     for option in ("max_megabytes", "keep_megabytes", "rate"):
         if getattr(arguments, option) < 0:
             raise InputError(f"expected --{option.replace('_', '-')} of 0 or more, got {getattr(arguments, option)}")
+    if arguments.photos is not None and not Path(arguments.photos).is_dir():
+        raise InputError(f"expected --photos to be a folder, got {arguments.photos}")
     if not 0 <= arguments.port < 65536:
         raise InputError(f"expected --port of 0 to 65535, got {arguments.port}")
     try:
@@ -39,6 +47,7 @@ def run(arguments: argparse.Namespace) -> None:
         import uvicorn
 
         from ovdet.serving.app import build_app
+        from ovdet.serving.photo_source import PhotoSource
     except ModuleNotFoundError as error:
         if error.name and error.name.partition(".")[0] in ("fastapi", "starlette", "uvicorn", "python_multipart"):
             raise InputError(f"expected {error.name} to be installed: pip install 'ovdet[web]'") from error
@@ -53,7 +62,13 @@ def run(arguments: argparse.Namespace) -> None:
     service = DetectionService(predictor, Limits(kept_bytes=int(arguments.keep_megabytes * 2**20)))
     model = arguments.model or arguments.weights or "ovdet-lite"
     max_bytes = int(arguments.max_megabytes * 2**20)
-    app = build_app(service, model=model, max_bytes=max_bytes, rate=arguments.rate)
+    photos = PhotoSource(
+        folder=None if arguments.photos is None else Path(arguments.photos),
+        host=arguments.label_studio,
+        token=os.environ.get("LABEL_STUDIO_API_KEY"),
+        max_bytes=max_bytes,
+    )
+    app = build_app(service, model=model, max_bytes=max_bytes, rate=arguments.rate, photos=photos)
     host, port = listening.getsockname()[:2]
     print(f"http://{'localhost' if host in ('127.0.0.1', '0.0.0.0') else host}:{port}", flush=True)
     uvicorn.Server(uvicorn.Config(app, log_level="warning")).run(sockets=[listening])

@@ -19,6 +19,7 @@ from xml.etree import ElementTree
 from ovdet.errors import InputError
 from ovdet.files import atomic_write, temporary_path
 from ovdet.inference.labels import Box, LabeledPhoto, Labels
+from ovdet.integrations.label_studio import to_prediction
 
 VAL_SHARE = 0.2  # of the photos, in YOLO's split
 
@@ -101,26 +102,9 @@ def write_label_studio(labels: Labels, folder: Path) -> Path:
     """
     tasks = []
     for photo in labels.photos:
-        results = []
-        for number, box in enumerate(photo.detections):
-            x, y, width, height = _xywh(box)
-            sides = (x / photo.width, y / photo.height, width / photo.width, height / photo.height)
-            value = dict(zip(("x", "y", "width", "height"), (round(100 * side, 5) for side in sides), strict=True))
-            results.append(
-                {
-                    "id": f"box{number}",
-                    "from_name": "label",
-                    "to_name": "image",
-                    "type": "rectanglelabels",
-                    "original_width": photo.width,
-                    "original_height": photo.height,
-                    "image_rotation": 0,
-                    "value": {**value, "rotation": 0, "rectanglelabels": [box.label]},
-                    "score": box.score,
-                }
-            )
-        score = sum(box.score for box in photo.detections) / max(len(photo.detections), 1)
-        prediction = {"model_version": labels.model, "score": round(score, 4), "result": results}
+        rows = [{"box": box.box, "score": box.score, "label": box.label} for box in photo.detections]
+        names = {"model": labels.model, "from_name": "label", "to_name": "image"}
+        prediction = to_prediction(rows, photo.width, photo.height, **names)
         where = f"/data/local-files/?d={quote(f'{labels.folder.name}/{photo.image}')}"
         tasks.append({"data": {"image": where}, "predictions": [prediction]})
     view = ElementTree.Element("View")

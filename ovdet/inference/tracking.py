@@ -7,9 +7,10 @@ from __future__ import annotations
 
 import json
 import math
-from collections import Counter, OrderedDict
+from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -23,7 +24,6 @@ from ovdet.inference.video_writer import growing_video
 
 _LOW_SHARE = 0.5  # of a name's threshold: so weak detections go on with a track, but begin none
 _MIDDLE = 0.5  # where a name's threshold lies on the scale that the tracker sees
-_REMEMBERED = 4096  # ids whose names are still voted on
 
 
 @dataclass(frozen=True)
@@ -31,8 +31,8 @@ class Tracks:
     """One frame's detections with ids.
 
     Attributes:
-        detections: best first; the label of each is the one that its id was given most often so far.
-        ids: (R,) int, from 0 on, the same for the same thing; -1 before it was seen twice.
+        detections: best first.
+        ids: (R,) int, from 0 on, the same for the same thing; -1 before it was seen twice in a row.
     """
 
     detections: Detections
@@ -45,7 +45,10 @@ class Tracks:
 
 
 class ObjectTracker:
-    """Gives ids to one video's detections, frame by frame."""
+    """Gives ids to one video's detections, frame by frame. Things of a name are followed among themselves.
+
+    So an id has one name, and what is called something else for a frame keeps its id.
+    """
 
     def __init__(self, thresholds: Mapping[str, float], *, rate: float, lost_seconds: float = 1.0) -> None:
         """
@@ -62,15 +65,17 @@ class ObjectTracker:
         except ImportError as error:
             raise InputError("expected trackers to be installed: pip install 'ovdet[track]'") from error
         self.thresholds = dict(thresholds)
-        self._tracker = ByteTrackTracker(
+        self.counts: Counter[str] = Counter()  # of things of each name that got an id
+        self._new_tracker = partial(
+            ByteTrackTracker,
             lost_track_buffer=math.ceil(30 * max(lost_seconds, 1.5 / rate)),  # it counts in thirtieths of a second
             frame_rate=rate,
             track_activation_threshold=_MIDDLE,
             high_conf_det_threshold=_MIDDLE,
             minimum_consecutive_frames=2,
         )
-        self._votes: OrderedDict[int, Counter[str]] = OrderedDict()  # by id, the last seen ones
-        self._forgotten: Counter[str] = Counter()
+        self._trackers: dict[str, Any] = {}  # of the names that something is followed of
+        self._ids: dict[tuple[str, int], int] = {}  # of a name and its tracker's own id, of what is followed
 
     def wanted(self) -> dict[str, float]:
         """Thresholds to detect with: lower than those that begin a track."""
@@ -87,29 +92,29 @@ class ObjectTracker:
         given.mask = None
         given.confidence = np.array([self._scaled(*each) for each in zip(found.scores, found.labels, strict=True)])
         given.data["place"] = np.arange(len(found))
-        tracked = self._tracker.update(given, timestamp=seconds)
-        ids = np.full(len(found), -1)
-        if len(tracked):
-            ids[tracked.data["place"]] = tracked.tracker_id
-        # names
-        labels = list(found.labels)
-        for place in np.flatnonzero(ids >= 0):
-            labels[place] = self._voted(int(ids[place]), labels[place], float(given.confidence[place]))
-        keep = (ids >= 0) | (given.confidence >= _MIDDLE)
-        return _tracks(found, labels, ids, keep, tuple(self.thresholds))
+        ids, labels = np.full(len(found), -1), np.array(found.labels, dtype=object)
+        for name in dict.fromkeys([*self._trackers, *found.labels]):
+            tracker = self._trackers.setdefault(name, None) or self._new_tracker()
+            tracked = tracker.update(given[labels == name], timestamp=seconds)
+            for place, local in zip(tracked.data.get("place", ()), tracked.tracker_id, strict=True):
+                ids[place] = self._id_of(name, int(local))
+            self._trackers[name] = tracker
+        self._forget()
+        return _taken(found, ids, np.flatnonzero((ids >= 0) | (given.confidence >= _MIDDLE)))
 
-    def counts(self) -> Counter[str]:
-        """How many things of each name got an id so far."""
-        return self._forgotten + Counter(votes.most_common(1)[0][0] for votes in self._votes.values())
+    def _id_of(self, name: str, local: int) -> int:
+        if local < 0:
+            return -1
+        if (name, local) not in self._ids:
+            self._ids[name, local] = self.counts.total()
+            self.counts[name] += 1
+        return self._ids[name, local]
 
-    def _voted(self, number: int, label: str, score: float) -> str:
-        votes = self._votes.setdefault(number, Counter())
-        self._votes.move_to_end(number)
-        votes[label] += score
-        while len(self._votes) > _REMEMBERED:
-            _, old = self._votes.popitem(last=False)
-            self._forgotten[old.most_common(1)[0][0]] += 1
-        return votes.most_common(1)[0][0]
+    def _forget(self) -> None:
+        """What is followed no more."""
+        self._trackers = {name: tracker for name, tracker in self._trackers.items() if tracker.tracks}
+        alive = {(name, track.tracker_id) for name, tracker in self._trackers.items() for track in tracker.tracks}
+        self._ids = {key: number for key, number in self._ids.items() if key in alive}
 
     def _scaled(self, score: float, label: str) -> float:
         """A score on one scale for all names: its name's threshold lies in the middle, 0 and 1 stay."""
@@ -119,16 +124,13 @@ class ObjectTracker:
         return float(_MIDDLE + (1 - _MIDDLE) * (score - threshold) / (1 - threshold))
 
 
-def _tracks(
-    found: Detections, labels: Sequence[str], ids: np.ndarray, keep: np.ndarray, names: tuple[str, ...]
-) -> Tracks:
-    places = np.flatnonzero(keep)
+def _taken(found: Detections, ids: np.ndarray, places: np.ndarray) -> Tracks:
     kept = replace(
         found,
         boxes=found.boxes[places],
         scores=found.scores[places],
-        class_ids=np.array([names.index(labels[place]) for place in places], dtype=np.int64),
-        labels=tuple(labels[place] for place in places),
+        class_ids=found.class_ids[places],
+        labels=tuple(found.labels[place] for place in places),
         masks=None,
     )
     return Tracks(kept, ids[places])
@@ -230,7 +232,7 @@ def track_video(
             stream.write(text.encode(errors="backslashreplace") + b"\n")  # in one piece
             write(_draw(frame, tracks, tuple(tracker.thresholds)), seconds)
             done += 1
-    return TrackedVideo(video, lines, done, dict(tracker.counts()), counted)
+    return TrackedVideo(video, lines, done, dict(tracker.counts), counted)
 
 
 def _draw(frame: np.ndarray, tracks: Tracks, names: Sequence[str]) -> np.ndarray:

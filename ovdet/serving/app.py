@@ -14,6 +14,8 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from ovdet.errors import InputError
 from ovdet.inference.media import sample_images
+from ovdet.serving.label_studio import label_studio_routes
+from ovdet.serving.photo_source import PhotoSource
 from ovdet.serving.service import Busy, DetectionService, UnknownPhoto
 from ovdet.version import VERSION
 
@@ -22,7 +24,14 @@ _CLIENTS = 10_000  # addresses whose rate is remembered
 _POLICY = "default-src 'self'; script-src 'unsafe-inline'; style-src 'unsafe-inline'; img-src 'self' blob: data:"
 
 
-def build_app(service: DetectionService, *, model: str, max_bytes: int = 20 * 2**20, rate: float = 20.0) -> FastAPI:
+def build_app(
+    service: DetectionService,
+    *,
+    model: str,
+    max_bytes: int = 20 * 2**20,
+    rate: float = 20.0,
+    photos: PhotoSource | None = None,
+) -> FastAPI:
     """The application.
 
     Args:
@@ -30,11 +39,13 @@ def build_app(service: DetectionService, *, model: str, max_bytes: int = 20 * 2*
         model: the detector's name, to be told.
         max_bytes: of a request.
         rate: requests a second of one address, in the mean of some seconds; 0 for any number.
+        photos: reads those of Label Studio's tasks; None reads such as stand in the task itself.
     """
     app = FastAPI(title="ovdet", version=VERSION, description="Open-vocabulary object detection")
     app.add_middleware(_RateLimit, service=service, rate=rate)
     app.add_middleware(_BodyLimit, service=service, max_bytes=max_bytes)
     _add_errors(app, service)
+    app.include_router(label_studio_routes(service, photos or PhotoSource(max_bytes=max_bytes), model=model))
 
     @app.get("/", response_class=HTMLResponse, include_in_schema=False)
     def page() -> HTMLResponse:
@@ -43,8 +54,8 @@ def build_app(service: DetectionService, *, model: str, max_bytes: int = 20 * 2*
 
     @app.get("/health")
     def health() -> dict[str, str]:
-        """Whether the server answers, and which detector it has."""
-        return {"status": "ok", "model": model, "version": VERSION}
+        """That the server answers, and which detector it has; as Label Studio asks for it, too."""
+        return {"status": "UP", "model_class": "ovdet", "model": model, "version": VERSION}
 
     @app.get("/metrics", response_class=PlainTextResponse)
     def metrics() -> str:

@@ -20,6 +20,7 @@ from PIL import Image
 from ovdet.class_embeddings import ClassEmbeddings
 from ovdet.data.images import read_image
 from ovdet.errors import InputError
+from ovdet.inference.detections import Detections
 from ovdet.inference.predictor import EmbeddedPhoto, OpenVocabPredictor, thresholds_of
 from ovdet.text.vocabulary import Vocabulary
 
@@ -140,24 +141,37 @@ class DetectionService:
             UnknownPhoto: there is no such photo any more.
             Busy: too many are waiting.
         """
+        if len(names) > self.limits.characters:
+            raise InputError(f"expected names of {self.limits.characters:,} characters at most, got {len(names):,}")
+        found, classes = self.ask(photo_id, *parse_names(names), threshold=threshold)
+        return {"photo": photo_id, **found.to_dict(), "names": _with_thresholds(classes)}
+
+    def ask(
+        self,
+        photo_id: str,
+        vocabulary: Vocabulary,
+        negatives: tuple[str, ...] | None = None,
+        *,
+        threshold: float | None = None,
+    ) -> tuple[Detections, ClassEmbeddings]:
+        """As `detect`, with names that are parsed: what was found, and what was asked for.
+
+        Raises:
+            InputError: too many names, or as of `detect`.
+            UnknownPhoto: as there.
+            Busy: as there.
+        """
+        number = len(vocabulary) + sum(map(len, vocabulary.synonyms.values())) + len(negatives or ())
+        if number > self.limits.names:
+            raise InputError(f"expected {self.limits.names} names at most, got {number}")
         photo = self._find(photo_id)
         if photo is None:
             raise UnknownPhoto(photo_id)
-        vocabulary, negatives = self._checked(names)
         with self._my_turn():
             classes = self.predictor.embed(vocabulary, negatives=negatives)
             found = self.predictor.detect_embedded(photo, classes=classes, threshold=threshold)
             self.counts.add(questions=1)
-        return {"photo": photo_id, **found.to_dict(), "names": _with_thresholds(classes)}
-
-    def _checked(self, text: str) -> tuple[Vocabulary, tuple[str, ...] | None]:
-        if len(text) > self.limits.characters:
-            raise InputError(f"expected names of {self.limits.characters:,} characters at most, got {len(text):,}")
-        vocabulary, negatives = parse_names(text)
-        number = len(vocabulary) + sum(map(len, vocabulary.synonyms.values())) + len(negatives or ())
-        if number > self.limits.names:
-            raise InputError(f"expected {self.limits.names} names at most, got {number}")
-        return vocabulary, negatives
+        return found, classes
 
     def _decode(self, content: bytes) -> np.ndarray:
         """(H, W, 3) uint8 RGB."""

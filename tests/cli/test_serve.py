@@ -60,7 +60,7 @@ def test_a_person_at_the_page(served, tmp_path):
     if browser_file is None:
         pytest.skip("no browser")
     photo = Path(pytest.importorskip("skimage").__file__).with_name("data") / "coffee.png"
-    assert json.loads(urllib.request.urlopen(f"{served}/health").read())["status"] == "ok"
+    assert json.loads(urllib.request.urlopen(f"{served}/health").read())["status"] == "UP"
     with playwright.sync_playwright() as play:
         browser = play.chromium.launch(executable_path=browser_file, args=["--no-sandbox"])
         page = browser.new_page(viewport={"width": 1100, "height": 900})

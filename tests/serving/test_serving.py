@@ -3,30 +3,19 @@
 import io
 import json
 import struct
-import threading
 import urllib.error
 import urllib.request
-import uuid
 import zlib
 from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import pytest
-import uvicorn
 from PIL import Image
 
 from ovdet.errors import InputError
-from ovdet.inference.predictor import OpenVocabPredictor
-from ovdet.serving.app import build_app
 from ovdet.serving.service import Busy, DetectionService, Limits, UnknownPhoto, parse_names
 
 MAX_BYTES = 200_000
-
-
-@pytest.fixture(scope="module")
-def predictor(tiny_files):
-    overrides = [*tiny_files.overrides, "model.roi_heads.box_predictor.test_score_thresh=-1"]
-    return OpenVocabPredictor.from_config(tiny_files.arguments[1], tiny_files.arguments[3], overrides=overrides)
 
 
 def png(seed: int, size=(90, 120)) -> bytes:
@@ -36,52 +25,9 @@ def png(seed: int, size=(90, 120)) -> bytes:
     return stream.getvalue()
 
 
-class Client:
-    """Speaks HTTP to a server in a thread of this process."""
-
-    def __init__(self, service: DetectionService, **options) -> None:
-        config = uvicorn.Config(build_app(service, model="tiny", **options), port=0, log_level="error")
-        self.service, self.server = service, uvicorn.Server(config)
-        self.thread = threading.Thread(target=self.server.run, daemon=True)
-        self.thread.start()
-        while not self.server.started:
-            self.thread.join(0.01)
-        self.address = f"http://127.0.0.1:{self.server.servers[0].sockets[0].getsockname()[1]}"
-
-    def close(self) -> None:
-        self.server.should_exit = True
-        self.thread.join(30)
-        assert not self.thread.is_alive()
-
-    def get(self, path: str) -> tuple[int, str]:
-        return self._open(urllib.request.Request(self.address + path))
-
-    def detect(self, **fields) -> tuple[int, dict]:
-        """The form's fields; bytes are a file."""
-        boundary, parts = uuid.uuid4().hex, []
-        for name, value in fields.items():
-            file = isinstance(value, bytes)
-            head = f'Content-Disposition: form-data; name="{name}"{"; filename=photo" if file else ""}'
-            content = value if file else str(value).encode()
-            parts.append(f"--{boundary}\r\n{head}\r\n\r\n".encode() + content + b"\r\n")
-        body = b"".join(parts) + f"--{boundary}--\r\n".encode()
-        headers = {"Content-Type": f"multipart/form-data; boundary={boundary}"}
-        code, text = self._open(urllib.request.Request(self.address + "/detect", body, headers))
-        return code, json.loads(text)
-
-    def _open(self, request) -> tuple[int, str]:
-        try:
-            with urllib.request.urlopen(request, timeout=60) as response:
-                return response.status, response.read().decode()
-        except urllib.error.HTTPError as error:
-            return error.code, error.read().decode()
-
-
 @pytest.fixture(scope="module")
-def client(predictor):
-    client = Client(DetectionService(predictor, Limits(megapixels=0.1)), max_bytes=MAX_BYTES, rate=0)
-    yield client
-    client.close()
+def client(predictor, serve):
+    return serve(DetectionService(predictor, Limits(megapixels=0.1)), max_bytes=MAX_BYTES, rate=0)
 
 
 def direct(predictor, content: bytes, names, **options) -> list[dict]:
@@ -168,7 +114,7 @@ def test_a_body_without_an_end(client):
     headers = {"Content-Type": "multipart/form-data; boundary=x"}
     request = urllib.request.Request(client.address + "/detect", chunks, headers)
     try:
-        code, _ = client._open(request)
+        code, _ = client.open(request)
         assert code == 413
     except (urllib.error.URLError, ConnectionError):
         pass  # the server hung up while we were sending
@@ -206,10 +152,7 @@ def test_a_photo_too_many_waits_or_is_refused(predictor):
     assert service.detect(photo, "cat")["photo"] == photo
 
 
-def test_too_many_requests_of_one_address(predictor):
-    client = Client(DetectionService(predictor), rate=1.0)
-    try:
-        codes = [client.get("/health")[0] for _ in range(12)]
-    finally:
-        client.close()
+def test_too_many_requests_of_one_address(predictor, serve):
+    client = serve(DetectionService(predictor), rate=1.0)
+    codes = [client.get("/health")[0] for _ in range(12)]
     assert codes[:5] == [200] * 5 and 429 in codes[5:]
