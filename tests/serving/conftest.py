@@ -17,7 +17,9 @@ from ovdet.serving.service import DetectionService
 @pytest.fixture(scope="module")
 def predictor(tiny_files):
     overrides = [*tiny_files.overrides, "model.roi_heads.box_predictor.test_score_thresh=-1"]
-    return OpenVocabPredictor.from_config(tiny_files.arguments[1], tiny_files.arguments[3], overrides=overrides)
+    predictor = OpenVocabPredictor.from_config(tiny_files.arguments[1], tiny_files.arguments[3], overrides=overrides)
+    predictor.embed_names.warm_up()
+    return predictor
 
 
 class Client:
@@ -61,7 +63,7 @@ class Client:
 
     def open(self, request) -> tuple[int, str]:
         try:
-            with urllib.request.urlopen(request, timeout=60) as response:
+            with urllib.request.urlopen(request, timeout=200) as response:
                 return response.status, response.read().decode()
         except urllib.error.HTTPError as error:
             return error.code, error.read().decode()
