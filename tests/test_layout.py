@@ -41,7 +41,7 @@ ALLOWED = {
         "teachers",
         "text",
     ),
-    "integrations": ("inference",),
+    "integrations": ("inference", "text.vocabulary"),
     "serving": ("data.images", "inference", "integrations.label_studio", "text.vocabulary"),
     "teacher_lab": ("data.dataset", "data.images", "evaluation.plots", "teachers", "text"),
     "cli": (
