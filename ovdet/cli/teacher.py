@@ -13,6 +13,7 @@ import argparse
 import json
 import os
 from collections.abc import Sequence
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -195,7 +196,7 @@ def _run_coverage(arguments: argparse.Namespace) -> None:
     trained: list[str] = []
     if arguments.model or not arguments.teacher:
         trained = _read_model(arguments)
-    asked, _ = with_trained_words(vocabulary, trained)
+    asked, hints = with_trained_words(vocabulary, trained)
     near = NEAR if arguments.near is None else arguments.near
     teacher = _load_teacher(arguments)
     templates = arguments.templates or "a"
@@ -207,9 +208,10 @@ def _run_coverage(arguments: argparse.Namespace) -> None:
         "near": near,
         "names": [each.as_dict() for each in found],
         "warnings": warnings_of(found, near=near),
+        "hints": hints,
     }
     lines = [f"{teacher.name}: {coverage_line(found)}"]
-    lines += [f"warning: {warning}" for warning in values["warnings"]]
+    lines += [*hints, *(f"warning: {warning}" for warning in values["warnings"])]
     tables = [coverage_table(found)]
     if data is not None:
         values["accuracy_by_cosine"], table = _measure(teacher, data, vocabulary, templates, found)
@@ -253,8 +255,6 @@ def _read_model(arguments: argparse.Namespace) -> list[str]:
 
 def _measure(teacher: Teacher, data: LabeledSet, vocabulary: Vocabulary, templates: Any, found: Any) -> tuple[Any, Any]:
     """Zero-shot accuracy by cosine, as plain values and as a table."""
-    from dataclasses import asdict
-
     from ovdet.teacher_lab.coverage import accuracy_by_similarity
     from ovdet.teacher_lab.embed import crop_view
     from ovdet.teacher_lab.tables import band_table
@@ -343,11 +343,17 @@ def _read_sets(arguments: argparse.Namespace, least: int, most: int | None = 1) 
     for each in sets:
         if "annotations" in each and "images" not in each:
             raise InputError(f"expected --images DIR behind --annotations {each['annotations']}")
-    return [
+    found = [
         read_class_folders(each["photos"])
         if "photos" in each
         else read_coco_boxes(each["annotations"], each["images"], each.get("split"))
         for each in sets
+    ]
+    titles = [each.title for each in found]
+    paths = [each.get("photos") or each["annotations"] for each in sets]
+    return [
+        each if titles.count(each.title) == 1 else replace(each, title=path)
+        for each, path in zip(found, paths, strict=True)
     ]
 
 

@@ -58,7 +58,13 @@ def draw_probe(rows: Sequence[ProbeRow], title: str) -> bytes:
         axes.annotate(
             f"{value:.1f}", (place, value), xytext=(0, 7), textcoords="offset points", ha="center", fontsize=8
         )
-    axes.set_xticks(places, [shots_title(row.shots) if row.shots else f"all ({row.objects:.0f})" for row in learned])
+    axes.set_xticks(places, [_shots_label(row) for row in learned])
     axes.set_ylim(0, min(max([*values, *(100 * row.mean for row in rows)]) * 1.15 + 3, 104))
     axes.legend(loc="lower right")
     return figure_png(figure)
+
+
+def _shots_label(row: ProbeRow) -> str:
+    """ "4", and the mean where some classes have less: "4 (3.2)"; "all (12)"."""
+    title, mean = shots_title(row.shots), f"{row.objects:.3g}"
+    return title if title == mean else f"{title} ({mean})"

@@ -110,6 +110,11 @@ def compare_sets(
         aligned, objects = with_classes(data, first.names)
         mine = counted if data is first else Labeled(of_set[objects], aligned.labels)
         reference = counted.take(torch.isin(counted.labels, torch.tensor(among)).nonzero().squeeze(1))
+        if not len(mine.labels) or not len(reference.labels):
+            where = first.title if len(mine.labels) else data.title
+            raise InputError(
+                f"expected objects of the classes that {first.title} and {data.title} share in {where}, got none"
+            )
         drops = {
             name: Drop(*(accuracies(predict(each.embeddings, among), each.labels)[0] for each in (mine, reference)))
             for name, predict in classifiers.items()

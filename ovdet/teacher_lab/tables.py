@@ -60,7 +60,7 @@ def _titles(reports: Sequence[ZeroShotReport]) -> list[str]:
 
 def probe_table(rows: Sequence[ProbeRow]) -> Table:
     """Zero-shot and probes by the number of objects that they learned from."""
-    table = Table("objects of a class", "mean", "top-1 %", "± of draws", "of all objects %", "C")
+    table = Table("objects of a class", "in the mean", "top-1 %", "± of draws", "of all objects %", "C")
     for row in rows:
         over_objects = percent(sum(row.top1_over_objects) / len(row.top1_over_objects))
         spread = percent(row.spread) if len(row.top1) > 1 else ""

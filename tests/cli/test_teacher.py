@@ -100,6 +100,10 @@ def test_robustness(ovdet, folders, tiny_teacher, tmp_path):
     assert (first["title"], first["classes"], second["classes"], second["objects"]) == ("studio", 3, 2, 8)
     assert second["left_out"] == ["owl"] and set(second["by_classifier"]) == {"zero-shot", "linear probe"}
     assert "kitchen: not in studio: owl" in out and "drop" in out
+    alike = folders("second/studio", photos=1)
+    code, out, err = ovdet("teacher", "robustness", tiny_teacher, *sets[:2], "--photos", alike, "--json")
+    assert code == 0, err
+    assert [each["title"] for each in json.loads(out)["sets"]] == [str(sets[1]), str(alike)]
 
 
 def test_coverage_of_what_the_shipped_detector_knows(ovdet, tmp_path):
@@ -111,6 +115,7 @@ def test_coverage_of_what_the_shipped_detector_knows(ovdet, tmp_path):
     verdicts = {each["name"]: each["verdict"] for each in found["names"]}
     assert verdicts == {"zebra": "trained", "kitten": "in ImageNet", "okapi": "unknown", "passport": "unknown"}
     assert found["training_classes"] == 48 and len(found["warnings"]) == 2
+    assert all(hint in out for hint in found["hints"])
     assert "4 names: 1 trained, 1 in ImageNet, 2 unknown" in out and "warning: passport: unknown" in out
     code, out, _ = ovdet("teacher", "coverage", "conse", *names, "--json")  # without a detector
     assert code == 0 and json.loads(out)["names"][0]["verdict"] == "in ImageNet"

@@ -79,3 +79,6 @@ def test_what_cannot_be_compared(made_set, sets):
     other = made_set([[0], [1]], ("a", "y"), "else")
     with pytest.raises(InputError, match="two classes or more of studio in else, got 1"):
         compare_sets([data[0], other], [embeddings[0], torch.eye(6)[:2]], torch.eye(6)[:4])
+    nothing = made_set([], "abcd", "nothing")
+    with pytest.raises(InputError, match="that studio and nothing share in nothing, got none"):
+        compare_sets([data[0], nothing], [embeddings[0], embeddings[0][:0]], torch.eye(6)[:4])
