@@ -96,7 +96,8 @@ def _run_zero_shot(arguments: argparse.Namespace) -> None:
     vocabulary = _read_vocabulary(arguments.vocabulary) if arguments.vocabulary else None
     reports = classify(teacher, data, arguments.templates or ["a"], vocabulary=vocabulary)
     best = reports[-1]
-    prompts = "1 prompt" if len(best.templates) == 1 else f"{len(best.templates)} prompts"
+    counts = list(dict.fromkeys(len(each.templates) for each in reports))
+    prompts = "1 prompt" if counts == [1] else f"{' and '.join(map(str, counts))} prompts"
     line = f"{best.teacher} ({best.fingerprint}), {best.ways}-way, {prompts}"
     _tell(arguments, [each.as_dict() for each in reports], [zero_shot_table(reports)], line, output=arguments.output)
 
