@@ -76,15 +76,16 @@ def shots_title(shots: int | None) -> str:
 
 
 def robustness_table(rows: Sequence[RobustnessRow]) -> Table:
-    """Accuracy of each set, and the drop from the first on the same classes, in points."""
+    """Accuracy of each set, that of the first set on the same classes, and the drop in points."""
     classifiers = list(rows[0].by_classifier)
-    heads = [f"{name}\n{what}" for name in classifiers for what in ("top-1 %", "drop")]
+    heads = [f"{name}\n{what}" for name in classifiers for what in ("top-1 %", "the first's", "drop")]
     table = Table("set", "classes", "objects", *heads)
     for number, row in enumerate(rows):
         cells = []
         for name in classifiers:
             each = row.by_classifier[name]
-            cells += [percent(each.accuracy), percent(each.drop, sign=True) if number else ""]
+            compared = [percent(each.reference), percent(each.drop, sign=True)] if number else ["", ""]
+            cells += [percent(each.accuracy), *compared]
         table.add_row(row.title, str(row.classes), str(row.objects), *cells)
     return table
 

@@ -5,12 +5,14 @@ from __future__ import annotations
 import pytest
 import torch
 import torch.nn.functional as F
+from rich.console import Console
 from sklearn.linear_model import LogisticRegression
 from sklearn.metrics import balanced_accuracy_score
 
 from ovdet.errors import InputError
 from ovdet.teacher_lab.probe import choose_strength, deal
 from ovdet.teacher_lab.robustness import compare_sets
+from ovdet.teacher_lab.tables import robustness_table
 
 
 def points(labels: torch.Tensor, seed: int, noise: float) -> torch.Tensor:
@@ -53,6 +55,13 @@ def test_drops_are_between_the_same_classes(sets):
         assert drop.reference == pytest.approx(expected(embeddings[0], first, among))
         assert row.as_dict()["by_classifier"]["zero-shot"]["drop"] == pytest.approx(drop.reference - drop.accuracy)
     assert rows[0].by_classifier["zero-shot"].drop == 0 < rows[1].by_classifier["zero-shot"].drop
+    console = Console(width=120, record=True)
+    console.print(robustness_table(rows))
+    (line,) = [line for line in console.export_text().splitlines() if "sketches" in line]
+    drop = rows[2].by_classifier["zero-shot"]
+    shown = [cell.strip() for cell in line.strip("│").split("│")]
+    figures = [f"{100 * drop.accuracy:.1f}", f"{100 * drop.reference:.1f}", f"{100 * drop.drop:+.1f}"]
+    assert shown == ["sketches", "2", "20", *figures]
 
 
 def test_a_probe_of_the_first_set_is_tested_on_what_it_did_not_see(sets):
