@@ -6,6 +6,7 @@ import json
 import logging
 import os
 import random
+import re
 import runpy
 import shutil
 import subprocess
@@ -260,9 +261,14 @@ def forget_log_handlers() -> None:
 
 def spread(model: torch.nn.Module) -> torch.nn.Module:
     """Untrained layers answer nearly the same everywhere, and ties may be broken either way: make them differ."""
-    for layer in (model.proposal_generator.rpn_head.objectness_logits, model.roi_heads.box_predictor.bbox_pred):
-        torch.nn.init.normal_(layer.weight, std=0.5)
-    torch.nn.init.normal_(model.roi_heads.box_predictor.projection.linear.weight, std=1.0)
+    for name, layer in model.named_modules():
+        if name.endswith((".objectness_logits", ".heatmap", ".bbox_pred")):
+            torch.nn.init.normal_(layer.weight, std=0.5)
+        elif re.search(r"box_predictor\.projection\.linear|earlier_predictors\.\d\.projection\.linear", name):
+            torch.nn.init.normal_(layer.weight, std=1.0)
+        elif name.endswith(".distances"):  # of CenterNet
+            torch.nn.init.normal_(layer.weight, std=0.2)
+            torch.nn.init.ones_(layer.bias)
     return model.eval()
 
 

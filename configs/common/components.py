@@ -1,14 +1,20 @@
 """What other papers add to ViLD, as small changes of one model: for few photos and short schedules."""
 
+from collections.abc import Sequence
+from copy import deepcopy
+
 from detectron2.config import LazyCall as L
+from detectron2.modeling.matcher import Matcher
 from omegaconf import DictConfig
 
 from ovdet.device import choose_device
 from ovdet.modeling.background_names import BackgroundNames
+from ovdet.modeling.cascade_heads import CascadeOpenVocabROIHeads
+from ovdet.modeling.centernet import CenterNetHead, CenterNetProposals
 from ovdet.modeling.embedding_heads import FrozenBackboneBranch
 from ovdet.modeling.iou_head import IoUHead
 from ovdet.modeling.region_sources import OnlineRegions
-from ovdet.modeling.score_fusion import GeometricScores
+from ovdet.modeling.score_fusion import GeometricScores, TextScores
 from ovdet.teachers.conse import load_conse_background_names, load_conse_head
 from ovdet.teachers.roi_features import EnsembleEmbedder, RoIFeatureEmbedder
 
@@ -87,4 +93,43 @@ def foreground_fusion(model: DictConfig) -> DictConfig:
     model.roi_heads.score_fusion = L(GeometricScores)(
         base_exponent=0.85, novel_exponent=0.15, foreground_exponent=0.35, area_exponent=0.2, objectness_exponent=0.3
     )
+    return model
+
+
+def centernet_proposals(model: DictConfig, *, in_features: Sequence[str], strides: Sequence[int]) -> DictConfig:
+    """Heat maps of object centers propose in the place of anchors (CenterNet2, arXiv:2103.07461).
+
+    Args:
+        model: with a pyramid as its backbone.
+        in_features: the pyramid's maps.
+        strides: of these; a level's objects have half diagonals of 4 to 10 strides, the first one's and the last one's
+            are smaller and larger too.
+    """
+    sizes = [[4 * stride, 10 * stride] for stride in strides]
+    sizes[0][0], sizes[-1][1] = 0, 10_000
+    model.proposal_generator = L(CenterNetProposals)(
+        head=L(CenterNetHead)(in_channels=model.backbone.out_channels, num_levels=len(strides)),
+        in_features=list(in_features),
+        strides=list(strides),
+        sizes=sizes,
+    )
+    return model
+
+
+def cascade(model: DictConfig) -> DictConfig:
+    """Three heads, each on the boxes of the one before (arXiv:1712.00726), and the proposal's score (Detic).
+
+    Args:
+        model: with sigmoid scores, see federated.py.
+    """
+    heads = model.roi_heads
+    stages = [deepcopy(heads.box_predictor) for _ in range(3)]
+    for stage, predictor in enumerate(stages, start=1):
+        predictor.box2box_transform.weights = [10 * stage, 10 * stage, 5 * stage, 5 * stage]
+    matchers = [L(Matcher)(thresholds=[iou], labels=[0, 1], allow_low_quality_matches=False) for iou in (0.6, 0.7, 0.8)]
+    heads._target_ = CascadeOpenVocabROIHeads
+    heads.earlier_heads = [deepcopy(heads.box_head), deepcopy(heads.box_head)]
+    heads.earlier_predictors, heads.box_predictor = stages[:2], stages[2]
+    heads.proposal_matcher, heads.later_matchers = matchers[0], matchers[1:]
+    heads.score_fusion = L(TextScores)(objectness_exponent=0.5)
     return model

@@ -3,7 +3,7 @@
 detectron2's own inference asks in between how many boxes are left, which a graph cannot. Here the same steps, with the
 same trained parts, are written without such questions; tests hold the two side by side.
 
-Shape letters: H, W of the photo; A anchors of one level; R regions; K rows of the vocabulary; D embedding width;
+Shape letters: H, W of the photo; R regions; K rows of the vocabulary; D embedding width;
 C channels; P pooled side; N detections; S side of a mask.
 """
 
@@ -15,6 +15,7 @@ from detectron2.modeling.poolers import ROIPooler
 from torch import Tensor, nn
 from torchvision.ops import nms
 
+from ovdet.export.proposals import apart, clip, propose
 from ovdet.modeling.detector import OpenVocabRCNN
 from ovdet.modeling.postprocess import soft_nms_scores
 from ovdet.modeling.region_detection import (
@@ -72,11 +73,11 @@ class DetectionGraph(nn.Module):
         size = (image.shape[1], image.shape[2])
         features = self.backbone(self._network_input(image))
         maps = [features[name] for name in heads.box_in_features]
-        proposals, objectness = self._propose(features, size)
+        proposals, objectness = propose(self.proposal_generator, features, size)
         for _ in range(heads.box_passes - 1):
-            _, _, _, boxes = self._refine(maps, proposals)
+            _, _, _, boxes = self._refine(maps, proposals, size)
             proposals = clip(boxes, size)
-        pooled, box_features, text, boxes = self._refine(maps, proposals)
+        pooled, box_features, text, boxes = self._refine(maps, proposals, size)
         objectness = join_objectness(heads, box_features, objectness)
         image_branch = image_embeddings(heads, pooled, features, [proposals], text)
         boxes = clip(boxes, size)
@@ -100,49 +101,28 @@ class DetectionGraph(nn.Module):
         pooled = pool(heads.mask_pooler, [features[name] for name in heads.mask_in_features], found)
         return found, best, classes, heads.mask_head.layers(pooled)[:, 0].sigmoid()
 
-    def _refine(self, maps: list[Tensor], proposals: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-        """-> pooled (R, C, P, P), box features (R, F), text embeddings (R, D), refined boxes (R, 4)."""
-        heads = self.roi_heads
-        pooled = pool(heads.box_pooler, maps, proposals)
-        box_features = heads.box_head(pooled)
-        text, deltas = heads.box_predictor.embed(box_features)
-        return pooled, box_features, text, heads.box_predictor.box2box_transform.apply_deltas(deltas, proposals)
+    def _refine(
+        self, maps: list[Tensor], proposals: Tensor, size: tuple[int, int]
+    ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+        """-> pooled (R, C, P, P), box features (R, F), text embeddings of all stages (R, D), refined boxes (R, 4)."""
+        embeddings, boxes = [], proposals
+        for stage, (box_head, predictor) in enumerate(self.roi_heads.stages):
+            proposals = clip(boxes, size) if stage else boxes
+            pooled = pool(self.roi_heads.box_pooler, maps, proposals)
+            box_features = box_head(pooled)
+            text, deltas = predictor.embed(box_features)
+            boxes = predictor.box2box_transform.apply_deltas(deltas, proposals)
+            embeddings.append(text)
+        return pooled, box_features, torch.cat(embeddings, dim=1), boxes
 
     def _network_input(self, image: Tensor) -> Tensor:
         """(3, H, W) uint8 RGB -> (1, 3, H', W') normalized, padded with zeros to what the strides divide."""
         image = image.flip(0) if self.is_bgr else image
         image = (image.float() - self.pixel_mean) / self.pixel_std
-        step = self.backbone.size_divisibility
+        step = max(self.backbone.size_divisibility, 1)  # 0 of backbones that take any size
         height, width = (opaque((side + step - 1) // step) * step for side in image.shape[1:])
         image = F.pad(image, (0, width - image.shape[2], 0, height - image.shape[1]))[None]
         return image.contiguous(memory_format=torch.channels_last)
-
-    def _propose(self, features: dict[str, Tensor], size: tuple[int, int]) -> tuple[Tensor, Tensor]:
-        """-> boxes (R, 4), objectness logits (R,), best first."""
-        rpn = self.proposal_generator
-        maps = [features[name] for name in rpn.in_features]
-        boxes, scores, levels = [], [], []
-        for anchors, logits, deltas in zip(rpn.anchor_generator(maps), *rpn.rpn_head(maps), strict=True):
-            logits = logits.permute(0, 2, 3, 1).flatten()  # (A,)
-            deltas = deltas.unflatten(1, (-1, 4)).permute(0, 3, 4, 1, 2).reshape(-1, 4)  # (A, 4)
-            best, index = logits.topk(torch.sym_min(logits.shape[0], rpn.pre_nms_topk[False]))
-            boxes.append(rpn.box2box_transform.apply_deltas(deltas[index], anchors.tensor[index]))
-            scores.append(best)
-            levels.append(torch.full_like(index, len(levels)))
-        boxes, scores, levels = clip(torch.cat(boxes), size), torch.cat(scores), torch.cat(levels)
-        has_area = (boxes[:, 2:] - boxes[:, :2] > rpn.min_box_size).all(dim=1)  # false of NaN too
-        index = (has_area & scores.isfinite()).nonzero().squeeze(1)
-        boxes, scores, levels = boxes[index], scores[index], levels[index]
-        keep = nms(apart(boxes, levels), scores, rpn.nms_thresh)[: rpn.post_nms_topk[False]]
-        if torch.compiler.is_exporting():
-            torch._check(keep.shape[0] >= 1)  # sums over no regions are told apart in tracing, but need not be
-        return boxes[keep], scores[keep]
-
-
-def clip(boxes: Tensor, size: tuple[int, int]) -> Tensor:
-    """(R, 4) XYXY -> the same within (height, width)."""
-    x, y = boxes[:, 0::2].clamp(0, size[1]), boxes[:, 1::2].clamp(0, size[0])
-    return torch.stack([x, y], dim=2).flatten(1)
 
 
 def pool(pooler: ROIPooler, maps: list[Tensor], boxes: Tensor) -> Tensor:
@@ -218,17 +198,6 @@ def joined(
     """Detections (N, 4), (N,), (N,) of two kinds as one, best first; the second's classes begin at `first`."""
     scores, order = torch.cat([scores, its_scores]).sort(descending=True)
     return torch.cat([boxes, more])[order], torch.cat([classes, its_classes + first])[order], scores
-
-
-def apart(boxes: Tensor, groups: Tensor) -> Tensor:
-    """Move the boxes of each group to a place of their own, so that one NMS serves all groups.
-
-    Args:
-        boxes: (R, 4) XYXY, not negative.
-        groups: (R,) int64; small, or the boxes are rounded away.
-    """
-    reach = F.pad(boxes.flatten(), (0, 1)).amax(0) + 1  # the padding is for R = 0
-    return boxes + (groups * reach)[:, None]
 
 
 def ranks(groups: Tensor) -> Tensor:

@@ -27,10 +27,12 @@ from torch.export import Dim, ExportedProgram
 
 from ovdet.errors import InputError
 from ovdet.export.graph import DetectionGraph
+from ovdet.export.proposals import check_proposals
 from ovdet.export.quantize import quantize_linear_layers
 from ovdet.files import atomic_write
 from ovdet.hub.load import load_detector
 from ovdet.hub.model_folder import read_resize
+from ovdet.modeling.backbones.swin import SwinBackbone
 from ovdet.modeling.detector import OpenVocabRCNN
 from ovdet.modeling.fingerprint import detector_fingerprint
 from ovdet.modeling.region_detection import embed_images
@@ -129,6 +131,11 @@ def trace(detector: OpenVocabRCNN, *, tells_base: bool, with_learned: bool = Fal
     heads = detector.roi_heads
     if heads.region_teacher is not None:
         raise InputError("expected a detector that scores by itself, got one that asks a teacher about crops")
+    if heads.soft_nms is not None:
+        raise InputError("expected a detector with NMS, got one with Soft-NMS in its place, which does not export")
+    check_proposals(detector.proposal_generator)
+    if detector.backbone.size_divisibility < 2 or any(isinstance(part, SwinBackbone) for part in detector.modules()):
+        raise InputError("expected a detector with a pyramid on convolutions, got a C4 detector's or Swin's backbone")
     width = heads.box_predictor.classifier.width
     inputs = {"image": torch.zeros(3, 320, 416, dtype=torch.uint8), "vocabulary": torch.eye(65, width)}
     names = Dim("K", min=1)

@@ -60,7 +60,7 @@ class SigmoidBranch(SoftmaxBranch):
 
     def log_probabilities(self, embeddings: Tensor) -> tuple[Tensor, Tensor]:
         """(S, D) -> log-probabilities (R, S), log-partition (R,)."""
-        return self.logits(embeddings), self.queries.new_zeros(len(self.queries))
+        return self.logits(embeddings), self.queries.new_zeros(self.queries.shape[0])
 
 
 class MeanSigmoidBranch(SigmoidBranch):

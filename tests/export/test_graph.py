@@ -12,14 +12,20 @@ from detectron2.modeling.roi_heads.fast_rcnn import fast_rcnn_inference
 from detectron2.structures import Boxes
 from timm.layers import Conv2dSame
 
+from configs.common.components import cascade, centernet_proposals
 from configs.common.methods import vild_ensemble, vild_image
 from ovdet.class_embeddings import ClassEmbeddings
 from ovdet.engine.config import load_config
+from ovdet.errors import InputError
 from ovdet.export.graph import DetectionGraph, keep_best, pool
+from ovdet.export.write import pack_onnx, trace
+from ovdet.modeling.backbones.swin import SwinBackbone
 from ovdet.modeling.background_names import BackgroundNames
+from ovdet.modeling.box_predictor import FederatedBoxPredictor
 from ovdet.modeling.embedding_heads import FrozenBackboneBranch
 from ovdet.modeling.postprocess import postprocess_images
 from ovdet.modeling.score_fusion import GeometricScores
+from ovdet.modeling.soft_nms import SoftNMS
 from ovdet.modeling.tracing import EverySecond, with_even_padding, with_fixed_shapes
 
 
@@ -131,7 +137,17 @@ def one_name_each(model):
     return model
 
 
+def like_detic(model):
+    """CenterNet's proposals, a cascade, scores by sigmoids."""
+    model.roi_heads.box_predictor._target_ = FederatedBoxPredictor
+    model.roi_heads.box_predictor.class_weights = None
+    model = centernet_proposals(cascade(model), in_features=["p4", "p5"], strides=[16, 32])
+    model.proposal_generator.head.num_groups = 4
+    return model
+
+
 METHODS = {
+    "like Detic": like_detic,
     "ViLD": lambda model: model,
     "ensemble": vild_ensemble,
     "image": vild_image,
@@ -199,3 +215,43 @@ def test_masks_are_the_detectors(build_tiny, photo):
     assert len(expected) > 0 and masks.shape[1:] == (28, 28)
     assert torch.allclose(boxes, expected.pred_boxes.tensor, atol=1e-3)
     assert torch.allclose(masks, expected.pred_masks[:, 0], atol=1e-4)
+
+
+@pytest.mark.slow  # tracing takes minutes
+def test_like_detic_as_onnx(build_tiny, photo):
+    onnxruntime = pytest.importorskip("onnxruntime")
+    model = build_tiny(lambda model: without_objectives(like_detic(model)))
+    session = onnxruntime.InferenceSession(pack_onnx(trace(model, tells_base=False), "{}"))
+    vocabulary = F.normalize(torch.randn(20, 384, generator=torch.Generator().manual_seed(1)), dim=1)
+    classes = ClassEmbeddings.of(vocabulary, [str(k) for k in range(20)])
+    order = [2, 1, 0] if model.input_format == "BGR" else [0, 1, 2]
+    for image in (photo, photo[:, :70].flip(1)):  # of two sizes
+        with torch.no_grad():
+            (expected,) = model.inference([{"image": image[order]}], classes=classes, do_postprocess=False)
+        given = {"image": image.contiguous().numpy(), "vocabulary": vocabulary.numpy()}
+        boxes, scores, found = map(torch.from_numpy, session.run(None, given))
+        assert len(expected) == len(boxes) > 10
+        assert torch.allclose(scores, expected.scores, atol=1e-3)
+        assert torch.allclose(boxes, expected.pred_boxes.tensor, atol=0.5) and torch.equal(found, expected.pred_classes)
+
+
+def without_objectives(model):
+    """Nothing is trained here."""
+    model.roi_heads.pop("objectives", None)
+    return model
+
+
+@pytest.mark.parametrize("part", ["Soft-NMS", "OtherProposals", "Swin"])
+def test_what_does_not_export_is_refused_before_the_work(build_tiny, part):
+    class OtherProposals(torch.nn.Module):
+        pass
+
+    model = build_tiny(without_objectives)
+    if part == "Soft-NMS":
+        model.roi_heads.soft_nms = SoftNMS()
+    elif part == "OtherProposals":
+        model.proposal_generator = OtherProposals()
+    else:
+        model.backbone.bottom_up = SwinBackbone(embed_dim=8, depths=(1,), num_heads=(1,), out_indices=(0,))
+    with pytest.raises(InputError, match=part):
+        trace(model, tells_base=False)

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from copy import deepcopy
-
 import pytest
 import torch
 from detectron2.config import LazyCall as L
@@ -14,12 +12,12 @@ from detectron2.modeling.roi_heads import CascadeROIHeads
 from detectron2.structures import Boxes, Instances, pairwise_iou
 from detectron2.utils.events import EventStorage
 
+from configs.common.components import cascade, centernet_proposals
 from ovdet.class_embeddings import ClassEmbeddings
 from ovdet.errors import InputError
 from ovdet.modeling.box_predictor import BACKGROUND, FederatedBoxPredictor
 from ovdet.modeling.box_regressors import TwoLayerBoxRegressor
-from ovdet.modeling.cascade_heads import CascadeOpenVocabROIHeads, match_to_targets
-from ovdet.modeling.centernet import CenterNetHead, CenterNetProposals
+from ovdet.modeling.cascade_heads import match_to_targets
 from ovdet.modeling.iou_head import IoUHead
 from ovdet.modeling.score_fusion import TextScores
 from ovdet.modeling.scoring import MAX_DENSE_ROWS
@@ -30,35 +28,18 @@ WIDTH = 16
 
 def like_detic(model):
     """The lite model with CenterNet's proposals and a cascade of three heads."""
-    heads = model.roi_heads
-    heads._target_ = CascadeOpenVocabROIHeads
-    for key, stage_weights in (("last", (30, 30, 15, 15)), ("first", (10, 10, 5, 5)), ("second", (20, 20, 10, 10))):
-        predictor = L(FederatedBoxPredictor)(
-            input_shape=L(ShapeSpec)(channels=32),
-            width=WIDTH,
-            class_weights=lambda: torch.ones(4),
-            loss_classes=4,
-            box_regressor=L(TwoLayerBoxRegressor)(in_features=32),
-            box2box_transform=L(Box2BoxTransform)(weights=stage_weights),
-            test_score_thresh=1e-4,
-            test_topk_per_image=20,
-        )
-        if key == "last":
-            heads.box_predictor, heads.earlier_predictors = predictor, []
-        else:
-            heads.earlier_predictors.append(predictor)
-    heads.earlier_heads = [deepcopy(heads.box_head), deepcopy(heads.box_head)]
-    heads.later_matchers = [
-        L(Matcher)(thresholds=[iou], labels=[0, 1], allow_low_quality_matches=False) for iou in (0.6, 0.7)
-    ]
-    heads.score_fusion = L(TextScores)(objectness_exponent=0.5)
-    model.proposal_generator = L(CenterNetProposals)(
-        head=L(CenterNetHead)(in_channels=128, num_levels=3),
-        in_features=["p3", "p4", "p5"],
-        strides=[8, 16, 32],
-        sizes=[[0, 80], [64, 160], [128, 10000]],
-        post_nms_topk=[60, 30],
+    model.roi_heads.box_predictor = L(FederatedBoxPredictor)(
+        input_shape=L(ShapeSpec)(channels=32),
+        width=WIDTH,
+        class_weights=lambda: torch.ones(4),
+        loss_classes=4,
+        box_regressor=L(TwoLayerBoxRegressor)(in_features=32),
+        box2box_transform=L(Box2BoxTransform)(weights=[10, 10, 5, 5]),
+        test_score_thresh=1e-4,
+        test_topk_per_image=20,
     )
+    model = centernet_proposals(cascade(model), in_features=["p3", "p4", "p5"], strides=[8, 16, 32])
+    model.proposal_generator.post_nms_topk = [60, 30]
     return model
 
 
@@ -69,6 +50,14 @@ def detector(build):
         torch.nn.init.normal_(predictor.projection.linear.weight, std=1.0)
         torch.nn.init.normal_(predictor.bbox_pred[2].weight, std=0.1)
     return model
+
+
+def test_stages_are_stricter_one_after_the_other(detector):
+    heads = detector.roi_heads
+    weights = [tuple(predictor.box2box_transform.weights) for _, predictor in heads.stages]
+    assert weights == [(10, 10, 5, 5), (20, 20, 10, 10), (30, 30, 15, 15)]
+    assert [matcher.thresholds[1] for matcher in (heads.proposal_matcher, *heads.later_matchers)] == [0.6, 0.7, 0.8]
+    assert detector.proposal_generator.sizes == ((0, 80), (64, 160), (128, 10_000))
 
 
 @pytest.fixture
