@@ -32,7 +32,7 @@ from ovdet.modeling.region_teacher import RegionTeacher
 from ovdet.modeling.score_fusion import ScoreFusion
 from ovdet.modeling.scoring import MAX_DENSE_ROWS, SoftmaxBranch
 from ovdet.modeling.soft_nms import SoftNMS
-from ovdet.objectives.base import CAPTIONS, LABELS, TEACHER, VIEWS, Objective, RegionBatch
+from ovdet.objectives.base import CAPTIONS, CELLS, LABELS, TEACHER, VIEWS, Objective, RegionBatch
 from ovdet.packable import packable
 
 
@@ -167,8 +167,9 @@ class OpenVocabROIHeads(StandardROIHeads):
         losses = self._predictor_losses(pooled, box_features, proposals, classes)
         if CAPTIONS in needs:
             batches[CAPTIONS] = self._captioned_regions(box_features, proposals, classes, words)
-        if needs & {LABELS, VIEWS}:
-            batches[LABELS] = batches[VIEWS] = self._named_regions(box_features, features, proposals, classes)
+        if LABELS in needs or VIEWS in needs or CELLS in needs:
+            named = self._named_regions(pooled, box_features, features, proposals, classes)
+            batches.update(dict.fromkeys((LABELS, VIEWS, CELLS), named))
         losses.update(self.objective_losses(batches))
         return losses
 
@@ -206,18 +207,21 @@ class OpenVocabROIHeads(StandardROIHeads):
         return RegionBatch(embeddings, classes, words=words, image_indices=indices)
 
     def _named_regions(
-        self, box_features: Tensor, features: dict[str, Tensor], proposals: list[Instances], classes: ClassEmbeddings
+        self,
+        pooled: Tensor,
+        box_features: Tensor,
+        features: dict[str, Tensor],
+        proposals: list[Instances],
+        classes: ClassEmbeddings,
     ) -> RegionBatch:
         """The sampled regions that lie on an object, with its class; in moved boxes, too, where an objective asks."""
-        on_object = [each[each.gt_classes < BACKGROUND] for each in proposals]
-        rows = torch.cat([each.gt_classes for each in proposals]) < BACKGROUND  # (R,)
-        embeddings = self.box_predictor.projection(box_features[rows])
-        labels = torch.cat([each.gt_classes for each in on_object])
-        views = None
+        labels = torch.cat([each.gt_classes for each in proposals])  # (R,)
+        rows = labels < BACKGROUND
+        embeddings, views = self.box_predictor.projection(box_features[rows]), None
         if VIEWS in self.needs:
-            moved = [_moved(each) for each in on_object]
+            moved = [_moved(each[each.gt_classes < BACKGROUND]) for each in proposals]
             views = self.box_predictor.projection(self.box_head(pool(self, features, moved)))
-        return RegionBatch(embeddings, classes, labels=labels, views=views)
+        return RegionBatch(embeddings, classes, labels=labels[rows], views=views, cells=pooled[rows])
 
     def _predictor_losses(
         self, pooled: Tensor, box_features: Tensor, proposals: list[Instances], classes: ClassEmbeddings

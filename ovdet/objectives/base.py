@@ -2,7 +2,7 @@
 
 An objective is a file of its own: a pure function, and a small class on `Objective`. ROI heads take any list of them.
 
-Shape letters: M regions over all images of a step, D embedding width, K classes.
+Shape letters: M regions over all images of a step, D embedding width, K classes, C channels, P pooled side.
 """
 
 from __future__ import annotations
@@ -17,8 +17,8 @@ from torch.distributed.nn.functional import all_gather
 
 from ovdet.class_embeddings import ClassEmbeddings
 
-TEACHER, LABELS, VIEWS, CAPTIONS = "teacher", "labels", "views", "captions"
-_TOGETHER = ({TEACHER}, {CAPTIONS}, {LABELS, VIEWS})  # what a batch of regions has
+TEACHER, LABELS, VIEWS, CELLS, CAPTIONS = "teacher", "labels", "views", "cells", "captions"
+_TOGETHER = ({TEACHER}, {CAPTIONS}, {LABELS, VIEWS, CELLS})  # what a batch of regions has
 
 
 class RegionBatch(NamedTuple):
@@ -30,6 +30,7 @@ class RegionBatch(NamedTuple):
         teacher: (M, D), unit norm; the same regions by the teacher. None where nobody asked for it.
         labels: (M,) in [0, K); then each region lies on an object.
         views: (M, D), unit norm; the same regions in boxes that were moved a little, with a gradient.
+        cells: (M, C, P, P), the regions' pooled features, with a gradient.
         words: (W, D) of each image: the embeddings of its caption's words, unit norm; W may be 0.
         image_indices: (M,), where there are words: which image a region is of.
     """
@@ -39,6 +40,7 @@ class RegionBatch(NamedTuple):
     teacher: Tensor | None = None
     labels: Tensor | None = None
     views: Tensor | None = None
+    cells: Tensor | None = None
     words: Sequence[Tensor] | None = None
     image_indices: Tensor | None = None
 
@@ -53,8 +55,8 @@ class Objective(nn.Module):
     Attributes:
         name: of its loss in logs.
         needs: what of a RegionBatch it reads beside embeddings and classes: the teacher, of the regions that it saw;
-            captions, of all regions that are sampled for classification; or labels and views, of those of them that
-            lie on an object.
+            captions, of all regions that are sampled for classification; or labels, views and cells, of those of
+            them that lie on an object.
     """
 
     name: ClassVar[str]

@@ -27,6 +27,7 @@ from ovdet.modeling.roi_heads import move_boxes
 from ovdet.objectives.base import LABELS, VIEWS, Objective
 from ovdet.objectives.caption_grounding import CaptionGrounding
 from ovdet.objectives.devise import DeViSE
+from ovdet.objectives.filip import FILIP
 from ovdet.objectives.info_nce import ContrastiveDistillation, RegionTextInfoNCE
 from ovdet.objectives.l1_distillation import L1Distillation
 from ovdet.objectives.nearest_texts import NearestTexts
@@ -95,7 +96,11 @@ def test_distilling_methods_train(methods, build, make_inputs, make_unit_rows, m
     assert distilled.projection.linear.weight.grad.abs().sum() > 0
 
 
-LABELED = [DeViSE, RegionTextInfoNCE, UniCL, NearestTexts, SimCLR, partial(SimSiam, 16)]
+def filip() -> FILIP:
+    return FILIP(128, 16, lambda words: torch.nn.functional.normalize(torch.ones(len(words), 16), dim=1))
+
+
+LABELED = [filip, DeViSE, RegionTextInfoNCE, UniCL, NearestTexts, SimCLR, partial(SimSiam, 16)]
 
 
 @pytest.mark.parametrize("build_objective", LABELED)

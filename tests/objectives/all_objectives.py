@@ -5,10 +5,11 @@ import torch.distributed as dist
 import torch.nn.functional as F
 
 from ovdet.class_embeddings import ClassEmbeddings
-from ovdet.objectives.base import CAPTIONS, LABELS, TEACHER, VIEWS, RegionBatch
+from ovdet.objectives.base import CAPTIONS, CELLS, LABELS, TEACHER, VIEWS, RegionBatch
 from ovdet.objectives.caption_grounding import CaptionGrounding
 from ovdet.objectives.cosine_distillation import CosineDistillation
 from ovdet.objectives.devise import DeViSE
+from ovdet.objectives.filip import FILIP
 from ovdet.objectives.info_nce import ContrastiveDistillation, RegionTextInfoNCE
 from ovdet.objectives.l1_distillation import L1Distillation
 from ovdet.objectives.nearest_texts import NearestTexts
@@ -29,6 +30,7 @@ BUILD = {
     "simclr": SimCLR,
     "simsiam": lambda: SimSiam(WIDTH),
     "captions": CaptionGrounding,
+    "filip": lambda: FILIP(FEATURES // 4, WIDTH, lambda words: torch.cat([unit(1, ord(word)) for word in words])),
 }
 
 
@@ -65,7 +67,12 @@ def batch_of(objective, student, data) -> RegionBatch:
         numbers, indices = data["images"].unique(return_inverse=True)
         words = [classes.embeddings[data["labels"][data["images"] == number]] for number in numbers]
         return RegionBatch(first, classes, words=words, image_indices=indices)
-    given = {TEACHER: data["teacher"], LABELS: data["labels"], VIEWS: second}
+    given = {
+        TEACHER: data["teacher"],
+        LABELS: data["labels"],
+        VIEWS: second,
+        CELLS: data["first"].reshape(-1, FEATURES // 4, 2, 2),
+    }
     return RegionBatch(first, classes, **{key: given[key] for key in objective.needs})
 
 
@@ -88,4 +95,5 @@ def loss_and_gradients(build, data):
     objective, student = build(), torch.nn.Linear(FEATURES, WIDTH)
     (loss,) = objective(batch_of(objective, student, data)).values()
     loss.backward()
-    return loss.detach(), [each.grad for each in (*student.parameters(), *objective.parameters())]
+    parameters = *student.parameters(), *objective.parameters()
+    return loss.detach(), [each.grad for each in parameters if each.grad is not None]  # cells pass the student by

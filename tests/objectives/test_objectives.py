@@ -22,6 +22,7 @@ from ovdet.objectives.base import TEACHER, VIEWS, Objective, RegionBatch
 from ovdet.objectives.caption_grounding import CaptionGrounding, grounding_score
 from ovdet.objectives.cosine_distillation import cosine_distillation_loss
 from ovdet.objectives.devise import hinge_rank_loss
+from ovdet.objectives.filip import late_interaction
 from ovdet.objectives.info_nce import LearnedTemperature, first_of_each_class, info_nce_loss
 from ovdet.objectives.nearest_texts import nearest_texts
 from ovdet.objectives.relational_distillation import relational_distillation_loss
@@ -80,6 +81,11 @@ EXPECTED = {
     ),
     "simclr": (simclr_loss(FIRST, SECOND, 0.2), loops_over_simclr(FIRST, SECOND, 0.2)),
     "captions": (grounding_score(FIRST, TEXTS[:3], 0.1), loops_over_grounding(FIRST, TEXTS[:3], 0.1)),
+    "filip": (
+        late_interaction(FIRST.reshape(2, 3, WIDTH), SECOND)[1],
+        sum(max(cell @ word for word in SECOND) for cell in FIRST[3:]) / 6
+        + sum(max(cell @ word for cell in FIRST[3:]) for word in SECOND) / 12,
+    ),
     "simsiam": (
         simsiam_loss((FIRST, SECOND), (TEXTS[LABELS_OF_SIX], SECOND)),
         -((FIRST * SECOND).sum(1) + (SECOND * TEXTS[LABELS_OF_SIX]).sum(1)).mean() / 2,
@@ -104,6 +110,7 @@ def test_equals_an_independent_computation(name):
         lambda first, second: unicl_loss(first, second, LABELS_OF_SIX, 0.2),
         lambda first, second: simclr_loss(first, second, 0.2),
         lambda first, second: grounding_score(first, second, 0.1),
+        lambda first, second: late_interaction(first.reshape(2, 3, WIDTH), second),
     ],
 )
 def test_gradients_are_those_of_differences(loss):
@@ -120,7 +127,7 @@ def test_simsiam_stops_the_gradient_of_what_is_predicted():
 def test_no_regions_give_zero_with_a_gradient_path(name):
     loss, gradients = loss_and_gradients(BUILD[name], regions(0, 0))
     assert loss == 0 and loss.dim() == 0
-    assert all(gradient is not None and not gradient.any() for gradient in gradients)
+    assert gradients and not any(gradient.any() for gradient in gradients)
 
 
 @pytest.mark.parametrize("name", BUILD)
@@ -172,6 +179,10 @@ def accuracy(objective: Objective, batch: RegionBatch, data) -> float:
     if objective.name == "distill_relations":  # blind to rotations: the nearest other region is of the same class
         nearest = (batch.embeddings @ batch.embeddings.T).fill_diagonal_(-1).argmax(1)
         return float((data["labels"][nearest] == data["labels"]).float().mean())
+    if objective.name == "filip":
+        cells = F.normalize(objective.projection(batch.cells.flatten(2).transpose(1, 2)), dim=2)
+        scores = [late_interaction(cells, words) for words in objective.words_of(batch.classes.names)]
+        return share_right(torch.stack(scores, 1), data["labels"])
     if VIEWS in objective.needs:
         return share_right(batch.embeddings @ batch.views.T, torch.arange(len(batch.embeddings)))
     return share_right(batch.embeddings @ texts.T, data["labels"])
@@ -214,7 +225,7 @@ def test_a_temperature_stays_above_its_least():
 
 
 def test_an_objective_that_nobody_can_serve_is_no_class():
-    with pytest.raises(TypeError, match="Wish to need teacher, or captions, or labels and views, got masks"):
+    with pytest.raises(TypeError, match="Wish to need teacher, or captions, or cells and labels and views, got masks"):
 
         class Wish(Objective):
             name, needs = "wish", frozenset(("masks",))

@@ -13,6 +13,7 @@ CONFIGS = {
     "distill_cosine": {"distill_cosine"},
     "distill_contrast": {"distill_contrast"},
     "distill_relations": {"distill_relations"},
+    "filip": {"filip"},
     "lit": {"distill"},
     "ovr_cnn": {"captions"},
 }

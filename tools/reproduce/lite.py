@@ -72,6 +72,7 @@ OBJECTIVES = (  # docs/objectives.md; beside vild_text and vild, on which they s
     Row("lit", "ViLD, locked towers (LiT)"),
     Row("devise", "ViLD-text + DeViSE"),
     Row("clip", "ViLD-text + CLIP"),
+    Row("filip", "ViLD-text + FILIP"),
     Row("unicl", "ViLD-text + UniCL"),
     Row("slip", "ViLD-text + SLIP"),
     Row("declip", "ViLD-text + DeCLIP"),
