@@ -45,17 +45,14 @@ def run(arguments: argparse.Namespace) -> None:
 
 
 class _AddSet(argparse.Action):
-    """--photos and --annotations in the order of the command line, with the --images and the --split behind each."""
+    """The sets of a command line in its order: an option that the last set has, or of the other kind, begins one."""
 
     def __call__(self, parser: Any, namespace: Any, value: Any, option: str | None = None) -> None:
         sets = list(getattr(namespace, "sets", None) or [])
         key = (option or "").lstrip("-")
-        if key in ("photos", "annotations"):
-            sets.append({key: value})
-        elif not sets or "annotations" not in sets[-1] or key in sets[-1]:
-            parser.error(f"expected {option} behind the --annotations that it goes with")
-        else:
-            sets[-1] = {**sets[-1], key: value}
+        if not sets or key in sets[-1] or "photos" in (key, *sets[-1]):
+            sets.append({})
+        sets[-1] = {**sets[-1], key: value}
         namespace.sets = sets
 
 
@@ -230,7 +227,7 @@ def _names_of_coverage(arguments: argparse.Namespace) -> tuple[Vocabulary, Label
         (data,) = _read_sets(arguments, 1)
         vocabulary = _read_vocabulary(arguments.vocabulary) if arguments.vocabulary else Vocabulary(data.names)
         return vocabulary, data if arguments.measure else None
-    if bool(arguments.vocabulary) == bool(sets) or len(sets) > 1:
+    if bool(arguments.vocabulary) == bool(sets) or len(sets) > 1 or (sets and "annotations" not in sets[0]):
         raise InputError(
             "expected the names to look for: --names NAMES, --annotations X.json or --photos DIR, one of them"
         )
@@ -342,8 +339,9 @@ def _read_sets(arguments: argparse.Namespace, least: int, most: int | None = 1) 
         number = "one set" if most == 1 else f"{least} sets or more"
         raise InputError(f"expected {number}, --photos DIR or --annotations X.json --images DIR, got {len(sets)}")
     for each in sets:
-        if "annotations" in each and "images" not in each:
-            raise InputError(f"expected --images DIR behind --annotations {each['annotations']}")
+        missing = [key for key in ("annotations", "images") if key not in each and "photos" not in each]
+        if missing:
+            raise InputError(f"expected --{missing[0]} too, got {' '.join(f'--{key} {each[key]}' for key in each)}")
     found = [
         read_class_folders(each["photos"])
         if "photos" in each

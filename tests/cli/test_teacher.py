@@ -50,9 +50,9 @@ def folders(tmp_path):
 @pytest.mark.parametrize("shim", ["inspect_teacher.py", "teacher.py"])
 def test_the_embedded_teacher_knows_a_cat_and_a_cup_of_coffee(run_tool, data, tmp_path, shim):
     output = tmp_path / "figures.json"
-    words = ([] if shim == "inspect_teacher.py" else ["zero-shot"], "conse", *data)
+    words = ["conse", *data] if shim == "inspect_teacher.py" else ["zero-shot", "conse", *data[2:], *data[:2]]
     options = ("--split", tmp_path / "split.json", "--device", "cpu", "--output", output)
-    code, out, err = run_tool(shim, *words[0], *words[1:], *options)
+    code, out, err = run_tool(shim, *words, *options)
     assert code == 0, err
     by_view = {figures["view"]: figures for figures in json.loads(output.read_text())}
     assert list(by_view) == ["crops", "RoI features", "both"]
@@ -161,7 +161,10 @@ def test_mistakes_are_told_in_one_line(ovdet, data, folders, tmp_path, tiny_clip
         (["zero-shot", "hf:", *data], "expected hf: and the hub id or folder"),
         (["zero-shot", tiny], "expected one set"),
         (["zero-shot", tiny, *data, "--photos", photos], "expected one set"),
-        (["zero-shot", tiny, *data[:2]], "expected --images DIR behind"),
+        (["zero-shot", tiny, *data[:2]], "expected --images too, got --annotations"),
+        (["zero-shot", tiny, *data[2:]], "expected --annotations too, got --images"),
+        (["zero-shot", tiny, "--photos", photos, "--split", photos], "expected one set"),
+        (["coverage", "conse", *data[2:]], "expected the names to look for"),
         (["zero-shot", tiny, "--annotations", tmp_path / "none.json", "--images", tmp_path], "none.json"),
         (["zero-shot", tiny, "--annotations", tmp_path / "broken.json", "--images", tmp_path], "broken.json"),
         (["zero-shot", tiny, *data[:3], tmp_path / "nowhere"], "expected a folder of photos"),
@@ -196,8 +199,6 @@ def test_wrong_words_are_told_with_the_usage(ovdet):
     for words, message in (
         ([], "COMMAND"),
         (["zero_shot"], "zero-shot"),
-        (["map", "conse", "--images", "x", "--output", "y"], "expected --images behind the --annotations"),
-        (["map", "conse", "--photos", "x", "--split", "y", "--output", "z"], "expected --split behind"),
         (["probe", "conse", "--shots", "1,x", "--output", "z"], "a whole number of at least 1, got 'x'"),
         (["map", "conse", "--per-class", "0", "--output", "z"], "a whole number of at least 1, got '0'"),
     ):
