@@ -229,11 +229,11 @@ def test_compare_says_what_names_and_examples_give(tiny_files, run_tool, data, t
     assert code == 0 and "learned + text" in told and "1 learned from 6 photos" in told
 
 
-def test_what_a_name_means_can_be_left_out(predictor, data, learned):
-    alone = predictor.learn("zebra crossing", examples(data)[:4], use_name=False)
-    width = alone.width
-    assert not alone.learned.weights[:, -width:].any() and learned.learned.weights[:, -width:].any()
-    assert torch.equal(alone.learned.weights[:, :-width], learned.learned.weights[:, :-width])
+def test_what_a_name_means_can_be_asked_for(predictor, data, learned):
+    both = predictor.learn("zebra crossing", examples(data)[:4], use_name=True)
+    width = both.width
+    assert not learned.learned.weights[:, -width:].any() and both.learned.weights[:, -width:].any()
+    assert torch.equal(both.learned.weights[:, :-width], learned.learned.weights[:, :-width])
 
 
 def test_little_is_told(tiny_files, run_tool, data, tmp_path):
