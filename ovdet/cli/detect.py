@@ -19,6 +19,7 @@ from ovdet.files import require_path
 
 if TYPE_CHECKING:
     from ovdet.inference.predictor import OpenVocabPredictor
+    from ovdet.inference.tiles import TiledPredictor
 
 LIMITS = ("threshold", "class_agnostic_iou", "max_containment")
 
@@ -61,6 +62,8 @@ def add_predictor_arguments(parser: argparse.ArgumentParser) -> None:
     add("--teacher", metavar="T", help="teacher that embeds the names (default: the config's)")
     add("--compile", action="store_true", help="torch.compile the backbone: takes a minute, then a little faster")
     add("--half", action="store_true", help="mixed precision: faster, nearly the same detections")
+    tiles = "look at larger photos in overlapping tiles of so many pixels too, for small things; takes a multiple"
+    add("--tiles", type=int, metavar="SIDE", help=tiles)
     add_device_argument(parser)
 
 
@@ -143,7 +146,7 @@ def _is_path(text: str) -> bool:
     return Path(text).exists() or Path(text).suffix.lower() in SUFFIXES | VIDEO_SUFFIXES
 
 
-def predictor_for(arguments: argparse.Namespace, overrides: Sequence[str] = ()) -> OpenVocabPredictor:
+def predictor_for(arguments: argparse.Namespace, overrides: Sequence[str] = ()) -> OpenVocabPredictor | TiledPredictor:
     """The detector that a command line names, with the names that it asks for as its default.
 
     Raises:
@@ -151,6 +154,7 @@ def predictor_for(arguments: argparse.Namespace, overrides: Sequence[str] = ()) 
     """
     from ovdet.engine.config import override
     from ovdet.inference.load import load_predictor
+    from ovdet.inference.tiles import TiledPredictor
     from ovdet.learning.classes_file import load_all_classes
     from ovdet.learning.exemplars import parse_exemplars
     from ovdet.text.classes import join_classes, parse_negatives
@@ -169,7 +173,7 @@ def predictor_for(arguments: argparse.Namespace, overrides: Sequence[str] = ()) 
     more += [predictor.embed_exemplars(exemplars)] if exemplars else []
     for classes in more:
         predictor.classes = classes if predictor.classes is None else join_classes(predictor.classes, classes)
-    return predictor
+    return TiledPredictor(predictor, arguments.tiles) if arguments.tiles is not None else predictor
 
 
 def _parse_names(given: str) -> Any:

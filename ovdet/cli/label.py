@@ -106,8 +106,8 @@ def parse_thresholds(text: str | None) -> dict[str, float]:
 
 def _asked(arguments: argparse.Namespace, thresholds: dict[str, float]) -> dict[str, Any]:
     """What decides about labels, for the journal."""
-    keys = ("vocabulary", "classes", "negatives", "class_agnostic_iou", "max_containment")
-    detector = ("model", "config_file", "weights", "teacher", "half", "overrides")
+    keys = ("vocabulary", "classes", "exemplar", "negatives", "class_agnostic_iou", "max_containment")
+    detector = ("model", "config_file", "weights", "teacher", "half", "tiles", "overrides")
     asked = {key: getattr(arguments, key) for key in (*keys, *detector)}
     return {
         **asked,
