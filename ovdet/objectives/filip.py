@@ -1,6 +1,6 @@
 """FILIP's late interaction (arXiv:2111.07783): each cell of a region looks for its word, each word for its cell.
 
-Shape letters: M regions over all processes, Q cells of a region, C channels, W words of a class name, D embedding width.
+Shape letters: M regions over all processes, Q cells of a region, C channels, W words of a class, D embedding width.
 """
 
 from __future__ import annotations
