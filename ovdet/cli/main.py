@@ -70,9 +70,7 @@ def run_command(name: str, words: Sequence[str], prog: str | None = "ovdet") -> 
         The exit code.
     """
     module = importlib.import_module(COMMANDS[name])
-    parser = _describe(argparse.ArgumentParser(prog=prog and f"{prog} {name}"), module)
-    has_commands = hasattr(module, "COMMANDS")  # argparse does not mix options with words there
-    arguments = parser.parse_args(words) if has_commands else parser.parse_intermixed_args(words)
+    arguments = parse(module, words, prog and f"{prog} {name}")
     try:
         return module.run(arguments) or 0
     except ModuleNotFoundError as error:
@@ -80,6 +78,13 @@ def run_command(name: str, words: Sequence[str], prog: str | None = "ovdet") -> 
             raise
         _offer_detectron2()
         return module.run(arguments) or 0
+
+
+def parse(module: ModuleType, words: Sequence[str], prog: str | None = None) -> argparse.Namespace:
+    """The words behind a command's name, as its module takes them; `prog` as of argparse."""
+    parser = _describe(argparse.ArgumentParser(prog=prog), module)
+    has_commands = hasattr(module, "COMMANDS")  # argparse does not mix options with words there
+    return parser.parse_args(words) if has_commands else parser.parse_intermixed_args(words)
 
 
 def build_parser() -> argparse.ArgumentParser:
