@@ -66,7 +66,8 @@ class CenterNetHead(nn.Module):
 def grid_locations(height: int, width: int, stride: int, device: torch.device) -> Tensor:
     """(H W, 2) x, y of a map's locations in pixels of the image, row by row."""
     rows, columns = (torch.arange(side, device=device) * stride + stride // 2 for side in (height, width))
-    return torch.stack([columns.repeat(height), rows.repeat_interleave(width)], dim=1).float()
+    rows = rows[:, None]  # by sums, as repetitions do not become ONNX
+    return torch.stack([columns + 0 * rows, rows + 0 * columns], dim=2).flatten(0, 1).float()
 
 
 def boxes_at(locations: Tensor, distances: Tensor) -> Tensor:
