@@ -38,7 +38,7 @@ def test_all_methods_are_there(family):
 @pytest.mark.parametrize("file", CONFIGS, ids=names)
 def test_only_what_training_reads_must_be_there(file, tmp_path):
     config = load_config(str(file), [f"dataset.root={tmp_path}", "train.init_checkpoint="])
-    for key in ("train", "val", "split"):
+    for key in ("train", "val", "split", "captions"):
         path = Path(config.dataset.get(key) or tmp_path / "none")
         path.parent.mkdir(parents=True, exist_ok=True)
         path.touch()
@@ -71,6 +71,9 @@ def test_instantiates(file, tmp_path):
         if loader.mapper.get("region_store") is not None:
             assert re.match(r".*/regions\w*$", loader.mapper.region_store.path)
             loader.mapper.region_store = None
+        if loader.mapper.get("captions") is not None:
+            assert loader.mapper.captions.captions.endswith("captions_train.json")
+            loader.mapper.captions = None
         instantiate(loader.mapper)
     expected_classes = {"closed_set": "ClosedSetRCNN"}.get(file.stem, "OpenVocabRCNN")
     assert type(model).__name__ == expected_classes

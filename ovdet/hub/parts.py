@@ -48,6 +48,7 @@ TRAINING = {
     "detectron2.data.build_detection_train_loader",
     "detectron2.data.get_detection_dataset_dicts",
     "detectron2.solver.get_default_optimizer_params",
+    "ovdet.data.captions.CaptionWords",
     "ovdet.data.catalog.register_builtin",
     "ovdet.data.dataset.register_coco_subsets",
     "ovdet.data.dataset.training_classes",
