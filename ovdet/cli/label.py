@@ -50,9 +50,9 @@ def run(arguments: argparse.Namespace) -> None:
     from ovdet.data.images import find_images
     from ovdet.inference.label_formats import FORMATS
     from ovdet.inference.labels import Journal, Labels, label_photos
-    from ovdet.inference.predictor import thresholds_of
     from ovdet.inference.results import check_output
     from ovdet.inference.review import write_review
+    from ovdet.inference.shown import thresholds_of
 
     limits, output, folder = checked_limits(arguments), Path(require_path(arguments.output)), Path(arguments.folder)
     if not folder.is_dir():

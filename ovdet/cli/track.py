@@ -40,8 +40,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(arguments: argparse.Namespace) -> None:
     from ovdet.inference.media import find_videos
-    from ovdet.inference.predictor import thresholds_of
     from ovdet.inference.results import free_path
+    from ovdet.inference.shown import thresholds_of
     from ovdet.inference.tracking import Counters, ObjectTracker, track_video
 
     limits, output = checked_limits(arguments), Path(require_path(arguments.output))

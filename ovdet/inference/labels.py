@@ -19,7 +19,7 @@ import numpy as np
 from ovdet.errors import InputError, first_line
 from ovdet.files import make_folder
 from ovdet.inference.detections import Detections
-from ovdet.inference.predictor import to_rgb
+from ovdet.inference.photo import to_rgb
 
 JOURNAL = "labels.jsonl"
 _FORMAT = 1

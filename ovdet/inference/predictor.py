@@ -11,9 +11,8 @@ from __future__ import annotations
 import logging
 from collections import OrderedDict
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass, fields
+from dataclasses import dataclass, fields
 from functools import cached_property
-from numbers import Real
 from pathlib import Path
 from typing import Any
 
@@ -21,14 +20,13 @@ import numpy as np
 import torch
 from detectron2.config import instantiate
 from detectron2.data import transforms as T
-from detectron2.structures import Instances
 from PIL import Image
 from rich.console import Console
 from rich.progress import track
 from torch import Tensor, nn
 
 from ovdet.class_embeddings import ClassEmbeddings
-from ovdet.data.images import check_aspect, find_images, read_image, rgb_array
+from ovdet.data.images import check_aspect, find_images
 from ovdet.device import float32_by_default
 from ovdet.engine.config import override
 from ovdet.errors import InputError
@@ -37,11 +35,12 @@ from ovdet.hub.load import load_detector
 from ovdet.inference.detections import Detections
 from ovdet.inference.draw import draw_detections
 from ovdet.inference.everyday_words import with_trained_words
+from ovdet.inference.photo import Photo, to_rgb
+from ovdet.inference.shown import CLASS_AGNOSTIC_IOU, MAX_CONTAINMENT, Shown, Threshold, to_detections
 from ovdet.learning.exemplars import exemplar_photos
 from ovdet.learning.learn import AnnotatedPhoto, check_learner, learn_classes
 from ovdet.modeling.acceleration import speed_up
 from ovdet.modeling.fingerprint import detector_fingerprint
-from ovdet.modeling.postprocess import is_not_contained, is_not_outdone
 from ovdet.modeling.region_detection import EmbeddedImage
 from ovdet.text.classes import build_classes, join_classes
 from ovdet.text.embedder import NameEmbedder
@@ -50,12 +49,8 @@ from ovdet.text.vocabulary import Vocabulary
 
 logger = logging.getLogger(__name__)
 
-Photo = str | Path | Image.Image | np.ndarray | Tensor
 Names = Vocabulary | TextEmbeddings | Sequence[str]
-Threshold = float | Mapping[str, float] | None
 
-CLASS_AGNOSTIC_IOU, MAX_CONTAINMENT = 0.5, 0.9  # what is shown by default, docs/lab/overlap.md
-LEARNED_THRESHOLD = 0.1  # where F1 is best with ten boxes a class on photos held out, docs/own_data.md
 _REMEMBERED = 32  # vocabularies that are kept ready
 
 
@@ -500,87 +495,6 @@ class EmbeddedPhoto:
         return sum(each.element_size() * each.nelement() for each in tensors.values() if each is not None)
 
 
-@dataclass(frozen=True)
-class Shown:
-    """Which detections a caller wants to see; arguments as of `OpenVocabPredictor.__call__`.
-
-    Raises:
-        InputError: a number outside of [0, 1].
-    """
-
-    threshold: Threshold = None
-    class_agnostic_iou: float = CLASS_AGNOSTIC_IOU
-    max_containment: float = MAX_CONTAINMENT
-
-    def __post_init__(self) -> None:
-        given = asdict(self)
-        if isinstance(self.threshold, Mapping):
-            given.update({f"threshold of {name!r}": value for name, value in given.pop("threshold").items()})
-        for what, value in given.items():
-            if value is not None and not (isinstance(value, Real) and 0 <= value <= 1):
-                raise InputError(f"expected a {what} between 0 and 1, got {value!r}")
-
-
-def to_detections(instances: Instances, classes: ClassEmbeddings, shown: Shown) -> Detections:
-    """What the model found in one photo -> what the caller wants to see of it.
-
-    Args:
-        instances: best first, on the CPU, in pixels of the photo.
-        classes: that were asked for.
-        shown: which of them to keep.
-    """
-    is_shown = instances.scores >= thresholds_of(classes, shown.threshold)[instances.pred_classes]
-    best_missed = _best_missed(instances, is_shown, classes)
-    instances = instances[is_shown]
-    if shown.max_containment < 1:
-        boxes, ids = instances.pred_boxes.tensor, instances.pred_classes
-        instances = instances[is_not_contained(boxes, ids, shown.max_containment)]
-    if shown.class_agnostic_iou < 1:
-        boxes, scores = instances.pred_boxes.tensor, instances.scores
-        instances = instances[is_not_outdone(boxes, scores, shown.class_agnostic_iou)]
-    return Detections(
-        boxes=instances.pred_boxes.tensor.float().numpy(),
-        scores=instances.scores.float().numpy(),
-        class_ids=instances.pred_classes.numpy(),
-        labels=tuple(classes.names[index] for index in instances.pred_classes.tolist()),
-        size=instances.image_size,
-        masks=instances.pred_masks.numpy() if instances.has("pred_masks") else None,
-        best_missed=best_missed,
-    )
-
-
-def _best_missed(instances: Instances, is_shown: Tensor, classes: ClassEmbeddings) -> tuple[str, float] | None:
-    """Name and score of the first detection that is not shown; they come best first."""
-    missed = (~is_shown).nonzero()[:1, 0].tolist()
-    return next(((classes.names[int(instances.pred_classes[i])], float(instances.scores[i])) for i in missed), None)
-
-
-def thresholds_of(classes: ClassEmbeddings, threshold: Threshold = None) -> Tensor:
-    """(K,) the lowest score to show of each class, see `OpenVocabPredictor.__call__`.
-
-    Raises:
-        InputError: a mapping has a name that is not asked for.
-    """
-    if threshold is not None and not isinstance(threshold, Mapping):
-        return torch.full((len(classes.names),), threshold)
-    lowest = _default_thresholds(classes)
-    for name, value in (threshold or {}).items():
-        if name not in classes.names:
-            raise InputError(f"expected thresholds of names that are asked for, got one of {name!r}")
-        lowest[classes.names.index(name)] = value
-    return lowest
-
-
-def _default_thresholds(classes: ClassEmbeddings) -> Tensor:
-    """(K,) a class's own threshold, or see `default_threshold`."""
-    is_base = classes.is_base_class
-    is_base = torch.ones(len(classes.names), dtype=torch.bool) if is_base is None else is_base.cpu().clone()
-    defaults = torch.tensor([default_threshold(was) for was in is_base.tolist()])
-    if classes.learned is not None:
-        defaults[classes.learned.class_ids.cpu()] = LEARNED_THRESHOLD
-    return torch.where(classes.own_thresholds.isnan(), defaults, classes.own_thresholds)
-
-
 def _key_of(vocabulary: Names, negatives: Sequence[str] | None) -> tuple | None:
     """What tells vocabularies apart; None for those that are not remembered: ready embeddings, and what is no list."""
     if isinstance(vocabulary, (TextEmbeddings, str)) or isinstance(negatives, str):
@@ -589,43 +503,3 @@ def _key_of(vocabulary: Names, negatives: Sequence[str] | None) -> tuple | None:
         vocabulary = Vocabulary.of(vocabulary)
     synonyms = tuple((name, synonyms) for name, synonyms in vocabulary.synonyms.items())
     return vocabulary.names, synonyms, vocabulary.negatives, None if negatives is None else tuple(negatives)
-
-
-def default_threshold(was_trained: bool) -> float:
-    """A little below where F1 is best for trained names with `ovdet-lite`, 0.30 to 0.41. Other names score far lower,
-    best at 0.03 to 0.09, where most of what is found is wrong (docs/results.md).
-
-    Args:
-        was_trained: whether the name is one of the classes that the detector was trained on.
-    """
-    return 0.3 if was_trained else 0.08
-
-
-def to_rgb(image: Photo, channel_order: str = "BGR") -> np.ndarray:
-    """A file, PIL image, array or tensor -> (H, W, 3) uint8 RGB; see `OpenVocabPredictor.__call__`.
-
-    Raises:
-        InputError: unreadable, an array or tensor that is no 8-bit color image, or nothing of these kinds.
-    """
-    if channel_order not in ("RGB", "BGR"):
-        raise InputError(f"expected channel_order RGB or BGR, got {channel_order!r}")
-    if isinstance(image, Tensor):
-        if image.dim() != 3 or image.shape[0] != 3 or image.dtype != torch.uint8 or image.numel() == 0:
-            raise InputError(f"expected a tensor (3, H, W) of uint8, got shape {tuple(image.shape)} of {image.dtype}")
-        return image.permute(1, 2, 0).cpu().numpy()
-    if isinstance(image, (str, Path)):
-        return read_image(image, "RGB")
-    if isinstance(image, Image.Image):
-        try:
-            return rgb_array(image)
-        except ValueError as error:
-            raise InputError(f"expected a PIL image of 8 or 16 bits, got mode {image.mode}: {error}") from error
-        except OSError as error:  # PIL reads the pixels only now
-            raise InputError(f"expected a readable image, got a broken one: {error}") from error
-    if not isinstance(image, np.ndarray):
-        hint = " (cv2.imread's answer to a file that it cannot read)" if image is None else ""
-        hint = " (of several photos: detect_batch)" if isinstance(image, (list, tuple)) else hint
-        raise InputError(f"expected a file, a PIL image, an array or a tensor, got {type(image).__name__}{hint}")
-    if image.ndim != 3 or image.shape[2] != 3 or image.dtype != np.uint8 or image.size == 0:
-        raise InputError(f"expected an array (H, W, 3) of uint8, got shape {image.shape} of {image.dtype}")
-    return image if channel_order == "RGB" else image[:, :, ::-1]

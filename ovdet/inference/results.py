@@ -24,7 +24,7 @@ from ovdet.files import atomic_write, atomic_writer
 from ovdet.inference.detections import Detections
 from ovdet.inference.draw import draw_detections
 from ovdet.inference.media import Video
-from ovdet.inference.predictor import to_rgb
+from ovdet.inference.photo import to_rgb
 from ovdet.inference.video_writer import writing_video
 
 DETECTIONS_FILE = "detections.json"

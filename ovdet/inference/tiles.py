@@ -14,14 +14,9 @@ import torch
 from ovdet.class_embeddings import ClassEmbeddings
 from ovdet.errors import InputError
 from ovdet.inference.detections import Detections
-from ovdet.inference.predictor import (
-    CLASS_AGNOSTIC_IOU,
-    MAX_CONTAINMENT,
-    Names,
-    OpenVocabPredictor,
-    Photo,
-    to_rgb,
-)
+from ovdet.inference.photo import Photo, to_rgb
+from ovdet.inference.predictor import Names, OpenVocabPredictor
+from ovdet.inference.shown import CLASS_AGNOSTIC_IOU, MAX_CONTAINMENT
 from ovdet.modeling.nms import nms_per_class
 from ovdet.modeling.postprocess import is_not_contained, is_not_outdone
 

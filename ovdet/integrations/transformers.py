@@ -7,7 +7,8 @@ from typing import Any
 
 from ovdet.errors import InputError
 from ovdet.inference.detections import Detections
-from ovdet.inference.predictor import OpenVocabPredictor, Photo
+from ovdet.inference.photo import Photo
+from ovdet.inference.predictor import OpenVocabPredictor
 
 
 class ZeroShotObjectDetection:

@@ -21,7 +21,8 @@ from ovdet.class_embeddings import ClassEmbeddings
 from ovdet.data.images import read_image
 from ovdet.errors import InputError
 from ovdet.inference.detections import Detections
-from ovdet.inference.predictor import EmbeddedPhoto, OpenVocabPredictor, thresholds_of
+from ovdet.inference.predictor import EmbeddedPhoto, OpenVocabPredictor
+from ovdet.inference.shown import thresholds_of
 from ovdet.text.vocabulary import Vocabulary
 
 _COMMA = re.compile("[,\uff0c\u3001\u060c]")

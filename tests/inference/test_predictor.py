@@ -15,7 +15,7 @@ from ovdet import ClassEmbeddings, InputError, OpenVocabPredictor, TextEmbedding
 from ovdet.class_embeddings import NEGATIVE
 from ovdet.device import float32_by_default
 from ovdet.inference.draw import draw_detections
-from ovdet.inference.predictor import default_threshold
+from ovdet.inference.shown import default_threshold
 from ovdet.modeling.postprocess import is_not_contained
 from ovdet.text.classes import join_classes
 from ovdet.text.embedder import NameEmbedder

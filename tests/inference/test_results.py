@@ -15,7 +15,7 @@ from ovdet.errors import InputError
 from ovdet.inference.detections import Detections
 from ovdet.inference.draw import draw_detections
 from ovdet.inference.media import Video
-from ovdet.inference.predictor import to_rgb
+from ovdet.inference.photo import to_rgb
 from ovdet.inference.results import write_results, write_video
 from ovdet.inference.video_writer import writing_video
 

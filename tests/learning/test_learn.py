@@ -12,7 +12,8 @@ import torch
 from ovdet.class_embeddings import NEGATIVE
 from ovdet.errors import InputError
 from ovdet.inference.load import load_predictor
-from ovdet.inference.predictor import OpenVocabPredictor, thresholds_of
+from ovdet.inference.predictor import OpenVocabPredictor
+from ovdet.inference.shown import thresholds_of
 from ovdet.learning.classes_file import load_all_classes, load_classes, save_classes
 from ovdet.learning.examples import label_regions
 from ovdet.learning.probe import BACKGROUND, IGNORED

@@ -12,7 +12,7 @@ from PIL import Image
 from ovdet.inference.detections import Detections
 from ovdet.inference.draw import draw_detections
 from ovdet.inference.media import Video
-from ovdet.inference.predictor import to_rgb
+from ovdet.inference.photo import to_rgb
 from ovdet.inference.video_writer import writing_video
 from ovdet.text.classes import parse_negatives
 from ovdet.text.embeddings import convert_matrix, embed_vocabulary
