@@ -4,10 +4,12 @@ from __future__ import annotations
 
 from collections import Counter
 from pathlib import Path
+from typing import Any
 
 from ovdet.data.coco import listed, read_json
 from ovdet.errors import InputError
 from ovdet.text.class_names import normalize_class_name
+from ovdet.typed import checked
 
 SUBSETS = ("base", "novel", "ignored")
 PREFIXES = {"base": "base", "novel": "novel", "ignored": "ignored", "excluded": "ignored", "unused": "ignored"}
@@ -27,17 +29,14 @@ def load_split(path: str | Path) -> dict[str, list[str]]:
         InputError: no json, an unknown key, no base class, a value that is not a list of names, a name given twice (see
             `same_class_name`).
     """
-    content = read_json(path, "a split json")
-    if not isinstance(content, dict):
-        raise InputError(f"expected a split json with base and novel lists, {path} holds a {type(content).__name__}")
+    content = checked(read_json(path, "a split json"), dict[str, Any], "a split json", path)
+    lists = {key: names for key, names in content.items() if key not in COMMENTS}
     split: dict[str, list[str]] = {subset: [] for subset in SUBSETS}
-    for key, names in content.items():
-        if key in COMMENTS:
-            continue
+    for key, names in checked(lists, dict[str, list[str]], "a split json", path).items():
         subset = next((target for prefix, target in PREFIXES.items() if key.startswith(prefix)), None)
         if subset is None:
             raise InputError(f"expected keys base*, novel*, ignored*, source or description in {path}, got {key!r}")
-        if not isinstance(names, list) or not all(isinstance(name, str) and name.strip() for name in names):
+        if not all(name.strip() for name in names):
             raise InputError(f"expected {key!r} in {path} to be a list of class names")
         split[subset].extend(names)
     named = [name for names in split.values() for name in names]

@@ -16,6 +16,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import msgspec
 import torch
 from safetensors import safe_open
 from safetensors.torch import save
@@ -24,10 +25,19 @@ from torch import Tensor
 from ovdet.errors import InputError, error_summary
 from ovdet.files import atomic_write
 from ovdet.regions.plan import FORMAT, RegionPlan
+from ovdet.typed import decoded
 
 ROWS = ("boxes", "embeddings", "scores")
 HEADER = "ovdet"  # one entry of the metadata: of several, safetensors writes any first
 TENSORS = (*ROWS, "offsets", "sizes", "hashes")
+
+
+class _Header(msgspec.Struct):
+    format: str
+    plan: str
+    shard: int
+    checksum: str
+    faults: dict[str, str]  # by position in the shard
 
 
 class ImageRegions(NamedTuple):
@@ -131,12 +141,13 @@ class Shard:
             ) from error
 
     def _read_index(self, plan: RegionPlan) -> None:
-        header = json.loads((self._file.metadata() or {}).get(HEADER, "{}"))
+        text = (self._file.metadata() or {}).get(HEADER, "{}")
+        header = decoded(text, _Header, "the header of a shard", self.path)
         for key, expected in _identity(plan, self._number).items():
-            if header.get(key) != expected:
-                raise InputError(f"expected {key} {expected!r}, got {header.get(key)!r}")
-        self._recorded = header["checksum"]
-        self.errors: dict[int, str] = {int(key): value for key, value in header["faults"].items()}
+            if getattr(header, key) != expected:
+                raise InputError(f"expected {key} {expected!r}, got {getattr(header, key)!r}")
+        self._recorded = header.checksum
+        self.errors: dict[int, str] = {int(key): value for key, value in header.faults.items()}
         self._offsets: list[int] = self._file.get_tensor("offsets").tolist()
         num_images, total = len(plan.images[plan.of_shard(self._number)]), self._offsets[-1]
         expected = {"boxes": ("F32", total, 4), "embeddings": ("F16", total, plan.width), "scores": ("F32", total),

@@ -208,9 +208,10 @@ def test_what_is_wrong_with_the_files(dataset, tmp_path):
         ({"base": ["cat"], "novel": ["Cat."]}, "more than once"),
         ({"novel": ["cat"]}, "at least one base"),
         ({"base": ["cat"], "rare": ["cow"]}, "'rare'"),
-        ({"base": "cat"}, "list of class names"),
-        ({"base": ["cat", 3]}, "list of class names"),
-        (["cat"], "list"),
+        ({"base": "cat"}, "`array`, got `str`"),
+        ({"base": ["cat", " "]}, "list of class names"),
+        ({"base": ["cat", 3]}, "`str`, got `int`"),
+        (["cat"], "got `array`"),
     ],
 )
 def test_what_is_wrong_with_a_split(dataset, split, message):
