@@ -30,7 +30,8 @@ def test_parts_add_up(tmp_path):
     parts.update(absent="model.absent", null="model.nothing", deep="model.nothing.forward")
     rows = time_parts(step, parts, rounds=3, device="cpu", trace=str(tmp_path / "trace.json"))
     assert [row.case.partition(",")[0] for row in rows] == ["of it source", "of it update", "of it the rest"]
-    assert [row.ours_s for row in rows] == pytest.approx([0.02, 0.01, 0.01], rel=0.5)
+    slept = [0.02, 0.01, 0.01]  # a loaded machine wakes later, never sooner
+    assert all(0.9 * least < row.ours_s < 4 * least for row, least in zip(rows, slept, strict=True))
     assert sum(int(row.case.split()[-1].rstrip("%")) for row in rows) == pytest.approx(100, abs=2)
     assert step.model.source is before and "update" not in vars(step)
     assert [file.name for file in tmp_path.iterdir()] == ["trace.json"]
