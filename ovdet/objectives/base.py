@@ -7,6 +7,7 @@ Shape letters: M regions over all images of a step, D embedding width, K classes
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from typing import ClassVar, NamedTuple
 
@@ -49,7 +50,7 @@ class RegionBatch(NamedTuple):
         return [self.embeddings[self.image_indices == index] for index in range(len(self.words))]
 
 
-class Objective(nn.Module):
+class Objective(nn.Module, ABC):
     """A loss on the regions of a step, weighted: forward(batch) -> {"loss_<name>": 0-dim}.
 
     Attributes:
@@ -81,9 +82,9 @@ class Objective(nn.Module):
         with torch.autocast(batch.embeddings.device.type, enabled=False):
             return {f"loss_{self.name}": self.weight * self.loss(batch)}
 
+    @abstractmethod
     def loss(self, batch: RegionBatch) -> Tensor:
         """0-dim float32; without a region exactly 0, with a gradient path."""
-        raise NotImplementedError
 
     def extra_repr(self) -> str:
         return f"weight={self.weight}"

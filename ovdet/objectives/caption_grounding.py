@@ -10,8 +10,8 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from ovdet.objectives.base import CAPTIONS, Objective, RegionBatch, gather_rows
-from ovdet.objectives.info_nce import LearnedTemperature, paired_cross_entropy
+from ovdet.objectives.base import CAPTIONS, RegionBatch, gather_rows
+from ovdet.objectives.info_nce import ContrastiveObjective, paired_cross_entropy
 
 
 def grounding_score(regions: Tensor, words: Tensor, temperature: float) -> Tensor:
@@ -29,7 +29,7 @@ def grounding_score(regions: Tensor, words: Tensor, temperature: float) -> Tenso
     return ((cosines / temperature).softmax(0) * cosines).sum(0).mean()
 
 
-class CaptionGrounding(Objective):
+class CaptionGrounding(ContrastiveObjective):
     """Images pick out their captions among all of the step, and captions their images, by `grounding_score`."""
 
     name = "captions"
@@ -43,7 +43,6 @@ class CaptionGrounding(Objective):
         """
         super().__init__(weight)
         self.attention_temperature = attention_temperature
-        self.temperature = LearnedTemperature()
 
     def loss(self, batch: RegionBatch) -> Tensor:
         """0-dim; images without a caption or a region take no part."""

@@ -11,8 +11,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from ovdet.objectives.base import CELLS, LABELS, Objective, RegionBatch, gather_rows
-from ovdet.objectives.info_nce import LearnedTemperature, first_of_each_class, paired_cross_entropy
+from ovdet.objectives.base import CELLS, LABELS, RegionBatch, gather_rows
+from ovdet.objectives.info_nce import ContrastiveObjective, first_of_each_class, paired_cross_entropy
 
 
 def late_interaction(cells: Tensor, words: Tensor) -> Tensor:
@@ -29,7 +29,7 @@ def late_interaction(cells: Tensor, words: Tensor) -> Tensor:
     return (cosines.amax(2).mean(1) + cosines.amax(1).mean(1)) / 2
 
 
-class FILIP(Objective):
+class FILIP(ContrastiveObjective):
     """CLIP's loss, one region a class, on `late_interaction` in place of one cosine.
 
     The cells of the region's pooled features get a projection of their own, which is not used at test time.
@@ -50,7 +50,6 @@ class FILIP(Objective):
         """
         super().__init__(weight)
         self.projection = nn.Linear(channels, width)
-        self.temperature = LearnedTemperature()
         self._embed_names = embed_names
         self._words: dict[str, Tensor] = {}  # (W, D) by class name
 

@@ -57,33 +57,39 @@ def first_of_each_class(labels: Tensor) -> Tensor:
     return rows.new_full((len(present),), len(labels)).scatter_reduce(0, number, rows, "amin")
 
 
-class RegionTextInfoNCE(Objective):
+class ContrastiveObjective(Objective):
+    """An objective with a learned temperature."""
+
+    needs = frozenset()  # its subclasses say
+
+    def __init__(self, weight: float = 1.0) -> None:
+        super().__init__(weight)
+        self.temperature = LearnedTemperature()
+
+
+class RegionTextInfoNCE(ContrastiveObjective):
     """CLIP's loss between regions and their classes' texts; one region a class, as others would be false negatives."""
 
     name = "info_nce"
     needs = frozenset((LABELS,))
 
-    def __init__(self, weight: float = 1.0) -> None:
-        super().__init__(weight)
-        self.temperature = LearnedTemperature()
-
     def loss(self, batch: RegionBatch) -> Tensor:
         """0-dim."""
         embeddings, labels = gather_rows(batch.embeddings), gather_rows(batch.labels)
         rows = first_of_each_class(labels)
-        texts = batch.classes.embeddings[labels[rows]]
+        texts = self.texts_of(batch.classes.embeddings)[labels[rows]]
         return info_nce_loss(embeddings[rows], texts, self.temperature())
 
+    def texts_of(self, class_embeddings: Tensor) -> Tensor:
+        """(K, D) -> (K, D): the text that is right for a region of each class."""
+        return class_embeddings
 
-class ContrastiveDistillation(Objective):
+
+class ContrastiveDistillation(ContrastiveObjective):
     """CLIP's loss between regions and what the teacher says of them: only the teacher's own region counts as right."""
 
     name = "distill_contrast"
     needs = frozenset((TEACHER,))
-
-    def __init__(self, weight: float = 1.0) -> None:
-        super().__init__(weight)
-        self.temperature = LearnedTemperature()
 
     def loss(self, batch: RegionBatch) -> Tensor:
         """0-dim."""

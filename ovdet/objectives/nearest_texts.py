@@ -8,8 +8,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from ovdet.objectives.base import LABELS, Objective, RegionBatch, gather_rows
-from ovdet.objectives.info_nce import LearnedTemperature, first_of_each_class, info_nce_loss
+from ovdet.objectives.info_nce import RegionTextInfoNCE
 
 
 def nearest_texts(texts: Tensor) -> Tensor:
@@ -20,21 +19,17 @@ def nearest_texts(texts: Tensor) -> Tensor:
     return cosines.argmax(1) if len(texts) else cosines.new_zeros(0, dtype=torch.int64)
 
 
-class NearestTexts(Objective):
-    """`info_nce_loss` of regions, one a class, with the nearest other class's text.
+class NearestTexts(RegionTextInfoNCE):
+    """RegionTextInfoNCE with the nearest other class's text in place of the class's own.
 
     DeCLIP seeks neighbours in a queue of captions; a detector's texts are its classes, all of which are there.
     """
 
     name = "nearest_texts"
-    needs = frozenset((LABELS,))
 
     def __init__(self, weight: float = 0.2) -> None:
         super().__init__(weight)
-        self.temperature = LearnedTemperature()
 
-    def loss(self, batch: RegionBatch) -> Tensor:
-        """0-dim."""
-        embeddings, labels = gather_rows(batch.embeddings), gather_rows(batch.labels)
-        rows, texts = first_of_each_class(labels), batch.classes.embeddings
-        return info_nce_loss(embeddings[rows], texts[nearest_texts(texts)[labels[rows]]], self.temperature())
+    def texts_of(self, class_embeddings: Tensor) -> Tensor:
+        """See RegionTextInfoNCE."""
+        return class_embeddings[nearest_texts(class_embeddings)]

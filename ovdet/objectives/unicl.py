@@ -8,8 +8,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from ovdet.objectives.base import LABELS, Objective, RegionBatch, gather_rows
-from ovdet.objectives.info_nce import LearnedTemperature
+from ovdet.objectives.base import LABELS, RegionBatch, gather_rows
+from ovdet.objectives.info_nce import ContrastiveObjective
 
 
 def unicl_loss(embeddings: Tensor, texts: Tensor, labels: Tensor, temperature: Tensor | float) -> Tensor:
@@ -34,15 +34,11 @@ def unicl_loss(embeddings: Tensor, texts: Tensor, labels: Tensor, temperature: T
     return torch.cat([by_region, by_text]).sum() / max(2 * len(labels), 1)
 
 
-class UniCL(Objective):
+class UniCL(ContrastiveObjective):
     """`unicl_loss` over all processes' regions, times a weight; the temperature is learned."""
 
     name = "unicl"
     needs = frozenset((LABELS,))
-
-    def __init__(self, weight: float = 1.0) -> None:
-        super().__init__(weight)
-        self.temperature = LearnedTemperature()
 
     def loss(self, batch: RegionBatch) -> Tensor:
         """0-dim."""

@@ -161,7 +161,9 @@ def detic_swin_b() -> DictConfig:
     return detic_c2(L(SwinBackbone)(), _STRIDES)
 
 
-DETIC_VILD = Variant(
+_variant = partial(Variant, unused=_UNUSED, constants=_NO_BIAS, space=CLIP_B32, origin=_ORIGIN)
+
+DETIC_VILD = _variant(
     name="detic-vild",
     title="ViLD-style Mask R-CNN R50-FPN of the Detic project",
     build_model=detic_vild,
@@ -170,25 +172,17 @@ DETIC_VILD = Variant(
         (r"^roi_heads\.box_predictor\.", "roi_heads.box_predictor.0."),
         (r"\.projection\.linear\.", ".cls_score.linear."),
     ),
-    unused=_UNUSED,
-    constants=_NO_BIAS,
-    space=CLIP_B32,
-    origin=_ORIGIN,
 )
-DETIC_OV_COCO = Variant(
+DETIC_OV_COCO = _variant(
     name="detic-ov-coco",
     title="Detic Faster R-CNN R50-C4 on OV-COCO",
     build_model=detic_ov_coco,
     renames=((r"\.box_head\.res5\.", ".res5."), (r"\.projection\.linear\.", ".cls_score.linear.")),
-    unused=_UNUSED,
-    constants=_NO_BIAS,
-    space=CLIP_B32,
-    origin=_ORIGIN,
 )
 
 
 def _c2_variant(backbone: str, title: str, build_model: Callable[[], DictConfig]) -> Variant:
-    return Variant(
+    return _variant(
         name=f"detic-{backbone}",
         title=f"Detic (CenterNet2 proposals, cascade) on {title}",
         build_model=build_model,
@@ -203,10 +197,7 @@ def _c2_variant(backbone: str, title: str, build_model: Callable[[], DictConfig]
             (r"^roi_heads\.earlier_(head|predictor)s\.", r"roi_heads.box_\1."),
             (r"\.projection\.linear\.", ".cls_score.linear."),
         ),
-        unused=_UNUSED,
         constants={**_NO_BIAS, **{f"roi_heads.earlier_predictors.{k}.classifier.bias": 0.0 for k in (0, 1)}},
-        space=CLIP_B32,
-        origin=_ORIGIN,
     )
 
 
