@@ -10,7 +10,7 @@ VOCABULARY ?= tabby cat; kitten, dog, cup of coffee; espresso, saucer, spoon, mo
 DATA ?= datasets/lite
 NUMBER ?= 1000
 
-.PHONY: help .venv own demo quick reproduce test test-slow fuzz lint lock clean
+.PHONY: help .venv own demo quick reproduce test test-slow fuzz docs lint lock clean
 
 help:            ## this list
 	@grep -E '^[.a-z-]+: .*##' $(MAKEFILE_LIST) | sed 's/:.*## */\t/' | sort | expand -t 16
@@ -53,6 +53,9 @@ test-slow: own   ## the longer tests too
 
 fuzz: own        ## mutated files of every kind, each read or refused in one line: NUMBER=6250 of each
 	$(RUN) tests/fuzz/fuzz.py $(NUMBER)
+
+docs: own        ## the documentation as a site in output/site; every link and every name of the API is checked
+	NO_MKDOCS_2_WARNING=1 $(RUN) -m mkdocs build --quiet --strict --config-file docs/site/mkdocs.yml
 
 lint: $(STAMP)   ## style and unused names
 	$(RUN) -m ruff check .

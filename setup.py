@@ -10,6 +10,7 @@ VERSION = re.search(r'VERSION = "(.+)"', (ROOT / "ovdet/version.py").read_text(e
 RAY = ["ray[data]>=2.40,<3"]  # extraction on more than one machine
 WEB = ["fastapi>=0.115,<1", "uvicorn>=0.30,<1", "python-multipart>=0.0.18", "defusedxml>=0.7"]  # ovdet serve
 TRACK = ["trackers>=2.6,<3"]  # ovdet track
+DOCS = ["mkdocs-material>=9.6,<10", "mkdocstrings-python>=2,<3"]  # make docs
 EXPORT = ["onnx>=1.17", "onnxruntime>=1.20", "onnxscript>=0.5"]
 
 setup(
@@ -73,6 +74,7 @@ setup(
         "export": EXPORT,
         "web": WEB,
         "track": TRACK,
+        "docs": DOCS,
         "dev": [
             *RAY,
             *EXPORT,
