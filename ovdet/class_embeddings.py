@@ -67,6 +67,8 @@ class ClassEmbeddings:
         learned: rows of classes that were learned from examples and have no row in `embeddings`; None for none.
         thresholds: (K,) float32, the lowest score to show of each class, NaN where the predictor's default counts; None
             for NaN everywhere.
+        texts: what each of the S rows is an embedding of, for detectors that read names themselves; None where that is
+            not known.
         detector: fingerprint of the detector that learned rows, exemplars and thresholds are of, see
             `detector_fingerprint`; "" for names alone, which any detector of their embedding space takes.
 
@@ -82,6 +84,7 @@ class ClassEmbeddings:
     learned: LearnedRows | None = None
     thresholds: Tensor | None = None
     detector: str = ""
+    texts: tuple[str, ...] | None = None
     _on_device: dict[torch.device, ClassEmbeddings] = field(default_factory=dict, init=False, repr=False)
 
     def __post_init__(self) -> None:

@@ -30,7 +30,7 @@ from ovdet.export.graph import DetectionGraph
 from ovdet.export.proposals import check_proposals
 from ovdet.export.quantize import quantize_linear_layers
 from ovdet.files import atomic_write
-from ovdet.hub.load import load_detector
+from ovdet.hub.load import check_own, load_detector
 from ovdet.hub.model_folder import read_resize
 from ovdet.modeling.backbones.swin import SwinBackbone
 from ovdet.modeling.detector import OpenVocabRCNN
@@ -61,6 +61,7 @@ def export_detector(config: DictConfig, weights: str, output: str | Path, form: 
         InputError: the place cannot be written to or its name does not fit the format, a package is missing, config or
             weights are not there, or the method cannot be exported.
     """
+    check_own(config)
     _check_output(Path(output), form)
     detector, embed_names, header = load_detector(config, weights)
     description = {

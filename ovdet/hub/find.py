@@ -16,12 +16,13 @@ from ovdet.errors import InputError, first_line
 from ovdet.hub.model_folder import CARD, CONFIG, WEIGHTS, read_model_config
 from ovdet.hub.parts import check_run_parts
 from ovdet.hub.published.weights import PREFIXES, fetch_published
+from ovdet.hub.zero_shot import zero_shot_config
 from ovdet.offline import offline_where_unreachable
 
 logger = logging.getLogger(__name__)
 
 RUN_CONFIG = "config.yaml"
-HUB = "hf://"
+HUB, ZERO_SHOT = "hf://", "hf:"
 DEFAULT_MODEL = "ovdet-lite"
 _ASSETS = Path(__file__).parents[1] / "assets"
 SHIPPED = {DEFAULT_MODEL: _ASSETS / "ovdet_lite", "ovdet-lite-base48": _ASSETS / "ovdet_lite_base48"}
@@ -40,13 +41,16 @@ def find_model(name: str | Path) -> ModelFiles:
     Args:
         name: "ovdet-lite" or "ovdet-lite-base48", which are part of the package; "detic:swin-b" and the like,
             published by others and fetched the first time (docs/published.md); a model folder (see ovdet pack);
-            "hf://OWNER/NAME" or "hf://OWNER/NAME@REVISION", a model folder on the hub, kept in the hub's cache; or the
-            folder of a training run, wherever it was moved to, for its last checkpoint. No code of the folder is run.
+            "hf://OWNER/NAME" or "hf://OWNER/NAME@REVISION", a model folder on the hub, kept in the hub's cache;
+            "hf:OWNER/NAME" or "hf:FOLDER", a zero-shot detector of transformers; or the folder of a training run,
+            wherever it was moved to, for its last checkpoint. No code of the folder is run.
 
     Raises:
         InputError: it is no such folder, the hub does not have it, nothing was trained there yet, or the run has parts
             that are not ovdet's (its config and weights open one by one, see `choose_model`).
     """
+    if is_zero_shot(str(name)):
+        return ModelFiles(str(name), "")
     folder = _folder_of(str(name))
     if (folder / CONFIG).is_file():
         if not (folder / WEIGHTS).is_file():
@@ -54,14 +58,19 @@ def find_model(name: str | Path) -> ModelFiles:
         return ModelFiles(str(folder / CONFIG), str(folder / WEIGHTS))
     if not (folder / RUN_CONFIG).is_file():
         raise InputError(
-            f"expected {', '.join(SHIPPED)}, {HUB}OWNER/NAME, or a folder with a model's {CONFIG} "
-            f"or a training run's {RUN_CONFIG}, got {name}"
+            f"expected {', '.join(SHIPPED)}, {HUB}OWNER/NAME, {ZERO_SHOT}OWNER/NAME, or a folder with a model's "
+            f"{CONFIG} or a training run's {RUN_CONFIG}, got {name}"
         )
     check_run_parts(read_run_values(folder / RUN_CONFIG), str(folder / RUN_CONFIG))
     weights = Checkpointer(nn.Identity(), str(folder)).get_checkpoint_file()
     if not weights or not Path(weights).is_file():
         raise InputError(f"expected a checkpoint of a training run in {name}, got none")
     return ModelFiles(str(folder / RUN_CONFIG), weights)
+
+
+def is_zero_shot(name: str) -> bool:
+    """Whether a model's name is of a zero-shot detector of transformers."""
+    return name.startswith(ZERO_SHOT) and not name.startswith(HUB)
 
 
 def _folder_of(name: str) -> Path:
@@ -87,12 +96,14 @@ def open_config(path: str, overrides: Sequence[str] = ()) -> DictConfig:
     """Read the config of a training run or of a model folder.
 
     Args:
-        path: see `load_config`; or a model folder's config.json, which runs no code.
+        path: see `load_config`; or a model folder's config.json, which runs no code; or a zero-shot detector's name.
         overrides: see `load_config`.
 
     Raises:
         InputError: as of `load_config` and `read_model_config`.
     """
+    if is_zero_shot(path):
+        return apply_overrides(zero_shot_config(path.removeprefix(ZERO_SHOT)), overrides)
     if Path(path).suffix == ".json" and Path(path).is_file():
         return apply_overrides(read_model_config(path), overrides)
     config = load_config(path, overrides)

@@ -16,6 +16,21 @@ from ovdet.errors import InputError
 from ovdet.text.embedder import NameEmbedder
 
 
+def is_own(config: DictConfig) -> bool:
+    """Whether a config is of a detector of this project, not of one of transformers'."""
+    return "roi_heads" in config.model
+
+
+def check_own(config: DictConfig) -> None:
+    """Refuse a detector of transformers, which is not packed, exported or trained here.
+
+    Raises:
+        InputError: it is one.
+    """
+    if not is_own(config):
+        raise InputError(f"expected a detector of ovdet, got hf:{config.model.source}, which is one of transformers'")
+
+
 def find_weights(config: DictConfig, weights: str = "") -> str:
     """The checkpoint of a config's detector.
 
@@ -68,6 +83,9 @@ def load_detector(config: DictConfig, weights: str = "") -> tuple[nn.Module, Nam
     Raises:
         InputError: there is no checkpoint, or it does not fit.
     """
+    if not is_own(config):  # weights come with it
+        model = instantiate(config.model).to(build_options(config).torch_device())
+        return model.eval(), instantiate(config.name_embedder), {}
     weights = find_weights(config, weights)
     model = instantiate(without_training(config).model).to(build_options(config).torch_device())
     embed_names = instantiate(config.name_embedder)

@@ -30,7 +30,7 @@ from ovdet.engine.options import TrainOptions
 from ovdet.engine.version_0_1 import upgrade_config, upgrade_weights
 from ovdet.errors import InputError, first_line
 from ovdet.files import atomic_write, temporary_path
-from ovdet.hub.load import find_weights, load_detector, without_training
+from ovdet.hub.load import check_own, find_weights, load_detector, without_training
 from ovdet.hub.parts import check_build, check_parts, to_data
 from ovdet.text.embedder import NameEmbedder
 from ovdet.typed import checked, decoded
@@ -91,6 +91,7 @@ def write_model_folder(config: DictConfig, weights: str, folder: str | Path, *, 
     """
     folder = Path(folder)
     _check_is_free(folder)
+    check_own(config)
     config = _with_training_classes(config, weights)
     detector, embed_names, header = load_detector(config, weights)
     content = {

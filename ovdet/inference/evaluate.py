@@ -29,7 +29,7 @@ from ovdet.evaluation.ground_truth import load_ground_truth
 from ovdet.evaluation.thresholds import suggest_thresholds as suggest_thresholds_of
 from ovdet.evaluation.thresholds import suggestions_csv
 from ovdet.files import atomic_write
-from ovdet.hub.load import load_detector
+from ovdet.hub.load import is_own, load_detector
 from ovdet.learning.classes_file import save_classes
 from ovdet.modeling.acceleration import speed_up
 from ovdet.modeling.fingerprint import detector_fingerprint
@@ -173,6 +173,9 @@ def _score(config: DictConfig, output: str | Path, iou_types: Sequence[str], max
         iou_types=list(iou_types),
         max_detections=max_detections,
     )
+    if not is_own(config):
+        config.model.max_detections = max_detections or config.model.max_detections
+        return
     heads = config.model.roi_heads
     if "segm" not in iou_types and "mask_in_features" in heads:
         heads.mask_in_features = None
@@ -225,7 +228,7 @@ def _check(
         raise InputError("expected a split that says which classes are novel for the constrained setting, got none")
     if max_detections is not None and max_detections < 1:
         raise InputError(f"expected at least 1 detection a photo, got {max_detections}")
-    if "segm" in iou_types and not config.model.roi_heads.get("mask_in_features"):
+    if "segm" in iou_types and not (is_own(config) and config.model.roi_heads.get("mask_in_features")):
         raise InputError("expected a detector with masks to score masks, the config's has none")
 
 

@@ -11,7 +11,7 @@ from __future__ import annotations
 import logging
 from collections import OrderedDict
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -97,8 +97,9 @@ class OpenVocabPredictor:
         """A ready detector.
 
         Args:
-            name: "ovdet-lite", which is part of the package; a model folder; "hf://OWNER/NAME" on the hub; or the
-                folder of a training run (see `find_model`).
+            name: "ovdet-lite", which is part of the package; a model folder; "hf://OWNER/NAME" on the hub;
+                "hf:OWNER/NAME", a zero-shot detector of transformers; or the folder of a training run (see
+                `find_model`).
             device: None takes a GPU where there is one.
             compile: see `speed_up`.
             half: see `speed_up`.
@@ -182,6 +183,9 @@ class OpenVocabPredictor:
                 for line in told:
                     logger.warning(line)
             classes = build_classes(vocabulary, self.embed_names, base_classes=base, negatives=negatives)
+            lowest = getattr(self.model, "default_threshold", None)  # of a detector with scores of its own kind
+            if lowest is not None:
+                classes = replace(classes, thresholds=torch.full((len(classes.names),), lowest))
             if key is not None:
                 self._embedded[key] = classes
                 while len(self._embedded) > _REMEMBERED:
@@ -341,7 +345,7 @@ class OpenVocabPredictor:
                 closed-set one.
         """
         if not hasattr(self.model, "embed_images"):
-            raise InputError("expected an open-vocabulary detector that was not exported, to keep what it sees")
+            raise InputError("expected an open-vocabulary detector of ovdet, not exported, to keep what it sees")
         inputs = self.prepare(image, channel_order)
         with torch.inference_mode():
             (seen,) = self.model.embed_images([inputs])

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from ovdet.device import half_type
-from ovdet.errors import error_summary
+from ovdet.errors import InputError, error_summary
 from ovdet.modeling.tracing import with_fixed_shapes
 
 logger = logging.getLogger(__name__)
@@ -32,11 +32,16 @@ def speed_up(detector: nn.Module, *, compile: bool = False, half: bool = False) 
 
     Returns:
         The same detector.
+
+    Raises:
+        InputError: it has no backbone to compile.
     """
     if compile:
+        if not hasattr(detector, "backbone"):
+            raise InputError(f"expected a detector with a backbone to compile, got {type(detector).__name__}")
         detector.backbone.forward = CompiledBackbone(detector.backbone)
     if half:
-        device = detector.pixel_mean.device
+        device = next(detector.parameters()).device
         dtype = half_type(device)
         if dtype is None:
             logger.warning("half precision: this %s computes it slowly, going on in float32", device.type)

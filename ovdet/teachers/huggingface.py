@@ -58,7 +58,8 @@ class HuggingFaceTeacher(DualEncoderTeacher):
         """
         self.device = parse_device(device)
         self.name = f"hf:{source}"
-        model, self._tokenizer, image_processor = _load(source)
+        parts = ("AutoModel", "AutoTokenizer", "AutoImageProcessor")
+        model, self._tokenizer, image_processor = load_pretrained(source, tuple(_FAMILIES), parts)
         self._model = model.float().eval().requires_grad_(False).to(self.device)
         self._rule = _FAMILIES[model.config.model_type]
         self.mean, self.std, self.input_size = _pixel_rule(image_processor, source)
@@ -112,13 +113,18 @@ def _temperature(model: nn.Module) -> float:
     return float(model.temperature) if hasattr(model, "temperature") else 1 / float(model.logit_scale.exp())
 
 
-def _load(source: str) -> tuple[nn.Module, Any, Any]:
-    """Load a model, its tokenizer and its image processor.
+def load_pretrained(source: str, families: Sequence[str], parts: Sequence[str]) -> list[Any]:
+    """Load what transformers' classes of these names (AutoModel, ...) read from a model on the hub or in a folder.
+
+    Args:
+        source: its id on the hub, or its folder.
+        families: model types that are taken.
+        parts: names of classes with a `from_pretrained`. Weights are read from safetensors alone.
 
     Raises:
-        InputError: they cannot be had, or the model is of no family here.
+        InputError: they cannot be had, or the model is of another family.
     """
-    from transformers import AutoConfig, AutoImageProcessor, AutoModel, AutoTokenizer
+    import transformers
 
     if not source:
         raise InputError('expected hf: and the hub id or folder of a model, got "hf:"')
@@ -127,18 +133,18 @@ def _load(source: str) -> tuple[nn.Module, Any, Any]:
     place = {"pretrained_model_name_or_path": str(folder) if is_local else source, "local_files_only": is_local}
     with quiet_libraries(progress_bars=False), contextlib.nullcontext() if is_local else offline_where_unreachable():
         try:
-            family = AutoConfig.from_pretrained(**place, trust_remote_code=False).model_type
-            if family in _FAMILIES:
-                tokenizer = AutoTokenizer.from_pretrained(**place, trust_remote_code=False)
-                image_processor = AutoImageProcessor.from_pretrained(**place, trust_remote_code=False)
-                model = AutoModel.from_pretrained(**place, trust_remote_code=False, use_safetensors=True)
+            family = transformers.AutoConfig.from_pretrained(**place, trust_remote_code=False).model_type
+            loaded = []
+            for part in parts if family in families else ():
+                safely = {"trust_remote_code": False, **({"use_safetensors": True} if "Model" in part else {})}
+                loaded.append(getattr(transformers, part).from_pretrained(**place, **safely))
         except Exception as error:  # whatever the hub's client or strange files raise
             raise InputError(
                 f"expected hf: and the hub id or folder of a model in safetensors, got {source!r}: {first_line(error)}"
             ) from error
-    if family not in _FAMILIES:
-        raise InputError(f"expected hf: and a model of {', '.join(_FAMILIES)}, {source!r} is one of {family}")
-    return model, tokenizer, image_processor
+    if family not in families:
+        raise InputError(f"expected hf: and a model of {', '.join(families)}, {source!r} is one of {family}")
+    return loaded
 
 
 def _pixel_rule(image_processor: Any, source: str) -> tuple[tuple[float, ...], tuple[float, ...], tuple[int, int]]:

@@ -64,7 +64,8 @@ def build_classes(
     if added:
         embeddings = torch.cat([embeddings, embed_names(added).to(embeddings)])
     texts, class_ids = [*texts, *added], [*class_ids, *[NEGATIVE] * len(added)]
-    return ClassEmbeddings(embeddings, torch.tensor(class_ids), tuple(names), base_rows(texts, class_ids, base_classes))
+    is_base = base_rows(texts, class_ids, base_classes)
+    return ClassEmbeddings(embeddings, torch.tensor(class_ids), tuple(names), is_base, texts=tuple(texts))
 
 
 def join_classes(first: ClassEmbeddings, second: ClassEmbeddings) -> ClassEmbeddings:
@@ -107,6 +108,7 @@ def join_classes(first: ClassEmbeddings, second: ClassEmbeddings) -> ClassEmbedd
         learned,
         None if thresholds.isnan().all() else thresholds,
         first.detector or second.detector,
+        None if first.texts is None or second.texts is None else (*first.texts, *second.texts),
     )
 
 
