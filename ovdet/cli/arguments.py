@@ -9,7 +9,7 @@ import sys
 from collections.abc import Iterator
 from typing import Any
 
-MODELS = "a model's or run's folder, hf://OWNER/NAME, ovdet-lite, ovdet-lite-base48"
+MODELS = "a model's or run's folder, hf://OWNER/NAME, hf:OWNER/NAME (of transformers), ovdet-lite, ovdet-lite-base48"
 
 
 def add_model_arguments(parser: argparse.ArgumentParser, default: str = "") -> None:

@@ -13,7 +13,7 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from ovdet.cli.arguments import add_config_argument, add_device_argument, add_json_argument, say
+from ovdet.cli.arguments import MODELS, add_config_argument, add_device_argument, add_json_argument, say
 from ovdet.errors import InputError
 from ovdet.files import require_path
 
@@ -55,8 +55,7 @@ def add_name_arguments(parser: argparse.ArgumentParser) -> None:
 def add_predictor_arguments(parser: argparse.ArgumentParser) -> None:
     """The detector that finds it."""
     add = parser.add_argument
-    model = "a model's or run's folder, hf://OWNER/NAME, ovdet-lite, ovdet-lite-base48 (default: ovdet-lite)"
-    add("--model", metavar="M", help=model)
+    add("--model", metavar="M", help=f"{MODELS} (default: ovdet-lite)")
     add_config_argument(parser, "of the detector, instead of --model")
     add("--weights", metavar="W", help="the config's checkpoint (default: its run's last), or an .onnx file alone")
     add("--teacher", metavar="T", help="teacher that embeds the names (default: the config's)")

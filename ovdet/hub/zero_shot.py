@@ -1,8 +1,8 @@
 """One-stage zero-shot detectors of transformers (OWL-ViT, OWLv2, Grounding DINO), called like this project's.
 
-They read names themselves, so their classes need no embeddings: `ClassEmbeddings.texts` says what is asked for. A box is
-of the row that scores best on it, as in the library's own post-processing; scores are sigmoids, one for each row, and
-comparable whatever else is asked for.
+They read names themselves, so their classes need no embeddings: `ClassEmbeddings.texts` says what is asked for. A box
+has the name of the row that scores best on it, as in the library's own post-processing. Scores are sigmoids, one for
+each row, and comparable whatever else is asked for.
 
 Shape letters: H, W of the photo; S rows of ClassEmbeddings; N boxes of the network; L tokens of a prompt.
 """

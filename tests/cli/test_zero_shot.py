@@ -1,4 +1,4 @@
-"""Zero-shot detectors of transformers, on small untrained models: equal to the library's own, and as commands take them."""
+"""Zero-shot detectors of transformers, on small untrained models: equal to the library's own, and by command."""
 
 from __future__ import annotations
 
@@ -182,7 +182,7 @@ def test_scores_of_names_hang_on_no_others(family, zero_shot_folder, photo):
         chunks = list(text_chunks(lengths, range(len(names)), 14))
         assert len(chunks) == 2
         parts = [predictor(photo, [names[row] for row in c], channel_order="RGB", **SHOW_ALL) for c in chunks]
-        expected = sorted((label, float(score)) for part in parts for score, label in zip(part.scores, part.labels))
+        expected = sorted((label, float(s)) for p in parts for s, label in zip(p.scores, p.labels, strict=True))
         actual = sorted(zip(found.labels, found.scores.tolist(), strict=True))
         assert [label for label, _ in actual] == [label for label, _ in expected]
         np.testing.assert_allclose([s for _, s in actual], [s for _, s in expected], rtol=1e-5)
