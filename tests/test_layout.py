@@ -42,7 +42,7 @@ ALLOWED = {
         "text",
     ),
     "integrations": ("inference", "text.vocabulary"),
-    "serving": ("data.images", "inference", "integrations.label_studio", "text.vocabulary"),
+    "serving": ("data.images", "inference", "integrations.label_studio", "learning", "text.classes", "text.vocabulary"),
     "teacher_lab": ("data.dataset", "data.images", "evaluation.plots", "teachers", "text"),
     "cli": (
         "data",

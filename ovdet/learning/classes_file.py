@@ -47,6 +47,15 @@ def save_classes(path: str | Path, classes: ClassEmbeddings) -> None:
     Raises:
         InputError: the classes do not say of which detector they are, or the place cannot be written to.
     """
+    atomic_write(path, classes_content(classes))
+
+
+def classes_content(classes: ClassEmbeddings) -> bytes:
+    """The content of a file of classes.
+
+    Raises:
+        InputError: the classes do not say of which detector they are.
+    """
     if not classes.detector:
         raise InputError("expected classes of a detector to save: learned ones, exemplars or some with thresholds")
     rows = classes.learned
@@ -58,7 +67,7 @@ def save_classes(path: str | Path, classes: ClassEmbeddings) -> None:
         key: value.detach().cpu().to(_TYPES[key]).contiguous() for key, value in tensors.items() if value is not None
     }
     header = {"format": _FORMAT, "names": json.dumps(classes.names), "detector": classes.detector}
-    atomic_write(path, safetensors.torch.save(kept, metadata=header))
+    return safetensors.torch.save(kept, metadata=header)
 
 
 def load_classes(path: str | Path) -> ClassEmbeddings:

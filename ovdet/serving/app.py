@@ -9,19 +9,24 @@ from pathlib import Path
 from typing import Annotated, Any
 
 from fastapi import FastAPI, File, Form, HTTPException, Request
-from fastapi.responses import FileResponse, HTMLResponse, JSONResponse, PlainTextResponse
+from fastapi.responses import FileResponse, HTMLResponse, JSONResponse, PlainTextResponse, Response
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from ovdet.errors import InputError
 from ovdet.inference.media import sample_images
 from ovdet.serving.label_studio import label_studio_routes
 from ovdet.serving.photo_source import PhotoSource
-from ovdet.serving.service import Busy, DetectionService, UnknownPhoto
+from ovdet.serving.service import Busy, DetectionService, Example, UnknownPhoto
+from ovdet.typed import decoded
 from ovdet.version import VERSION
 
 _PAGE = Path(__file__).with_name("page.html")
 _CLIENTS = 10_000  # addresses whose rate is remembered
 _POLICY = "default-src 'self'; script-src 'unsafe-inline'; style-src 'unsafe-inline'; img-src 'self' blob: data:"
+_BYTES = "application/octet-stream"
+Names = Annotated[str, Form(description='"dog; puppy, red kite, -cat": synonyms, and what it is not')]
+Image = Annotated[bytes | None, File(description="a photo")]
+PhotoId = Annotated[str | None, Form(description="instead of it: the id that an answer gave it")]
 
 
 def build_app(
@@ -74,19 +79,48 @@ def build_app(
             raise HTTPException(404, "no such sample")
         return FileResponse(files[number])
 
-    @app.post("/detect")
-    def detect(
-        names: Annotated[str, Form(description='"dog; puppy, red kite, -cat": synonyms, and what it is not')],
-        image: Annotated[bytes | None, File(description="a photo")] = None,
-        photo: Annotated[str | None, Form(description="instead of it: the id that an answer gave it")] = None,
-        threshold: Annotated[float | None, Form(ge=0, le=1, description="lowest score; else each name's own")] = None,
-    ) -> dict[str, Any]:
-        """Boxes of names in a photo. The same photo with other names costs a fraction of the first time."""
+    _add_questions(app, service)
+    return app
+
+
+def _add_questions(app: FastAPI, service: DetectionService) -> None:
+    """What one may ask about photos."""
+
+    def seen(image: bytes | None, photo: str | None) -> str:
         if (image is None) == (photo is None):
             raise InputError("expected an image or a photo's id: one of the two")
-        return service.detect(photo if image is None else service.look(image), names, threshold)
+        return photo if image is None else service.look(image)
 
-    return app
+    @app.post("/detect")
+    def detect(
+        names: Names = "",
+        image: Image = None,
+        photo: PhotoId = None,
+        threshold: Annotated[float | None, Form(ge=0, le=1, description="lowest score; else each name's own")] = None,
+        classes: Annotated[list[bytes], File(description="files of /learn or `ovdet learn`")] = [],  # noqa: B006
+    ) -> dict[str, Any]:
+        """Boxes of names in a photo. The same photo with other names costs a fraction of the first time."""
+        return service.detect(seen(image, photo), names, threshold, classes)
+
+    @app.post("/nearest")
+    def nearest(
+        names: Names,
+        image: Image = None,
+        photo: PhotoId = None,
+        number: Annotated[int, Form(ge=1, le=50, description="of regions for each name")] = 5,
+    ) -> dict[str, Any]:
+        """The regions of a photo that lie nearest to each name, however low their scores are."""
+        return service.nearest(seen(image, photo), names, number)
+
+    @app.post("/learn", response_class=Response, responses={200: {"content": {_BYTES: {}}}})
+    def learn(
+        image: Annotated[list[bytes], File(description="photos")],
+        examples: Annotated[str, Form(description='[{"photo": 0, "name": "mug", "box": [x1, y1, x2, y2]}, ...]')],
+    ) -> Response:
+        """A file of classes learned from boxes of all things of their names in photos, for /detect."""
+        boxes = decoded(examples, list[Example], "a list of examples", "what was sent")
+        headers = {"Content-Disposition": 'attachment; filename="classes.safetensors"'}
+        return Response(service.learn(image, boxes), media_type=_BYTES, headers=headers)
 
 
 def _samples() -> list[Path]:
@@ -120,6 +154,7 @@ def _metrics(service: DetectionService) -> str:
     rows = {
         "ovdet_photos_total": counts.photos,
         "ovdet_questions_total": counts.questions,
+        "ovdet_learned_total": counts.learned,
         "ovdet_refused_total": counts.refused,
         "ovdet_seconds_total": round(counts.seconds, 3),
         "ovdet_photos_kept": service.num_kept,

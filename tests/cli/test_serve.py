@@ -11,6 +11,8 @@ from pathlib import Path
 
 import pytest
 
+from ovdet.learning.classes_file import load_classes
+
 ROOT = Path(__file__).parents[2]
 
 
@@ -97,5 +99,64 @@ def test_a_person_at_the_page(served, tmp_path):
         assert "read alike" in page.inner_text("#said")
         page.fill("#names", "cup")
         page.wait_for_selector("#rows td:has-text('cup')", timeout=60_000)
+        _teach(page, served, tmp_path)
         browser.close()
     assert not errors
+
+
+def _teach(page, served, tmp_path):
+    """Draw a box on the photo, find more like it, save the class, load it again, look for a name's nearest regions."""
+    page.click("#teach summary")
+    page.fill("#newname", "silver spoon")
+    frame = page.locator("#canvas").bounding_box()
+    scale = frame["width"] / 600  # the photo's
+    corners = [(frame["x"] + x * scale, frame["y"] + y * scale) for x, y in ((318, 226), (410, 332))]
+    page.mouse.move(*corners[0])
+    page.mouse.down()
+    page.mouse.move(*corners[1], steps=3)
+    page.mouse.up()
+    assert "silver spoon: coffee.png" in page.inner_text("#boxes li")
+    page.click("#learn")
+    page.wait_for_selector("#rows td:has-text('silver spoon')", timeout=120_000)
+    assert page.inner_text("#learned") == "learned: silver spoon" and page.locator("#rows td:has-text('cup')").count()
+    page.screenshot(path=tmp_path / "taught.png", full_page=True)
+    with page.expect_download() as download:
+        page.click("#keep")
+    file = tmp_path / download.value.suggested_filename
+    download.value.save_as(file)
+    assert load_classes(file).names == ("silver spoon",)
+    # other names: the network does not look at the photo again
+    looked = _count(served, "ovdet_photos_total")
+    page.fill("#names", "cup, plate")
+    _wait_for(page, "answer.names.some(each => each.name === 'plate')")
+    assert _count(served, "ovdet_photos_total") == looked
+    # forget, and load from the file
+    page.click("#forget")
+    _wait_for(page, "!answer.names.some(each => each.name === 'silver spoon')")
+    page.set_input_files("#load", file)
+    page.wait_for_selector("#rows td:has-text('silver spoon')", timeout=60_000)
+    # which regions are near a name
+    page.fill("#names", "handle")
+    page.check("#nearest")
+    page.wait_for_selector("#said:has-text('nearest regions')", timeout=60_000)
+    page.wait_for_selector("#rows td:has-text('handle')", timeout=60_000)
+    assert page.locator("#rows tr").count() == 5 and _count(served, "ovdet_photos_total") == looked
+    # and a file that is none
+    page.uncheck("#nearest")
+    page.set_input_files("#load", ROOT / "README.md")
+    page.wait_for_selector("#said.error", timeout=60_000)
+    assert "what was sent is damaged" in page.inner_text("#said")
+
+
+def _wait_for(page, expression):
+    """The page's policy lets nobody evaluate texts in it, so `wait_for_function` cannot."""
+    for _ in range(600):
+        if page.evaluate(expression):
+            return
+        page.wait_for_timeout(100)
+    raise AssertionError(expression)
+
+
+def _count(served, name):
+    lines = urllib.request.urlopen(f"{served}/metrics").read().decode().splitlines()
+    return next(int(line.split()[1]) for line in lines if line.startswith(name))

@@ -43,17 +43,21 @@ class Client:
         return self.open(urllib.request.Request(self.address + path))
 
     def detect(self, **fields) -> tuple[int, dict]:
-        """The form's fields; bytes are a file."""
+        code, content = self.form("/detect", **fields)
+        return code, json.loads(content)
+
+    def form(self, path: str, **fields) -> tuple[int, bytes]:
+        """A form's fields; bytes are a file, lists are several."""
         boundary, parts = uuid.uuid4().hex, []
-        for name, value in fields.items():
-            file = isinstance(value, bytes)
-            head = f'Content-Disposition: form-data; name="{name}"{"; filename=photo" if file else ""}'
-            content = value if file else str(value).encode()
-            parts.append(f"--{boundary}\r\n{head}\r\n\r\n".encode() + content + b"\r\n")
+        for name, values in fields.items():
+            for value in values if isinstance(values, list) else [values]:
+                file = isinstance(value, bytes)
+                head = f'Content-Disposition: form-data; name="{name}"{"; filename=photo" if file else ""}'
+                content = value if file else str(value).encode()
+                parts.append(f"--{boundary}\r\n{head}\r\n\r\n".encode() + content + b"\r\n")
         body = b"".join(parts) + f"--{boundary}--\r\n".encode()
         headers = {"Content-Type": f"multipart/form-data; boundary={boundary}"}
-        code, text = self.open(urllib.request.Request(self.address + "/detect", body, headers))
-        return code, json.loads(text)
+        return self.read(urllib.request.Request(self.address + path, body, headers))
 
     def post(self, path: str, content) -> tuple[int, dict]:
         """JSON there and back."""
@@ -62,11 +66,15 @@ class Client:
         return code, json.loads(text)
 
     def open(self, request) -> tuple[int, str]:
+        code, content = self.read(request)
+        return code, content.decode()
+
+    def read(self, request) -> tuple[int, bytes]:
         try:
             with urllib.request.urlopen(request, timeout=200) as response:
-                return response.status, response.read().decode()
+                return response.status, response.read()
         except urllib.error.HTTPError as error:
-            return error.code, error.read().decode()
+            return error.code, error.read()
 
 
 @pytest.fixture(scope="module")

@@ -1,5 +1,6 @@
 """The server by real requests: right answers to many at once, and a clear no to what is wrong."""
 
+import hashlib
 import io
 import json
 import struct
@@ -10,10 +11,14 @@ from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import pytest
+import torch
 from PIL import Image
 
 from ovdet.errors import InputError
+from ovdet.learning.classes_file import load_classes
+from ovdet.learning.learn import AnnotatedPhoto
 from ovdet.serving.service import Busy, DetectionService, Limits, UnknownPhoto, parse_names
+from ovdet.text.classes import join_classes
 
 MAX_BYTES = 200_000
 
@@ -58,6 +63,82 @@ def test_many_at_once_get_their_own_answers(client, predictor):
     assert len({str(answer) for answer in expected}) == len(asked)
 
 
+BOXES = [[10, 10, 50, 60], [60, 20, 110, 80]]
+
+
+def learn(client, photos, rows) -> tuple[int, bytes]:
+    examples = json.dumps([{"photo": photo, "name": name, "box": box} for photo, name, box in rows])
+    return client.form("/learn", image=photos, examples=examples)
+
+
+def test_learned_classes_are_those_of_the_predictor_and_load_again(client, predictor, tmp_path):
+    photos = [png(0), png(1)]
+    code, content = learn(client, photos, [(0, "mug ", BOXES[0]), (0, "mug", BOXES[1]), (1, "spoon", BOXES[0])])
+    assert code == 200
+    (tmp_path / "mine.safetensors").write_bytes(content)
+    classes = load_classes(tmp_path / "mine.safetensors")
+    images = [Image.open(io.BytesIO(photo)) for photo in photos]
+    shown = [AnnotatedPhoto(images[0], torch.tensor(BOXES).float(), torch.tensor([0, 0]))]
+    shown += [AnnotatedPhoto(images[1], torch.tensor(BOXES[:1]).float(), torch.tensor([1]))]
+    expected = predictor.learn_classes(["mug", "spoon"], shown)
+    assert classes.names == ("mug", "spoon") and torch.equal(classes.learned.weights, expected.learned.weights)
+    # beside names, and alone; the network does not look again
+    before = client.service.counts.photos + (client.service._find(hashlib.sha256(photos[0]).hexdigest()) is None)
+    both = join_classes(predictor.embed(["wheel"]), expected)
+    code, answer = client.detect(image=photos[0], names="wheel", classes=content, threshold=0)
+    assert code == 200 and answer["detections"] == direct(predictor, photos[0], None, classes=both, threshold=0)
+    assert "mug" in {row["label"] for row in answer["detections"]}
+    assert answer["names"][1:] == [{"name": "mug", "threshold": 0.1}, {"name": "spoon", "threshold": 0.1}]
+    code, answer = client.detect(photo=answer["photo"], classes=content, threshold=0)
+    assert answer["detections"] == direct(predictor, photos[0], None, classes=expected, threshold=0) != []
+    assert client.service.counts.photos == before
+    code, answer = client.detect(photo=answer["photo"], classes=[content, content])
+    assert code == 422 and "learned once" in answer["detail"]
+
+
+def test_classes_of_another_detector_are_refused(client, predictor):
+    _, content = learn(client, [png(0)], [(0, "mug", BOXES[0])])
+    code, answer = client.detect(image=png(0), classes=content.replace(predictor.fingerprint.encode(), b"0" * 16))
+    assert code == 422 and "this detector learned" in answer["detail"]
+
+
+@pytest.mark.parametrize(
+    ("photos", "examples", "told"),
+    [
+        ([png(0)], "[]", "1 to 500 boxes, got 0"),
+        ([png(0)], "{", "a list of examples, what was sent is not json"),
+        ([png(0)], '[{"photo": 0, "name": "a"}]', "missing required field `box`"),
+        ([png(0)], '[{"photo": 1, "name": "a", "box": [1, 1, 9, 9]}]', "places of 1 photos"),
+        ([png(0)], '[{"photo": 0, "name": "a", "box": [5, 5, 5, 9]}]', "an area in the photo"),
+        ([png(0)], '[{"photo": 0, "name": " ", "box": [1, 1, 9, 9]}]', "class name 1"),
+        ([b"none"], '[{"photo": 0, "name": "a", "box": [1, 1, 9, 9]}]', "the photo is not an image"),
+        ([b"none"] * 21, '[{"photo": 0, "name": "a", "box": [1, 1, 9, 9]}]', "1 to 20 photos"),
+    ],
+)
+def test_examples_that_cannot_be_learned_from(client, photos, examples, told):
+    code, content = client.form("/learn", image=photos, examples=examples)
+    assert code == 422 and told in json.loads(content)["detail"]
+
+
+def test_nearest_regions(client, predictor):
+    code, content = client.form("/nearest", image=png(0), names="wheel; tyre, red circle, -cat", number=3)
+    answer = json.loads(content)
+    assert code == 200 and (answer["width"], answer["height"]) == (120, 90)
+    of_name = [[row for row in answer["regions"] if row["label"] == name] for name in ("wheel", "red circle")]
+    assert sum(map(len, of_name)) == len(answer["regions"]) and all(1 <= len(rows) <= 3 for rows in of_name)
+    # by hand, from the photo anew: the highest cosine of any region and row, and where it is
+    seen = predictor.embed_photo(Image.open(io.BytesIO(png(0)))).seen
+    texts = predictor.embed_names(["wheel", "tyre"]).T
+    cosines = ((seen.regions.text @ texts + seen.regions.image @ texts) / 2).amax(1)
+    scale = 120 / seen.image_size[1]
+    assert of_name[0][0]["cosine"] == pytest.approx(float(cosines.max()), abs=1e-4)
+    box = torch.tensor(of_name[0][0]["box"])
+    assert torch.allclose(box, seen.regions.boxes[cosines.argmax()] * scale, atol=1)
+    assert [row["cosine"] for row in of_name[1]] == sorted((row["cosine"] for row in of_name[1]), reverse=True)
+    assert client.form("/nearest", photo="0" * 64, names="cat")[0] == 404
+    assert client.form("/nearest", image=png(0), names="cat", number=0)[0] == 422
+
+
 def test_synonyms_and_negatives():
     vocabulary, negatives = parse_names("dog; puppy, -cat, red kite，- bus")
     assert vocabulary.names == ("dog", "red kite") and vocabulary.synonyms == {"dog": ("puppy",)}
@@ -72,7 +153,8 @@ def test_synonyms_and_negatives():
     [
         ({"names": "cat"}, 422, "one of the two"),
         ({"image": png(0), "photo": "a", "names": "cat"}, 422, "one of the two"),
-        ({"image": png(0)}, 422, "Field required"),
+        ({"image": png(0)}, 422, "one class name or more"),
+        ({"image": png(0), "classes": b"no classes"}, 422, "what was sent is damaged"),
         ({"image": png(0), "names": " "}, 422, "one class name or more"),
         ({"image": png(0), "names": ",".join(f"n{i}" for i in range(201))}, 422, "200 names at most, got 201"),
         ({"image": png(0), "names": "x" * 10_001}, 422, "10,000 characters"),
