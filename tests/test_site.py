@@ -1,4 +1,4 @@
-"""The documentation as a site: built without a warning, with pages that stand elsewhere and links that lead somewhere."""
+"""The documentation as a site: built without a warning, every page is there, every link leads somewhere."""
 
 import os
 import re
