@@ -22,13 +22,13 @@ _USED = "from detectron2 import config, data, engine, evaluation, modeling, stru
 
 
 def detectron2_file() -> str | None:
-    """Where detectron2 is imported from; None where there is none, or an empty folder that pip left."""
+    """The file that detectron2 is imported from; None where there is none, or an empty folder that pip left."""
     found = importlib.util.find_spec("detectron2")
     return None if found is None else found.origin
 
 
 def import_error() -> str | None:
-    """Why what ovdet uses of detectron2 cannot be imported, in a fresh process; None if it can."""
+    """The error of importing what ovdet uses of detectron2, in a fresh process; None if there is none."""
     done = subprocess.run([sys.executable, "-c", _USED], capture_output=True, text=True)
     return None if done.returncode == 0 else done.stderr.strip().splitlines()[-1]
 

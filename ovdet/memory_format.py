@@ -1,4 +1,4 @@
-"""Which order of a feature map's numbers in memory makes a network's convolutions fast."""
+"""The memory format (channels last or contiguous) in which a network's convolutions are fast."""
 
 from __future__ import annotations
 

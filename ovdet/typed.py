@@ -1,4 +1,4 @@
-"""What a file holds against the type that its reader expects: read as that, or refused in one line that says where."""
+"""Reading a file's content as the type that is expected, or refusing it in one line that says where."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ def checked(value: Any, kind: type[T], what: str, path: str | Path) -> T:
 
 
 def _value_at(message: str, value: Any) -> str:
-    """What stands at the place that msgspec's message names: "... - at `$.images[0].width`"."""
+    """The value at the place that msgspec's message names: "... - at `$.images[0].width`"."""
     place = _PLACE.search(message)
     for key in _STEP.findall(place[1]) if place else ():
         try:

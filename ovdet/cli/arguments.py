@@ -45,6 +45,6 @@ def say(arguments: argparse.Namespace, line: str, values: dict[str, Any]) -> Non
 
 @contextlib.contextmanager
 def reports_on_stderr(wanted: bool) -> Iterator[None]:
-    """What is printed to be read goes to stderr, so that stdout is JSON alone."""
+    """Send lines for people to stderr, so that stdout is JSON alone."""
     with contextlib.redirect_stdout(sys.stderr) if wanted else contextlib.nullcontext():
         yield

@@ -37,7 +37,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def add_name_arguments(parser: argparse.ArgumentParser) -> None:
-    """What to find."""
+    """Add the options for names and classes."""
     add = parser.add_argument
     names = "names separated by commas, synonyms of a name by semicolons; or a .txt, .json or .safetensors file"
     add("--names", "--vocabulary", dest="vocabulary", metavar='"a,b;c"|FILE', help=names)
@@ -67,7 +67,7 @@ def add_predictor_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def add_limit_arguments(parser: argparse.ArgumentParser) -> None:
-    """Which detections are shown."""
+    """Add the options that filter detections."""
     add = parser.add_argument
     lowest = "lowest score (default: 0.3 for names it was trained on, 0.1 for learned ones, else 0.08)"
     add("--threshold", type=float, metavar="t", help=lowest)
@@ -109,7 +109,7 @@ def run(arguments: argparse.Namespace) -> None:
 
 
 def checked_limits(arguments: argparse.Namespace) -> dict[str, float | None]:
-    """What `add_limit_arguments` asks for, as keywords of a predictor.
+    """Values of `add_limit_arguments` as keywords of a predictor.
 
     Raises:
         InputError: one is outside of [0, 1].
@@ -183,7 +183,7 @@ def _parse_names(given: str) -> Any:
 
 
 def under_threshold(missed: tuple[str, float] | None, training_classes: Sequence[str]) -> str:
-    """What to say where nothing is found: the best name and score below the threshold."""
+    """A line for a photo without detections: the best name and score below the threshold."""
     from ovdet.text.class_names import names_among
 
     if missed is None:

@@ -1,4 +1,4 @@
-"""What `ovdet doctor` finds. Nothing beyond the standard library is imported before it is known to be there."""
+"""The findings of `ovdet doctor`. Nothing beyond the standard library is imported before it is known to be there."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ _NAMES = ("cat", "dog", "red kite", "wheel", "cup")
 
 @dataclass(frozen=True)
 class Diagnosis:
-    """What is here.
+    """Versions, device, speed and problems of this installation.
 
     Attributes:
         versions: of ovdet, Python, the packages that it needs and those of its extras; None for what is missing.
@@ -134,7 +134,7 @@ def _pip_check() -> list[str]:
 
 
 def _device() -> str | None:
-    """What torch computes on here."""
+    """The device that torch computes on here."""
     try:
         import torch
     except Exception:  # missing, or built for another system

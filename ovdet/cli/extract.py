@@ -63,6 +63,6 @@ def run(arguments: argparse.Namespace) -> int:
 
 
 def _program() -> list[str]:
-    """How this program was called."""
+    """The words by which this program was called."""
     script = Path(sys.argv[0])
     return ["python", sys.argv[0]] if script.suffix == ".py" and script.name != "__main__.py" else ["ovdet"]

@@ -126,7 +126,7 @@ class DetectionGraph(nn.Module):
 
 
 def pool(pooler: ROIPooler, maps: list[Tensor], boxes: Tensor) -> Tensor:
-    """What detectron2's pooler does, of one photo.
+    """RoI features of one photo, as by detectron2's pooler.
 
     Args:
         pooler: its layers and the rule which box belongs to which level (arXiv:1612.03144, eq. 1).

@@ -130,7 +130,7 @@ def load_onnx_predictor(path: str | Path, *, device: str | None = None) -> OpenV
 
 
 class Description(msgspec.Struct):
-    """What ovdet export says of a detector in its file."""
+    """The description of a detector in an exported file."""
 
     format: Literal[FORMAT]
     teacher: str

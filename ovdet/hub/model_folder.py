@@ -42,7 +42,7 @@ Templates = str | Annotated[list[str], msgspec.Meta(max_length=1000)]
 
 
 class Resize(msgspec.Struct, forbid_unknown_fields=True):
-    """How photos are resized: pixels of the shorter side, and of the longer one at most."""
+    """Resizing of photos: pixels of the shorter side, and of the longer one at most."""
 
     short_edge_length: Annotated[int, msgspec.Meta(ge=1, le=8192)]
     max_size: Annotated[int, msgspec.Meta(ge=1, le=32_768)]
@@ -65,7 +65,7 @@ class ModelEntry(msgspec.Struct):
 
 
 class ModelConfig(msgspec.Struct):
-    """What config.json holds."""
+    """The content of config.json."""
 
     format: Literal[FORMAT]
     model: ModelEntry
@@ -253,7 +253,7 @@ def _check_weights(path: Path, shapes: Mapping[str, tuple[int, ...]]) -> None:
 
 
 def read_resize(augmentations: list[T.Augmentation]) -> dict[str, int]:
-    """How test images are resized, as plain numbers.
+    """The resizing of test images, as plain numbers.
 
     Returns:
         {"short_edge_length", "max_size"}: pixels of the shorter side, and of the longer one at most.

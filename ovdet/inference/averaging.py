@@ -1,4 +1,4 @@
-"""Which share of a fine-tuned detector to average with the one before: own names against names that should stay."""
+"""Choosing the share of a fine-tuned detector in an average with the one before: own names against others."""
 
 from __future__ import annotations
 

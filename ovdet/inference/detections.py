@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, eq=False)
 class Detections:
-    """What was found in one photo, best first.
+    """Detections in one photo, best first: boxes, scores, labels, masks where the detector has them.
 
     Attributes:
         boxes: (R, 4) float32 XYXY, pixels of the photo as given.

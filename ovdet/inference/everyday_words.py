@@ -55,7 +55,7 @@ def _texts(vocabulary: Vocabulary, name: str) -> tuple[str, ...]:
 
 
 def _advice(name: str, trained: Mapping[str, str]) -> list[str]:
-    """What to ask for instead of a name that was not trained: a line, or none where nothing is known."""
+    """A line that names trained words to ask for instead of an untrained name; None where nothing is known."""
     words = _load()
     readings = _readings(name)
     meant = [trained[each] for reading in readings for each in words["kinds"].get(reading, ()) if each in trained]
@@ -69,7 +69,7 @@ def _advice(name: str, trained: Mapping[str, str]) -> list[str]:
 
 
 def _likeness(name: str, other: str) -> float:
-    """How many letters two names share, within [0, 1], whatever their order: "bycicle" is "bicycle" misspelt."""
+    """The share of letters that two names have in common, in [0, 1], in any order: "bycicle" is "bicycle" misspelt."""
     return difflib.SequenceMatcher(None, sorted(name), sorted(other)).ratio()
 
 

@@ -398,7 +398,7 @@ def compare(
     names: Sequence[str],
     photos: Sequence[AnnotatedPhoto],
 ) -> list[Result]:
-    """What names alone, examples alone and both give on every third photo, after learning from the others.
+    """AP of names alone, examples alone and both on every third photo, after learning from the others.
 
     Args:
         predictor: a trained detector.

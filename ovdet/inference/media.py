@@ -1,4 +1,4 @@
-"""What a detector can be shown: images, folders of them, and videos, frame by frame.
+"""Inputs of a detector: images, folders of them, and videos, frame by frame.
 
 Shape letters: H, W of a frame.
 """
@@ -110,7 +110,7 @@ class Video:
 
     @property
     def name(self) -> str:
-        """What FFmpeg opens."""
+        """The file or address as FFmpeg takes it."""
         return self.address or str(self.path)
 
     @classmethod
@@ -167,7 +167,7 @@ class Video:
 
 
 def _decoded(container: av.container.InputContainer, stream: av.VideoStream) -> Iterator[av.VideoFrame]:
-    """What can be decoded: a file that was cut off ends where it ends, a broken frame is left out."""
+    """Frames that can be decoded: a file that was cut off ends where it ends, a broken frame is left out."""
     for packet in container.demux(stream):
         with contextlib.suppress(av.error.FFmpegError):
             yield from packet.decode()

@@ -55,7 +55,7 @@ _REMEMBERED = 32  # vocabularies that are kept ready
 
 
 class OpenVocabPredictor:
-    """A trained detector, what embeds names for it, and how it wants its photos resized.
+    """A trained detector with its text encoder and its resizing: photos and names in, detections out.
 
     Any number of threads may share it, each asking for names of its own.
     """
@@ -430,7 +430,7 @@ class OpenVocabPredictor:
         negatives: Sequence[str] | None,
         exemplars: Mapping[str, Sequence[Any]] | None = None,
     ) -> ClassEmbeddings:
-        """What a call asks for."""
+        """The classes of a call: `classes`, or those of `names`, or the default ones."""
         if names is not None and classes is not None:
             raise InputError("expected names or classes, got both")
         if names is None and negatives is not None:
@@ -462,7 +462,7 @@ class OpenVocabPredictor:
             )
 
     def prepare(self, image: Photo, channel_order: str = "BGR") -> dict:
-        """What the model takes for one photo; arguments as of a call."""
+        """The model's input for one photo: resized image, height and width; arguments as of a call."""
         rgb = to_rgb(image, channel_order)
         height, width = rgb.shape[:2]
         check_aspect(height, width)
@@ -479,7 +479,7 @@ class OpenVocabPredictor:
 
 @dataclass(frozen=True, eq=False)
 class EmbeddedPhoto:
-    """What a detector sees in a photo, whatever it is asked for.
+    """Regions of a photo and their embeddings, which answer any number of questions.
 
     Attributes:
         seen: its regions.
@@ -500,7 +500,7 @@ class EmbeddedPhoto:
 
 
 def _key_of(vocabulary: Names, negatives: Sequence[str] | None) -> tuple | None:
-    """What tells vocabularies apart; None for those that are not remembered: ready embeddings, and what is no list."""
+    """The key of a vocabulary in the cache; None for those that are not kept: ready embeddings, and what is no list."""
     if isinstance(vocabulary, (TextEmbeddings, str)) or isinstance(negatives, str):
         return None
     if not isinstance(vocabulary, Vocabulary):

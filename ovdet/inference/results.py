@@ -138,7 +138,7 @@ def _draw(rgb: np.ndarray, found: Detections, names: Sequence[str]) -> np.ndarra
 
 
 def _row(found: Detections, **source: str | float) -> dict:
-    """Where it comes from, its size, what was found."""
+    """An entry of detections.json: the source, its size, its detections."""
     return {**source, **found.to_dict()}
 
 

@@ -1,4 +1,4 @@
-"""Which detections a caller wants to see: thresholds, and boxes that better ones outdo or contain.
+"""Filters of detections: thresholds, and boxes that better ones outdo or contain.
 
 Shape letters: K classes.
 """
@@ -26,7 +26,7 @@ LEARNED_THRESHOLD = 0.1  # where F1 is best with ten boxes a class on photos hel
 
 @dataclass(frozen=True)
 class Shown:
-    """Which detections a caller wants to see; arguments as of `OpenVocabPredictor.__call__`.
+    """Filters of the detections of a call; arguments as of `OpenVocabPredictor.__call__`.
 
     Raises:
         InputError: a number outside of [0, 1].
@@ -46,7 +46,7 @@ class Shown:
 
 
 def to_detections(instances: Instances, classes: ClassEmbeddings, shown: Shown) -> Detections:
-    """What the model found in one photo -> what the caller wants to see of it.
+    """Filtered detections in pixels of the photo, from the model's output for one photo.
 
     Args:
         instances: best first, on the CPU, in pixels of the photo.

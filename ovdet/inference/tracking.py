@@ -111,7 +111,7 @@ class ObjectTracker:
         return self._ids[name, local]
 
     def _forget(self) -> None:
-        """What is followed no more."""
+        """Drop trackers and ids whose tracks have ended."""
         self._trackers = {name: tracker for name, tracker in self._trackers.items() if tracker.tracks}
         alive = {(name, track.tracker_id) for name, tracker in self._trackers.items() for track in tracker.tracks}
         self._ids = {key: number for key, number in self._ids.items() if key in alive}
@@ -177,7 +177,7 @@ class Counters:
 
 @dataclass(frozen=True)
 class TrackedVideo:
-    """What `track_video` wrote.
+    """The result of `track_video`: its files and counts.
 
     Attributes:
         video: the file with boxes and ids.

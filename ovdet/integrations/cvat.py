@@ -18,7 +18,7 @@ from ovdet.text.vocabulary import Vocabulary
 
 
 class DetectionFunction:
-    """What CVAT calls: `spec` says which labels there are, `detect` finds them in a frame."""
+    """An auto-annotation function for CVAT: `spec` lists the labels, `detect` finds them in a frame."""
 
     def __init__(self, predictor: OpenVocabPredictor, *, threshold: float | None = None) -> None:
         """
@@ -44,7 +44,7 @@ class DetectionFunction:
 
 
 def create(names: str, model: str = "ovdet-lite", threshold: float | None = None, **options: Any) -> DetectionFunction:
-    """What `cvat-cli --function-module ovdet.integrations.cvat` calls with its `-p NAME=TYPE:VALUE`.
+    """The function for `cvat-cli --function-module ovdet.integrations.cvat`; arguments come from `-p NAME=TYPE:VALUE`.
 
     Args:
         names: with commas, synonyms with semicolons.

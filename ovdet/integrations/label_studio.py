@@ -14,7 +14,7 @@ _LONGEST = 1_000_000  # characters of a label config
 
 @dataclass(frozen=True)
 class LabelConfig:
-    """What a project asks for.
+    """Labels, synonyms and threshold of a Label Studio project.
 
     Attributes:
         from_name: of the tag RectangleLabels.

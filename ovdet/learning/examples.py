@@ -35,7 +35,7 @@ class LabeledRegions(NamedTuple):
 
 
 def label_regions(boxes: Tensor, objects: Tensor, class_ids: Tensor) -> tuple[Tensor, Tensor]:
-    """Which class each region shows, and how much it counts.
+    """The class of each region, and its weight.
 
     Args:
         boxes: (R, 4) XYXY.

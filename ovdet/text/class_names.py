@@ -1,4 +1,4 @@
-"""When two class names are the same: the one rule for prompts, base / novel, leak checks, splits, negatives, files."""
+"""The one rule for equal class names, for prompts, base / novel, leak checks, splits, negatives and files."""
 
 from __future__ import annotations
 

@@ -143,7 +143,7 @@ def parse_negatives(text: str | None) -> tuple[str, ...] | None:
 
 
 def base_rows(texts: Sequence[str], class_ids: Sequence[int], base_classes: Sequence[str]) -> Tensor | None:
-    """Which rows are base: the one place that decides it.
+    """(S,) bool, the rows of base classes; the one place that decides it.
 
     Args:
         texts: of S rows.
@@ -162,7 +162,7 @@ def base_rows(texts: Sequence[str], class_ids: Sequence[int], base_classes: Sequ
 
 
 def unlike(embeddings: Tensor, classes: Tensor, near: float = NEAR) -> list[bool]:
-    """Which of (N, D) embeddings are unlike all (S, D) classes, S >= 1, both of unit norm: cosines below `near`."""
+    """Whether each of (N, D) embeddings is unlike all (S, D) classes, S >= 1, unit norm: cosines below `near`."""
     return (embeddings @ classes.T).amax(1).lt(near).tolist()
 
 

@@ -201,7 +201,7 @@ class Vocabulary:
 
 
 def parse_vocabulary(text_or_path: str) -> Vocabulary:
-    """What a command line takes: a vocabulary file (.txt, .json), else names with commas between.
+    """The vocabulary of a command line: a file (.txt, .json), else names with commas between.
 
     Raises:
         InputError: a folder, or as of `Vocabulary` and its `load`.
@@ -286,7 +286,7 @@ def _without_brackets(text: str) -> str:
 
 
 def _other_parts(text: str) -> list[str]:
-    """What stands between other tools' separators; at most one part where there are none."""
+    """The parts between other tools' separators; at most one part where there are none."""
     return [part.strip(" .") for part in _OTHER_SEPARATORS.split(text) if part.strip(" .")]
 
 

@@ -33,7 +33,7 @@ class Space:
 
 @dataclass(frozen=True)
 class Origin:
-    """What a model card says of a published detector.
+    """Facts about a published detector for its model card.
 
     Attributes:
         project: its name.
@@ -89,7 +89,7 @@ class Variant:
         return check_build(self.model, self.name)
 
     def published_name(self, key: str) -> str:
-        """What a weight of this name is called in the published file."""
+        """The name of a weight in the published file."""
         for pattern, replacement in self.renames:
             key = re.sub(pattern, replacement, key)
         return key
@@ -101,7 +101,7 @@ class Variant:
         return {key: self.published_name(key) for key in self.shapes if key not in others}
 
     def differences(self, stored: Shapes) -> list[str]:
-        """What a file with weights of these shapes has too little, too much or otherwise; nothing where it fits."""
+        """Weights of a file that are missing, unknown or of another shape; none where it fits."""
         lacking, other = [], []
         for key, source in self.sources.items():
             if source not in stored:

@@ -1,0 +1,62 @@
+"""Put together the folder of a Hugging Face Space: the page, the package, and the versions that were tested.
+
+tools/make_space.py --output output/space
+hf upload OWNER/NAME output/space --type space
+"""
+
+from __future__ import annotations
+
+import argparse
+import runpy
+import shutil
+from pathlib import Path
+
+import setuptools
+from packaging.requirements import Requirement
+from packaging.utils import canonicalize_name
+
+from ovdet.errors import InputError, command
+from ovdet.files import require_path
+
+ROOT = Path(__file__).parents[1]
+EXTRAS = ("web",)
+SAMPLES = "scikit-image"  # photos to begin with
+
+
+@command
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--output", required=True, metavar="DIR", help="a folder that is not there yet")
+    output = Path(require_path(parser.parse_args().output))
+    if output.exists():
+        raise InputError(f"expected --output to be a folder that is not there yet, got {output}")
+    shutil.copytree(ROOT / "tools/space", output)
+    ignored = shutil.ignore_patterns("__pycache__")
+    shutil.copytree(ROOT / "ovdet", output / "ovdet", ignore=ignored)
+    shutil.copytree(ROOT / "configs", output / "ovdet/configs", ignore=ignored)  # where the wheel has them
+    (output / "requirements.txt").write_text("\n".join(requirements()) + "\n", encoding="utf-8")
+    print(f"{output}: {sum(file.stat().st_size for file in output.rglob('*')) / 2**20:.0f} MiB")
+
+
+def requirements() -> list[str]:
+    """What setup.py asks for, in the versions of .constraints.txt where it has them."""
+    given: dict = {}
+    setuptools.setup, setup = lambda **options: given.update(options), setuptools.setup
+    try:
+        runpy.run_path(str(ROOT / "setup.py"))
+    finally:
+        setuptools.setup = setup
+    tested: dict[str, list[str]] = {}
+    for line in (ROOT / ".constraints.txt").read_text(encoding="utf-8").splitlines():
+        if line and not line.startswith("#"):
+            tested.setdefault(canonicalize_name(Requirement(line).name), []).append(line)
+    asked = [
+        *given["install_requires"],
+        *(each for extra in EXTRAS for each in given["extras_require"][extra]),
+        SAMPLES,
+    ]
+    return [line for each in asked for line in tested.get(canonicalize_name(Requirement(each).name), [each])]
+
+
+if __name__ == "__main__":
+    main()
