@@ -61,6 +61,8 @@ def add_predictor_arguments(parser: argparse.ArgumentParser) -> None:
     add("--teacher", metavar="T", help="teacher that embeds the names (default: the config's)")
     add("--compile", action="store_true", help="torch.compile the backbone: takes a minute, then a little faster")
     add("--half", action="store_true", help="mixed precision: faster, nearly the same detections")
+    batch = "photos of one shape that go through the network together (default: 1; more helps GPUs)"
+    add("--batch-size", type=int, default=1, metavar="N", help=batch)
     tiles = "look at larger photos in overlapping tiles of so many pixels too, for small things; takes a multiple"
     add("--tiles", type=int, metavar="SIDE", help=tiles)
     add_device_argument(parser)
@@ -93,15 +95,15 @@ def run(arguments: argparse.Namespace) -> None:
         check_output(output, path)
     images, videos = find_inputs(inputs)
     predictor = predictor_for(arguments, overrides)
-    detect = partial(predictor, **limits)
+    stream = partial(predictor.stream, batch_size=arguments.batch_size, **limits)
     for position, video in enumerate(videos, start=1):
         folder = output if len(videos) == 1 and not images else output / f"video_{position}"
-        path, frames, frames_with = write_video(detect, video, folder, names=predictor.names)
+        path, frames, frames_with = write_video(stream(video), video, folder, names=predictor.names)
         most = ", ".join(f"{name} in {number}" for name, number in frames_with.most_common(5)) or "nothing"
         said = f" of {video.num_frames}" if frames < (video.num_frames or 0) else ""  # the rest cannot be read
         line = f"{path}: {frames}{said} frame{'' if frames == 1 else 's'}; {most}"
         say(arguments, line, {"video": str(video.path), "output": str(path), "frames": frames, "names": frames_with})
-    for image, path, found in write_results(detect, images, output, names=predictor.names):
+    for image, path, found in write_results(stream, images, output, names=predictor.names):
         best = ", ".join(f"{d['label']} {d['score']:.2f}" for d in list(found)[:5])
         best = f"best: {best}" if best else under_threshold(found.best_missed, predictor.training_classes)
         line = f"{path}: {len(found)} detection{'' if len(found) == 1 else 's'}; {best}"
@@ -160,6 +162,9 @@ def predictor_for(arguments: argparse.Namespace, overrides: Sequence[str] = ()) 
 
     if arguments.vocabulary is None and arguments.classes is None and not arguments.exemplar:
         raise InputError("expected --names, --classes or --exemplar, got none of them")
+    if arguments.batch_size < 1 or (arguments.batch_size > 1 and arguments.tiles is not None):
+        limit = "at least 1" if arguments.tiles is None else "1 with --tiles"
+        raise InputError(f"expected --batch-size of {limit}, got {arguments.batch_size}")
     vocabulary = None if arguments.vocabulary is None else _parse_names(arguments.vocabulary)
     learned = load_all_classes(arguments.classes) if arguments.classes else None
     exemplars = parse_exemplars(arguments.exemplar)

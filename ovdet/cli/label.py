@@ -67,14 +67,16 @@ def run(arguments: argparse.Namespace) -> None:
     thresholds = {name: given.get(name, round(value, 4)) for name, value in zip(names, lowest, strict=True)}
     journal = Journal(output, _asked(arguments, thresholds))
     before = len(journal.done)
-    detect = partial(predictor, **{**limits, "threshold": thresholds})
+    stream = partial(predictor.stream, batch_size=arguments.batch_size, **{**limits, "threshold": thresholds})
     failures = []
-    for _, labeled in track(
-        label_photos(detect, photos, journal), "labeling", len(photos) - before, console=Console(stderr=True)
-    ):
-        if isinstance(labeled, InputError):
-            failures.append(labeled)
-            print(f"left out: {labeled}", file=sys.stderr)
+
+    def leave_out(photo: Path, error: InputError) -> None:
+        failures.append(error)
+        print(f"left out: {error}", file=sys.stderr)
+
+    labeled = label_photos(stream, photos, journal, leave_out)
+    for _ in track(labeled, "labeling", len(photos) - before, console=Console(stderr=True)):
+        pass
     here = [journal.done[photo.name] for photo in photos if photo.name in journal.done]
     labels = Labels(folder, names, tuple(here), arguments.model or arguments.weights or "ovdet-lite")
     files = [str(FORMATS[name](labels, output)) for name in dict.fromkeys(arguments.format)]

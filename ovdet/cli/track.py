@@ -8,7 +8,7 @@ ovdet track https://example.org/street.mp4 --names "bus; coach" --zone "10,10 30
 from __future__ import annotations
 
 import argparse
-from functools import partial
+from contextlib import closing
 from pathlib import Path
 
 from ovdet.cli.arguments import add_json_argument, say
@@ -39,6 +39,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(arguments: argparse.Namespace) -> None:
+    from rich.console import Console
+    from rich.progress import track
+
     from ovdet.inference.media import find_videos
     from ovdet.inference.results import free_path
     from ovdet.inference.shown import thresholds_of
@@ -55,12 +58,13 @@ def run(arguments: argparse.Namespace) -> None:
     taken = {video.path.resolve() for video in videos}
     for video in videos:
         tracker = ObjectTracker(thresholds, rate=video.rate, lost_seconds=arguments.lost_seconds)
-        detect = partial(predictor, **{**limits, "threshold": tracker.wanted()})
         path = free_path(output, video.path, ".mp4", taken)
         taken.add(path.resolve())
         counters = Counters(line, zone) if line or zone else None
-        frames = _shown(video)
-        done = track_video(detect, frames, tracker, path, rate=video.rate, counters=counters)
+        wanted = {**limits, "threshold": tracker.wanted(), "batch_size": arguments.batch_size}
+        with closing(predictor.stream(video, **wanted)) as photos:
+            shown = track(photos, "tracking", total=video.num_frames, console=Console(stderr=True))
+            done = track_video(shown, tracker, path, rate=video.rate, counters=counters)
         most = ", ".join(f"{number} {name}" for name, number in done.objects.items()) or "nothing"
         crossed = done.counted.get("crossed")
         told = f"; crossed the line: {crossed['in']} in, {crossed['out']} out" if crossed else ""
@@ -85,11 +89,3 @@ def parse_points(text: str | None, option: str, least: int, most: int) -> tuple[
     if len(numbers) % 2 or not least <= len(points) <= most or not all(abs(number) < 1e6 for number in numbers):
         raise InputError(f"expected {option} as {least} points or more, x,y x,y ..., got {text!r}")
     return points
-
-
-def _shown(video):
-    """A video's frames behind a progress bar."""
-    from rich.console import Console
-    from rich.progress import track
-
-    return track(video.timed_frames(), "tracking", total=video.num_frames, console=Console(stderr=True))

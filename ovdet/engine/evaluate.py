@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import time
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +20,7 @@ from torch import nn
 from torch.utils.data import DataLoader
 
 from ovdet.class_embeddings import ClassEmbeddings
+from ovdet.data.read_ahead import read_ahead
 from ovdet.errors import InputError
 from ovdet.files import make_folder
 from ovdet.progress import show_progress
@@ -106,7 +108,8 @@ def run_detector(
 
     Args:
         model: as detectron2's; it is in evaluation mode meanwhile.
-        loader: of `build_detection_test_loader`; on several GPUs each process runs its share.
+        loader: of `build_detection_test_loader`; on several GPUs each process runs its share. Threads read its photos,
+            as many as it names workers.
         evaluator: as detectron2's.
         classes: what the model is asked for.
 
@@ -114,10 +117,15 @@ def run_detector(
         The evaluator's results on the main process, {} elsewhere.
     """
 
+    def load(indices: Sequence[int]) -> list[dict]:
+        return loader.collate_fn([loader.dataset[index] for index in indices])
+
     def detect() -> Iterator[int]:
-        for inputs in loader:
-            evaluator.process(inputs, model(inputs, classes=classes))
-            yield len(inputs)
+        threads = max(loader.num_workers, 1)
+        with closing(read_ahead(loader.batch_sampler, load, threads=threads, ahead=2 * threads)) as batches:
+            for inputs in batches:
+                evaluator.process(inputs, model(inputs, classes=classes))
+                yield len(inputs)
 
     evaluator.reset()
     total, start = len(loader.sampler), time.perf_counter()

@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -19,7 +20,7 @@ import numpy as np
 from ovdet.errors import InputError, first_line
 from ovdet.files import make_folder
 from ovdet.inference.detections import Detections
-from ovdet.inference.photo import to_rgb
+from ovdet.inference.stream import OnFailure, StreamedPhoto
 
 JOURNAL = "labels.jsonl"
 _FORMAT = 1
@@ -125,31 +126,31 @@ class Journal:
 
 
 def label_photos(
-    detect: Callable[..., Detections], photos: Sequence[Path], journal: Journal
-) -> Iterator[tuple[Path, LabeledPhoto | InputError]]:
+    stream: Callable[..., Iterator[StreamedPhoto]], photos: Sequence[Path], journal: Journal, on_failure: OnFailure
+) -> Iterator[tuple[Path, LabeledPhoto]]:
     """Label the photos that a journal does not have yet.
 
     Args:
-        detect: an OpenVocabPredictor, its names and thresholds bound.
+        stream: of a predictor, its names and limits bound.
         photos: files of one folder.
         journal: takes each as it is done.
+        on_failure: gets those that cannot be used, and why.
 
     Yields:
-        Each photo with its labels, or why it cannot be used.
+        Each photo with its labels.
     """
+    new = []
     for photo in photos:
-        if photo.name in journal.done:
-            continue
-        try:
-            if not photo.name.isprintable():  # JSON and XML have no place for them
-                raise InputError(f"expected a photo with a name of ordinary characters, got {photo.name!r}")
-            found = detect(to_rgb(photo), channel_order="RGB")
-        except InputError as error:
-            yield photo, error
-            continue
-        labeled = labeled_photo(photo.name, found)
-        journal.add(labeled)
-        yield photo, labeled
+        if not photo.name.isprintable():  # JSON and XML have no place for them
+            error = InputError(f"expected a photo with a name of ordinary characters, got {photo.name!r}")
+            on_failure(photo, error)
+        elif photo.name not in journal.done:
+            new.append(photo)
+    with closing(stream(new, on_failure=on_failure)) as seen:
+        for photo in seen:
+            labeled = labeled_photo(photo.source.name, photo.detections)
+            journal.add(labeled)
+            yield photo.source, labeled
 
 
 def labeled_photo(name: str, found: Detections) -> LabeledPhoto:

@@ -20,6 +20,7 @@ import numpy as np
 from ovdet.data.images import find_images
 from ovdet.errors import InputError, first_line
 from ovdet.files import require_path
+from ovdet.inference.photo import Frame
 
 av.logging.set_level(None)  # quiet: what cannot be read is told in one line below
 VIDEO_SUFFIXES = {
@@ -148,7 +149,7 @@ class Video:
         """
         return (frame for _, frame in self.timed_frames())
 
-    def timed_frames(self) -> Iterator[tuple[float, np.ndarray]]:
+    def timed_frames(self) -> Iterator[Frame]:
         """Frames with the seconds since the first one at which each is shown, by the file's own time stamps.
 
         Raises:
@@ -160,7 +161,7 @@ class Video:
                 first = frame.time if first is None else first
                 seconds = number / self.rate if frame.time is None or first is None else frame.time - first
                 turns = round(frame.rotation / 90) % 4  # counterclockwise
-                yield seconds, np.ascontiguousarray(np.rot90(frame.to_ndarray(format="rgb24"), turns))
+                yield Frame(seconds, np.ascontiguousarray(np.rot90(frame.to_ndarray(format="rgb24"), turns)))
                 number += 1
         if not number:
             raise InputError(f"expected a video, got {self.name}, of which no frame can be read")

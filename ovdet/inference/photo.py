@@ -6,6 +6,7 @@ Shape letters: H, W of the photo.
 from __future__ import annotations
 
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -15,17 +16,27 @@ from torch import Tensor
 from ovdet.data.images import read_image, rgb_array
 from ovdet.errors import InputError
 
-Photo = str | Path | Image.Image | np.ndarray | Tensor
+
+class Frame(NamedTuple):
+    """A frame of a video: seconds from the first one, and (H, W, 3) uint8 RGB."""
+
+    seconds: float
+    rgb: np.ndarray
+
+
+Photo = str | Path | Image.Image | np.ndarray | Tensor | Frame
 
 
 def to_rgb(image: Photo, channel_order: str = "BGR") -> np.ndarray:
-    """A file, PIL image, array or tensor -> (H, W, 3) uint8 RGB; see `OpenVocabPredictor.__call__`.
+    """A file, PIL image, array, tensor or frame -> (H, W, 3) uint8 RGB; see `OpenVocabPredictor.__call__`.
 
     Raises:
         InputError: unreadable, an array or tensor that is no 8-bit color image, or nothing of these kinds.
     """
     if channel_order not in ("RGB", "BGR"):
         raise InputError(f"expected channel_order RGB or BGR, got {channel_order!r}")
+    if isinstance(image, Frame):
+        return image.rgb
     if isinstance(image, Tensor):
         if image.dim() != 3 or image.shape[0] != 3 or image.dtype != torch.uint8 or image.numel() == 0:
             raise InputError(f"expected a tensor (3, H, W) of uint8, got shape {tuple(image.shape)} of {image.dtype}")
@@ -39,10 +50,14 @@ def to_rgb(image: Photo, channel_order: str = "BGR") -> np.ndarray:
             raise InputError(f"expected a PIL image of 8 or 16 bits, got mode {image.mode}: {error}") from error
         except OSError as error:  # PIL reads the pixels only now
             raise InputError(f"expected a readable image, got a broken one: {error}") from error
-    if not isinstance(image, np.ndarray):
-        hint = " (cv2.imread's answer to a file that it cannot read)" if image is None else ""
-        hint = " (of several photos: detect_batch)" if isinstance(image, (list, tuple)) else hint
-        raise InputError(f"expected a file, a PIL image, an array or a tensor, got {type(image).__name__}{hint}")
+    if isinstance(image, np.ndarray):
+        return _checked_array(image) if channel_order == "RGB" else _checked_array(image)[:, :, ::-1]
+    hint = " (cv2.imread's answer to a file that it cannot read)" if image is None else ""
+    hint = " (of several photos: detect_batch)" if isinstance(image, (list, tuple)) else hint
+    raise InputError(f"expected a file, a PIL image, an array or a tensor, got {type(image).__name__}{hint}")
+
+
+def _checked_array(image: np.ndarray) -> np.ndarray:
     if image.ndim != 3 or image.shape[2] != 3 or image.dtype != np.uint8 or image.size == 0:
         raise InputError(f"expected an array (H, W, 3) of uint8, got shape {image.shape} of {image.dtype}")
-    return image if channel_order == "RGB" else image[:, :, ::-1]
+    return image

@@ -11,12 +11,11 @@ from __future__ import annotations
 import logging
 from collections import OrderedDict
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, fields, replace
-from functools import cached_property
+from dataclasses import dataclass, replace
+from functools import cached_property, partial
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 from detectron2.config import instantiate
 from detectron2.data import transforms as T
@@ -37,6 +36,7 @@ from ovdet.inference.draw import draw_detections
 from ovdet.inference.everyday_words import with_trained_words
 from ovdet.inference.photo import Photo, to_rgb
 from ovdet.inference.shown import CLASS_AGNOSTIC_IOU, MAX_CONTAINMENT, Shown, Threshold, to_detections
+from ovdet.inference.stream import OnFailure, StreamedPhoto, log_failure, photos_of, stream_photos
 from ovdet.learning.exemplars import exemplar_photos
 from ovdet.learning.learn import AnnotatedPhoto, check_learner, learn_classes
 from ovdet.modeling.acceleration import speed_up
@@ -325,12 +325,21 @@ class OpenVocabPredictor:
             raise InputError("expected a list of photos, got one")
         classes = self._asked(names, classes, negatives, exemplars)
         shown = Shown(threshold, class_agnostic_iou, max_containment)
-        inputs = [self.prepare(image, channel_order) for image in images]
+        return self._detect([self.prepare(image, channel_order) for image in images], classes, shown)
+
+    @float32_by_default()
+    def _detect(self, inputs: Sequence[dict], classes: ClassEmbeddings, shown: Shown) -> list[Detections]:
+        """What is on prepared photos."""
         if not inputs:
             return []
         with torch.inference_mode():
             outputs = self.model(inputs, classes=classes)
         return [to_detections(output["instances"].to("cpu"), classes, shown) for output in outputs]
+
+    def _padded_size(self, inputs: dict) -> tuple[int, ...]:
+        """(height, width) of a prepared photo as the network pads it where it is alone."""
+        divisor = getattr(getattr(self.model, "backbone", None), "size_divisibility", 0) or 1
+        return tuple(-(-side // divisor) * divisor for side in inputs["image"].shape[1:])
 
     @float32_by_default()
     def embed_photo(self, image: Photo, *, channel_order: str = "BGR") -> EmbeddedPhoto:
@@ -374,36 +383,79 @@ class OpenVocabPredictor:
             (output,) = self.model.score_images([photo.seen], [photo.size], classes=classes)
         return to_detections(output["instances"].to("cpu"), classes, shown)
 
+    def stream(
+        self,
+        source: str | Path | Iterable[Photo],
+        names: Names | None = None,
+        *,
+        batch_size: int = 1,
+        classes: ClassEmbeddings | None = None,
+        exemplars: Mapping[str, Sequence[Any]] | None = None,
+        negatives: Sequence[str] | None = None,
+        channel_order: str = "BGR",
+        on_failure: OnFailure = log_failure,
+        **limits: Any,
+    ) -> Iterator[StreamedPhoto]:
+        """Detect names in many photos, in their order, which are decoded and resized ahead of the network.
+
+        What is found is what calls with one photo find. Memory does not grow with the number of photos. A photo that
+        cannot be used stops no other.
+
+        Args:
+            source: a folder, a photo, a video, or any iterable of photos, which a thread iterates over.
+            names: as for one photo.
+            batch_size: photos of the same shape, but for padding, that go through the network together; more than 1
+                helps GPUs.
+            classes: as for one photo.
+            exemplars: likewise.
+            negatives: likewise.
+            channel_order: likewise.
+            on_failure: gets each photo that cannot be used, and why, in its turn; by default a warning in the log.
+            limits: threshold, class_agnostic_iou and max_containment, likewise.
+
+        Returns:
+            Each photo with `source`, `detections` and `rgb()`.
+
+        Raises:
+            InputError: as for one photo, but for what is wrong with photos; no such file, a folder without photos.
+        """
+        classes, shown = self._asked(names, classes, negatives, exemplars), Shown(**limits)
+        if batch_size < 1:
+            raise InputError(f"expected a batch size of at least 1, got {batch_size}")
+        return stream_photos(
+            photos_of(source),
+            partial(self.prepare, channel_order="RGB"),
+            partial(self._detect, classes=classes, shown=shown),
+            shape_of=self._padded_size,
+            batch_size=batch_size,
+            on_failure=on_failure,
+            channel_order=channel_order,
+        )
+
     def detect_folder(
         self, folder: str | Path, names: Names | None = None, **options: Any
     ) -> Iterator[tuple[Path, Detections]]:
-        """Detect names in the photos of a folder, one after the other, behind a progress bar.
-
-        A photo that cannot be used does not stop the others: a warning in the log names it.
+        """Detect names in the photos of a folder behind a progress bar: `stream` as pairs of file and detections.
 
         Args:
             folder: its photos are taken in the order of their names.
             names: as for one photo.
-            options: likewise, but for `channel_order`.
+            options: of `stream`.
 
         Raises:
-            InputError: as for one photo; the folder has no photos, or none that can be used.
+            InputError: as of `stream`; none of the photos can be used.
         """
-        options["classes"] = self._asked(
-            names, options.get("classes"), options.pop("negatives", None), options.pop("exemplars", None)
-        )
-        Shown(**{field.name: options[field.name] for field in fields(Shown) if field.name in options})
-        files, failures = find_images(folder), 0
-        for file in track(files, "detecting", console=Console(stderr=True)):
-            try:
-                found = self(file, **options)
-            except InputError as error:
-                failures += 1
-                if failures == len(files):
-                    raise
-                logger.warning("left out: %s", error)
-            else:
-                yield file, found
+        files, failures = find_images(folder), []
+
+        def note(file: Path, error: InputError) -> None:
+            failures.append(error)
+            log_failure(file, error)
+
+        photos = self.stream(files, names, on_failure=note, **options)
+        for photo in track(photos, "detecting", total=len(files), console=Console(stderr=True)):
+            yield photo.source, photo.detections
+        if len(failures) == len(files):
+            raise failures[-1]
 
     def draw(self, image: Photo, detections: Detections, *, channel_order: str = "BGR") -> Image.Image:
         """The photo with what was found in it: boxes (and masks) with names and scores, a color for each name.
@@ -466,15 +518,13 @@ class OpenVocabPredictor:
         rgb = to_rgb(image, channel_order)
         height, width = rgb.shape[:2]
         check_aspect(height, width)
-        is_bgr = self.model.input_format == "BGR"
-        resized = T.AugInput(np.ascontiguousarray(rgb[:, :, ::-1] if is_bgr else rgb))
-        self.resize(resized)
-        return {
-            "image": torch.from_numpy(resized.image.transpose(2, 0, 1).copy()),
-            "image_orig": torch.from_numpy(rgb.transpose(2, 0, 1).copy()),
-            "height": height,
-            "width": width,
-        }
+        augmented = T.AugInput(rgb)
+        self.resize(augmented)
+        resized = augmented.image[:, :, ::-1] if self.model.input_format == "BGR" else augmented.image
+        inputs = {"image": torch.from_numpy(resized.transpose(2, 0, 1).copy()), "height": height, "width": width}
+        if getattr(getattr(self.model, "roi_heads", None), "region_teacher", None) is not None:
+            inputs["image_orig"] = torch.from_numpy(rgb.transpose(2, 0, 1).copy())
+        return inputs
 
 
 @dataclass(frozen=True, eq=False)

@@ -10,6 +10,7 @@ import json
 import sys
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import closing
 from dataclasses import replace
 from itertools import chain, count
 from pathlib import Path
@@ -19,15 +20,17 @@ from PIL import Image
 from rich.console import Console
 from rich.progress import track
 
+from ovdet.data.read_ahead import read_ahead
 from ovdet.errors import InputError
 from ovdet.files import atomic_write, atomic_writer
 from ovdet.inference.detections import Detections
 from ovdet.inference.draw import draw_detections
 from ovdet.inference.media import Video
-from ovdet.inference.photo import to_rgb
+from ovdet.inference.stream import StreamedPhoto
 from ovdet.inference.video_writer import writing_video
 
 DETECTIONS_FILE = "detections.json"
+WRITERS = 2  # threads that draw pictures and compress them
 
 
 def check_output(folder: Path, input: str | None) -> None:
@@ -43,15 +46,15 @@ def check_output(folder: Path, input: str | None) -> None:
 
 
 def write_results(
-    detect: Callable[..., Detections], images: Sequence[Path], folder: Path, *, names: Sequence[str] = ()
+    stream: Callable[..., Iterator[StreamedPhoto]], images: Sequence[Path], folder: Path, *, names: Sequence[str] = ()
 ) -> Iterator[tuple[Path, Path, Detections]]:
     """Detect on each image; write a picture for each as it is done, and detections.json at the end.
 
     An image that cannot be read does not stop the others; an interruption leaves a detections.json of those that are
-    done. More than one image shows a progress bar on stderr.
+    done. More than one image shows a progress bar on stderr. Threads draw while the network goes on.
 
     Args:
-        detect: an OpenVocabPredictor, its thresholds bound.
+        stream: of a predictor, its limits bound.
         images: files.
         folder: where to write; created.
         names: see `draw_detections`.
@@ -65,23 +68,30 @@ def write_results(
     rows: list[dict] = []
     failures: list[InputError] = []
     taken = {image.resolve() for image in images}  # a picture replaces neither an image nor another picture
+
+    def leave_out(image: Path, error: InputError) -> None:
+        failures.append(error)
+        if images[1:]:
+            print(f"left out: {error}", file=sys.stderr)
+
+    def named() -> Iterator[tuple[StreamedPhoto, Path]]:
+        with closing(stream(images, on_failure=leave_out)) as photos:
+            for photo in photos:
+                path = free_path(folder, photo.source, ".png", taken)
+                taken.add(path.resolve())
+                yield photo, path
+
+    def write(job: tuple[StreamedPhoto, Path]) -> tuple[Path, Path, Detections]:
+        photo, path = job
+        atomic_write(path, _png(_draw(photo.rgb(), photo.detections, names)))
+        return photo.source, path, replace(photo.detections, masks=None)
+
     try:
-        for image in track(images, "detecting", console=Console(stderr=True), disable=len(images) == 1):
-            # detect
-            try:
-                rgb = to_rgb(image)
-                found = detect(rgb, channel_order="RGB")
-            except InputError as error:
-                failures.append(error)
-                if images[1:]:
-                    print(f"left out: {error}", file=sys.stderr)
-                continue
-            # write
-            path = free_path(folder, image, ".png", taken)
-            taken.add(path.resolve())
-            atomic_write(path, _png(_draw(rgb, found, names)))
-            rows.append(_row(found, image=str(image)))
-            yield image, path, replace(found, masks=None)
+        with closing(read_ahead(named(), write, threads=WRITERS, ahead=2 * WRITERS)) as written:
+            bar = dict(total=len(images), console=Console(stderr=True), disable=len(images) == 1)
+            for image, path, found in track(written, "detecting", **bar):
+                rows.append(_row(found, image=str(image)))
+                yield image, path, found
     finally:
         if rows:
             atomic_write(folder / DETECTIONS_FILE, _as_json(rows))
@@ -92,14 +102,14 @@ def write_results(
 
 
 def write_video(
-    detect: Callable[..., Detections], video: Video, folder: Path, *, names: Sequence[str] = ()
+    photos: Iterator[StreamedPhoto], video: Video, folder: Path, *, names: Sequence[str] = ()
 ) -> tuple[Path, int, Counter[str]]:
-    """Detect on each frame of a video; write an annotated video and detections.json, both at the end.
+    """Write an annotated video and detections.json, both at the end.
 
     An interruption leaves both of the frames that are done.
 
     Args:
-        detect: an OpenVocabPredictor, its thresholds bound.
+        photos: the video's frames and what is on them, see `OpenVocabPredictor.stream`.
         video: its file.
         folder: where to write; created.
         names: see `draw_detections`.
@@ -113,12 +123,15 @@ def write_video(
     path = free_path(folder, video.path, ".mp4", {video.path.resolve()})
     frames_with: Counter[str] = Counter()
     done, interrupted = 0, None
-    with atomic_writer(folder / DETECTIONS_FILE) as stream, writing_video(path, video.rate) as write_frame:
-        frames = track(video.timed_frames(), "detecting", total=video.num_frames, console=Console(stderr=True))
+    with (
+        closing(photos),
+        atomic_writer(folder / DETECTIONS_FILE) as stream,
+        writing_video(path, video.rate) as write_frame,
+    ):
         try:
-            for seconds, frame in frames:
-                found = detect(frame, channel_order="RGB")
-                write_frame(_draw(frame, found, names), seconds)
+            for photo in track(photos, "detecting", total=video.num_frames, console=Console(stderr=True)):
+                found, seconds = photo.detections, photo.source.seconds
+                write_frame(_draw(photo.rgb(), found, names), seconds)
                 frames_with.update(set(found.labels))
                 row = _row(found, video=str(video.path), frame=done, seconds=round(seconds, 3))
                 stream.write((b",\n " if done else b"[") + _as_bytes(row))

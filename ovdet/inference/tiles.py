@@ -5,7 +5,9 @@ Shape letters: H, W of the photo; C detections of all tiles.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
+from functools import partial
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -17,6 +19,7 @@ from ovdet.inference.detections import Detections
 from ovdet.inference.photo import Photo, to_rgb
 from ovdet.inference.predictor import Names, OpenVocabPredictor
 from ovdet.inference.shown import CLASS_AGNOSTIC_IOU, MAX_CONTAINMENT
+from ovdet.inference.stream import OnFailure, StreamedPhoto, log_failure, photos_of, stream_photos
 from ovdet.modeling.nms import nms_per_class
 from ovdet.modeling.postprocess import is_not_contained, is_not_outdone
 
@@ -89,6 +92,32 @@ class TiledPredictor:
             of_tile = self.predictor(tile, names, channel_order="RGB", **shown, **options)
             found.append(moved(of_tile, top, left, (height, width)))
         return merged(found, class_agnostic_iou, max_containment)
+
+    def stream(
+        self,
+        source: str | Path | Iterable[Photo],
+        names: Names | None = None,
+        *,
+        channel_order: str = "BGR",
+        on_failure: OnFailure = log_failure,
+        **options: Any,
+    ) -> Iterator[StreamedPhoto]:
+        """Detect names in many photos, see OpenVocabPredictor; one photo after the other is decoded ahead.
+
+        Raises:
+            InputError: as there, or a batch size other than 1.
+        """
+        if (batch_size := options.pop("batch_size", 1)) != 1:
+            raise InputError(f"expected a batch size of 1 with tiles, got {batch_size}")
+        detect = partial(self, names=names, channel_order="RGB", **options)
+        return stream_photos(
+            photos_of(source),
+            lambda rgb: rgb,
+            lambda batch: [detect(rgb) for rgb in batch],
+            readers=1,
+            on_failure=on_failure,
+            channel_order=channel_order,
+        )
 
 
 def tile_corners(height: int, width: int, side: int, overlap: float) -> Iterator[tuple[int, int]]:

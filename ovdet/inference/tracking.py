@@ -8,7 +8,7 @@ from __future__ import annotations
 import json
 import math
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
@@ -20,6 +20,7 @@ from ovdet.errors import InputError
 from ovdet.files import make_folder
 from ovdet.inference.detections import Detections
 from ovdet.inference.draw import draw_detections
+from ovdet.inference.stream import StreamedPhoto
 from ovdet.inference.video_writer import growing_video
 
 _LOW_SHARE = 0.5  # of a name's threshold: so weak detections go on with a track, but begin none
@@ -195,8 +196,7 @@ class TrackedVideo:
 
 
 def track_video(
-    detect: Callable[..., Detections],
-    frames: Iterator[tuple[float, np.ndarray]],
+    photos: Iterable[StreamedPhoto],
     tracker: ObjectTracker,
     video: Path,
     *,
@@ -209,8 +209,8 @@ def track_video(
     not grow with the length.
 
     Args:
-        detect: an OpenVocabPredictor, its limits and the thresholds that `tracker.wanted()` says bound.
-        frames: pairs of seconds and (H, W, 3) uint8 RGB.
+        photos: frames and what is on them with the thresholds that `tracker.wanted()` says, see
+            `OpenVocabPredictor.stream`.
         tracker: of this video alone.
         video: the .mp4 to write; lines go to the same name with .jsonl.
         rate: frames per second, in the mean.
@@ -222,15 +222,15 @@ def track_video(
     lines, done, counted = video.with_suffix(".jsonl"), 0, {}
     make_folder(video.parent)
     with open(lines, "wb", buffering=0) as stream, growing_video(video, rate) as write:
-        for seconds, frame in frames:
-            found = detect(frame, channel_order="RGB")
+        for photo in photos:
+            found, seconds = photo.detections, photo.source.seconds
             tracks = tracker.update(found, seconds)
             counted = {} if counters is None else counters.update(tracks)
             height, width = found.size
             row = {"frame": done, "seconds": round(seconds, 4), "width": width, "height": height}
             text = json.dumps({**row, **counted, "detections": tracks.rows()}, ensure_ascii=False)
             stream.write(text.encode(errors="backslashreplace") + b"\n")  # in one piece
-            write(_draw(frame, tracks, tuple(tracker.thresholds)), seconds)
+            write(_draw(photo.rgb(), tracks, tuple(tracker.thresholds)), seconds)
             done += 1
     return TrackedVideo(video, lines, done, dict(tracker.counts), counted)
 

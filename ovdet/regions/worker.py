@@ -9,12 +9,10 @@ Shape letters: M boxes of one image, D embedding width.
 from __future__ import annotations
 
 import hashlib
-from collections import deque
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Callable, Iterator, Sequence
 from itertools import islice
 from pathlib import Path
-from typing import Any, NamedTuple, TypeVar
+from typing import Any, NamedTuple
 
 import torch
 from detectron2.config import instantiate
@@ -23,6 +21,7 @@ from torch import Tensor, nn
 from torchvision.ops import clip_boxes_to_image, nms
 
 from ovdet.data.mapper import OpenVocabMapper
+from ovdet.data.read_ahead import num_readers, read_ahead
 from ovdet.device import choose_device
 from ovdet.errors import InputError
 from ovdet.hub.load import load_detector
@@ -34,9 +33,6 @@ from ovdet.teachers.registry import load_teacher
 
 MIN_SIDE = 1.0  # pixels of the image: a thinner box holds nothing that can be told apart
 IMAGES_AT_ONCE = 8  # whose crops go to the teacher together
-READERS = 4  # threads that decode images
-
-Item, Result = TypeVar("Item"), TypeVar("Result")
 
 
 class Reading(NamedTuple):
@@ -57,21 +53,6 @@ def read_image_file(job: ImageJob, mapper: OpenVocabMapper) -> Reading:
         return Reading({}, b"", f"{job.file_name} cannot be read: {error.strerror or error}")
     except InputError as error:
         return Reading({}, b"", str(error))
-
-
-def read_ahead(items: Iterable[Item], read: Callable[[Item], Result], threads: int, ahead: int) -> Iterator[Result]:
-    """`map(read, items)`, with threads that compute up to `ahead` results in advance."""
-    items = iter(items)
-    with ThreadPoolExecutor(threads) as pool:
-        waiting = deque(pool.submit(read, item) for item in islice(items, ahead))
-        try:
-            while waiting:
-                result = waiting.popleft().result()
-                waiting.extend(pool.submit(read, item) for item in islice(items, 1))
-                yield result
-        finally:
-            for future in waiting:
-                future.cancel()
 
 
 def choose_regions(
@@ -166,7 +147,7 @@ class RegionExtractor:
             InputError: the store cannot be written to.
         """
         images = (job for _, jobs in shards for job in jobs)
-        readings = read_ahead(images, self._read, READERS, 2 * IMAGES_AT_ONCE)
+        readings = read_ahead(images, self._read, threads=num_readers(), ahead=2 * IMAGES_AT_ONCE)
         for number, jobs in shards:
             entries: list[ImageRegions] = []
             for start in range(0, len(jobs), IMAGES_AT_ONCE):

@@ -21,6 +21,7 @@ import sys, time
 import numpy as np
 from ovdet.inference import load
 from ovdet.inference.detections import Detections
+from ovdet.inference.stream import stream_photos
 from ovdet.class_embeddings import ClassEmbeddings
 import torch
 
@@ -28,7 +29,10 @@ class Spy:
     names, training_classes = ("dog", "red kite"), ()
     classes = ClassEmbeddings(torch.eye(2), torch.arange(2), names)
     def set_vocabulary(self, vocabulary, negatives): assert vocabulary.names == self.names
-    def __call__(self, image, threshold, **shown):
+    def stream(self, photos, *, batch_size, on_failure, threshold, **shown):
+        def detect(batch): return [self(image, threshold) for image in batch]
+        return stream_photos(photos, lambda rgb: rgb, detect, batch_size=batch_size, on_failure=on_failure)
+    def __call__(self, image, threshold):
         time.sleep(PAUSE)
         scores = np.float32([0.6, 0.3, 0.2])
         labels = ("dog", "dog", "red kite")

@@ -17,12 +17,13 @@ from ovdet.inference.detections import Detections
 from ovdet.inference.label_formats import FORMATS
 from ovdet.inference.labels import JOURNAL, Box, Journal, LabeledPhoto, Labels, label_photos, labeled_photo
 from ovdet.inference.review import least_sure, write_review
+from ovdet.inference.stream import stream_photos
 
 NAMES = ("dog", 'red "kite" & co', "Straße")
 ASKED = {"names": list(NAMES), "thresholds": {name: 0.1 for name in NAMES}}
 
 
-def detect(rgb, channel_order):
+def detect(rgb):
     """Boxes that hang on the photo alone; every fourth one shows nothing."""
     height, width = rgb.shape[:2]
     seed = int(rgb[0, 0, 0])
@@ -46,9 +47,18 @@ def photos(tmp_path) -> list[Path]:
     return sorted(folder.iterdir())
 
 
+def streaming(detect):
+    """A predictor's `stream`, of what finds things on one photo."""
+
+    def stream(photos, **more):
+        return stream_photos(photos, lambda rgb: rgb, lambda batch: list(map(detect, batch)), **more)
+
+    return stream
+
+
 def labels_of(photos, output, detect=detect) -> Labels:
     journal = Journal(output, ASKED)
-    list(label_photos(detect, photos, journal))
+    list(label_photos(streaming(detect), photos, journal, pytest.fail))
     return Labels(photos[0].parent, NAMES, tuple(journal.done[photo.name] for photo in photos), "ovdet-lite")
 
 
@@ -66,7 +76,7 @@ def test_killed_at_any_moment_nothing_is_lost_or_doubled(photos, labels, tmp_pat
     cut = len(whole) * moment // 10  # within a line, mostly
     (tmp_path / "killed" / JOURNAL).write_bytes(whole[:cut])
     asked = []
-    again = labels_of(photos, tmp_path / "killed", lambda rgb, **more: asked.append(1) or detect(rgb, **more))
+    again = labels_of(photos, tmp_path / "killed", lambda rgb: asked.append(1) or detect(rgb))
     assert again == labels and (tmp_path / "killed" / JOURNAL).read_bytes() == whole
     assert len(asked) == len(photos) - max(whole[:cut].count(b"\n") - 1, 0)
 
@@ -85,11 +95,17 @@ def test_a_broken_photo_does_not_stop_the_others_and_is_tried_again(photos, tmp_
     good = photos[0].read_bytes()
     photos[0].write_bytes(b"broken")
     journal = Journal(tmp_path / "labels", ASKED)
-    results = list(label_photos(detect, photos, journal))
-    assert len(results) == len(photos) and isinstance(results[0][1], InputError) and len(journal.done) == 12
+    failed = []
+
+    def leave_out(photo, error):
+        failed.append((photo, type(error)))
+
+    results = list(label_photos(streaming(detect), photos, journal, leave_out))
+    assert failed == [(photos[0], InputError)] and [photo for photo, _ in results] == photos[1:]
+    assert len(journal.done) == 12
     photos[0].write_bytes(good)
-    results = list(label_photos(detect, photos, Journal(tmp_path / "labels", ASKED)))
-    assert [photo for photo, _ in results] == photos[:1]
+    results = list(label_photos(streaming(detect), photos, Journal(tmp_path / "labels", ASKED), leave_out))
+    assert [photo for photo, _ in results] == photos[:1] and len(failed) == 1
 
 
 def test_boxes_lie_within_their_photo():

@@ -2,6 +2,7 @@
 
 import threading
 from concurrent.futures import ThreadPoolExecutor
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -426,6 +427,7 @@ def test_a_file_of_embeddings_gives_those_negatives_that_it_holds(tmp_path, cons
 def test_the_network_gets_its_own_channel_order_and_the_teacher_rgb(input_format):
     predictor = scripted(0.9)
     predictor.model.input_format = input_format
+    predictor.model.roi_heads = SimpleNamespace(region_teacher="looks at the photo")
     predictor.set_vocabulary(["man"])
     red = np.zeros((10, 400, 3), np.uint8)
     red[:, :, 2] = 200  # OpenCV's order

@@ -8,6 +8,8 @@ import pytest
 
 from ovdet.inference.detections import Detections
 from ovdet.inference.media import Video
+from ovdet.inference.photo import Frame
+from ovdet.inference.stream import StreamedPhoto
 from ovdet.inference.tracking import Counters, ObjectTracker, track_video
 from ovdet.inference.video_writer import writing_video
 
@@ -117,11 +119,12 @@ def test_what_crosses_a_line_and_what_is_in_a_zone(tracker):
 
 def frames_of(number: int, rate: float):
     for index in range(number):
-        yield index / rate, np.full((*SIZE, 3), index % 250, np.uint8)
+        yield Frame(index / rate, np.full((*SIZE, 3), index % 250, np.uint8))
 
 
-def moving(frame, **_):
-    return detections((10 + int(frame[0, 0, 0]), 40, 0.9, "dog"))
+def moving(frames):
+    for frame in frames:
+        yield StreamedPhoto(frame, detections((10 + int(frame.rgb[0, 0, 0]), 40, 0.9, "dog")), frame.rgb)
 
 
 @pytest.mark.parametrize("rate", [0.5, 24000 / 1001, 240])
@@ -131,7 +134,7 @@ def test_times_are_kept(tmp_path, rate):
             write(frame, seconds)
     video = Video.open(tmp_path / "clip.mp4")
     tracker = ObjectTracker(THRESHOLDS, rate=video.rate)
-    done = track_video(moving, video.timed_frames(), tracker, tmp_path / "out/clip.mp4", rate=video.rate)
+    done = track_video(moving(video.timed_frames()), tracker, tmp_path / "out/clip.mp4", rate=video.rate)
     assert done.frames == 12 and done.objects == {"dog": 1}
     rows = [json.loads(line) for line in done.lines.read_text().splitlines()]
     expected = np.arange(12) / rate
@@ -144,15 +147,15 @@ def test_what_is_on_disk_can_be_read_at_any_moment(tmp_path, tracker):
     """As a process leaves it that is killed at this moment."""
     kept = []
 
-    def detect(frame, **_):
-        number = int(frame[0, 0, 0])
-        if number in (40, 77):
-            for suffix in ("mp4", "jsonl"):
-                shutil.copy(tmp_path / f"out.{suffix}", tmp_path / f"killed{number}.{suffix}")
-            kept.append(number)
-        return moving(frame)
+    def frames():
+        for number, frame in enumerate(frames_of(80, 25)):
+            if number in (40, 77):
+                for suffix in ("mp4", "jsonl"):
+                    shutil.copy(tmp_path / f"out.{suffix}", tmp_path / f"killed{number}.{suffix}")
+                kept.append(number)
+            yield frame
 
-    track_video(detect, frames_of(80, 25), tracker, tmp_path / "out.mp4", rate=25)
+    track_video(moving(frames()), tracker, tmp_path / "out.mp4", rate=25)
     assert kept == [40, 77]
     for number in kept:
         rows = [json.loads(line) for line in (tmp_path / f"killed{number}.jsonl").read_text().splitlines()]
@@ -168,6 +171,6 @@ def test_an_error_leaves_what_is_done(tmp_path, tracker):
         raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
-        track_video(moving, frames(), tracker, tmp_path / "out.mp4", rate=25)
+        track_video(moving(frames()), tracker, tmp_path / "out.mp4", rate=25)
     assert len(list(Video.open(tmp_path / "out.mp4"))) == 5
     assert len((tmp_path / "out.jsonl").read_text().splitlines()) == 5

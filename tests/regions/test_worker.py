@@ -6,7 +6,6 @@ import os
 import signal
 import subprocess
 import sys
-import threading
 import time
 
 import numpy as np
@@ -22,7 +21,7 @@ from ovdet.regions.job import ImageJob
 from ovdet.regions.plan import ImageRecord, RegionPlan, write_plan
 from ovdet.regions.shard import missing_shards, shard_path
 from ovdet.regions.store import RegionStore
-from ovdet.regions.worker import ProposalNetwork, RegionExtractor, choose_regions, read_ahead, read_image_file
+from ovdet.regions.worker import ProposalNetwork, RegionExtractor, choose_regions, read_image_file
 from ovdet.teachers.crops import RegionEmbedder
 from ovdet.teachers.registry import load_teacher
 
@@ -52,26 +51,6 @@ def test_choose_regions_clips_and_drops():
         assert kept.shape == (0, 4) and scores.shape == (0,)
     same = torch.tensor([[0.0, 0, 10, 10]] * 2)  # ground truth: without NMS, in the order given
     assert len(choose_regions(same, torch.ones(2), (50, 100), nms_threshold=1.0, max_regions=9)[0]) == 2
-
-
-def test_read_ahead_keeps_the_order_and_its_distance():
-    running, most, lock = [0], [0], threading.Lock()
-
-    def read(item):
-        with lock:
-            running[0] += 1
-        time.sleep(0.001 * (item % 3))
-        return item * item
-
-    results = []
-    for result in read_ahead(range(40), read, threads=4, ahead=6):
-        results.append(result)
-        with lock:
-            most[0] = max(most[0], running[0] - len(results))
-    assert results == [item * item for item in range(40)] and 1 <= most[0] <= 6
-    assert list(read_ahead([], read, threads=2, ahead=3)) == []
-    with pytest.raises(ZeroDivisionError):
-        list(read_ahead([1, 0], lambda item: 1 / item, threads=2, ahead=3))
 
 
 def test_proposals_are_in_pixels_of_the_photo():
