@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 from detectron2.engine import default_argument_parser
 from PIL import Image
+from streaming import Streaming
 
 from ovdet.cli import extract as extract_command
 from ovdet.cli.arguments import MODELS
@@ -105,7 +106,7 @@ def photo(tmp_path):
 
 
 def test_photos_without_an_option_and_lines_for_programs(ovdet, photo, tmp_path, monkeypatch):
-    class Spy:
+    class Spy(Streaming):
         names, training_classes = ("cup",), ()
 
         def set_vocabulary(self, vocabulary, negatives):

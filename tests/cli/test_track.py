@@ -8,6 +8,7 @@ import threading
 import numpy as np
 import pytest
 import torch
+from streaming import Streaming
 
 from ovdet.class_embeddings import ClassEmbeddings
 from ovdet.cli.track import parse_points
@@ -17,7 +18,7 @@ from ovdet.inference.media import Video
 from ovdet.inference.video_writer import writing_video
 
 
-class Spy:
+class Spy(Streaming):
     """Finds a dog at the same place, and says what it was asked."""
 
     names, training_classes = ("dog", "red kite"), ("dog",)

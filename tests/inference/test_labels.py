@@ -2,6 +2,7 @@
 
 import json
 from collections import Counter
+from functools import partial
 from pathlib import Path
 from xml.etree import ElementTree
 
@@ -11,13 +12,13 @@ import supervision
 import yaml
 from PIL import Image
 from pycocotools.coco import COCO
+from streaming import stream_of
 
 from ovdet.errors import InputError
 from ovdet.inference.detections import Detections
 from ovdet.inference.label_formats import FORMATS
 from ovdet.inference.labels import JOURNAL, Box, Journal, LabeledPhoto, Labels, label_photos, labeled_photo
 from ovdet.inference.review import least_sure, write_review
-from ovdet.inference.stream import stream_photos
 
 NAMES = ("dog", 'red "kite" & co', "Straße")
 ASKED = {"names": list(NAMES), "thresholds": {name: 0.1 for name in NAMES}}
@@ -47,18 +48,9 @@ def photos(tmp_path) -> list[Path]:
     return sorted(folder.iterdir())
 
 
-def streaming(detect):
-    """A predictor's `stream`, of what finds things on one photo."""
-
-    def stream(photos, **more):
-        return stream_photos(photos, lambda rgb: rgb, lambda batch: list(map(detect, batch)), **more)
-
-    return stream
-
-
 def labels_of(photos, output, detect=detect) -> Labels:
     journal = Journal(output, ASKED)
-    list(label_photos(streaming(detect), photos, journal, pytest.fail))
+    list(label_photos(partial(stream_of, detect), photos, journal, pytest.fail))
     return Labels(photos[0].parent, NAMES, tuple(journal.done[photo.name] for photo in photos), "ovdet-lite")
 
 
@@ -100,11 +92,11 @@ def test_a_broken_photo_does_not_stop_the_others_and_is_tried_again(photos, tmp_
     def leave_out(photo, error):
         failed.append((photo, type(error)))
 
-    results = list(label_photos(streaming(detect), photos, journal, leave_out))
+    results = list(label_photos(partial(stream_of, detect), photos, journal, leave_out))
     assert failed == [(photos[0], InputError)] and [photo for photo, _ in results] == photos[1:]
     assert len(journal.done) == 12
     photos[0].write_bytes(good)
-    results = list(label_photos(streaming(detect), photos, Journal(tmp_path / "labels", ASKED), leave_out))
+    results = list(label_photos(partial(stream_of, detect), photos, Journal(tmp_path / "labels", ASKED), leave_out))
     assert [photo for photo, _ in results] == photos[:1] and len(failed) == 1
 
 

@@ -6,10 +6,12 @@ import json
 import os
 import resource
 import signal
+from functools import partial
 
 import numpy as np
 import pytest
 from PIL import Image
+from streaming import stream_of
 
 from ovdet.errors import InputError
 from ovdet.inference.detections import Detections
@@ -17,7 +19,6 @@ from ovdet.inference.draw import draw_detections
 from ovdet.inference.media import Video
 from ovdet.inference.photo import to_rgb
 from ovdet.inference.results import write_results, write_video
-from ovdet.inference.stream import photos_of, stream_photos
 from ovdet.inference.video_writer import writing_video
 
 FRAME = np.full((48, 64, 3), 60, dtype=np.uint8)
@@ -44,20 +45,11 @@ def nothing(size) -> Detections:
     return Detections(np.zeros((0, 4), np.float32), np.zeros(0, np.float32), np.zeros(0, np.int64), (), size)
 
 
-def streaming(detect):
-    """A predictor's `stream`, of what finds things on one photo."""
-
-    def stream(photos, **more):
-        return stream_photos(photos_of(photos), lambda rgb: rgb, lambda batch: list(map(detect, batch)), **more)
-
-    return stream
-
-
 def test_masks_are_drawn_and_not_kept(photo, tmp_path):
     mask = np.zeros((1, 90, 120), dtype=bool)
     mask[:, 20:70, 30:90] = True
     found = Detections(np.float32([[30, 20, 90, 70]]), np.float32([0.9]), np.int64([0]), ("wheel",), (90, 120), mask)
-    results = list(write_results(streaming(lambda photo: found), [photo, photo], tmp_path / "out"))
+    results = list(write_results(partial(stream_of, lambda photo: found), [photo, photo], tmp_path / "out"))
     assert [path.name for _, path, _ in results] == ["photo.png", "photo.png.png"]
     assert all(kept.masks is None and list(kept) == list(found) for _, _, kept in results)
     expected = draw_detections(to_rgb(photo), found.boxes, found.labels, found.scores, mask)
@@ -74,11 +66,11 @@ def test_the_detector_gets_red_as_red(tmp_path):
     red = np.zeros((48, 64, 3), np.uint8)
     red[..., 0] = 250
     Image.fromarray(red).save(tmp_path / "red.png")
-    list(write_results(streaming(detect), [tmp_path / "red.png"], tmp_path / "out"))
+    list(write_results(partial(stream_of, detect), [tmp_path / "red.png"], tmp_path / "out"))
     with writing_video(tmp_path / "red.mp4", 10) as write:
         write(red)
     video = Video.open(tmp_path / "red.mp4")
-    write_video(streaming(detect)(video), video, tmp_path / "out")
+    write_video(stream_of(detect, video), video, tmp_path / "out")
     assert len(given) == 2 and all(pixel[0] > 230 and max(pixel[1:]) < 20 for pixel in given)
 
 
@@ -92,7 +84,7 @@ def test_an_interruption_keeps_what_is_done(photo, tmp_path):
         return nothing(image.shape[:2])
 
     with pytest.raises(KeyboardInterrupt):
-        list(write_results(streaming(detect), [photo, photo], tmp_path / "out"))
+        list(write_results(partial(stream_of, detect), [photo, photo], tmp_path / "out"))
     assert len(json.loads((tmp_path / "out/detections.json").read_text())) == 1
 
 
@@ -100,7 +92,7 @@ def test_each_photo_that_is_left_out_is_named(photo, tmp_path, capsys):
     for name in ("a.png", "c.png"):
         (tmp_path / name).write_bytes(b"")
     photos = [tmp_path / "a.png", photo, tmp_path / "c.png"]
-    results = write_results(streaming(lambda image: nothing(image.shape[:2])), photos, tmp_path / "out")
+    results = write_results(partial(stream_of, lambda image: nothing(image.shape[:2])), photos, tmp_path / "out")
     with pytest.raises(InputError, match=r"a.png is empty .*\(1 more like it\) \(done: 1\)"):
         list(results)
     err = capsys.readouterr().err
@@ -114,7 +106,7 @@ def test_a_name_that_is_not_utf8(photo, tmp_path):
         odd.write_bytes(photo.read_bytes())
     except OSError:
         pytest.skip("this file system knows UTF-8 alone")
-    list(write_results(streaming(lambda image: nothing(image.shape[:2])), [odd], tmp_path / "out"))
+    list(write_results(partial(stream_of, lambda image: nothing(image.shape[:2])), [odd], tmp_path / "out"))
     (row,) = json.loads((tmp_path / "out/detections.json").read_bytes())
     assert row["image"] == str(odd)
 
@@ -122,7 +114,7 @@ def test_a_name_that_is_not_utf8(photo, tmp_path):
 def test_a_video_beside_itself_is_kept(video, tmp_path):
     before = video.read_bytes()
     found = Detections(np.float32([[30, 20, 90, 70]]), np.float32([0.9]), np.int64([0]), ("wheel",), (90, 122))
-    photos = streaming(lambda frame: found)(Video.open(video))
+    photos = stream_of(lambda frame: found, Video.open(video))
     path, frames, frames_with = write_video(photos, Video.open(video), tmp_path, names=("cat", "wheel"))
     assert path.name == "clip.mp4.mp4" and (frames, frames_with) == (10, {"wheel": 10})
     assert video.read_bytes() == before
@@ -139,7 +131,7 @@ def test_a_video_that_is_interrupted_leaves_what_is_done(video, tmp_path, error,
         return nothing(frame.shape[:2])
 
     with pytest.raises(error):
-        write_video(streaming(detect)(Video.open(video)), Video.open(video), tmp_path / "out")
+        write_video(stream_of(detect, Video.open(video)), Video.open(video), tmp_path / "out")
     assert len(list((tmp_path / "out").iterdir())) == (2 if left else 0)
     if left:
         assert len(list(Video.open(tmp_path / "out/clip.mp4"))) == left

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
+from streaming import Streaming
 
 from ovdet.inference.detections import Detections
 from ovdet.inference.draw import draw_detections
@@ -280,7 +281,7 @@ def test_options_reach_the_detector(photo, video, run_tool, tmp_path, monkeypatc
     """And the command says how many of a video's frames could be read."""
     calls = []
 
-    class Spy:
+    class Spy(Streaming):
         names = ("wheel", "cup")
         training_classes = ("cup",)
 
@@ -301,7 +302,7 @@ def test_options_reach_the_detector(photo, video, run_tool, tmp_path, monkeypatc
     chosen, vocabulary, shown = calls
     assert chosen["half"] and chosen["compile"] and chosen["model"] is None
     assert vocabulary == (("wheel", "cup"), ("dog", "bus", "cat"))
-    assert shown == {"threshold": 0.2, "class_agnostic_iou": 0.3, "max_containment": 0.7, "channel_order": "RGB"}
+    assert shown == {"threshold": 0.2, "class_agnostic_iou": 0.3, "max_containment": 0.7}
     expected = draw_detections(
         to_rgb(photo), np.float32([[10, 10, 50, 50]]), ("cup",), np.float32([0.9]), names=("wheel", "cup")
     )
@@ -324,7 +325,7 @@ def test_options_reach_the_detector(photo, video, run_tool, tmp_path, monkeypatc
     ],
 )
 def test_nothing_found_says_what_lay_below(photo, run_tool, tmp_path, monkeypatch, missed, told):
-    class Spy:
+    class Spy(Streaming):
         names, training_classes = ("wheel", "cup"), ("cup",)
 
         def set_vocabulary(self, vocabulary, negatives):

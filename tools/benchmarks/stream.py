@@ -1,4 +1,4 @@
-"""Photos of a folder through `predictor.stream`, against calls one by one and the bare network on photos that are ready."""
+"""Photos of a folder through `predictor.stream`, against calls one by one and the network on photos that are ready."""
 
 from __future__ import annotations
 
