@@ -20,6 +20,7 @@ COMMANDS = {
     "detect": "ovdet.cli.detect",
     "label": "ovdet.cli.label",
     "track": "ovdet.cli.track",
+    "describe": "ovdet.cli.describe",
     "evaluate": "ovdet.cli.evaluate",
     "train": "ovdet.cli.train",
     "extract": "ovdet.cli.extract",

@@ -1,4 +1,4 @@
-"""Captions of photos as the embeddings of their words, for objectives that ground words in regions.
+"""Captions of photos: as the embeddings of their words, for objectives that ground words, and as whole sentences.
 
 Shape letters: W words of one caption, D embedding width.
 """
@@ -14,8 +14,10 @@ import torch
 from torch import Tensor
 
 from ovdet.errors import InputError
+from ovdet.text.class_names import normalize_class_name
 from ovdet.typed import decoded
 
+_LONGEST = 200  # characters of a sentence that are read
 _WORD = re.compile(r"[^\W\d_]+(?:['-][^\W\d_]+)*")
 # words of English captions that name nothing one could point at
 _NO_THINGS = frozenset(
@@ -105,3 +107,33 @@ class CaptionWords:
         if not several:
             return self._embeddings[:0]
         return self._embeddings[several[int(torch.randint(len(several), ()))]]
+
+
+class CaptionSentences:
+    """A caption of an image, drawn at random, and its embedding; all are embedded beforehand."""
+
+    def __init__(self, captions: str | Path | Mapping[str, Sequence[str]], embed_texts: Callable[[list[str]], Tensor]):
+        """
+        Args:
+            captions: see read_captions; or what it returns.
+            embed_texts: texts -> (W, D), unit norm, such as a NameEmbedder with the template "{}".
+
+        Raises:
+            InputError: as of read_captions, or no caption says anything.
+        """
+        given = captions if isinstance(captions, Mapping) else read_captions(captions)
+        normal = {key: [normalize_class_name(each)[:_LONGEST] for each in several] for key, several in given.items()}
+        self._captions = {key: [each for each in several if each] for key, several in normal.items()}
+        sentences = list(dict.fromkeys(each for several in self._captions.values() for each in several))
+        if not sentences:
+            raise InputError(f"expected captions with words, got none in {len(given)} images' captions")
+        self._embeddings = embed_texts(sentences)
+        self._rows = {sentence: row for row, sentence in enumerate(sentences)}
+
+    def __call__(self, image_id: int | str) -> tuple[str, Tensor]:
+        """One of the image's captions, in lower case without a final dot, and (D,) float32; "" where it has none."""
+        several = self._captions.get(str(image_id))
+        if not several:
+            return "", torch.zeros_like(self._embeddings[0])
+        sentence = several[int(torch.randint(len(several), ()))]
+        return sentence, self._embeddings[self._rows[sentence]]

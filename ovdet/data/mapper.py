@@ -48,6 +48,7 @@ class OpenVocabMapper:
         use_masks: bool = False,
         region_store: RegionLookup | None = None,
         captions: Callable[[int | str], Tensor] | None = None,
+        sentences: Callable[[int | str], tuple[str, Tensor]] | None = None,
         max_regions: int = 300,
         keep_original: bool = False,
     ) -> None:
@@ -61,6 +62,8 @@ class OpenVocabMapper:
             region_store: stored regions, looked up by image id; None makes no "regions".
             captions: image id -> (W, D), the embeddings of a caption's words, see data/captions.py; None makes no
                 "caption_words".
+            sentences: image id -> a caption and its embedding (D,), "" where there is none, see data/captions.py; None
+                makes no "caption" and "caption_embedding".
             max_regions: keep at most so many regions, the first ones of the store (ViLD: 300).
             keep_original: add "image_orig".
         """
@@ -70,6 +73,7 @@ class OpenVocabMapper:
         self.use_masks = use_masks
         self.region_store = region_store
         self.captions = captions
+        self.sentences = sentences
         self.max_regions = max_regions
         self.keep_original = keep_original
 
@@ -82,8 +86,8 @@ class OpenVocabMapper:
         Returns:
             The dict without "annotations" and with "image" (3, H, W) uint8; in training "instances" (`gt_boxes`,
             `gt_classes`, perhaps `gt_masks`) and, with a store, "regions": Instances with `proposal_boxes` (M, 4) and
-            `teacher_embeddings` (M, D) float32; with captions "caption_words" (W, D) float32; with keep_original
-            "image_orig" (3, height, width) uint8 RGB.
+            `teacher_embeddings` (M, D) float32; with captions "caption_words" (W, D) float32; with sentences "caption"
+            and "caption_embedding" (D,) float32; with keep_original "image_orig" (3, height, width) uint8 RGB.
 
         Raises:
             InputError: the photo cannot be read, is far too thin or not of the size that json and store say, or has no
@@ -108,6 +112,8 @@ class OpenVocabMapper:
             dataset_dict["regions"] = self._make_regions(dataset_dict["image_id"], transforms, image.shape[:2], size)
         if self.captions is not None:
             dataset_dict["caption_words"] = self.captions(dataset_dict["image_id"])
+        if self.sentences is not None:
+            dataset_dict["caption"], dataset_dict["caption_embedding"] = self.sentences(dataset_dict["image_id"])
         return dataset_dict
 
     def _make_instances(

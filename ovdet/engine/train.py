@@ -49,9 +49,12 @@ from ovdet.engine.resume import (
 )
 from ovdet.errors import InputError
 from ovdet.files import atomic_write, make_folder
+from ovdet.objectives.base import CAPTIONS, PAIRS
 from ovdet.text.classes import build_classes
 
 logger = logging.getLogger(__name__)
+
+_OF_MAPPER = {CAPTIONS: "captions", PAIRS: "sentences"}  # what the mapper brings for what an objective needs
 
 
 def check_files(config: DictConfig, *, resume: bool = False) -> None:
@@ -67,7 +70,7 @@ def check_files(config: DictConfig, *, resume: bool = False) -> None:
     keys = [] if "prepare" in config.dataset else ["train", "val", "split"]
     if config.dataloader.train.mapper.get("region_store"):
         keys.append("region_store")
-    if config.dataloader.train.mapper.get("captions"):
+    if any(config.dataloader.train.mapper.get(key) for key in _OF_MAPPER.values()):
         keys.append("captions")
     named = {f"dataset.{key}": config.dataset.get(key) for key in keys}
     if not resume:
@@ -196,6 +199,21 @@ class AskedFor(nn.Module):
         return self.model(batch, classes=self.classes)
 
 
+def check_needs(config: DictConfig, model: nn.Module) -> None:
+    """What the objectives read of photos is brought by the data: said before the first step.
+
+    Raises:
+        InputError: an objective needs captions, and the mapper has none.
+    """
+    for objective in getattr(model.roi_heads, "objectives", ()):
+        for need in objective.needs & _OF_MAPPER.keys():
+            if not config.dataloader.train.mapper.get(_OF_MAPPER[need]):
+                raise InputError(
+                    f"expected dataloader.train.mapper.{_OF_MAPPER[need]} with an objective that needs {need}, "
+                    f"{type(objective).__name__}, got none"
+                )
+
+
 def _parts(names: str) -> list[str]:
     return [name.strip() for name in names.split(",") if name.strip()]
 
@@ -258,6 +276,7 @@ def _train(config: DictConfig, options: TrainOptions, resume: bool) -> Mapping[s
     seed_all_rng(seed + comm.get_rank())  # of initial weights
     loader, leaks = build_train_loader(config, space, first, seed)
     model = instantiate(config.model).to(options.torch_device())
+    check_needs(config, model)
     frozen = freeze_parts(model, options.freeze)
     objectives = [f"{type(each).__name__} x {each.weight}" for each in getattr(model.roi_heads, "objectives", ())]
     logger.info("objectives beside classes and boxes: %s", ", ".join(objectives) or "none")

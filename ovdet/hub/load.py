@@ -6,6 +6,7 @@ from copy import deepcopy
 from typing import Any
 
 from detectron2.config import instantiate
+from detectron2.config.instantiate import locate
 from omegaconf import DictConfig
 from torch import nn
 
@@ -66,8 +67,14 @@ def without_training(config: DictConfig) -> DictConfig:
         if key in part:
             part[key] = None
     if "objectives" in heads:
-        heads.objectives = []
+        heads.objectives = [each for each in heads.objectives if _stays(each)]
     return config
+
+
+def _stays(objective: DictConfig) -> bool:
+    """Whether a detector keeps an objective for what it has learned."""
+    target = objective._target_
+    return getattr(locate(target) if isinstance(target, str) else target, "stays", False)
 
 
 def load_detector(config: DictConfig, weights: str = "") -> tuple[nn.Module, NameEmbedder, dict[str, Any]]:

@@ -48,6 +48,7 @@ TRAINING = {
     "detectron2.data.build_detection_train_loader",
     "detectron2.data.get_detection_dataset_dicts",
     "detectron2.solver.get_default_optimizer_params",
+    "ovdet.data.captions.CaptionSentences",
     "ovdet.data.captions.CaptionWords",
     "ovdet.data.catalog.register_builtin",
     "ovdet.data.dataset.register_coco_subsets",
@@ -80,7 +81,14 @@ TRAINING = {
 HARMLESS = ("detectron2.data.transforms", "detectron2.solver", "fvcore.common.param_scheduler", "torch.optim")
 PLACES = ("ovdet.device", "ovdet.modeling", "ovdet.objectives", "ovdet.teachers")  # where marked parts are looked for
 # what a detector's config may ask for; weights bound the rest, see `check_weights`
-LIMITS = {"output_size": 64, "sampling_ratio": 16, "box_passes": 16, "num_conv": 100, "conv_dims": 10_000}
+LIMITS = {
+    "output_size": 64,
+    "sampling_ratio": 16,
+    "box_passes": 16,
+    "num_conv": 100,
+    "num_layers": 100,
+    "conv_dims": 10_000,
+}
 LARGEST, LONGEST = 1_000_000, 10_000
 DEVICE = "${train.device}"  # the one text that is resolved where a folder is opened
 _REFERENCE = re.compile(r"\$\{[\w.\[\]]+\}")  # to a value of the same config

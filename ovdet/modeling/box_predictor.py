@@ -64,7 +64,10 @@ class OpenVocabBoxPredictor(FastRCNNOutputLayers):
 
     def forward(self, features: Tensor, class_embeddings: Tensor) -> tuple[Tensor, Tensor]:
         """(R, F) and (S, D) -> logits (R, S + 1), box deltas (R, 4)."""
-        embeddings, deltas = self.embed(features)
+        return self.predict(*self.embed(features), class_embeddings)
+
+    def predict(self, embeddings: Tensor, deltas: Tensor, class_embeddings: Tensor) -> tuple[Tensor, Tensor]:
+        """What `embed` gives and (S, D) -> what `losses` takes: logits (R, S + 1), box deltas (R, 4)."""
         return self.classifier(embeddings, class_embeddings), deltas
 
     def losses(self, predictions: tuple[Tensor, Tensor], proposals: list[Instances]) -> dict[str, Tensor]:

@@ -19,7 +19,7 @@ from ovdet.class_embeddings import ClassEmbeddings
 from ovdet.errors import InputError
 from ovdet.modeling.box_predictor import BACKGROUND
 from ovdet.modeling.region_detection import pool, with_boxes
-from ovdet.modeling.roi_heads import OpenVocabROIHeads
+from ovdet.modeling.roi_heads import OfPhotos, OpenVocabROIHeads
 from ovdet.modeling.text_classifier import MeanSigmoidBranch, SigmoidTextClassifier
 from ovdet.packable import packable
 
@@ -75,8 +75,7 @@ class CascadeOpenVocabROIHeads(OpenVocabROIHeads):
         proposals: list[Instances],
         targets: list[Instances],
         classes: ClassEmbeddings,
-        regions: list[Instances] | None,
-        words: list[Tensor] | None,
+        given: OfPhotos,
     ) -> dict[str, Tensor]:
         losses, boxes = {}, []
         for stage, (box_head, predictor) in enumerate(self.stages):
@@ -89,7 +88,7 @@ class CascadeOpenVocabROIHeads(OpenVocabROIHeads):
             # losses are added, so the shared features learn from their mean
             pooled = _ScaleGradient.apply(pool(self, features, proposals), 1 / len(self.stages))
             embeddings, deltas = predictor.embed(box_head(pooled))
-            predictions = (predictor.classifier(embeddings, classes.embeddings), deltas)
+            predictions = predictor.predict(embeddings, deltas, classes.embeddings)
             boxes = [box.detach() for box in predictor.predict_boxes(predictions, proposals)]
             with get_event_storage().name_scope(f"stage{stage}"):
                 of_stage = predictor.losses(predictions, proposals)

@@ -14,6 +14,7 @@ from torch import Tensor
 from ovdet.class_embeddings import ClassEmbeddings
 from ovdet.errors import InputError
 from ovdet.memory_format import fast_memory_format
+from ovdet.modeling.region_captions import describe_regions
 from ovdet.modeling.region_detection import EmbeddedImage, embed_images, score_image
 from ovdet.objectives.base import TEACHER
 from ovdet.packable import packable
@@ -73,10 +74,12 @@ class OpenVocabRCNN(GeneralizedRCNN):
             regions = self.region_source(batched_inputs, photos, proposals)
         if self.vis_period > 0 and get_event_storage().iter % self.vis_period == 0:
             self.visualize_training(batched_inputs, proposals)
-        words = None
+        words = captions = None
         if all("caption_words" in x for x in batched_inputs):
             words = [x["caption_words"].to(self.device) for x in batched_inputs]
-        given = dict(classes=classes, regions=regions, words=words)
+        if all("caption" in x for x in batched_inputs):
+            captions = [(x["caption"], x["caption_embedding"].to(self.device)) for x in batched_inputs]
+        given = dict(classes=classes, regions=regions, words=words, captions=captions)
         _, roi_losses = self.roi_heads(images, features, proposals, targets, **given)
         return {**losses, **roi_losses}
 
@@ -119,6 +122,20 @@ class OpenVocabRCNN(GeneralizedRCNN):
         detections = [score_image(self.roi_heads, each, classes) for each in seen]
         given = [{"height": height, "width": width} for height, width in sizes]
         return self._postprocess(detections, given, [each.image_size for each in seen])
+
+    @torch.no_grad()
+    def describe(
+        self, batched_inputs: list[dict], *, max_regions: int, nms_threshold: float
+    ) -> list[tuple[Instances, list[str]]]:
+        """Texts on the most object-like regions of each image, see `describe_regions`; boxes in pixels as it was given.
+
+        `text_ids` are indices into the texts.
+        """
+        images, features, proposals, _ = self._propose(batched_inputs)
+        limits = dict(max_regions=max_regions, nms_threshold=nms_threshold)
+        found = describe_regions(self.roi_heads, features, proposals, **limits)
+        outputs = self._postprocess([each for each, _ in found], batched_inputs, images.image_sizes)
+        return [(output["instances"], texts) for output, (_, texts) in zip(outputs, found, strict=True)]
 
     def _propose(
         self, batched_inputs: list[dict]

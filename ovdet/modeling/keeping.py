@@ -18,7 +18,7 @@ from torch import Tensor, nn
 
 from ovdet.class_embeddings import ClassEmbeddings
 from ovdet.modeling.box_predictor import BACKGROUND
-from ovdet.modeling.roi_heads import OpenVocabROIHeads
+from ovdet.modeling.roi_heads import OpenVocabROIHeads, SampledRegions
 from ovdet.objectives.l1_distillation import l1_distillation_loss
 from ovdet.objectives.score_distillation import score_distillation_loss
 from ovdet.packable import packable
@@ -63,18 +63,17 @@ class KeepingROIHeads(OpenVocabROIHeads):
         self.keep_weight = keep_weight
 
     def _predictor_losses(
-        self, pooled: Tensor, box_features: Tensor, proposals: list[Instances], classes: ClassEmbeddings
+        self, sampled: SampledRegions, proposals: list[Instances], classes: ClassEmbeddings
     ) -> dict[str, Tensor]:
-        losses = super()._predictor_losses(pooled, box_features, proposals, classes)
+        losses = super()._predictor_losses(sampled, proposals, classes)
         if self.frozen is not None:
-            losses.update(self._keeping_losses(self.frozen(self), pooled, box_features, proposals, classes))
+            losses.update(self._keeping_losses(self.frozen(self), sampled, proposals, classes))
         return losses
 
     def _keeping_losses(
         self,
         frozen: FrozenHeads,
-        pooled: Tensor,
-        box_features: Tensor,
+        sampled: SampledRegions,
         proposals: list[Instances],
         classes: ClassEmbeddings,
     ) -> dict[str, Tensor]:
@@ -82,9 +81,9 @@ class KeepingROIHeads(OpenVocabROIHeads):
         names = frozen.names[(frozen.names @ classes.embeddings.to(frozen.names).t()).amax(1) < _SAME]
         is_other = torch.cat([each.gt_classes for each in proposals]) == BACKGROUND  # (R,)
         with torch.no_grad():
-            expected, expected_deltas = frozen.box_predictor.embed(frozen.box_head(pooled[is_other]))
+            expected, expected_deltas = frozen.box_predictor.embed(frozen.box_head(sampled.pooled[is_other]))
             expected_logits = frozen.box_predictor.classifier(expected, names)
-        embeddings, deltas = self.box_predictor.embed(box_features[is_other])
+        embeddings, deltas = sampled.embeddings[is_other], sampled.deltas[is_other]
         logits = self.box_predictor.classifier(embeddings, names)
         boxes = F.smooth_l1_loss(deltas.float(), expected_deltas.float(), reduction="sum")
         losses = {

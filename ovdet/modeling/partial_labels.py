@@ -129,9 +129,9 @@ class PartialLabelBoxPredictor(OpenVocabBoxPredictor):
         super().__init__(*arguments, **options)
         self.partial_labels = partial_labels
 
-    def forward(self, features: Tensor, class_embeddings: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """(R, F) and (K, D) -> logits (R, K + 1), box deltas (R, 4), and the class embeddings, for `losses`."""
-        return *super().forward(features, class_embeddings), class_embeddings
+    def predict(self, embeddings: Tensor, deltas: Tensor, class_embeddings: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """As OpenVocabBoxPredictor's, and the class embeddings (K, D), for `losses`."""
+        return *super().predict(embeddings, deltas, class_embeddings), class_embeddings
 
     def losses(self, predictions: tuple[Tensor, Tensor, Tensor], proposals: list[Instances]) -> dict[str, Tensor]:
         """As OpenVocabBoxPredictor's, `loss_cls` without the names and regions that do not count."""

@@ -10,12 +10,13 @@
 | R-CNN style | - | - | ImageScores | the teacher |
 
 Shape letters: R regions over all images (Ri of image i), M distillation regions, F features, D embedding width,
-S rows of ClassEmbeddings, K classes, C channels, P pooled side.
+S rows of ClassEmbeddings, K classes, C channels, P pooled side, I images with a caption.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from typing import NamedTuple
 
 import torch
 from detectron2.modeling.roi_heads import StandardROIHeads
@@ -32,8 +33,35 @@ from ovdet.modeling.region_teacher import RegionTeacher
 from ovdet.modeling.score_fusion import ScoreFusion
 from ovdet.modeling.scoring import MAX_DENSE_ROWS, SoftmaxBranch
 from ovdet.modeling.soft_nms import SoftNMS
-from ovdet.objectives.base import CAPTIONS, CELLS, LABELS, TEACHER, VIEWS, Objective, RegionBatch
+from ovdet.objectives.base import (
+    CAPTIONS,
+    CELLS,
+    LABELS,
+    PAIRS,
+    TEACHER,
+    VIEWS,
+    CaptionedImages,
+    Objective,
+    RegionBatch,
+)
 from ovdet.packable import packable
+
+
+class OfPhotos(NamedTuple):
+    """What the photos of a step bring beside their boxes, where an objective needs it; arguments of `forward`."""
+
+    regions: list[Instances] | None = None
+    words: list[Tensor] | None = None
+    captions: list[tuple[str, Tensor]] | None = None
+
+
+class SampledRegions(NamedTuple):
+    """The regions that are sampled for classification, on their way through the heads."""
+
+    pooled: Tensor  # (R, C, P, P)
+    box_features: Tensor  # (R, F)
+    embeddings: Tensor  # (R, D), unit norm
+    deltas: Tensor  # (R, 4)
 
 
 @packable
@@ -126,6 +154,7 @@ class OpenVocabROIHeads(StandardROIHeads):
         regions: list[Instances] | None = None,
         photos: list[Tensor] | None = None,
         words: list[Tensor] | None = None,
+        captions: list[tuple[str, Tensor]] | None = None,
     ) -> tuple[list[Instances], dict[str, Tensor]]:
         """Detections at test time, losses in training; arguments beyond detectron2's:
 
@@ -133,6 +162,7 @@ class OpenVocabROIHeads(StandardROIHeads):
             classes: on the features' device. In training one row each; ground truth classes are their indices.
             regions: that the teacher saw, per image (see modeling/region_sources.py), where an objective needs it.
             words: (W, D) of each image, the embeddings of its caption's words, where an objective needs captions.
+            captions: of each image, and their embeddings (D,), where an objective needs pairs; "" for none.
             photos: RGB images (3, H, W) in [0, 255] per image, for a region_teacher at test time.
         """
         width = self.box_predictor.classifier.width
@@ -145,7 +175,7 @@ class OpenVocabROIHeads(StandardROIHeads):
             rows = f"{len(classes.class_ids)} rows for {len(classes.names)} classes"
             raise InputError(f"expected one row per class in training, in the order of the names, got {rows}")
         proposals = self.label_and_sample_proposals(proposals, targets)
-        losses = self._box_losses(features, proposals, targets, classes, regions, words)
+        losses = self._box_losses(features, proposals, targets, classes, OfPhotos(regions, words, captions))
         losses.update(self._forward_mask(features, proposals))
         return proposals, losses
 
@@ -155,21 +185,21 @@ class OpenVocabROIHeads(StandardROIHeads):
         proposals: list[Instances],
         targets: list[Instances],
         classes: ClassEmbeddings,
-        regions: list[Instances] | None,
-        words: list[Tensor] | None,
+        given: OfPhotos,
     ) -> dict[str, Tensor]:
         pooled, needs = pool(self, features, proposals), self.needs
         batches: dict[str, RegionBatch] = {}
         if TEACHER in needs:
-            box_features, batches[TEACHER] = self._with_teacher(pooled, features, regions, classes)
+            box_features, batches[TEACHER] = self._with_teacher(pooled, features, given.regions, classes)
         else:
             box_features = self.box_head(pooled)
-        losses = self._predictor_losses(pooled, box_features, proposals, classes)
+        sampled = SampledRegions(pooled, box_features, *self.box_predictor.embed(box_features))
+        losses = self._predictor_losses(sampled, proposals, classes)
         if CAPTIONS in needs:
-            batches[CAPTIONS] = self._captioned_regions(box_features, proposals, classes, words)
-        if LABELS in needs or VIEWS in needs or CELLS in needs:
-            named = self._named_regions(pooled, box_features, features, proposals, classes)
-            batches.update(dict.fromkeys((LABELS, VIEWS, CELLS), named))
+            batches[CAPTIONS] = captioned_regions(sampled.embeddings, proposals, classes, given.words)
+        if needs & {LABELS, VIEWS, CELLS, PAIRS}:
+            named = self._named_regions(sampled, features, proposals, classes, given.captions)
+            batches.update(dict.fromkeys((LABELS, VIEWS, CELLS, PAIRS), named))
         losses.update(self.objective_losses(batches))
         return losses
 
@@ -195,42 +225,77 @@ class OpenVocabROIHeads(StandardROIHeads):
         teacher = torch.cat([r.teacher_embeddings for r in regions])  # (M, D)
         return box_features, RegionBatch(student, classes, teacher=teacher.to(student))
 
-    def _captioned_regions(
-        self, box_features: Tensor, proposals: list[Instances], classes: ClassEmbeddings, words: list[Tensor] | None
-    ) -> RegionBatch:
-        """All sampled regions, and the words of their images' captions."""
-        if words is None:
-            raise InputError("expected the mapper to give 'caption_words' for each photo, got none: give it captions")
-        embeddings = self.box_predictor.projection(box_features)
-        counts = torch.tensor([len(each) for each in proposals], device=embeddings.device)
-        indices = torch.arange(len(proposals), device=embeddings.device).repeat_interleave(counts)
-        return RegionBatch(embeddings, classes, words=words, image_indices=indices)
-
     def _named_regions(
         self,
-        pooled: Tensor,
-        box_features: Tensor,
+        sampled: SampledRegions,
         features: dict[str, Tensor],
         proposals: list[Instances],
         classes: ClassEmbeddings,
+        captions: list[tuple[str, Tensor]] | None,
     ) -> RegionBatch:
-        """The sampled regions that lie on an object, with its class; in moved boxes, too, where an objective asks."""
+        """The sampled regions that lie on an object, with its class; with them what else an objective asks for."""
         labels = torch.cat([each.gt_classes for each in proposals])  # (R,)
-        rows = labels < BACKGROUND
-        embeddings, views = self.box_predictor.projection(box_features[rows]), None
+        rows, views, pairs = labels < BACKGROUND, None, None
         if VIEWS in self.needs:
             moved = [_moved(each[each.gt_classes < BACKGROUND]) for each in proposals]
             views = self.box_predictor.projection(self.box_head(pool(self, features, moved)))
-        return RegionBatch(embeddings, classes, labels=labels[rows], views=views, cells=pooled[rows])
+        if PAIRS in self.needs:
+            pairs = self.captioned_images(features, [each.image_size for each in proposals], captions)
+        cells = sampled.pooled[rows] if CELLS in self.needs else None
+        of_named = dict(labels=labels[rows], views=views, cells=cells, pairs=pairs)
+        return RegionBatch(sampled.embeddings[rows], classes, **of_named)
+
+    def captioned_images(
+        self,
+        features: dict[str, Tensor],
+        sizes: Sequence[tuple[int, int]],
+        captions: list[tuple[str, Tensor]] | None,
+    ) -> CaptionedImages:
+        """The images that have a caption, each as one region.
+
+        Args:
+            features: the pyramid's maps by name.
+            sizes: (height, width) of each image.
+            captions: of each image, and their embeddings (D,); "" for none.
+        """
+        if captions is None:
+            raise InputError("expected the mapper to give 'caption' for each photo, got none: give it sentences")
+        pooled = pool(self, features, [_whole(*pair) for pair in zip(sizes, captions, strict=True)])  # (I, C, P, P)
+        embeddings = self.box_predictor.projection(self.box_head(pooled))  # (I, D)
+        there = [each for each in captions if each[0]]
+        rows = [embedding.to(embeddings) for _, embedding in there]
+        texts = torch.stack(rows) if rows else embeddings.detach()
+        return CaptionedImages(embeddings, texts, tuple(sentence for sentence, _ in there), pooled)
 
     def _predictor_losses(
-        self, pooled: Tensor, box_features: Tensor, proposals: list[Instances], classes: ClassEmbeddings
+        self, sampled: SampledRegions, proposals: list[Instances], classes: ClassEmbeddings
     ) -> dict[str, Tensor]:
-        """Of sampled regions: pooled (R, C, P, P), box features (R, F)."""
-        losses = self.box_predictor.losses(self.box_predictor(box_features, classes.embeddings), proposals)
+        predictions = self.box_predictor.predict(sampled.embeddings, sampled.deltas, classes.embeddings)
+        losses = self.box_predictor.losses(predictions, proposals)
         if self.iou_head is not None:
-            losses.update(self.iou_head.losses(self.iou_head(box_features), proposals))
+            losses.update(self.iou_head.losses(self.iou_head(sampled.box_features), proposals))
         return losses
+
+
+def captioned_regions(
+    embeddings: Tensor, proposals: list[Instances], classes: ClassEmbeddings, words: list[Tensor] | None
+) -> RegionBatch:
+    """All regions (R, D) of a step's proposals, and the words (W, D) of their images' captions."""
+    if words is None:
+        raise InputError("expected the mapper to give 'caption_words' for each photo, got none: give it captions")
+    counts = torch.tensor([len(each) for each in proposals], device=embeddings.device)
+    indices = torch.arange(len(proposals), device=embeddings.device).repeat_interleave(counts)
+    return RegionBatch(embeddings, classes, words=words, image_indices=indices)
+
+
+def _whole(size: tuple[int, int], caption: tuple[str, Tensor]) -> Instances:
+    """An image as its own only region; no region where it has no caption."""
+    height, width = size
+    whole = Instances(size)
+    device = caption[1].device
+    boxes = torch.tensor([[0.0, 0.0, width, height]], device=device)
+    whole.proposal_boxes = Boxes(boxes if caption[0] else boxes[:0])
+    return whole
 
 
 def _moved(proposals: Instances) -> Instances:

@@ -2,7 +2,8 @@
 
 An objective is a file of its own: a pure function, and a small class on `Objective`. ROI heads take any list of them.
 
-Shape letters: M regions over all images of a step, D embedding width, K classes, C channels, P pooled side.
+Shape letters: M regions over all images of a step, I whole images with a caption, D embedding width, K classes,
+C channels, P pooled side.
 """
 
 from __future__ import annotations
@@ -18,8 +19,24 @@ from torch.distributed.nn.functional import all_gather
 
 from ovdet.class_embeddings import ClassEmbeddings
 
-TEACHER, LABELS, VIEWS, CELLS, CAPTIONS = "teacher", "labels", "views", "cells", "captions"
-_TOGETHER = ({TEACHER}, {CAPTIONS}, {LABELS, VIEWS, CELLS})  # what a batch of regions has
+TEACHER, LABELS, VIEWS, CELLS, CAPTIONS, PAIRS = "teacher", "labels", "views", "cells", "captions", "pairs"
+_TOGETHER = ({TEACHER}, {CAPTIONS}, {LABELS, VIEWS, CELLS, PAIRS})  # what a batch of regions has
+
+
+class CaptionedImages(NamedTuple):
+    """The images of a training step that have a caption, each as one region, and their captions.
+
+    Attributes:
+        embeddings: (I, D), unit norm; of the whole images by the detector, with a gradient.
+        captions: (I, D), unit norm; the captions by the teacher's text encoder.
+        sentences: I captions as they are written.
+        cells: (I, C, P, P), the pooled features of the whole images, with a gradient.
+    """
+
+    embeddings: Tensor
+    captions: Tensor
+    sentences: tuple[str, ...]
+    cells: Tensor
 
 
 class RegionBatch(NamedTuple):
@@ -34,6 +51,7 @@ class RegionBatch(NamedTuple):
         cells: (M, C, P, P), the regions' pooled features, with a gradient.
         words: (W, D) of each image: the embeddings of its caption's words, unit norm; W may be 0.
         image_indices: (M,), where there are words: which image a region is of.
+        pairs: whole images and their captions.
     """
 
     embeddings: Tensor
@@ -44,6 +62,7 @@ class RegionBatch(NamedTuple):
     cells: Tensor | None = None
     words: Sequence[Tensor] | None = None
     image_indices: Tensor | None = None
+    pairs: CaptionedImages | None = None
 
     def of_each_image(self) -> list[Tensor]:
         """The embeddings (R, D) of each image's regions."""
@@ -57,11 +76,13 @@ class Objective(nn.Module, ABC):
         name: of its loss in logs.
         needs: what of a RegionBatch it reads beside embeddings and classes: the teacher, of the regions that it saw;
             captions, of all regions that are sampled for classification; or labels, views and cells, of those of
-            them that lie on an object.
+            them that lie on an object, and pairs, of whole images and captions.
+        stays: whether a detector that is not trained any more keeps it, for what it has learned.
     """
 
     name: ClassVar[str]
     needs: ClassVar[frozenset[str]]
+    stays: ClassVar[bool] = False
 
     def __init_subclass__(cls) -> None:
         super().__init_subclass__()

@@ -11,7 +11,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from ovdet.objectives.base import LABELS, TEACHER, Objective, RegionBatch, gather_rows
+from ovdet.objectives.base import LABELS, PAIRS, TEACHER, Objective, RegionBatch, gather_rows
 
 _MIN_TEMPERATURE = 0.01  # CLIP's, for steady steps
 
@@ -77,12 +77,24 @@ class RegionTextInfoNCE(ContrastiveObjective):
         """0-dim."""
         embeddings, labels = gather_rows(batch.embeddings), gather_rows(batch.labels)
         rows = first_of_each_class(labels)
-        texts = self.texts_of(batch.classes.embeddings)[labels[rows]]
+        texts = self.texts_of(labels[rows], batch.classes.embeddings)
         return info_nce_loss(embeddings[rows], texts, self.temperature())
 
-    def texts_of(self, class_embeddings: Tensor) -> Tensor:
-        """(K, D) -> (K, D): the text that is right for a region of each class."""
-        return class_embeddings
+    def texts_of(self, labels: Tensor, class_embeddings: Tensor) -> Tensor:
+        """(M,) in [0, K), (K, D) -> (M, D): the text that is right for a region of each label."""
+        return class_embeddings[labels]
+
+
+class ImageTextInfoNCE(ContrastiveObjective):
+    """CLIP's loss itself, between whole images and their captions: each picks out the other among all of the step."""
+
+    name = "image_info_nce"
+    needs = frozenset((PAIRS,))
+
+    def loss(self, batch: RegionBatch) -> Tensor:
+        """0-dim; images without a caption take no part."""
+        images, captions = gather_rows(batch.pairs.embeddings), gather_rows(batch.pairs.captions)
+        return info_nce_loss(images, captions, self.temperature())
 
 
 class ContrastiveDistillation(ContrastiveObjective):

@@ -11,12 +11,20 @@ from torch import Tensor
 from ovdet.objectives.info_nce import RegionTextInfoNCE
 
 
-def nearest_texts(texts: Tensor) -> Tensor:
-    """(K, D), unit norm -> (K,): of each text the one nearest to it that is not itself; itself where K = 1."""
-    cosines = texts @ texts.T
-    if len(texts) > 1:
-        cosines.fill_diagonal_(-torch.inf)
-    return cosines.argmax(1) if len(texts) else cosines.new_zeros(0, dtype=torch.int64)
+def nearest_texts(labels: Tensor, texts: Tensor) -> Tensor:
+    """The class whose text is nearest to a label's own, and is not that; the label itself where K = 1.
+
+    Args:
+        labels: (M,) in [0, K).
+        texts: (K, D), unit norm.
+
+    Returns:
+        (M,) in [0, K).
+    """
+    if len(texts) < 2:
+        return labels
+    cosines = texts[labels] @ texts.T  # (M, K)
+    return cosines.scatter(1, labels[:, None], -torch.inf).argmax(1)
 
 
 class NearestTexts(RegionTextInfoNCE):
@@ -30,6 +38,6 @@ class NearestTexts(RegionTextInfoNCE):
     def __init__(self, weight: float = 0.2) -> None:
         super().__init__(weight)
 
-    def texts_of(self, class_embeddings: Tensor) -> Tensor:
+    def texts_of(self, labels: Tensor, class_embeddings: Tensor) -> Tensor:
         """See RegionTextInfoNCE."""
-        return class_embeddings[nearest_texts(class_embeddings)]
+        return class_embeddings[nearest_texts(labels, class_embeddings)]

@@ -1,6 +1,6 @@
 """UniCL's objective (arXiv:2204.03610), Florence's too: contrastive both ways, with many right pairs of one class.
 
-Shape letters: M regions over all processes, D embedding width.
+Shape letters: M regions over all processes, I whole images with a caption, D embedding width, K classes.
 """
 
 from __future__ import annotations
@@ -8,7 +8,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from ovdet.objectives.base import LABELS, RegionBatch, gather_rows
+from ovdet.objectives.base import LABELS, PAIRS, RegionBatch, gather_rows
 from ovdet.objectives.info_nce import ContrastiveObjective
 
 
@@ -44,3 +44,18 @@ class UniCL(ContrastiveObjective):
         """0-dim."""
         embeddings, labels = gather_rows(batch.embeddings), gather_rows(batch.labels)
         return unicl_loss(embeddings, batch.classes.embeddings[labels], labels, self.temperature())
+
+
+class CaptionedUniCL(UniCL):
+    """UniCL over regions and whole images at once: a caption is the text of its image alone, as a class of its own."""
+
+    needs = frozenset((LABELS, PAIRS))
+
+    def loss(self, batch: RegionBatch) -> Tensor:
+        """0-dim."""
+        embeddings, labels = gather_rows(batch.embeddings), gather_rows(batch.labels)
+        images, captions = gather_rows(batch.pairs.embeddings), gather_rows(batch.pairs.captions)
+        texts = torch.cat([batch.classes.embeddings[labels], captions])
+        of_images = len(batch.classes.names) + torch.arange(len(images), device=labels.device)
+        rows = torch.cat([embeddings, images])
+        return unicl_loss(rows, texts, torch.cat([labels, of_images]), self.temperature())

@@ -5,7 +5,7 @@ import json
 import pytest
 import torch
 
-from ovdet.data.captions import CaptionWords, content_words, read_captions
+from ovdet.data.captions import CaptionSentences, CaptionWords, content_words, read_captions
 from ovdet.errors import InputError
 
 
@@ -58,3 +58,16 @@ def test_a_caption_of_an_image_as_rows():
     assert all(words(other).shape == (0, 2) for other in (2, 3, 99))
     with pytest.raises(InputError, match="captions with words, got none in 1 images"):
         CaptionWords({"1": ["It is."]}, embed)
+
+
+def test_a_caption_of_an_image_as_a_sentence():
+    read = CaptionSentences({"1": ["A dog.", "a cat"], "2": ["a Dog"], "3": ["."], "4": []}, embed)
+    found = {read(1)[0]: read(1)[1] for _ in range(20)}
+    assert set(found) <= {"a dog", "a cat"}
+    text, embedding = read("2")
+    assert text == "a dog" and embedding.tolist() == [1, 0]  # embedded once
+    for other in (3, 4, 99):
+        text, embedding = read(other)
+        assert text == "" and embedding.tolist() == [0, 0]
+    with pytest.raises(InputError, match="captions with words, got none in 1 images"):
+        CaptionSentences({"1": ["."]}, embed)

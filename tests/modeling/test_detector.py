@@ -24,8 +24,9 @@ from ovdet.modeling.background_names import BackgroundNames
 from ovdet.modeling.region_detection import Regions, build_scorer
 from ovdet.modeling.region_sources import OnlineRegions, StoredRegions
 from ovdet.modeling.roi_heads import move_boxes
-from ovdet.objectives.base import LABELS, VIEWS, Objective
+from ovdet.objectives.base import LABELS, PAIRS, VIEWS, Objective
 from ovdet.objectives.caption_grounding import CaptionGrounding
+from ovdet.objectives.coca import CoCa
 from ovdet.objectives.devise import DeViSE
 from ovdet.objectives.filip import FILIP
 from ovdet.objectives.info_nce import ContrastiveDistillation, RegionTextInfoNCE
@@ -100,7 +101,11 @@ def filip() -> FILIP:
     return FILIP(128, 16, lambda words: torch.nn.functional.normalize(torch.ones(len(words), 16), dim=1))
 
 
-LABELED = [filip, DeViSE, RegionTextInfoNCE, UniCL, NearestTexts, SimCLR, partial(SimSiam, 16)]
+def coca() -> CoCa:
+    return CoCa(128, 16, hidden_width=16, heads=2, num_layers=1)
+
+
+LABELED = [filip, coca, DeViSE, RegionTextInfoNCE, UniCL, NearestTexts, SimCLR, partial(SimSiam, 16)]
 
 
 @pytest.mark.parametrize("build_objective", LABELED)
@@ -153,6 +158,32 @@ def test_captions_are_grounded_in_all_sampled_regions(build, make_inputs, make_u
     inputs = [{**each, "caption_words": make_unit_rows(3 + i, seed=i)} for i, each in enumerate(make_inputs())]
     assert step(model, inputs, classes)["loss_captions"] > 0
     with pytest.raises(InputError, match="expected the mapper to give 'caption_words'"):
+        step(model, make_inputs(), classes)
+
+
+def test_whole_images_and_their_captions(build, make_inputs, make_unit_rows):
+    """A photo without a caption takes no part; an image is embedded as the region of all of it."""
+    seen = []
+
+    class Look(Objective):
+        name, needs = "look", frozenset((PAIRS,))
+
+        def loss(self, batch):
+            seen.append(batch.pairs)
+            return batch.pairs.embeddings.sum()
+
+    model, classes = build(), ClassEmbeddings.of(make_unit_rows(2), ("a", "b"))
+    model.roi_heads.objectives.append(Look())
+    texts = make_unit_rows(2, seed=3)
+    for captions in (("a dog", ""), ("", "a cat by a dog"), ("", "")):
+        given = zip(make_inputs(), captions, texts, strict=True)
+        step(model, [{**each, "caption": text, "caption_embedding": row} for each, text, row in given], classes)
+        pairs = seen.pop()
+        kept = [number for number, caption in enumerate(captions) if caption]
+        assert pairs.sentences == tuple(caption for caption in captions if caption)
+        assert torch.equal(pairs.captions, texts[kept]) or not kept
+        assert pairs.embeddings.shape == (len(kept), 16) and pairs.cells.shape[:2] == (len(kept), 128)
+    with pytest.raises(InputError, match="expected the mapper to give 'caption'"):
         step(model, make_inputs(), classes)
 
 

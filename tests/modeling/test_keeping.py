@@ -14,6 +14,7 @@ from ovdet.errors import InputError
 from ovdet.hub.load import without_training
 from ovdet.modeling.box_predictor import BACKGROUND
 from ovdet.modeling.keeping import KeepingROIHeads
+from ovdet.modeling.roi_heads import SampledRegions
 from ovdet.text.embedder import NameEmbedder
 
 KEPT = ("loss_keep_scores", "loss_keep_embeddings", "loss_keep_boxes")
@@ -42,7 +43,7 @@ def heads(build_tiny, checkpoint):
 
 
 def inputs(heads, labels: list[int], names=("my mug",)):
-    """Pooled features, box features, proposals and classes of as many regions."""
+    """Regions as they are sampled, their proposals and classes."""
     torch.manual_seed(0)
     shape = heads.box_head.fc1.in_features if hasattr(heads.box_head, "fc1") else 16 * 49
     pooled = torch.randn(len(labels), 16, 7, shape // (16 * 7))
@@ -50,7 +51,9 @@ def inputs(heads, labels: list[int], names=("my mug",)):
     proposals.proposal_boxes = proposals.gt_boxes = Boxes(torch.tensor([[5.0, 5, 40, 40]]).repeat(len(labels), 1))
     proposals.gt_classes = torch.tensor(labels, dtype=torch.long)
     embeddings = NameEmbedder("conse", width=384)(names)
-    return pooled, heads.box_head(pooled), [proposals], ClassEmbeddings.of(embeddings, names)
+    box_features = heads.box_head(pooled)
+    sampled = SampledRegions(pooled, box_features, *heads.box_predictor.embed(box_features))
+    return sampled, [proposals], ClassEmbeddings.of(embeddings, names)
 
 
 def test_nothing_is_lost_at_first_and_something_later(heads):
@@ -79,7 +82,7 @@ def test_a_name_that_is_trained_anew_is_not_kept(heads):
     with torch.no_grad():
         heads.box_predictor.projection.linear.weight.mul_(0.5).add_(0.1)
     with EventStorage():
-        _, _, proposals, _ = given = inputs(heads, [0, BACKGROUND])
+        given = inputs(heads, [0, BACKGROUND])
         other = heads._predictor_losses(*given)["loss_keep_scores"]
         same = heads._predictor_losses(*inputs(heads, [0, BACKGROUND], names=("Wheel",)))["loss_keep_scores"]
     assert other != same

@@ -5,19 +5,35 @@ import torch.distributed as dist
 import torch.nn.functional as F
 
 from ovdet.class_embeddings import ClassEmbeddings
-from ovdet.objectives.base import CAPTIONS, CELLS, LABELS, TEACHER, VIEWS, RegionBatch
+from ovdet.objectives.base import CAPTIONS, CELLS, LABELS, PAIRS, TEACHER, VIEWS, CaptionedImages, RegionBatch
 from ovdet.objectives.caption_grounding import CaptionGrounding
+from ovdet.objectives.coca import CaptionedCoCa, CoCa
 from ovdet.objectives.cosine_distillation import CosineDistillation
 from ovdet.objectives.devise import DeViSE
 from ovdet.objectives.filip import FILIP
-from ovdet.objectives.info_nce import ContrastiveDistillation, RegionTextInfoNCE
+from ovdet.objectives.info_nce import ContrastiveDistillation, ImageTextInfoNCE, RegionTextInfoNCE
 from ovdet.objectives.l1_distillation import L1Distillation
 from ovdet.objectives.nearest_texts import NearestTexts
 from ovdet.objectives.relational_distillation import RelationalDistillation
 from ovdet.objectives.self_supervision import SimCLR, SimSiam
-from ovdet.objectives.unicl import UniCL
+from ovdet.objectives.unicl import CaptionedUniCL, UniCL
 
 WIDTH, CLASSES, FEATURES = 8, 5, 12
+
+
+class Letters:
+    """A tokenizer of single letters."""
+
+    size, start, end = 9, 7, 8
+
+    def encode(self, text):
+        return ["abcde x".index(letter) for letter in text]
+
+    def decode(self, tokens):
+        return "".join("abcde x"[token] for token in tokens)
+
+
+OF_COCA = dict(side=2, hidden_width=16, heads=2, max_tokens=6, num_layers=1, tokenizer=Letters())
 BUILD = {
     "l1": L1Distillation,
     "cosine": CosineDistillation,
@@ -30,6 +46,10 @@ BUILD = {
     "simclr": SimCLR,
     "simsiam": lambda: SimSiam(WIDTH),
     "captions": CaptionGrounding,
+    "image_info_nce": ImageTextInfoNCE,
+    "captioned_unicl": CaptionedUniCL,
+    "coca": lambda: CoCa(FEATURES // 4, WIDTH, **OF_COCA),
+    "captioned_coca": lambda: CaptionedCoCa(FEATURES // 4, WIDTH, **OF_COCA),
     "filip": lambda: FILIP(FEATURES // 4, WIDTH, lambda words: torch.cat([unit(1, ord(word)) for word in words])),
 }
 
@@ -70,10 +90,20 @@ def batch_of(objective, student, data) -> RegionBatch:
     given = {
         TEACHER: data["teacher"],
         LABELS: data["labels"],
+        PAIRS: captioned_images(student, data),
         VIEWS: second,
         CELLS: data["first"].reshape(-1, FEATURES // 4, 2, 2),
     }
     return RegionBatch(first, classes, **{key: given[key] for key in objective.needs})
+
+
+def captioned_images(student, data) -> CaptionedImages:
+    """Each region's other view as an image with a caption that says what it is."""
+    labels, seen = data["labels"], data["second"]
+    captions = F.normalize(class_embeddings().embeddings[labels] + 0.05 * data["teacher"], dim=1)
+    sentences = tuple(f"x {'abcde'[label]}" for label in labels)
+    embeddings = F.normalize(student(seen), dim=1)
+    return CaptionedImages(embeddings, captions, sentences, seen.reshape(-1, FEATURES // 4, 2, 2))
 
 
 def work(rank, folder):

@@ -9,17 +9,21 @@ from all_objectives import (
     BUILD,
     CLASSES,
     FEATURES,
+    OF_COCA,
     WIDTH,
+    Letters,
     batch_of,
     class_embeddings,
     loss_and_gradients,
     regions,
     unit,
 )
-from open_clip.loss import ClipLoss
+from open_clip.loss import ClipLoss, CoCaLoss
 
-from ovdet.objectives.base import TEACHER, VIEWS, Objective, RegionBatch
+from ovdet.objectives.base import PAIRS, TEACHER, VIEWS, Objective, RegionBatch
+from ovdet.objectives.caption_decoder import NO_TOKEN, CaptionDecoder, ClipTokenizer
 from ovdet.objectives.caption_grounding import CaptionGrounding, grounding_score
+from ovdet.objectives.coca import CoCa, caption_loss
 from ovdet.objectives.cosine_distillation import cosine_distillation_loss
 from ovdet.objectives.devise import hinge_rank_loss
 from ovdet.objectives.filip import late_interaction
@@ -27,7 +31,7 @@ from ovdet.objectives.info_nce import LearnedTemperature, first_of_each_class, i
 from ovdet.objectives.nearest_texts import nearest_texts
 from ovdet.objectives.relational_distillation import relational_distillation_loss
 from ovdet.objectives.self_supervision import simclr_loss, simsiam_loss
-from ovdet.objectives.unicl import unicl_loss
+from ovdet.objectives.unicl import CaptionedUniCL, unicl_loss
 
 LABELS_OF_SIX = torch.tensor([2, 0, 2, 1, 0, 2])
 
@@ -67,6 +71,8 @@ def loops_over_relations(student, teacher):
 
 
 FIRST, SECOND, TEXTS = (F.normalize(each.double(), dim=1) for each in (unit(6, 1), unit(6, 2), unit(CLASSES, 7)))
+LOGITS = torch.randn(2, 4, WIDTH, dtype=torch.float64, generator=torch.Generator().manual_seed(5))
+WRITTEN = torch.tensor([[1, 5, 2, 7], [3, 7, NO_TOKEN, NO_TOKEN]])
 EXPECTED = {
     "cosine": (cosine_distillation_loss(FIRST, SECOND), F.mse_loss(FIRST, SECOND) * WIDTH / 2),
     "relational": (relational_distillation_loss(FIRST, SECOND), loops_over_relations(FIRST, SECOND)),
@@ -85,6 +91,10 @@ EXPECTED = {
         late_interaction(FIRST.reshape(2, 3, WIDTH), SECOND)[1],
         sum(max(cell @ word for word in SECOND) for cell in FIRST[3:]) / 6
         + sum(max(cell @ word for cell in FIRST[3:]) for word in SECOND) / 12,
+    ),
+    "coca": (  # tokens 1 to 5, the last text is shorter
+        info_nce_loss(FIRST, SECOND, 0.2) + 2 * caption_loss(LOGITS, WRITTEN),
+        sum(CoCaLoss(2.0, 1.0, pad_id=-1)(FIRST, SECOND, LOGITS, WRITTEN, 5.0)),
     ),
     "simsiam": (
         simsiam_loss((FIRST, SECOND), (TEXTS[LABELS_OF_SIX], SECOND)),
@@ -110,6 +120,7 @@ def test_equals_an_independent_computation(name):
         lambda first, second: unicl_loss(first, second, LABELS_OF_SIX, 0.2),
         lambda first, second: simclr_loss(first, second, 0.2),
         lambda first, second: grounding_score(first, second, 0.1),
+        lambda first, second: caption_loss(torch.stack([first[:4], second[:4]]), WRITTEN),
         lambda first, second: late_interaction(first.reshape(2, 3, WIDTH), second),
     ],
 )
@@ -167,6 +178,58 @@ def test_images_without_a_caption_or_a_region_take_no_part():
     assert objective(batch._replace(words=[none] * 4))["loss_captions"] == 0
 
 
+def test_captions_are_classes_of_their_own_in_unicl():
+    """Regions and images in one matrix: images with the labels 5 and 6 beside the five classes."""
+    objective, data = CaptionedUniCL(), regions(4, 0)
+    batch = batch_of(objective, torch.nn.Linear(FEATURES, WIDTH), data)
+    batch = batch._replace(pairs=batch.pairs._replace(embeddings=FIRST[:2].float(), captions=SECOND[:2].float()))
+    rows = torch.cat([batch.embeddings, FIRST[:2].float()])
+    texts = torch.cat([batch.classes.embeddings[data["labels"]], SECOND[:2].float()])
+    expected = loops_over_unicl(rows, texts, [*data["labels"].tolist(), 5, 6], 0.07)
+    torch.testing.assert_close(objective(batch)["loss_unicl"], expected)
+
+
+def decoder(**options) -> CaptionDecoder:
+    torch.manual_seed(0)
+    return CaptionDecoder(4, WIDTH, **{**OF_COCA, **options})
+
+
+def test_a_decoder_sees_what_is_before_and_never_what_comes():
+    model, cells = decoder(num_layers=2), torch.randn(2, 4, 2, 2)
+    read, written = model.encode(["abc", "e"])
+    assert read.tolist() == [[7, 0, 1, 2], [7, 4, 8, 8]] and written.tolist() == [[0, 1, 2, 8], [4, 8, -1, -1]]
+    logits = model(cells, FIRST[:2].float(), read)
+    for place, other in enumerate((7, 3, 3, 3)):
+        changed = model(cells, FIRST[:2].float(), read.index_fill(1, torch.tensor([place]), other))
+        assert torch.allclose(changed[:, :place], logits[:, :place], atol=1e-6)
+        assert place == 0 or not torch.allclose(changed[:, place:], logits[:, place:], atol=1e-6)
+    for seen in ((cells + 1, FIRST[:2]), (cells, FIRST[2:4])):
+        assert not torch.allclose(model(seen[0], seen[1].float(), read), logits, atol=1e-6)
+
+
+def test_what_is_written_is_the_likeliest_token_after_token():
+    model, cells, embeddings = decoder(), torch.randn(3, 4, 2, 2), FIRST[:3].float()
+    found = model.write(cells, embeddings)
+    read, _ = model.encode([text for text, _ in found])
+    log_probabilities = model(cells, embeddings, read).log_softmax(-1)
+    for row, (text, probability) in enumerate(found):
+        tokens = [*Letters().encode(text), Letters.end][: OF_COCA["max_tokens"]]
+        steps = log_probabilities[row, : len(tokens)] if len(tokens) <= read.shape[1] else None
+        assert steps is not None and steps.argmax(-1).tolist() == tokens
+        assert probability == pytest.approx(steps.amax(-1).mean().exp().item(), rel=1e-4)
+    assert model.write(cells[:0], embeddings[:0]) == []
+
+
+def test_clip_s_tokens_and_captions_of_names():
+    tokenizer = ClipTokenizer()
+    assert tokenizer.decode([tokenizer.start, *tokenizer.encode("A red-hot Toaster")]) == "a red - hot toaster"
+    objective = CoCa(4, WIDTH, templates=["a photo of {article} {}"], **OF_COCA)
+    assert objective.captions_of(["umbrella", "traffic_light"]) == [
+        "a photo of an umbrella",
+        "a photo of a traffic light",
+    ]
+
+
 def share_right(cosines: torch.Tensor, right: torch.Tensor) -> float:
     return float((cosines.argmax(1) == right).float().mean())
 
@@ -175,7 +238,7 @@ def accuracy(objective: Objective, batch: RegionBatch, data) -> float:
     """How often the nearest is the right one: the class, or what else the objective speaks of."""
     texts = batch.classes.embeddings
     if objective.name == "nearest_texts":
-        return share_right(batch.embeddings @ texts.T, nearest_texts(texts)[data["labels"]])
+        return share_right(batch.embeddings @ texts.T, nearest_texts(data["labels"], texts))
     if objective.name == "distill_relations":  # blind to rotations: the nearest other region is of the same class
         nearest = (batch.embeddings @ batch.embeddings.T).fill_diagonal_(-1).argmax(1)
         return float((data["labels"][nearest] == data["labels"]).float().mean())
@@ -183,6 +246,13 @@ def accuracy(objective: Objective, batch: RegionBatch, data) -> float:
         cells = F.normalize(objective.projection(batch.cells.flatten(2).transpose(1, 2)), dim=2)
         scores = [late_interaction(cells, words) for words in objective.words_of(batch.classes.names)]
         return share_right(torch.stack(scores, 1), data["labels"])
+    if objective.name == "coca":
+        told = objective.decoder.write(batch.cells, batch.embeddings)
+        if objective.needs & {PAIRS}:  # cells of images and of regions are alike here: it may speak of either
+            return sum(text[-1] == "abcde"[label] for (text, _), label in zip(told, data["labels"], strict=True)) / 60
+        return sum(text == f"a {'abcde'[label]}" for (text, _), label in zip(told, data["labels"], strict=True)) / 60
+    if objective.name == "image_info_nce":
+        return share_right(batch.pairs.embeddings @ texts.T, data["labels"])
     if VIEWS in objective.needs:
         return share_right(batch.embeddings @ batch.views.T, torch.arange(len(batch.embeddings)))
     return share_right(batch.embeddings @ texts.T, data["labels"])
@@ -193,10 +263,11 @@ def test_alone_it_lowers_its_loss_and_beats_chance(name):
     """On regions that it has not seen."""
     torch.manual_seed(0)
     objective, student = BUILD[name](), torch.nn.Linear(FEATURES, WIDTH)
+    steps = 60 if objective.name == "coca" else 150
     optimizer = torch.optim.Adam([*student.parameters(), *objective.parameters()], lr=0.02)
     new = regions(60, 1)
     before = sum(objective(batch_of(objective, student, new)).values()).item()
-    for step in range(150):
+    for step in range(steps):
         optimizer.zero_grad()
         sum(objective(batch_of(objective, student, regions(40, 100 + step))).values()).backward()
         optimizer.step()
@@ -213,8 +284,9 @@ def test_pairs_of_which_none_is_another_s_double():
 
 def test_neighbours_of_texts():
     texts = F.normalize(torch.tensor([[1.0, 0], [1, 0.1], [0, 1]]), dim=1)
-    assert nearest_texts(texts).tolist() == [1, 0, 1]
-    assert nearest_texts(texts[:1]).tolist() == [0] and nearest_texts(texts[:0]).tolist() == []
+    assert nearest_texts(torch.tensor([0, 1, 2, 0]), texts).tolist() == [1, 0, 1, 1]
+    none = torch.zeros(0, dtype=torch.int64)
+    assert nearest_texts(none + 0, texts).tolist() == [] and nearest_texts(torch.tensor([0]), texts[:1]).tolist() == [0]
 
 
 def test_a_temperature_stays_above_its_least():
@@ -225,7 +297,9 @@ def test_a_temperature_stays_above_its_least():
 
 
 def test_an_objective_that_nobody_can_serve_is_no_class():
-    with pytest.raises(TypeError, match="Wish to need teacher, or captions, or cells and labels and views, got masks"):
+    with pytest.raises(
+        TypeError, match="Wish to need teacher, or captions, or cells and labels and pairs and views, got masks"
+    ):
 
         class Wish(Objective):
             name, needs = "wish", frozenset(("masks",))

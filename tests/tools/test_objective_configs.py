@@ -7,7 +7,11 @@ import pytest
 CONFIGS = {
     "devise": {"devise"},
     "clip": {"info_nce"},
+    "clip_captions": {"info_nce", "image_info_nce"},
     "unicl": {"unicl"},
+    "unicl_captions": {"unicl"},
+    "coca": {"coca"},
+    "coca_captions": {"coca"},
     "slip": {"info_nce", "simclr"},
     "declip": {"info_nce", "simsiam", "nearest_texts"},
     "distill_cosine": {"distill_cosine"},
@@ -39,7 +43,7 @@ def test_two_steps_and_an_evaluation(trained, run_tool, tmp_path, name):
     config = f"configs/lite/{name}.py"
     overrides = [f"dataset.root={trained.output.parent}/data", f"train.output_dir={tmp_path}/run", *LITTLE]
     overrides += ["train.freeze=backbone"] * (name != "lit")
-    if name == "ovr_cnn":
+    if name == "ovr_cnn" or name.endswith("_captions"):
         captions = {str(number): ["a red circle and a blue square"] for number in range(16)}
         (tmp_path / "captions.json").write_text(json.dumps({"captions": captions}))
         overrides.append(f"dataset.captions={tmp_path}/captions.json")
