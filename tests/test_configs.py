@@ -71,9 +71,10 @@ def test_instantiates(file, tmp_path):
         if loader.mapper.get("region_store") is not None:
             assert re.match(r".*/regions\w*$", loader.mapper.region_store.path)
             loader.mapper.region_store = None
-        if loader.mapper.get("captions") is not None:
-            assert loader.mapper.captions.captions.endswith("captions_train.json")
-            loader.mapper.captions = None
+        for key in ("captions", "sentences"):
+            if loader.mapper.get(key) is not None:
+                assert loader.mapper[key].captions.endswith("captions_train.json")
+                loader.mapper[key] = None
         instantiate(loader.mapper)
     expected_classes = {"closed_set": "ClosedSetRCNN"}.get(file.stem, "OpenVocabRCNN")
     assert type(model).__name__ == expected_classes
