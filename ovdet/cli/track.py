@@ -2,14 +2,18 @@
 
 ovdet track clip.mp4 --names "person, red car"
 ovdet track a.mp4 videos --names names.txt --line 0,300,640,300 --output output/track
+ovdet track 0 --names person
+ovdet track rtsp://10.0.0.7/stream --names "person, parcel" --output output/door
 ovdet track https://example.org/street.mp4 --names "bus; coach" --zone "10,10 300,10 300,200"
 """
 
 from __future__ import annotations
 
 import argparse
+from collections.abc import Iterator
 from contextlib import closing
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 from ovdet.cli.arguments import add_json_argument, say
 from ovdet.cli.detect import (
@@ -22,10 +26,18 @@ from ovdet.cli.detect import (
 from ovdet.errors import InputError
 from ovdet.files import require_path
 
+if TYPE_CHECKING:
+    from ovdet.inference.live import Camera
+    from ovdet.inference.media import Video
+    from ovdet.inference.predictor import OpenVocabPredictor
+    from ovdet.inference.stream import StreamedPhoto
+    from ovdet.inference.tiles import TiledPredictor
+
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     add = parser.add_argument
-    add("videos", nargs="+", metavar="VIDEO|FOLDER|URL", help="files, folders of them, addresses (rtsp://, http://)")
+    what = "files, folders of them, addresses (rtsp://, http://), a camera's number; Ctrl-C ends what is live"
+    add("videos", nargs="+", metavar="VIDEO|FOLDER|URL|0", help=what)
     add("--output", default="output/track", metavar="DIR", help="for NAME.mp4 and NAME.jsonl (default: %(default)s)")
     add_name_arguments(parser)
     add_predictor_arguments(parser)
@@ -61,8 +73,8 @@ def run(arguments: argparse.Namespace) -> None:
         path = free_path(output, video.path, ".mp4", taken)
         taken.add(path.resolve())
         counters = Counters(line, zone) if line or zone else None
-        wanted = {**limits, "threshold": tracker.wanted(), "batch_size": arguments.batch_size}
-        with closing(predictor.stream(video, **wanted)) as photos:
+        wanted = {**limits, "threshold": tracker.wanted()}
+        with closing(_detect(predictor, video, wanted, arguments.batch_size)) as photos:
             shown = track(photos, "tracking", total=video.num_frames, console=Console(stderr=True))
             done = track_video(shown, tracker, path, rate=video.rate, counters=counters)
         most = ", ".join(f"{number} {name}" for name, number in done.objects.items()) or "nothing"
@@ -71,6 +83,17 @@ def run(arguments: argparse.Namespace) -> None:
         text = f"{done.video}: {done.frames} frame{'' if done.frames == 1 else 's'}; {most}{told}"
         values = {"video": video.name, "output": str(done.video), "lines": str(done.lines), "frames": done.frames}
         say(arguments, text, {**values, "objects": done.objects, **done.counted})
+
+
+def _detect(
+    predictor: OpenVocabPredictor | TiledPredictor, video: Video | Camera, limits: dict[str, Any], batch_size: int
+) -> Iterator[StreamedPhoto]:
+    """A video's frames and what is on them; of a live one none is read ahead, as it would be old by then."""
+    from ovdet.inference.stream import StreamedPhoto
+
+    if not video.is_live:
+        return predictor.stream(video, batch_size=batch_size, **limits)
+    return (StreamedPhoto(frame, predictor(frame, **limits), frame.rgb) for frame in video.timed_frames())
 
 
 def parse_points(text: str | None, option: str, least: int, most: int) -> tuple[tuple[float, float], ...] | None:

@@ -20,6 +20,7 @@ import numpy as np
 from ovdet.data.images import find_images
 from ovdet.errors import InputError, first_line
 from ovdet.files import require_path
+from ovdet.inference.live import MAX_RATE, USUAL_RATE, Camera, newest
 from ovdet.inference.photo import Frame
 
 av.logging.set_level(None)  # quiet: what cannot be read is told in one line below
@@ -27,7 +28,7 @@ VIDEO_SUFFIXES = {
     *(".3g2", ".3gp", ".asf", ".avi", ".divx", ".f4v", ".flv", ".m2ts", ".m4v", ".mjpeg", ".mkv", ".mov", ".mp4"),
     *(".mpeg", ".mpg", ".mts", ".mxf", ".ogv", ".qt", ".ts", ".vob", ".webm", ".wmv", ".y4m"),
 }
-USUAL_RATE, MAX_RATE = 25.0, 100_000.0  # frames per second: where a file does not say, and what is nonsense
+_PATIENCE = (10.0, 30.0)  # seconds until an address is opened, and until the next part of it comes
 _REMOTE = re.compile("[a-z][a-z0-9+.-]+://", re.IGNORECASE)
 SAMPLES = ("chelsea.png", "coffee.png", "motorcycle_left.png")  # of scikit-image; free to use
 
@@ -50,20 +51,21 @@ def find_inputs(paths: Sequence[str]) -> tuple[list[Path], list[Video]]:
     return (images if paths else sample_images()), videos
 
 
-def find_videos(paths: Sequence[str]) -> list[Video]:
+def find_videos(paths: Sequence[str]) -> list[Video | Camera]:
     """Videos that paths name, in their order.
 
     Args:
-        paths: files, folders (their videos, in the order of their names), addresses that FFmpeg reads.
+        paths: files, folders (their videos, in the order of their names), addresses that FFmpeg reads, numbers of
+            cameras.
 
     Raises:
-        InputError: there is no such file, a folder without videos, or what FFmpeg cannot read.
+        InputError: there is no such file or camera, a folder without videos, or what FFmpeg cannot read.
     """
     found = []
     for path in paths:
         if path.isdecimal() and not Path(path).exists():
-            raise InputError(f"expected files, folders or addresses, got a camera: {path}; give its address")
-        if _REMOTE.match(path):
+            found.append(Camera.open(int(path)))
+        elif _REMOTE.match(path):
             found.append(Video.open_address(path))
         elif Path(require_path(path)).is_dir():
             files = sorted(file for file in Path(path).iterdir() if is_video(file) and not file.name.startswith("."))
@@ -102,12 +104,14 @@ class Video:
         rate: frames per second, in the mean where it varies.
         num_frames: as the file says, which need not be true; None where it does not say.
         address: of what is no file here; None for a file.
+        is_live: whether it comes at its own pace: an address of something without a length.
     """
 
     path: Path
     rate: float
     num_frames: int | None
     address: str | None = None
+    is_live: bool = False
 
     @property
     def name(self) -> str:
@@ -137,9 +141,10 @@ class Video:
 
     @classmethod
     def _opened(cls, place: str | Path, path: Path, address: str | None) -> Video:
-        with _opened(place) as (_, stream):
-            rate = float(stream.average_rate or 0)
-            return cls(path, rate if 0 < rate < MAX_RATE else USUAL_RATE, stream.frames or None, address)
+        with _opened(place) as (container, stream):
+            rate, is_live = float(stream.average_rate or 0), address is not None and container.duration is None
+            rate = rate if 0 < rate < MAX_RATE else USUAL_RATE
+            return cls(path, rate, stream.frames or None, address, is_live)
 
     def __iter__(self) -> Iterator[np.ndarray]:
         """Each frame as (H, W, 3) contiguous uint8 RGB; upright, where the file says how it was held.
@@ -152,12 +157,17 @@ class Video:
     def timed_frames(self) -> Iterator[Frame]:
         """Frames with the seconds since the first one at which each is shown, by the file's own time stamps.
 
+        Of what is live the newest frame each time; those that came meanwhile are left out.
+
         Raises:
-            InputError: not even the first frame can be read.
+            InputError: not even the first frame can be read, or the connection broke off.
         """
+        return newest(self._frames()) if self.is_live else self._frames()
+
+    def _frames(self) -> Iterator[Frame]:
         number, first = 0, None
         with _opened(self.name) as (container, stream):
-            for frame in _decoded(container, stream):
+            for frame in _decoded(container, stream, self.name):
                 first = frame.time if first is None else first
                 seconds = number / self.rate if frame.time is None or first is None else frame.time - first
                 turns = round(frame.rotation / 90) % 4  # counterclockwise
@@ -167,17 +177,22 @@ class Video:
             raise InputError(f"expected a video, got {self.name}, of which no frame can be read")
 
 
-def _decoded(container: av.container.InputContainer, stream: av.VideoStream) -> Iterator[av.VideoFrame]:
+def _decoded(container: av.container.InputContainer, stream: av.VideoStream, name: str) -> Iterator[av.VideoFrame]:
     """Frames that can be decoded: a file that was cut off ends where it ends, a broken frame is left out."""
-    for packet in container.demux(stream):
-        with contextlib.suppress(av.error.FFmpegError):
-            yield from packet.decode()
+    try:
+        for packet in container.demux(stream):
+            with contextlib.suppress(av.error.FFmpegError):
+                yield from packet.decode()
+    except (av.error.FFmpegError, OSError) as error:
+        raise InputError(f"expected the rest of {name}, it cannot be read: {first_line(error)}") from error
 
 
 @contextmanager
 def _opened(path: str | Path) -> Iterator[tuple[av.container.InputContainer, av.VideoStream]]:
+    is_remote = bool(_REMOTE.match(str(path)))
+    options = {"rtsp_flags": "prefer_tcp"} if str(path).lower().startswith("rtsp") else {}
     try:
-        container = av.open(str(path))
+        container = av.open(str(path), options=options, timeout=_PATIENCE if is_remote else None)
     except (av.error.FFmpegError, OSError, ValueError) as error:
         raise InputError(f"expected a video, got {path}, which FFmpeg cannot read: {first_line(error)}") from error
     with container:

@@ -5,6 +5,7 @@ import http.server
 import json
 import threading
 
+import cv2
 import numpy as np
 import pytest
 import torch
@@ -15,6 +16,7 @@ from ovdet.cli.track import parse_points
 from ovdet.errors import InputError
 from ovdet.inference.detections import Detections
 from ovdet.inference.media import Video
+from ovdet.inference.photo import to_rgb
 from ovdet.inference.video_writer import writing_video
 
 
@@ -31,7 +33,7 @@ class Spy(Streaming):
     def __call__(self, image, **shown):
         self.asked.append(shown)
         boxes = np.float32([[10, 10, 50, 50]])
-        return Detections(boxes, np.float32([0.9]), np.array([0]), ("dog",), image.shape[:2])
+        return Detections(boxes, np.float32([0.9]), np.array([0]), ("dog",), to_rgb(image).shape[:2])
 
 
 @pytest.fixture
@@ -81,12 +83,24 @@ def test_an_address(track, videos, tmp_path):
     assert code == 0 and "out/a.mp4: 8 frames; 1 dog" in out, err
 
 
+def test_a_camera_until_it_is_unplugged(track, videos, tmp_path, monkeypatch):
+    """A file stands in for it. What came before is there, whole."""
+    opened = cv2.VideoCapture
+    monkeypatch.setattr(cv2, "VideoCapture", lambda number: opened(str(videos / "a.mp4")))
+    code, out, err = track(0)
+    assert code == 2 and "camera 0, got none after 8 frames: unplugged?" in err.splitlines()[-1]
+    rows = [json.loads(line) for line in (tmp_path / "out/camera_0.jsonl").read_text().splitlines()]
+    assert 1 <= len(rows) == len(list(Video.open(tmp_path / "out/camera_0.mp4"))) <= 8
+
+
 @pytest.mark.parametrize(
     ("words", "told"),
     [
         (("none.mp4",), "none.mp4, which is not a file"),
         (("configs",), "expected videos in configs"),
-        (("0",), "got a camera"),
+        (("0",), "expected camera 0 to answer"),
+        (("x.mp4", "rtsp://127.0.0.1:9/door"), "x.mp4"),
+        (("rtsp://127.0.0.1:9/door",), "which FFmpeg cannot read"),
         (("http://127.0.0.1:9/x.mp4",), "which FFmpeg cannot read"),
         (("README.md",), "expected a video, got README.md"),
         (("x.mp4", "--line", "1,2,3"), "--line"),

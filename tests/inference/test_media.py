@@ -67,7 +67,7 @@ def test_a_rate_that_is_none(tmp_path, monkeypatch, rate):
     (tmp_path / "clip.webm").write_bytes(b"whatever")
     stream = SimpleNamespace(average_rate=rate, frames=0)
     container = MagicMock(streams=SimpleNamespace(video=[stream]))
-    monkeypatch.setattr(media.av, "open", lambda path: container)
+    monkeypatch.setattr(media.av, "open", lambda path, **options: container)
     video = Video.open(tmp_path / "clip.webm")
     assert (video.rate, video.num_frames) == (USUAL_RATE, None)
 
