@@ -17,6 +17,8 @@ from torch import Tensor
 from ovdet.errors import InputError
 from ovdet.files import atomic_write
 
+VOCABULARY = "names-"  # how keys of vocabularies begin
+MAX_VOCABULARIES = 1000  # that are kept, about 0.1 MB each
 _SHIPPED = Path(__file__).parent / "assets/embeddings"  # of ImageNet's classes by the embedded teacher
 
 
@@ -43,7 +45,16 @@ def cached_embeddings(key: str, shape: tuple[int, int], compute: Callable[[], Te
         embeddings = compute().float().cpu().contiguous()
         with contextlib.suppress(InputError):
             atomic_write(path, safetensors.torch.save({"embeddings": embeddings}))
+            _remove_oldest(path.parent)
     return embeddings
+
+
+def _remove_oldest(folder: Path) -> None:
+    """Keep the newest MAX_VOCABULARIES: a server is asked for ever new ones."""
+    with contextlib.suppress(OSError):  # of another process that removes the same
+        files = sorted(folder.glob(f"{VOCABULARY}*"), key=lambda file: file.stat().st_mtime)
+        for file in files[:-MAX_VOCABULARIES]:
+            file.unlink(missing_ok=True)
 
 
 def _read(path: Path, shape: tuple[int, int]) -> Tensor | None:

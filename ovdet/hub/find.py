@@ -13,7 +13,7 @@ from torch import nn
 
 from ovdet.engine.config import apply_overrides, load_config, read_run_values
 from ovdet.errors import InputError, first_line
-from ovdet.hub.model_folder import CARD, CONFIG, WEIGHTS, read_model_config
+from ovdet.hub.model_folder import CARD, CONFIG, NAMES, WEIGHTS, read_model_config
 from ovdet.hub.parts import check_run_parts
 from ovdet.hub.published.weights import PREFIXES, fetch_published
 from ovdet.hub.zero_shot import zero_shot_config
@@ -121,7 +121,8 @@ def _fetch(name: str) -> Path:
         raise InputError(f"expected {HUB}OWNER/NAME or {HUB}OWNER/NAME@REVISION, got {name}")
     try:
         with offline_where_unreachable():
-            folder = snapshot_download(repository, revision=revision or None, allow_patterns=[CONFIG, WEIGHTS, CARD])
+            files = [CONFIG, WEIGHTS, NAMES, CARD]
+            folder = snapshot_download(repository, revision=revision or None, allow_patterns=files)
     except Exception as error:  # whatever the hub's client raises
         raise InputError(f"expected a model on the hub, {name} cannot be had: {first_line(error)}") from error
     if not (Path(folder) / CONFIG).is_file():

@@ -1,4 +1,4 @@
-"""A trained detector as a folder to be passed on: config.json, model.safetensors and a model card, README.md.
+"""A trained detector as a folder to be passed on: config.json, model.safetensors, names and a model card, README.md.
 
 A training run's config.yaml is a program; a folder from somewhere else must not be one. config.json is plain data: the
 names of the detector's parts, see parts.py, and what they are built with. Weights are kept in half precision.
@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import logging
 import os
 from collections.abc import Mapping
 from copy import deepcopy
@@ -25,17 +26,23 @@ from safetensors.torch import save
 from torch import Tensor
 
 from ovdet.data.mapper import OpenVocabMapper
-from ovdet.engine.checkpoint import HEADER, read_checkpoint
+from ovdet.engine.checkpoint import HEADER, known_classes, read_checkpoint
 from ovdet.engine.options import TrainOptions
 from ovdet.engine.version_0_1 import upgrade_config, upgrade_weights
 from ovdet.errors import InputError, first_line
 from ovdet.files import atomic_write, temporary_path
 from ovdet.hub.load import check_own, find_weights, load_detector, without_training
 from ovdet.hub.parts import check_build, check_parts, to_data
+from ovdet.text.class_names import distinct_names
 from ovdet.text.embedder import NameEmbedder
+from ovdet.text.embeddings import TextEmbeddings
+from ovdet.text.prompts import resolve_templates
 from ovdet.typed import checked, decoded
 
+logger = logging.getLogger(__name__)
+
 CONFIG, WEIGHTS, CARD = "config.json", "model.safetensors", "README.md"
+NAMES = "names.safetensors"  # embeddings of the names that the detector knows: asked for them it needs no text encoder
 FORMAT, _FORMAT_0_1 = "ovdet model 2", "ovdet model 1"
 Width = Annotated[int, msgspec.Meta(ge=1, le=65_536)]
 Templates = str | Annotated[list[str], msgspec.Meta(max_length=1000)]
@@ -106,8 +113,32 @@ def write_model_folder(config: DictConfig, weights: str, folder: str | Path, *, 
         "model": to_data(without_training(config).model),
     }
     check_parts(content["model"], "the config")
-    save_model_folder(folder, content, detector.state_dict(), header=header, card=card)
+    names = known_names(embed_names, header)
+    save_model_folder(folder, content, detector.state_dict(), header=header, card=card, names=names)
     return content
+
+
+def known_names(embed_names: NameEmbedder, header: Mapping[str, Any]) -> TextEmbeddings | None:
+    """Embeddings of the names that a detector was trained on, by its text encoder.
+
+    Args:
+        embed_names: of the detector.
+        header: of its checkpoint.
+
+    Returns:
+        None where the header names none, or the text encoder cannot be had.
+    """
+    names = embed_names.known_of(distinct_names(known_classes(header) or ()))
+    if not names:
+        return None
+    try:
+        matrix, fingerprint = embed_names(names), embed_names.fingerprint
+    except InputError as error:
+        logger.warning("packed without embeddings of the trained names, each use asks the text encoder: %s", error)
+        return None
+    return TextEmbeddings(
+        matrix, names, resolve_templates(embed_names.templates), embed_names.teacher_name, fingerprint
+    )
 
 
 def save_model_folder(
@@ -118,8 +149,9 @@ def save_model_folder(
     header: Mapping[str, Any],
     card: str,
     half: bool = True,
+    names: TextEmbeddings | None = None,
 ) -> None:
-    """Write the three files of a model folder.
+    """Write the files of a model folder.
 
     Args:
         folder: created; files of these names in it are replaced.
@@ -128,6 +160,7 @@ def save_model_folder(
         header: the checkpoint's.
         card: the text of README.md, Markdown.
         half: weights in half precision.
+        names: see `known_names`.
 
     Raises:
         InputError: the folder holds something else, or cannot be written to.
@@ -143,7 +176,10 @@ def save_model_folder(
             stream.flush()
             os.fsync(stream.fileno())
         with contextlib.suppress(OSError):
-            (folder / CONFIG).unlink(missing_ok=True)  # it would not fit the new weights
+            for older in (CONFIG, NAMES):  # they would not fit the new weights
+                (folder / older).unlink(missing_ok=True)
+    if names is not None:
+        names.save(folder / NAMES)
     atomic_write(folder / CARD, card.encode())
     atomic_write(folder / CONFIG, (json.dumps(content, indent=1) + "\n").encode())
 
@@ -201,6 +237,7 @@ def read_model_config(path: str | Path) -> DictConfig:
         templates="${teacher.templates}",
         file="${teacher.embeddings}",
         fingerprint=teacher["fingerprint"] or None,
+        known=str(folder / NAMES) if (folder / NAMES).is_file() else None,
     )
     parts = {
         "model": content["model"],

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 from ovdet.errors import InputError, first_line
 from ovdet.hub.find import HUB
-from ovdet.hub.model_folder import CARD, CONFIG, WEIGHTS
+from ovdet.hub.model_folder import CARD, CONFIG, NAMES, WEIGHTS
 from ovdet.quiet import quiet_libraries
 
 if TYPE_CHECKING:
@@ -67,7 +67,7 @@ def check_can_push(repository: str) -> None:
 def push_model_folder(
     folder: str | Path, repository: str, *, private: bool = False, api: HfApi | None = None
 ) -> tuple[str, str]:
-    """Upload a model folder's three files in one commit.
+    """Upload a model folder's files in one commit.
 
     Args:
         folder: see `write_model_folder`; stays as it is.
@@ -94,7 +94,7 @@ def push_model_folder(
             commit = api.upload_folder(
                 repo_id=repository,
                 folder_path=folder,
-                allow_patterns=[CONFIG, WEIGHTS, CARD],
+                allow_patterns=[CONFIG, WEIGHTS, NAMES, CARD],
                 commit_message="Model folder by ovdet",
             )
     except Exception as error:  # whatever the hub's client raises

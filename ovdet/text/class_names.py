@@ -38,6 +38,14 @@ def names_among(names: Iterable[str], others: Iterable[str]) -> list[str]:
     return [name for name in names if normalize_class_name(name) in known]
 
 
+def distinct_names(names: Iterable[str]) -> list[str]:
+    """The names without those that are the same as an earlier one."""
+    first: dict[str, str] = {}
+    for name in names:
+        first.setdefault(normalize_class_name(name), name)
+    return list(first.values())
+
+
 def nearest_name(name: str, known: Iterable[str]) -> str:
     """The end of a message about a name that is not known: " (near it: 'dog')", or "" where none is like it."""
     spelling = {normalize_class_name(other): other for other in known}

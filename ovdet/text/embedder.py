@@ -13,12 +13,13 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from ovdet.cache import cached_embeddings
+from ovdet.cache import VOCABULARY, cached_embeddings
 from ovdet.errors import InputError
 from ovdet.teachers.base import Teacher, digest
 from ovdet.teachers.registry import load_teacher
-from ovdet.text.class_names import with_nearest
+from ovdet.text.class_names import normalize_class_name, with_nearest
 from ovdet.text.embeddings import TextEmbeddings, check_space, embed_vocabulary, load_embeddings
+from ovdet.text.prompts import resolve_templates
 from ovdet.text.vocabulary import Vocabulary
 
 MAX_KNOWN = 50_000  # names that are kept in memory, the newest
@@ -39,6 +40,7 @@ class NameEmbedder:
         file: str | Path | None = None,
         fingerprint: str | None = "",
         device: str = "cpu",
+        known: str | Path | None = None,
     ) -> None:
         """
         Args:
@@ -49,6 +51,8 @@ class NameEmbedder:
             fingerprint: that the teacher must have; "" takes any, and asks the teacher for its own; None takes any, and
                 leaves it unknown, so that no teacher is loaded to compare spaces with (weights published elsewhere).
             device: of the teacher's text encoder.
+            known: an embeddings file of names that this teacher with these templates made before (a model folder has
+                one); another teacher's or of other templates it is left alone.
         """
         self.teacher_name = teacher
         self.width = width
@@ -61,7 +65,15 @@ class NameEmbedder:
         self._read = None if file is None else load_embeddings(file)
         if self._read is not None:
             self.check(self._read)
-            self._known.update(((name,), row) for name, row in zip(self._read.names, self._read.matrix, strict=True))
+            self._remember(self._read)
+        elif known is not None:
+            made = load_embeddings(known)
+            if made.teacher == teacher and made.prompts == resolve_templates(self.templates) and fingerprint != "":
+                check_space(made, {"width": width, "fingerprint": fingerprint}, f" in {known}")
+                self._remember(made)
+
+    def _remember(self, embeddings: TextEmbeddings) -> None:
+        self._known.update((_key([name]), row) for name, row in zip(embeddings.names, embeddings.matrix, strict=True))
 
     @cached_property
     def _teacher(self) -> Teacher:
@@ -105,7 +117,7 @@ class NameEmbedder:
 
     def known_of(self, names: Sequence[str]) -> tuple[str, ...]:
         """Those of the names that can be embedded: all by a teacher, those it holds by a file."""
-        return tuple(name for name in names if self._file is None or (name,) in self._known)
+        return tuple(name for name in names if self._file is None or _key([name]) in self._known)
 
     def __call__(self, names: Sequence[str] | Vocabulary) -> Tensor:
         """Class names -> (K, D) float32 on the CPU, unit norm, in their order.
@@ -114,9 +126,9 @@ class NameEmbedder:
             InputError: a name that is no name, or that the file lacks.
         """
         vocabulary = names if isinstance(names, Vocabulary) else Vocabulary(names)
-        keys = [(name, *vocabulary.synonyms.get(name, ())) for name in vocabulary.names]
+        keys = [_key([name, *vocabulary.synonyms.get(name, ())]) for name in vocabulary.names]
         with self._lock:
-            self._embed_unknown([key for key in keys if key not in self._known])
+            self._embed_unknown(sorted({key for key in keys if key not in self._known}))
             rows = torch.stack([self._known[key] for key in keys])
             while self._file is None and len(self._known) > MAX_KNOWN:  # a server is asked for ever new ones
                 del self._known[next(iter(self._known))]
@@ -131,9 +143,14 @@ class NameEmbedder:
             missing = Vocabulary(tuple(key[0] for key in unknown), {key[0]: key[1:] for key in unknown if key[1:]})
             content = repr((self.teacher_name, self.templates, unknown)).encode()
             fingerprint = self.fingerprint or self._teacher.fingerprint
-            key = f"names-{digest([fingerprint.encode(), content])}"
+            key = f"{VOCABULARY}{digest([fingerprint.encode(), content])}"
             shape = (len(unknown), self.width)
             matrix = cached_embeddings(
                 key, shape, lambda: embed_vocabulary(missing, self._teacher, self.templates).matrix
             )
             self._known.update(zip(unknown, matrix, strict=True))
+
+
+def _key(names: Sequence[str]) -> tuple[str, ...]:
+    """A class's name and its synonyms as prompts are filled with them: all spellings of a name have one embedding."""
+    return tuple(map(normalize_class_name, names))

@@ -19,7 +19,7 @@ from ovdet.engine.checkpoint import read_checkpoint
 from ovdet.errors import InputError
 from ovdet.hub.find import find_model, open_config
 from ovdet.hub.load import find_weights, load_detector
-from ovdet.hub.model_folder import CARD, CONFIG, FORMAT, WEIGHTS, read_model_config, write_model_folder
+from ovdet.hub.model_folder import CARD, CONFIG, FORMAT, NAMES, WEIGHTS, read_model_config, write_model_folder
 
 CARD_TEXT = "# A tiny model\n\nFür nichts gut.\n"
 
@@ -63,7 +63,7 @@ def detect(model):
 
 
 def test_a_folder_detects_what_the_run_did(config, weights, packed):
-    assert {file.name for file in packed.iterdir()} == {CONFIG, WEIGHTS, CARD}
+    assert {file.name for file in packed.iterdir()} == {CONFIG, WEIGHTS, NAMES, CARD}
     before, *_ = load_detector(config, weights)
     expected, found = detect(before), detect(read_back(packed))
     assert len(expected) == 100 and abs(len(found) - 100) <= 2
@@ -77,6 +77,13 @@ def test_a_folder_detects_what_the_run_did(config, weights, packed):
     expected = detect(before)  # and the loss is rounding alone
     assert torch.equal(found.pred_boxes.tensor, expected.pred_boxes.tensor)
     assert torch.equal(found.scores, expected.scores) and torch.equal(found.pred_classes, expected.pred_classes)
+
+
+def test_trained_names_come_along(packed, monkeypatch, tmp_path):
+    embedder = instantiate(read_model_config(packed / CONFIG).name_embedder)
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    monkeypatch.setattr("ovdet.text.embedder.load_teacher", lambda *_: pytest.fail("loaded"))
+    assert embedder(["Red circle"]).shape == (1, 384)
 
 
 def test_the_header_the_card_and_the_rule_for_photos_are_kept(config, packed):
@@ -292,7 +299,7 @@ def test_a_folder_that_was_not_written_to_its_end_is_none(config, weights, tmp_p
     (tmp_path / "model" / CONFIG).mkdir(parents=True)  # nothing can be written there
     with pytest.raises(InputError, match="place to write to"):
         write_model_folder(config, weights, tmp_path / "model", card="")
-    assert sorted(file.name for file in (tmp_path / "model").iterdir()) == sorted([CONFIG, WEIGHTS, CARD])
+    assert sorted(file.name for file in (tmp_path / "model").iterdir()) == sorted([CONFIG, WEIGHTS, NAMES, CARD])
     with pytest.raises(InputError, match=f"model's {CONFIG}"):
         find_model(tmp_path / "model")
 

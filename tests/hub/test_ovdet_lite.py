@@ -7,10 +7,13 @@ import numpy as np
 import pytest
 import safetensors
 import torch
+from detectron2.config import instantiate
 from torchvision.ops import box_iou
 
-from ovdet import OpenVocabPredictor
-from ovdet.hub.find import SHIPPED, find_model
+from ovdet import OpenVocabPredictor, Vocabulary, embed_vocabulary
+from ovdet.engine.checkpoint import known_classes
+from ovdet.hub.find import SHIPPED, find_model, open_config
+from ovdet.text.class_names import distinct_names
 
 SPLIT = json.loads((Path(__file__).parents[2] / "datasets/metadata/ov_coco.json").read_text())
 NAMES = ("tabby cat", "dog", "cup of coffee", "motorcycle", "elephant", "airplane", "umbrella", "scissors")
@@ -27,8 +30,22 @@ def predictor():
 def test_the_folders_are_small(name):
     config_file, _ = find_model(name)
     folder = Path(config_file).parent
-    assert sorted(file.name for file in folder.iterdir()) == ["README.md", "config.json", "model.safetensors"]
+    files = ["README.md", "config.json", "model.safetensors", "names.safetensors"]
+    assert sorted(file.name for file in folder.iterdir()) == files
     assert sum(file.stat().st_size for file in folder.iterdir()) <= 25e6
+
+
+@pytest.mark.parametrize("name", SHIPPED)
+def test_trained_names_need_no_text_encoder(name, conse_teacher, monkeypatch, tmp_path):
+    """Neither they nor the negatives beside them; and what comes along is what the encoder says."""
+    embedder = instantiate(open_config(find_model(name).config_file).name_embedder)
+    names = known_classes(header_of(name))
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    monkeypatch.setattr("ovdet.text.embedder.load_teacher", lambda *_: pytest.fail("loaded"))
+    kept = embedder(distinct_names([*names[3:20], "Person", *names]))
+    assert not list(tmp_path.iterdir())
+    expected = embed_vocabulary(Vocabulary(tuple(names[3:9])), conse_teacher).matrix
+    assert torch.allclose(kept[:6], expected, atol=1e-5)
 
 
 def test_the_experiments_model_knows_no_novel_class():

@@ -42,11 +42,11 @@ def folder(tmp_path):
 
 
 @pytest.mark.parametrize("private", [False, True])
-def test_the_three_files_are_uploaded_and_the_revision_is_told(folder, private):
+def test_the_files_are_uploaded_and_the_revision_is_told(folder, private):
     hub = FakeHub()
     name, address = push_model_folder(folder, "me/birds", private=private, api=hub)
     assert (name, address) == ("hf://me/birds@abc123", "https://hub/me/birds/commit/abc123")
-    assert hub.calls == [("create", "me/birds", private or None), ("upload", "me/birds", FILES)]
+    assert hub.calls == [("create", "me/birds", private or None), ("upload", "me/birds", {*FILES, "names.safetensors"})]
 
 
 def test_a_private_model_is_not_put_where_everybody_can_read_it(folder):

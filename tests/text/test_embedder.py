@@ -1,9 +1,13 @@
 """Names to embeddings: each name once, from a teacher or from a file, and refused where the space is another."""
 
+import multiprocessing
+import os
+
 import numpy as np
 import pytest
 import torch
 
+from ovdet.cache import VOCABULARY, cache_folder, cached_embeddings
 from ovdet.class_embeddings import ClassEmbeddings
 from ovdet.errors import InputError
 from ovdet.teachers.registry import load_teacher
@@ -112,3 +116,42 @@ def test_names_of_a_server_do_not_fill_the_memory(embedder, monkeypatch):
     first = embedder(["cat", "dog", "cow", "red kite", "wheel"])
     assert len(embedder._known) == 3
     assert torch.allclose(embedder(["cat", "dog", "cow", "red kite", "wheel"]), first, atol=1e-6)
+
+
+def test_names_that_were_made_before(embedder, monkeypatch, tmp_path):
+    """A model folder's: in any spelling; those of another teacher or other templates are left alone."""
+    names = ("fire truck", "lorikeet")
+    file, fingerprint = tmp_path / "names.safetensors", embedder.fingerprint
+    kept = TextEmbeddings(torch.eye(384)[:2], names, ("a {}",), "conse", fingerprint)
+    kept.save(file)
+    given = dict(width=384, fingerprint=fingerprint, known=file)
+    for other in (NameEmbedder("conse", **given, templates="photo"), NameEmbedder("conse:lite2", **given)):
+        assert not torch.equal(other(names), kept.matrix)
+    with pytest.raises(InputError, match=r"fingerprint '0+', got.*names.safetensors"):
+        NameEmbedder("conse", **{**given, "fingerprint": "0" * 16})
+    monkeypatch.setattr("ovdet.text.embedder.load_teacher", lambda *_: pytest.fail("loaded"))
+    assert torch.equal(NameEmbedder("conse", **given)(["Lorikeet", "fire_truck"]), kept.matrix.flip(0))
+
+
+def test_the_cache_keeps_the_newest_vocabularies(monkeypatch, tmp_path):
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    monkeypatch.setattr("ovdet.cache.MAX_VOCABULARIES", 3)
+    for number in range(5):
+        cached_embeddings(f"{VOCABULARY}{number}", (2, 4), lambda: torch.eye(4)[:2])
+        file = cache_folder() / f"{VOCABULARY}{number}.safetensors"
+        os.utime(file, (number, number))
+    assert sorted(file.stem for file in cache_folder().iterdir()) == [f"{VOCABULARY}{number}" for number in (2, 3, 4)]
+
+
+def test_processes_that_fill_the_cache_at_once(monkeypatch, tmp_path):
+    """Each gets whole embeddings, whoever writes and removes them."""
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    monkeypatch.setattr("ovdet.cache.MAX_VOCABULARIES", 2)
+    with multiprocessing.get_context("fork").Pool(4) as pool:
+        assert all(pool.map(_is_right, range(80)))
+    assert len(list(cache_folder().iterdir())) <= 4
+
+
+def _is_right(turn):
+    expected = torch.eye(64)[turn % 4 :]
+    return torch.equal(cached_embeddings(f"{VOCABULARY}{turn % 4}", tuple(expected.shape), lambda: expected), expected)

@@ -25,7 +25,7 @@ def test_a_packed_run_is_passed_on(trained, card, run_tool, tmp_path):
     code, out, err = run_tool("pack_model.py", "--model", trained.output, "--card", card, "--output", folder, ANY_SCORE)
     assert code == 0, err
     files = {file.name: file.stat().st_size for file in folder.iterdir()}
-    assert set(files) == {"config.json", "model.safetensors", "README.md"}
+    assert set(files) == {"config.json", "model.safetensors", "names.safetensors", "README.md"}
     assert out.strip() == f"{folder}: {sum(files.values()) / 1e6:.1f} MB, names by teacher conse"
     assert (folder / "README.md").read_bytes() == card.read_bytes()
     content = json.loads((folder / "config.json").read_text())
@@ -105,7 +105,7 @@ def test_a_packed_run_is_pushed(trained, card, run_tool, tmp_path, monkeypatch):
     code, out, err = run_tool(*given, "--push", "me/quick", "--license", "cc0-1.0")
     assert code == 0, err
     assert out.splitlines()[-1] == "hf://me/quick@abc123: https://hub/commit/abc123"
-    assert uploaded == {file.name: file.read_bytes() for file in (tmp_path / "model").iterdir()} and len(uploaded) == 3
+    assert uploaded == {file.name: file.read_bytes() for file in (tmp_path / "model").iterdir()} and len(uploaded) == 4
     text = uploaded["README.md"].decode()
     assert "license: cc0-1.0" in text and text.endswith(card.read_text())
     code, _, err = run_tool(*given, "--push", "them/quick")
