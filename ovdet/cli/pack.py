@@ -1,4 +1,4 @@
-"""Pack a detector into a model folder: data, fp16 weights, embeddings of the trained names, a card, no code; or push it.
+"""Pack a detector into a model folder: data, fp16 weights, embeddings of trained names, a card; no code. Or push it.
 
 ovdet pack --model output/lite/ovdet_lite --card card.md --output my_model
 ovdet pack --model output/lite/ovdet_lite --card card.md --output my_model --push OWNER/NAME --license mit
