@@ -7,7 +7,10 @@ import contextlib
 import json
 import sys
 from collections.abc import Iterator
-from typing import Any
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from ovdet.inference.predictor import OpenVocabPredictor
 
 MODELS = "a model's or run's folder, hf://OWNER/NAME, hf:OWNER/NAME (of transformers), ovdet-lite, ovdet-lite-base48"
 
@@ -36,6 +39,28 @@ def add_device_argument(parser: argparse.ArgumentParser) -> None:
 
 def add_json_argument(parser: argparse.ArgumentParser, what: str = "the result") -> None:
     parser.add_argument("--json", action="store_true", help=f"{what} as JSON on stdout, for programs")
+
+
+def add_data_arguments(parser: argparse.ArgumentParser, annotations: str) -> None:
+    """Annotated photos: --annotations, with this help, and --images."""
+    parser.add_argument("--annotations", required=True, metavar="X.json", help=annotations)
+    parser.add_argument("--images", required=True, metavar="DIR", help="the folder of its photos")
+
+
+def add_detector_arguments(parser: argparse.ArgumentParser, default: str = "", json: str = "the result") -> None:
+    """The detector, its device, --json and key=value: the last of a command's arguments, see `open_predictor`."""
+    add_model_arguments(parser, default)
+    add_device_argument(parser)
+    add_json_argument(parser, json)
+    add_overrides(parser)
+
+
+def open_predictor(arguments: argparse.Namespace) -> OpenVocabPredictor:
+    """The detector that `add_detector_arguments` asks for; InputError as of `load_predictor`."""
+    from ovdet.inference.load import load_predictor
+
+    keys = ("model", "config_file", "weights", "device", "overrides")
+    return load_predictor(**{key: getattr(arguments, key) for key in keys})
 
 
 def say(arguments: argparse.Namespace, line: str, values: dict[str, Any]) -> None:

@@ -10,20 +10,13 @@ from __future__ import annotations
 import argparse
 import json
 
-from ovdet.cli.arguments import (
-    add_device_argument,
-    add_json_argument,
-    add_model_arguments,
-    add_overrides,
-    reports_on_stderr,
-)
+from ovdet.cli.arguments import add_data_arguments, add_detector_arguments, reports_on_stderr
 from ovdet.files import require_path
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     add = parser.add_argument
-    add("--annotations", required=True, metavar="X.json", help="COCO format")
-    add("--images", required=True, metavar="DIR", help="the folder of its images")
+    add_data_arguments(parser, "COCO format")
     add("--output", required=True, metavar="DIR", help="folder for metrics, detections, plots and log")
     subsets = (
         "which classes are base, novel or ignored: figures come by subset, photos without an object of the asked "
@@ -32,7 +25,6 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add("--split", metavar="S.json", help=subsets)
     setting = "ask for base and novel names at once, or for the novel ones alone (default: generalized)"
     add("--setting", choices=("generalized", "constrained"), default="generalized", help=setting)
-    add_model_arguments(parser)
     add("--teacher", metavar="T", help="teacher that embeds the names (default: the config's)")
     add("--lvis", action="store_true", help="LVIS's federated AP; X.json is LVIS's (default: COCO's AP)")
     synonyms = "synonyms of the json's class names, of which the best counts: a .txt or .json file (default: none)"
@@ -53,9 +45,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add("--max-detections", type=int, metavar="N", help="per image (default: the config's and the protocol's)")
     add("--compile", action="store_true", help="torch.compile the backbone: takes a minute, then faster")
     add("--half", action="store_true", help="mixed precision: faster, AP may differ a little")
-    add_device_argument(parser)
-    add_json_argument(parser, "the figures")
-    add_overrides(parser)
+    add_detector_arguments(parser, json="the figures")
 
 
 def run(arguments: argparse.Namespace) -> None:

@@ -8,22 +8,14 @@ from __future__ import annotations
 
 import argparse
 
-from ovdet.cli.arguments import (
-    add_device_argument,
-    add_json_argument,
-    add_model_arguments,
-    add_overrides,
-    reports_on_stderr,
-    say,
-)
+from ovdet.cli.arguments import add_data_arguments, add_detector_arguments, open_predictor, reports_on_stderr, say
 from ovdet.errors import InputError
 from ovdet.files import require_path
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     add = parser.add_argument
-    add("--annotations", required=True, metavar="X.json", help="COCO format; every second photo is held out")
-    add("--images", required=True, metavar="DIR", help="the folder of its photos")
+    add_data_arguments(parser, "COCO format; every second photo is held out")
     add(
         "--output",
         required=True,
@@ -33,31 +25,40 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add("--shots", default="1,3,5,10,30", metavar="k,k", help="boxes a class (default: %(default)s)")
     add("--seeds", type=int, default=5, metavar="N", help="draws of each (default: %(default)s)")
     add("--max-photos", type=int, default=400, metavar="N", help="of each half at most (default: %(default)s)")
-    add_model_arguments(parser, default="ovdet-lite")
-    add_device_argument(parser)
-    add_json_argument(parser)
-    add_overrides(parser)
+    tuned = "also fine-tune for so many steps on the drawn photos: as --config-file says, else as lite/own_data"
+    add("--fine-tune", type=int, metavar="STEPS", help=f"{tuned} (default: no; minutes each)")
+    add_detector_arguments(parser, default="ovdet-lite")
 
 
 def run(arguments: argparse.Namespace) -> None:
-    from ovdet.inference.few_shot import as_table, few_shot, summary
-    from ovdet.inference.load import load_predictor
+    from ovdet.hub.find import DEFAULT_MODEL, choose_model
+    from ovdet.inference.few_shot import few_shot
+    from ovdet.inference.few_shot_report import as_table, summary
+    from ovdet.inference.fine_tuning import FineTuning
 
     parts = arguments.shots.split(",")
     if not all(part.strip().isdecimal() for part in parts):
         raise InputError(f'expected --shots as whole numbers, such as "1,10", got {arguments.shots!r}')
     if arguments.max_photos < 1:
         raise InputError(f"expected --max-photos of 1 or more, got {arguments.max_photos}")
-    output = require_path(arguments.output)
-    chosen = {key: getattr(arguments, key) for key in ("model", "config_file", "weights", "device", "overrides")}
+    output, fine_tuning = require_path(arguments.output), None
+    if arguments.fine_tune is not None:
+        model = arguments.model or (None if arguments.config_file else DEFAULT_MODEL)
+        files = choose_model(model, arguments.config_file, arguments.weights)
+        if not files.weights:
+            raise InputError("expected --weights with --config-file and --fine-tune: what training begins with")
+        fine_tuning = FineTuning(
+            arguments.config_file or "lite/own_data", files.weights, arguments.fine_tune, arguments.overrides
+        )
     with reports_on_stderr(arguments.json):
         results = few_shot(
-            load_predictor(**chosen),
+            open_predictor(arguments),
             arguments.annotations,
             arguments.images,
             output,
             shots=[int(part) for part in parts],
             seeds=arguments.seeds,
             max_photos=arguments.max_photos,
+            fine_tuning=fine_tuning,
         )
     say(arguments, as_table(results), {"output": output, "results": summary(results)})

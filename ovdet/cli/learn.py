@@ -10,22 +10,14 @@ import argparse
 import sys
 import time
 
-from ovdet.cli.arguments import (
-    add_device_argument,
-    add_json_argument,
-    add_model_arguments,
-    add_overrides,
-    reports_on_stderr,
-    say,
-)
+from ovdet.cli.arguments import add_data_arguments, add_detector_arguments, open_predictor, reports_on_stderr, say
 from ovdet.errors import InputError
 from ovdet.files import require_path
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     add = parser.add_argument
-    add("--annotations", required=True, metavar="X.json", help="COCO format; all things of a learned class have boxes")
-    add("--images", required=True, metavar="DIR", help="the folder of its photos")
+    add_data_arguments(parser, "COCO format; all things of a learned class have boxes")
     add("--output", required=True, metavar="F.safetensors", help="the learned classes")
     add("--name", action="append", default=[], metavar="N", help="class to learn, may be repeated (default: all)")
     none = "photos that show none of the classes, as one more json; those that do are left out"
@@ -35,15 +27,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add("--with-names", action="store_true", help=both)
     compared = "first say what names alone, examples alone and both give on every third photo, learned from the others"
     add("--compare", action="store_true", help=compared)
-    add_model_arguments(parser, default="ovdet-lite")
-    add_device_argument(parser)
-    add_json_argument(parser)
-    add_overrides(parser)
+    add_detector_arguments(parser, default="ovdet-lite")
 
 
 def run(arguments: argparse.Namespace) -> None:
-    from ovdet.inference.few_shot import as_table, compare, summary
-    from ovdet.inference.load import load_predictor
+    from ovdet.inference.few_shot import compare
+    from ovdet.inference.few_shot_report import as_table, summary
     from ovdet.learning.classes_file import save_classes
     from ovdet.learning.learn import of_one_photo, read_examples, read_negatives
 
@@ -57,8 +46,7 @@ def run(arguments: argparse.Namespace) -> None:
     if arguments.negatives_from:
         folder = arguments.negatives_images or arguments.images
         photos += read_negatives(arguments.negatives_from, folder, names)
-    chosen = {key: getattr(arguments, key) for key in ("model", "config_file", "weights", "device", "overrides")}
-    predictor = load_predictor(**chosen)
+    predictor = open_predictor(arguments)
     results = []
     if arguments.compare:
         annotated = [photo for photo in photos if photo.image_id is not None]  # not those of --negatives-from

@@ -12,7 +12,7 @@ from ovdet.engine.checkpoint import average_checkpoints
 from ovdet.errors import InputError
 from ovdet.evaluation.ground_truth import load_ground_truth
 from ovdet.files import atomic_write
-from ovdet.inference.few_shot import HeldOut
+from ovdet.inference.held_out import HeldOut
 from ovdet.inference.predictor import OpenVocabPredictor
 from ovdet.learning.learn import AnnotatedPhoto, read_examples
 from ovdet.progress import show_progress

@@ -1,0 +1,91 @@
+"""Fine-tuning on a few annotated photos, as the few-shot protocol compares it with learned rows."""
+
+from __future__ import annotations
+
+import json
+import os
+import tempfile
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from ovdet.engine.config import override
+from ovdet.engine.train import do_train
+from ovdet.errors import InputError
+from ovdet.evaluation.ground_truth import GroundTruth
+from ovdet.hub.find import open_config
+from ovdet.inference.predictor import OpenVocabPredictor
+from ovdet.learning.learn import AnnotatedPhoto
+
+
+@dataclass(frozen=True)
+class FineTuning:
+    """A short training on annotated photos.
+
+    Attributes:
+        config_file: such as lite/own_data; of the detector that `weights` fit.
+        weights: a checkpoint that training begins with.
+        max_iter: steps, at least 1.
+        overrides: `key=value` for the config.
+    """
+
+    config_file: str
+    weights: str
+    max_iter: int
+    overrides: Sequence[str] = ()
+
+    def __post_init__(self) -> None:
+        if self.max_iter < 1:
+            raise InputError(f"expected 1 step of fine-tuning or more, got {self.max_iter}")
+
+    @property
+    def method(self) -> str:
+        """Its name in a table."""
+        return f"fine-tuned, {self.max_iter} steps"
+
+    def __call__(
+        self, photos: Sequence[AnnotatedPhoto], names: Sequence[str], truth: GroundTruth, seed: int
+    ) -> OpenVocabPredictor:
+        """Train on the photos' boxes and return what came of it; nothing stays on the disk.
+
+        Args:
+            photos: files, with class ids below len(names); other boxes are left out.
+            names: of K classes.
+            truth: of the json that the photos are of, for their sizes.
+            seed: of the training.
+
+        Raises:
+            InputError: as of `do_train`.
+        """
+        random = torch.get_rng_state()
+        with tempfile.TemporaryDirectory() as folder:
+            file = Path(folder, "instances.json")
+            file.write_text(json.dumps(_coco(photos, names, truth)))
+            values = {
+                **{"dataset.name": folder, "dataset.train": str(file), "dataset.val": str(file)},
+                **{"dataset.images": "/", "train.output_dir": f"{folder}/run", "train.seed": seed},
+                **{"train.max_iter": self.max_iter, "train.init_checkpoint": self.weights},
+            }
+            given = [*(override(key, value) for key, value in values.items()), *self.overrides]
+            do_train(open_config(self.config_file, given))
+            torch.set_rng_state(random)
+            run = Path(folder, "run")
+            return OpenVocabPredictor.from_config(str(run / "config.yaml"), str(run / "model_final.pth"))
+
+
+def _coco(photos: Sequence[AnnotatedPhoto], names: Sequence[str], truth: GroundTruth) -> dict[str, Any]:
+    """The photos as a COCO-format json with absolute file names."""
+    images: list[Mapping[str, Any]] = []
+    annotations: list[Mapping[str, Any]] = []
+    for photo in photos:
+        size = {key: truth.images[photo.image_id][key] for key in ("height", "width")}
+        images.append({"id": len(images), "file_name": os.path.abspath(photo.image), **size})
+        for (x1, y1, x2, y2), class_id in zip(photo.boxes.tolist(), photo.class_ids.tolist(), strict=True):
+            if class_id >= 0:
+                place = {"image_id": images[-1]["id"], "category_id": class_id, "bbox": [x1, y1, x2 - x1, y2 - y1]}
+                annotations.append({"id": len(annotations) + 1, "area": (x2 - x1) * (y2 - y1), "iscrowd": 0, **place})
+    categories = [{"id": class_id, "name": name} for class_id, name in enumerate(names)]
+    return {"images": images, "annotations": annotations, "categories": categories}
