@@ -41,9 +41,9 @@ def add_json_argument(parser: argparse.ArgumentParser, what: str = "the result")
     parser.add_argument("--json", action="store_true", help=f"{what} as JSON on stdout, for programs")
 
 
-def add_data_arguments(parser: argparse.ArgumentParser, annotations: str) -> None:
+def add_data_arguments(parser: argparse.ArgumentParser, annotations: str, required: bool = True) -> None:
     """Annotated photos: --annotations, with this help, and --images."""
-    parser.add_argument("--annotations", required=True, metavar="X.json", help=annotations)
+    parser.add_argument("--annotations", required=required, metavar="X.json", help=annotations)
     parser.add_argument("--images", required=True, metavar="DIR", help="the folder of its photos")
 
 
@@ -56,11 +56,15 @@ def add_detector_arguments(parser: argparse.ArgumentParser, default: str = "", j
 
 
 def open_predictor(arguments: argparse.Namespace) -> OpenVocabPredictor:
-    """The detector that `add_detector_arguments` asks for; InputError as of `load_predictor`."""
+    """The detector that `add_detector_arguments` asks for, with --compile and --half where a command has them.
+
+    Raises:
+        InputError: as of `load_predictor`.
+    """
     from ovdet.inference.load import load_predictor
 
-    keys = ("model", "config_file", "weights", "device", "overrides")
-    return load_predictor(**{key: getattr(arguments, key) for key in keys})
+    keys = ("model", "config_file", "weights", "device", "overrides", "compile", "half")
+    return load_predictor(**{key: getattr(arguments, key) for key in keys if hasattr(arguments, key)})
 
 
 def say(arguments: argparse.Namespace, line: str, values: dict[str, Any]) -> None:

@@ -3,20 +3,23 @@
 ovdet evaluate --annotations instances_val.json --images photos --output output/evaluation --model output/lite/vild
 ovdet evaluate --annotations instances_val.json --images photos --output output/evaluation --split split.json
     --config-file lite/vild --weights output/lite/vild/model_final.pth --setting constrained
+ovdet evaluate --images photos --output output/my --model ovdet-lite --classes my.safetensors --suggest-thresholds
 """
 
 from __future__ import annotations
 
 import argparse
+import functools
 import json
 
-from ovdet.cli.arguments import add_data_arguments, add_detector_arguments, reports_on_stderr
+from ovdet.cli.arguments import add_data_arguments, add_detector_arguments, open_predictor, reports_on_stderr, say
+from ovdet.errors import InputError
 from ovdet.files import require_path
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     add = parser.add_argument
-    add_data_arguments(parser, "COCO format")
+    add_data_arguments(parser, "COCO format; may be left out for --suggest-thresholds, a guess then", required=False)
     add("--output", required=True, metavar="DIR", help="folder for metrics, detections, plots and log")
     subsets = (
         "which classes are base, novel or ignored: figures come by subset, photos without an object of the asked "
@@ -49,6 +52,43 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(arguments: argparse.Namespace) -> None:
+    if arguments.annotations is None:
+        guess_thresholds(arguments)
+    else:
+        evaluate(arguments)
+
+
+def guess_thresholds(arguments: argparse.Namespace) -> None:
+    """Thresholds for --classes and the names of --vocabulary from photos without annotations.
+
+    Raises:
+        InputError: nothing is asked for, or something that needs annotations; and as of `suggest_without_labels`.
+    """
+    from ovdet.inference.suggest import CLASSES_FILE, suggest_without_labels
+    from ovdet.learning.classes_file import load_all_classes
+    from ovdet.text.classes import join_classes, parse_negatives
+    from ovdet.text.vocabulary import Vocabulary
+
+    keys = ("split", "lvis", "precision", "masks", "max_detections", "teacher")
+    if given := [f"--{key.replace('_', '-')}" for key in keys if getattr(arguments, key)]:
+        raise InputError(f"expected --annotations with {given[0]}, got none")
+    if not arguments.suggest_thresholds or not (arguments.classes or arguments.vocabulary):
+        raise InputError(
+            "expected --annotations, or --suggest-thresholds with --classes or --vocabulary, got neither of them"
+        )
+    output = require_path(arguments.output)
+    asked = [load_all_classes(arguments.classes)] if arguments.classes else []
+    vocabulary = Vocabulary.load(arguments.vocabulary) if arguments.vocabulary else None
+    predictor = open_predictor(arguments)
+    if vocabulary is not None:
+        asked.insert(0, predictor.embed(vocabulary, negatives=parse_negatives(arguments.negatives)))
+    thresholds = suggest_without_labels(predictor, arguments.images, functools.reduce(join_classes, asked), output)
+    line = f"{output}/{CLASSES_FILE}: thresholds of {len(thresholds)} classes, a guess from scores alone"
+    say(arguments, line, {"output": output, "thresholds": thresholds, "guess": True})
+
+
+def evaluate(arguments: argparse.Namespace) -> None:
+    """Figures on annotated photos."""
     from ovdet.engine.config import override
     from ovdet.hub.find import choose_model, open_config
     from ovdet.inference.evaluate import evaluate_on

@@ -106,6 +106,26 @@ def choose_threshold(
     return float(scores[best]), float(precisions[best]), float(recalls[best])
 
 
+def threshold_between(scores: np.ndarray) -> float:
+    """The threshold that parts scores into two groups of least variance within (Otsu, 1979), without any labels.
+
+    Args:
+        scores: (N,).
+
+    Returns:
+        The middle between both groups; NaN where there are no two different scores.
+    """
+    scores = np.sort(np.asarray(scores, dtype=float))
+    if not len(scores) or scores[0] == scores[-1]:
+        return math.nan
+    below = np.arange(1, len(scores))  # how many are in the lower group
+    sums = scores.cumsum()
+    lower, upper = sums[:-1] / below, (sums[-1] - sums[:-1]) / (len(scores) - below)
+    between = below * (len(scores) - below) * (upper - lower) ** 2  # times a constant, the variance between the groups
+    best = int(np.where(np.diff(scores) > 0, between, -1.0).argmax())
+    return float(scores[best] + scores[best + 1]) / 2
+
+
 def suggest_thresholds(
     truth: GroundTruth,
     detections: Iterable[Mapping[str, Any]],

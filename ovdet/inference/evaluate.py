@@ -2,12 +2,9 @@
 
 from __future__ import annotations
 
-import json
 import logging
-import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -24,13 +21,9 @@ from ovdet.engine.checkpoint import known_classes
 from ovdet.engine.config import prepare_dataset, save_config
 from ovdet.engine.evaluate import classes_of, do_test, prepare_evaluation
 from ovdet.errors import InputError
-from ovdet.evaluation.evaluator import DETECTIONS_FILE, build_evaluator
-from ovdet.evaluation.ground_truth import load_ground_truth
-from ovdet.evaluation.thresholds import suggest_thresholds as suggest_thresholds_of
-from ovdet.evaluation.thresholds import suggestions_csv
-from ovdet.files import atomic_write
+from ovdet.evaluation.evaluator import build_evaluator
 from ovdet.hub.load import is_own, load_detector
-from ovdet.learning.classes_file import save_classes
+from ovdet.inference.suggest import write_thresholds
 from ovdet.modeling.acceleration import speed_up
 from ovdet.modeling.fingerprint import detector_fingerprint
 from ovdet.text.class_names import names_among, normalize_class_name
@@ -39,7 +32,6 @@ from ovdet.text.vocabulary import Vocabulary
 
 logger = logging.getLogger(__name__)
 
-THRESHOLDS_FILE, CLASSES_FILE = "thresholds.csv", "classes.safetensors"
 SETTINGS = {"generalized": ("base", "novel"), "constrained": ("novel",)}  # the subsets whose names are asked for
 
 
@@ -137,32 +129,6 @@ def evaluate_on(
         if suggest_thresholds and comm.is_main_process():
             write_thresholds(output, dataset["name"], classes, detector(), precision)
         return results
-
-
-def write_thresholds(
-    output: str | Path, dataset_name: str, classes: ClassEmbeddings, detector: str, precision: float | None
-) -> None:
-    """Write thresholds.csv, and classes.safetensors with the thresholds, from the detections of an evaluation.
-
-    Args:
-        output: of the evaluation.
-        dataset_name: registered; its photos count.
-        classes: that were asked for.
-        detector: fingerprint of the detector.
-        precision: see `choose_threshold`.
-    """
-    metadata = MetadataCatalog.get(dataset_name)
-    truth = load_ground_truth(metadata.json_file)
-    run = {record["image_id"] for record in DatasetCatalog.get(dataset_name)}
-    truth = replace(truth, images={key: image for key, image in truth.images.items() if key in run})
-    ids = {index: category_id for category_id, index in metadata.thing_dataset_id_to_contiguous_id.items()}
-    detections = json.loads((Path(output) / DETECTIONS_FILE).read_bytes())
-    suggestions = suggest_thresholds_of(truth, detections, [ids[k] for k in range(len(ids))], precision=precision)
-    atomic_write(Path(output) / THRESHOLDS_FILE, suggestions_csv(classes.names, suggestions).encode())
-    pairs = zip(classes.names, suggestions, strict=True)
-    thresholds = {name: each.threshold for name, each in pairs if not math.isnan(each.threshold)}
-    save_classes(Path(output) / CLASSES_FILE, classes.with_thresholds(thresholds, detector))
-    logger.info("%d of %d thresholds are in %s", len(thresholds), len(ids), Path(output) / CLASSES_FILE)
 
 
 def _score(config: DictConfig, output: str | Path, iou_types: Sequence[str], max_detections: int | None) -> None:

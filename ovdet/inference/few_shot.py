@@ -226,7 +226,7 @@ def ways_to_ask(
     regions = relabeled(half, drawn, seed)
     classes = fit_classes(predictor.model, names, regions, predictor.fingerprint)
     yield LEARNED, classes
-    yield BOTH, with_names(predictor.model, classes, regions, predictor.name_embeddings(names))
+    yield BOTH, with_names(classes, regions, predictor.name_embeddings(names))
 
 
 def _read(file: Path, new: _Results) -> _Results:

@@ -10,9 +10,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import torch
-
-from ovdet.engine.config import override
 from ovdet.engine.train import do_train
 from ovdet.errors import InputError
 from ovdet.evaluation.ground_truth import GroundTruth
@@ -60,19 +57,15 @@ class FineTuning:
         Raises:
             InputError: as of `do_train`.
         """
-        random = torch.get_rng_state()
         with tempfile.TemporaryDirectory() as folder:
-            file = Path(folder, "instances.json")
+            file, run = Path(folder, "instances.json"), Path(folder, "run")
             file.write_text(json.dumps(_coco(photos, names, truth)))
-            values = {
-                **{"dataset.name": folder, "dataset.train": str(file), "dataset.val": str(file)},
-                **{"dataset.images": "/", "train.output_dir": f"{folder}/run", "train.seed": seed},
-                **{"train.max_iter": self.max_iter, "train.init_checkpoint": self.weights},
-            }
-            given = [*(override(key, value) for key, value in values.items()), *self.overrides]
-            do_train(open_config(self.config_file, given))
-            torch.set_rng_state(random)
-            run = Path(folder, "run")
+            config = open_config(self.config_file, self.overrides)
+            config.dataset.update(name=folder, train=str(file), val=str(file), images="/", split=None)
+            config.dataset.pop("prepare", None)
+            begin = dict(init_checkpoint=self.weights, seed=seed)
+            config.train.update(output_dir=str(run), max_iter=self.max_iter, **begin)
+            do_train(config)
             return OpenVocabPredictor.from_config(str(run / "config.yaml"), str(run / "model_final.pth"))
 
 

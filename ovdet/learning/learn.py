@@ -27,7 +27,7 @@ from ovdet.text.vocabulary import Vocabulary
 _MANY = 5  # boxes, of one photo
 _BACKGROUND = 12_000  # background regions in all, about; more change little and take time
 _BACKGROUND_OF_A_VIEW, _LEAST_BACKGROUND = 60, 10
-NAME_SHARE = 0.3  # chosen with one and ten boxes of a class on car_parts, see docs/lab/learning.md
+_LEAST = 1e-9
 
 
 class AnnotatedPhoto(NamedTuple):
@@ -87,7 +87,7 @@ def learn_classes(
         raise InputError(f"expected a box of each name to learn from, got none of {', '.join(without[:5])}")
     regions = join_regions(parts)
     classes = fit_classes(model, names, regions, detector_fingerprint(model))
-    return classes if name_embeddings is None else with_names(model, classes, regions, name_embeddings)
+    return classes if name_embeddings is None else with_names(classes, regions, name_embeddings)
 
 
 def check_learner(model: nn.Module) -> None:
@@ -124,27 +124,50 @@ def fit_classes(model: OpenVocabRCNN, names: Sequence[str], regions: LabeledRegi
     return ClassEmbeddings(torch.zeros(0, width), no_ids, tuple(names), no_base, rows, detector=detector)
 
 
-def with_names(
-    model: OpenVocabRCNN, classes: ClassEmbeddings, regions: LabeledRegions, name_embeddings: Tensor
-) -> ClassEmbeddings:
+def with_names(classes: ClassEmbeddings, regions: LabeledRegions, name_embeddings: Tensor) -> ClassEmbeddings:
     """Learned classes that look at what their names mean, too.
 
-    NAME_SHARE of the image branch's logit of its name is added to each class's logit, less its mean over background.
+    The similarity of the image branch's embeddings to its name, less its mean over background, is added to each class's
+    logit, times its share, see `name_shares`.
 
     Args:
-        model: whose classes they are.
         classes: of `fit_classes`.
         regions: that they were learned from.
         name_embeddings: (K, D), unit norm; zeros for names that mean nothing.
     """
-    heads, width = model.roi_heads, classes.width
-    temperature = heads.box_predictor.classifier.temperature if heads.image_branch is None else heads.image_temperature
-    of_names = NAME_SHARE / temperature * name_embeddings
+    learned, embeddings = classes.learned, regions.features[:, -classes.width :]
+    similarities = embeddings @ name_embeddings.t()  # (N, K)
+    shares = name_shares(similarities, regions.features @ learned.weights.t() + learned.biases, regions)
+    of_names = shares[:, None] * name_embeddings
+    weights = torch.cat([learned.weights[:, : -classes.width], of_names], dim=1)
+    mean = similarities[_around(regions)].mean(0)
+    return replace(classes, learned=LearnedRows(weights, learned.biases - shares * mean, learned.class_ids))
+
+
+def name_shares(similarities: Tensor, logits: Tensor, regions: LabeledRegions) -> Tensor:
+    """(K,), how much the similarity to its name counts beside a class's logit.
+
+    It is brought to the scale that the logits have on background, and multiplied by the square of Somers' D: 1 where a
+    name tells all examples from the background of their photos, 0 where it tells nothing or says the contrary.
+
+    Args:
+        similarities: (N, K) of the regions to the names.
+        logits: (N, K) of what was learned without the names.
+        regions: N of them.
+    """
+    around = _around(regions)
+    ranked = similarities[around].t().sort(dim=1).values.contiguous()  # (K, background)
+    below = torch.searchsorted(ranked, similarities.t().contiguous()).t() / ranked.shape[1]  # (N, K), share of it
+    counts = regions.weights[:, None] * (regions.labels[:, None] == torch.arange(similarities.shape[1]))
+    somers_d = 2 * (below * counts).sum(0) / counts.sum(0).clamp(min=_LEAST) - 1
+    scales = [part[around].std(0, correction=0) for part in (logits, similarities)]
+    return somers_d.clamp(min=0).square() * scales[0] / scales[1].clamp(min=_LEAST)
+
+
+def _around(regions: LabeledRegions) -> Tensor:
+    """(N,) bool, the background; all regions where there is none."""
     is_background = regions.labels == BACKGROUND
-    mean = regions.features[is_background if is_background.any() else slice(None), -width:].mean(0)
-    weights = torch.cat([classes.learned.weights[:, :-width], of_names], dim=1)
-    biases = classes.learned.biases - of_names @ mean
-    return replace(classes, learned=LearnedRows(weights, biases, classes.learned.class_ids))
+    return is_background if is_background.any() else torch.ones_like(is_background)
 
 
 def read_examples(

@@ -13,7 +13,13 @@ from pycocotools.cocoeval import COCOeval
 
 from ovdet.errors import InputError
 from ovdet.evaluation.ground_truth import index_ground_truth
-from ovdet.evaluation.thresholds import choose_threshold, match_detections, suggest_thresholds, suggestions_csv
+from ovdet.evaluation.thresholds import (
+    choose_threshold,
+    match_detections,
+    suggest_thresholds,
+    suggestions_csv,
+    threshold_between,
+)
 
 
 def drawn(seed: int = 0, photos: int = 12) -> tuple[dict, list[dict]]:
@@ -98,3 +104,15 @@ def test_false_alarms_are_counted_on_photos_without_the_class():
     assert text.splitlines()[1:] == ["cat,0.9000,1.0000,1.0000,1.0000,1,0.0000", "dog,,0.0000,0.0000,0.0000,0,"]
     with pytest.raises(InputError, match=r"1\.5"):
         suggest_thresholds(index_ground_truth(content), found, [1], precision=1.5)
+
+
+def test_two_groups_are_parted_as_scikit_image_does():
+    filters = pytest.importorskip("skimage.filters")
+    random = np.random.default_rng(2)
+    for _ in range(20):
+        scores = np.concatenate([random.normal(-5, 1, random.integers(2, 30)), random.normal(-2, 1, 9)]).round(1)
+        values, counts = np.unique(scores, return_counts=True)
+        last_below = filters.threshold_otsu(hist=(counts, values))
+        above = values[values > last_below][0]
+        assert threshold_between(random.permutation(scores)) == pytest.approx((last_below + above) / 2)
+    assert math.isnan(threshold_between(np.array([]))) and math.isnan(threshold_between(np.full(3, 0.5)))
