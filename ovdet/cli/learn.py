@@ -23,7 +23,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     none = "photos that show none of the classes, as one more json; those that do are left out"
     add("--negatives-from", metavar="Y.json", help=none)
     add("--negatives-images", metavar="DIR", help="the folder of these photos (default: as --images)")
-    both = "what the names mean counts too; --compare says whether it should (default: the boxes alone)"
+    both = "what the names mean counts too; --compare says what it gives (default: the boxes alone)"
     add("--with-names", action="store_true", help=both)
     compared = "first say what names alone, examples alone and both give on every third photo, learned from the others"
     add("--compare", action="store_true", help=compared)

@@ -202,8 +202,7 @@ class OpenVocabPredictor:
             name: of the class.
             examples: photos, each with its boxes (G, 4) XYXY of *all* things of this name in it, pixels of the photo;
                 the rest of the photo is learned as what is none. A photo without boxes is one more of these.
-            use_name: whether what the name means counts too: better for some things, worse for others, see
-                docs/own_data.md; `ovdet learn --compare` tells.
+            use_name: whether what the name means counts too, as far as it tells the examples from their background.
 
         Raises:
             InputError: no box, a box without area, or a photo that cannot be used.

@@ -55,10 +55,11 @@ def test_they_run(ovdet, striped, tmp_path, monkeypatch):
         "instances_val.json",
         "PATH/instances_train.json",
         "PATH/instances_val.json",
+        "COCO/instances_train.json",
     ):
         (tmp_path / name).parent.mkdir(exist_ok=True)
         (tmp_path / name).write_text(json.dumps(content))
-    for folder in ("photos", "coco", "PATH/images"):
+    for folder in ("photos", "coco", "PATH/images", "COCO/images"):
         shutil.copytree(striped, tmp_path / folder)
     for name in ("photo", "kitchen", "desk"):
         Image.open(striped / "5.png").resize((400, 320)).save(tmp_path / f"{name}.jpg")

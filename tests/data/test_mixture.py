@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from detectron2.config import instantiate
 from detectron2.data import DatasetCatalog, MetadataCatalog
 from detectron2.data import transforms as T
 from PIL import Image
@@ -22,6 +23,7 @@ from ovdet.data.mixture import (
     mixture_sampler,
     register_mixture,
 )
+from ovdet.engine.config import load_config
 from ovdet.errors import InputError
 
 
@@ -57,6 +59,26 @@ def test_names_that_mean_the_same_are_one_class(make_set):
     assert classes == [[0, 1, 2]] * 4 + [[0, 1, 3]] * 4
     assert [record["set_index"] for record in mixture.dicts] == [0] * 4 + [1] * 4
     assert len({record["image_id"] for record in mixture.dicts}) == 8
+
+
+def test_own_data_with_base_data_mixed_in(make_set, tmp_path):
+    for name, names in (("own", ["M8 bolt", "dog"]), ("base", ["dog", "cat"])):
+        made, folder = make_set(name, names), tmp_path / f"{name}_root"
+        folder.mkdir()
+        Path(made.json_file).rename(folder / "instances_train.json")
+        Path(made.image_root).rename(folder / "images")
+    given = [f"dataset.root={tmp_path}/own_root", f"dataset.base={tmp_path}/base_root", "dataset.base_share=3"]
+    config = load_config("configs/lite/own_data_mixed.py", given)
+    name = instantiate(config.dataloader.train.dataset.names)
+    mixture = MetadataCatalog.get(name).mixture
+    assert mixture.names == ["m8 bolt", "dog", "cat"] and len(mixture.dicts) == 8  # none is held out
+    assert mixture.spoken.tolist() == [[True, True, False], [False, True, True]]
+    sampler = instantiate(config.dataloader.train.sampler)(mixture.dicts, seed=0)
+    drawn = list(itertools.islice(sampler, 400))
+    assert sum(mixture.dicts[place]["set_index"] for place in drawn) / 400 == pytest.approx(0.75, abs=0.07)
+    assert config.model.roi_heads.frozen is None and config.train.init_checkpoint == "ovdet-lite-base48"
+    for registered in (DatasetCatalog, MetadataCatalog):
+        registered.remove(name)
 
 
 def test_common_name():

@@ -8,6 +8,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
+from sklearn.metrics import roc_auc_score
 
 from ovdet.class_embeddings import NEGATIVE
 from ovdet.errors import InputError
@@ -15,7 +16,8 @@ from ovdet.inference.load import load_predictor
 from ovdet.inference.predictor import OpenVocabPredictor
 from ovdet.inference.shown import thresholds_of
 from ovdet.learning.classes_file import load_all_classes, load_classes, save_classes
-from ovdet.learning.examples import label_regions
+from ovdet.learning.examples import LabeledRegions, label_regions
+from ovdet.learning.learn import name_shares
 from ovdet.learning.probe import BACKGROUND, IGNORED
 from ovdet.modeling.fingerprint import detector_fingerprint
 from ovdet.text.classes import join_classes
@@ -233,7 +235,9 @@ def test_compare_says_what_names_and_examples_give(tiny_files, run_tool, data, t
 def test_what_a_name_means_can_be_asked_for(predictor, data, learned):
     both = predictor.learn("zebra crossing", examples(data)[:4], use_name=True)
     width = both.width
-    assert not learned.learned.weights[:, -width:].any() and both.learned.weights[:, -width:].any()
+    assert not learned.learned.weights[:, -width:].any()
+    name, weights = predictor.name_embeddings(["zebra crossing"]), both.learned.weights[:, -width:]
+    assert (share := weights @ name.t()) >= 0 and torch.allclose(weights, share * name, atol=1e-6)
     assert torch.equal(both.learned.weights[:, :-width], learned.learned.weights[:, :-width])
 
 
@@ -278,3 +282,23 @@ def test_learned_classes_have_a_default_threshold_of_their_own(predictor, learne
     both = join_classes(predictor.embed(["red circle", "wheel"], negatives=()), learned)  # the first was trained
     assert thresholds_of(both).tolist() == pytest.approx([0.3, 0.08, 0.1])
     assert thresholds_of(both, {"zebra crossing": 0.5}).tolist() == pytest.approx([0.3, 0.08, 0.5])
+
+
+def test_a_name_counts_as_far_as_it_tells_examples_from_background():
+    random = torch.Generator().manual_seed(0)
+    labels = torch.tensor([0, 1, 2, BACKGROUND] * 20)
+    similarities, logits = torch.randn(80, 3, generator=random), torch.randn(80, 3, generator=random) * 5
+    similarities[labels == 0, 0] += 1
+    similarities[labels == 1, 1] -= 1  # says the contrary
+    similarities[:, 2] = 0  # says nothing
+    regions = LabeledRegions(torch.zeros(80, 1), labels, torch.rand(80, generator=random))
+    shares = name_shares(similarities, logits, regions)
+    background = labels == BACKGROUND
+    kept = background | (labels == 0)
+    weights = torch.where(background, torch.ones(()), regions.weights)[kept]
+    somers_d = 2 * roc_auc_score(labels[kept] == 0, similarities[kept, 0], sample_weight=weights) - 1
+    scale = logits[background, 0].std() / similarities[background, 0].std()
+    assert float(shares[0]) == pytest.approx(float(somers_d**2 * scale), rel=1e-4)
+    assert shares[1:].tolist() == [0, 0]
+    without_background = LabeledRegions(*(part[~background] for part in regions))
+    assert torch.isfinite(name_shares(similarities[~background], logits[~background], without_background)).all()
