@@ -66,6 +66,7 @@ def given(striped, tmp_path_factory) -> Path:
     shutil.copy(folder / "PATH/ov_split.json", folder / "PATH/ov_coco_split.json")
     shutil.copy(folder / "PATH/ov_split.json", folder / "split.json")
     shutil.copy(folder / "PATH/instances_val.json", folder)
+    (folder / "COCO").symlink_to("PATH")
     for photos in ("photos", "coco"):
         shutil.copytree(striped, folder / photos)
         shutil.copytree(folder / "PATH/images", folder / photos, dirs_exist_ok=True)
