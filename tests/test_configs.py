@@ -76,7 +76,7 @@ def test_instantiates(file, tmp_path):
                 assert loader.mapper[key].captions.endswith("captions_train.json")
                 loader.mapper[key] = None
         instantiate(loader.mapper)
-    expected_classes = {"closed_set": "ClosedSetRCNN"}.get(file.stem, "OpenVocabRCNN")
+    expected_classes = {"closed_set": "ClosedSetRCNN", "image_labels": "ImageLabelRCNN"}.get(file.stem, "OpenVocabRCNN")
     assert type(model).__name__ == expected_classes
 
 

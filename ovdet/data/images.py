@@ -11,9 +11,10 @@ from pathlib import Path
 
 import cv2
 import numpy as np
-from PIL import Image, ImageOps, UnidentifiedImageError
+from PIL import ExifTags, Image, ImageOps, UnidentifiedImageError
 
 from ovdet.errors import InputError, error_summary
+from ovdet.text.vocabulary import Vocabulary
 
 logger = logging.getLogger(__name__)
 
@@ -55,6 +56,24 @@ def find_images(path: str | Path) -> list[Path]:
     return images
 
 
+def class_folders(folder: str | Path) -> dict[str, list[Path]]:
+    """Photos in a sub-folder for each class, by the sub-folders' names, in their order.
+
+    Raises:
+        InputError: there is no such folder, it has no sub-folders, one of them has no photos, or two have names that
+            read alike.
+    """
+    root = Path(folder)
+    if not root.is_dir():
+        reason = "is a file" if root.exists() else "does not exist"
+        raise InputError(f"expected a folder with a sub-folder of photos for each class, {folder} {reason}")
+    classes = sorted(entry for entry in root.iterdir() if entry.is_dir() and not entry.name.startswith("."))
+    if not classes:
+        raise InputError(f"expected a folder with a sub-folder of photos for each class, {folder} has no sub-folders")
+    Vocabulary(tuple(each.name for each in classes))  # refuses names that read alike
+    return {each.name: find_images(each) for each in classes}
+
+
 def read_image(path: str | Path, format: str = "RGB") -> np.ndarray:
     """Read a photo as 8-bit color, turned upright by its EXIF orientation.
 
@@ -84,6 +103,22 @@ def read_image(path: str | Path, format: str = "RGB") -> np.ndarray:
     except Exception as error:  # decoders meet broken bytes with nearly any exception
         raise InputError(f"expected a readable image, {path} is broken: {error_summary(error)}") from error
     return rgb if format == "RGB" else cv2.cvtColor(rgb, cv2.COLOR_RGB2BGR, rgb)  # in place
+
+
+def photo_size(path: str | Path) -> tuple[int, int]:
+    """(height, width) of a photo as `read_image` gives it, by its header where that says it.
+
+    Raises:
+        InputError: as of `read_image`.
+    """
+    _check_file(Path(path))
+    try:
+        with Image.open(path) as image:
+            width, height = image.size
+            is_turned = image.getexif().get(ExifTags.Base.Orientation) in (5, 6, 7, 8)
+    except Exception:  # no header that PIL knows, or broken EXIF, which counts for none
+        return read_image(path).shape[:2]
+    return (width, height) if is_turned else (height, width)
 
 
 def check_aspect(height: int, width: int, photo: str = "") -> None:

@@ -23,11 +23,13 @@ import torch
 from detectron2.data import DatasetCatalog, MetadataCatalog
 from detectron2.data.samplers import RepeatFactorTrainingSampler
 from detectron2.utils import comm
+from omegaconf import OmegaConf
 from torch import Tensor
 from torch.utils.data import Sampler
 
 from ovdet.data.coco import read_json
 from ovdet.data.dataset import load_coco_subsets
+from ovdet.data.image_labels import LABELS_FIELD, LabeledPhotos
 from ovdet.data.mapper import OpenVocabMapper
 from ovdet.data.samplers import count_photos
 from ovdet.errors import InputError
@@ -55,6 +57,7 @@ class DataSet:
             one of them and one of another set's.
         hold_out: of the photos in the order of their file names each `hold_out`th is not trained on, from the first on;
             0 trains on all.
+        split: a split json of which only the base names count; None takes all names.
     """
 
     name: str
@@ -65,6 +68,16 @@ class DataSet:
     is_dense: bool = False
     are_parts: bool = False
     hold_out: int = 0
+    split: str | None = None
+
+    def load(self) -> tuple[list[str], list[dict[str, Any]]]:
+        """Class names, and dataset dicts of the photos with a box of them.
+
+        Raises:
+            InputError: as of load_coco_subsets.
+        """
+        content = load_coco_subsets(self.json_file, self.image_root, self.split, is_train=True)
+        return content.thing_classes, content.dicts
 
 
 class Mixture(NamedTuple):
@@ -73,7 +86,7 @@ class Mixture(NamedTuple):
     dicts: list[dict[str, Any]]  # detectron2's format; `category_id` indexes names, `set_index` says which set
     names: list[str]  # K
     spoken: Tensor  # (S, K) bool: which names a set speaks of
-    sets: tuple[DataSet, ...]
+    sets: tuple[DataSet | LabeledPhotos, ...]
 
 
 @cache
@@ -108,7 +121,7 @@ def is_held_out(position: int, hold_out: int) -> bool:
     return hold_out > 0 and position % hold_out == 0
 
 
-def load_mixture(sets: Sequence[DataSet], synonyms: Mapping[str, str] | None = None) -> Mixture:
+def load_mixture(sets: Sequence[DataSet | LabeledPhotos], synonyms: Mapping[str, str] | None = None) -> Mixture:
     """Load the training part of all sets.
 
     Args:
@@ -116,34 +129,47 @@ def load_mixture(sets: Sequence[DataSet], synonyms: Mapping[str, str] | None = N
         synonyms: see load_synonyms; None takes those of the package.
 
     Raises:
-        InputError: as of load_coco_subsets, or a set has no photo left to train on.
+        InputError: as of the sets' `load`, or a set has no photo left to train on.
     """
     synonyms = load_synonyms() if synonyms is None else synonyms
-    loaded = [load_coco_subsets(each.json_file, each.image_root, is_train=True) for each in sets]
-    own_names = [[common_name(name, synonyms) for name in each.thing_classes] for each in loaded]
+    loaded = [each.load() for each in sets]
+    own_names = [[common_name(name, synonyms) for name in thing_classes] for thing_classes, _ in loaded]
     names = list(dict.fromkeys(name for of_set in own_names for name in of_set))
     index = {name: position for position, name in enumerate(names)}
     spoken = torch.zeros(len(sets), len(names), dtype=torch.bool)
     dicts: list[dict[str, Any]] = []
-    for number, (data_set, of_set, content) in enumerate(zip(sets, own_names, loaded, strict=True)):
+    for number, (data_set, of_set, (_, records)) in enumerate(zip(sets, own_names, loaded, strict=True)):
         to_common = [index[name] for name in of_set]
         spoken[number, to_common] = True
-        ordered = sorted(_all_file_names(data_set))
-        held = {_composed(name) for position, name in enumerate(ordered) if is_held_out(position, data_set.hold_out)}
-        kept = [record for record in content.dicts if _composed(Path(record["file_name"]).name) not in held]
-        if not kept:
-            raise InputError(f"expected photos of {data_set.name} to train on, all {len(ordered)} are held out")
+        kept = _to_train_on(data_set, records)
         for record in kept:
             annotations = [{**each, "category_id": to_common[each["category_id"]]} for each in record["annotations"]]
-            image_id = f"{data_set.name}/{record['image_id']}"
-            dicts.append({**record, "image_id": image_id, "annotations": annotations, "set_index": number})
-        numbers = data_set.name, len(kept), len(held), len(of_set)
+            common = {"image_id": f"{data_set.name}/{record['image_id']}", "annotations": annotations}
+            if LABELS_FIELD in record:
+                common[LABELS_FIELD] = [to_common[label] for label in record[LABELS_FIELD]]
+            dicts.append({**record, **common, "set_index": number})
+        numbers = data_set.name, len(kept), len(records) - len(kept), len(of_set)
         logger.info("%s: %d photos to train on, %d held out, %d names", *numbers)
     return Mixture(dicts, names, spoken, tuple(sets))
 
 
-def _all_file_names(data_set: DataSet) -> list[str]:
-    return [Path(image["file_name"]).name for image in read_json(data_set.json_file, "a COCO-format json")["images"]]
+def _to_train_on(data_set: DataSet | LabeledPhotos, records: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """A set's photos without those that are held out.
+
+    Raises:
+        InputError: none is left.
+    """
+    if isinstance(data_set, LabeledPhotos):
+        names = ordered = [record["image_id"] for record in records]
+    else:  # by the json's photos, those without a box too
+        names = [Path(record["file_name"]).name for record in records]
+        content = read_json(data_set.json_file, "a COCO-format json")
+        ordered = sorted(Path(image["file_name"]).name for image in content["images"])
+    held = {_composed(name) for position, name in enumerate(ordered) if is_held_out(position, data_set.hold_out)}
+    kept = [record for record, name in zip(records, names, strict=True) if _composed(name) not in held]
+    if not kept:
+        raise InputError(f"expected photos of {data_set.name} to train on, all {len(ordered)} are held out")
+    return kept
 
 
 def _composed(name: str) -> str:
@@ -157,12 +183,12 @@ def well_known_names(mixture: Mixture, least_boxes: int) -> list[str]:
     return [name for index, name in enumerate(mixture.names) if boxes[index] >= least_boxes]
 
 
-def register_mixture(name: str, sets: Sequence[DataSet], *, least_boxes: int = 20) -> str:
+def register_mixture(name: str, sets: Sequence[DataSet | LabeledPhotos], *, least_boxes: int = 20) -> str:
     """Register a mixture in detectron2's catalogs. Metadata as of `register_coco_subsets`, `mixture` and `well_known`.
 
     Args:
         name: of the whole.
-        sets: S >= 1.
+        sets: S >= 1; as a config's list holds dataclasses, too.
         least_boxes: see well_known_names.
 
     Returns:
@@ -171,7 +197,9 @@ def register_mixture(name: str, sets: Sequence[DataSet], *, least_boxes: int = 2
     Raises:
         InputError: as of load_mixture, or the name is taken by another data set.
     """
-    sets = tuple(sets)
+    sets = tuple(
+        OmegaConf.to_object(each) if OmegaConf.is_config(each) else each for each in sets
+    )  # as configs hold them
     metadata = MetadataCatalog.get(name)
     if name in DatasetCatalog:
         known = metadata.get("mixture")
@@ -213,14 +241,17 @@ class MixtureMapper(OpenVocabMapper):
     """Says with each object which set its photo is of, and crops no photo so that nothing remains to say it with."""
 
     def __call__(self, dataset_dict: dict[str, Any]) -> dict[str, Any]:
-        """As OpenVocabMapper's; "instances" have `gt_set` besides."""
-        for _ in range(_TRIES):
+        """As OpenVocabMapper's; "instances" have `gt_set` besides, and labeled photos "image_labels" (int64)."""
+        is_labeled = LABELS_FIELD in dataset_dict
+        for _ in range(1 if is_labeled else _TRIES):
             mapped = super().__call__(dataset_dict)
             if not self.is_train:
                 return mapped
             if len(mapped["instances"]):
                 break
         instances = mapped["instances"]
+        if is_labeled:
+            mapped[LABELS_FIELD] = torch.tensor(dataset_dict[LABELS_FIELD])
         instances.set(SET_FIELD, torch.full((len(instances),), dataset_dict["set_index"], dtype=torch.int64))
         return mapped
 

@@ -2,7 +2,8 @@
 
 Every color and every shape occurs among the base classes; the novel classes put them together anew ("red square").
 As in OV-COCO the photos show novel objects too, and it is the split that keeps their annotations out of training.
-Layout: root/images/*.jpg, root/instances_train.json, root/instances_val.json, root/ov_split.json.
+Layout: root/images/*.jpg, root/instances_train.json, root/instances_val.json, root/ov_split.json; where they are asked
+for, photos of one large shape each in root/labeled/CLASS/*.jpg.
 """
 
 from __future__ import annotations
@@ -136,7 +137,12 @@ def random_shapes(rng: np.random.Generator, size: tuple[int, int]) -> list[Shape
 
 
 def draw_dataset(
-    root: str | Path, num_train: int = 240, num_val: int = 60, seed: int = 0, size: tuple[int, int] = (192, 256)
+    root: str | Path,
+    num_train: int = 240,
+    num_val: int = 60,
+    seed: int = 0,
+    size: tuple[int, int] = (192, 256),
+    num_labeled: int = 0,
 ) -> None:
     """Draw a dataset into `root` (created if absent); equal arguments give equal files.
 
@@ -146,18 +152,38 @@ def draw_dataset(
         num_val: photos in instances_val.json.
         seed: of everything that is drawn.
         size: (height, width) of the photos in pixels, 48 at least.
+        num_labeled: photos of one shape for each novel class.
     """
     if min(size) < 48 or min(num_train, num_val) < 1:
         raise InputError(f"expected sides of 48 pixels and photos in both parts, got {size}, {num_train}, {num_val}")
     root = Path(root)
     (root / "images").mkdir(parents=True, exist_ok=True)
-    parameters = {"num_train": num_train, "num_val": num_val, "seed": seed, "size": list(size)}
+    parameters = _parameters(num_train, num_val, seed, size, num_labeled)
     for part, first_id, number in (("train", 1, num_train), ("val", num_train + 1, num_val)):
         content = _draw_part(root, range(first_id, first_id + number), seed, size)
         content["info"] = {"description": "drawn by ovdet.data.synthetic", "parameters": parameters}
         (root / f"instances_{part}.json").write_text(json.dumps(content))
     split = {"base": BASE, "novel": NOVEL, "source": "ovdet.data.synthetic: held-out pairs of color and shape"}
     (root / "ov_split.json").write_text(json.dumps(split, indent=1))
+    for number, name in enumerate(NOVEL if num_labeled else ()):
+        (root / "labeled" / name).mkdir(parents=True)
+        for place in range(num_labeled):
+            rng = np.random.default_rng([seed, number, place])
+            radius = float(rng.uniform(0.3, 0.45)) * min(size)
+            x, y = (float(rng.uniform(radius + 1, side - radius - 1)) for side in (size[1], size[0]))
+            shape = Shape(name, (x, y), radius, float(rng.uniform(-12, 12)))
+            _write_photo(root / "labeled" / name / f"{place + 1:06d}.jpg", draw_scene([shape], size, seed=place))
+
+
+def _parameters(num_train: int, num_val: int, seed: int, size: tuple[int, int], num_labeled: int) -> dict[str, Any]:
+    """What says how a data set was drawn."""
+    parameters = {"num_train": num_train, "num_val": num_val, "seed": seed, "size": list(size)}
+    return {**parameters, **({"num_labeled": num_labeled} if num_labeled else {})}
+
+
+def _write_photo(file: Path, rgb: np.ndarray) -> None:
+    _, encoded = cv2.imencode(".jpg", rgb[:, :, ::-1], [cv2.IMWRITE_JPEG_QUALITY, 92])
+    file.write_bytes(encoded)  # imwrite would say nothing of a full disk
 
 
 def _draw_part(root: Path, image_ids: range, seed: int, size: tuple[int, int]) -> dict[str, Any]:
@@ -168,8 +194,7 @@ def _draw_part(root: Path, image_ids: range, seed: int, size: tuple[int, int]) -
         shapes = random_shapes(np.random.default_rng([seed, image_id]), size)
         file_name = f"{image_id:06d}.jpg"
         rgb = draw_scene(shapes, size, seed=seed * 1_000_003 + image_id)
-        _, encoded = cv2.imencode(".jpg", rgb[:, :, ::-1], [cv2.IMWRITE_JPEG_QUALITY, 92])
-        (root / "images" / file_name).write_bytes(encoded)  # imwrite would say nothing of a full disk
+        _write_photo(root / "images" / file_name, rgb)
         images.append({"id": image_id, "file_name": file_name, "height": height, "width": width})
         annotations.extend(_annotate(shape, image_id) for shape in shapes)
     for number, annotation in enumerate(annotations, start=image_ids.start * 10):  # from 10: 0 confuses pycocotools
@@ -194,9 +219,14 @@ def _annotate(shape: Shape, image_id: int) -> dict[str, Any]:
 
 
 def build_synthetic(
-    root: str | Path, num_train: int = 240, num_val: int = 60, seed: int = 0, size: tuple[int, int] = (192, 256)
+    root: str | Path,
+    num_train: int = 240,
+    num_val: int = 60,
+    seed: int = 0,
+    size: tuple[int, int] = (192, 256),
+    num_labeled: int = 0,
 ) -> Path:
-    """Draw a dataset unless `root` already holds it; it appears whole or not at all.
+    """Draw a dataset unless `root` already holds it; it appears whole or not at all. Arguments of `draw_dataset`.
 
     Returns:
         `root`.
@@ -205,14 +235,14 @@ def build_synthetic(
         InputError: `root` holds something else, or a dataset drawn with other arguments, or cannot be written to.
     """
     root = Path(root)
-    expected = {"num_train": num_train, "num_val": num_val, "seed": seed, "size": list(size)}
+    expected = _parameters(num_train, num_val, seed, size, num_labeled)
     if _holds_dataset(root, expected):
         return root
     try:
         root.parent.mkdir(parents=True, exist_ok=True)
         temporary = Path(tempfile.mkdtemp(prefix=f".{root.name}.", dir=root.parent))
         try:
-            draw_dataset(temporary, num_train, num_val, seed, size)
+            draw_dataset(temporary, num_train, num_val, seed, size, num_labeled)
             temporary.chmod(0o755)
             os.rename(temporary, root)
         finally:

@@ -58,6 +58,7 @@ def without_training(config: DictConfig) -> DictConfig:
     heads = config.model.roi_heads
     training = (
         (config.model, "region_source"),
+        (config.model, "labels"),
         (heads, "frozen"),
         (heads.get("box_predictor", {}), "class_weights"),
         (heads.get("box_predictor", {}), "partial_labels"),

@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from ovdet.data.dataset import load_coco_subsets
-from ovdet.data.images import find_images, read_image
+from ovdet.data.images import class_folders, read_image
 from ovdet.errors import InputError
 from ovdet.text.class_names import normalize_class_name
 from ovdet.text.vocabulary import Vocabulary
@@ -83,21 +83,13 @@ def read_class_folders(folder: str | Path) -> LabeledSet:
     """Photos in a sub-folder for each class, whose name is the class's.
 
     Raises:
-        InputError: there is no such folder, it has no sub-folders, one of them has no photos, or two have names that
-            read alike.
+        InputError: as of `class_folders`.
     """
-    root = Path(folder)
-    if not root.is_dir():
-        reason = "is a file" if root.exists() else "does not exist"
-        raise InputError(f"expected a folder with a sub-folder of photos for each class, {folder} {reason}")
-    classes = sorted(entry for entry in root.iterdir() if entry.is_dir() and not entry.name.startswith("."))
-    if not classes:
-        raise InputError(f"expected a folder with a sub-folder of photos for each class, {folder} has no sub-folders")
-    names = Vocabulary(tuple(each.name for each in classes)).names
-    photos = [
-        LabeledPhoto(file, torch.tensor([label])) for label, each in enumerate(classes) for file in find_images(each)
-    ]
-    return LabeledSet(root.resolve().name, names, tuple(photos))
+    folders = class_folders(folder)
+    names = Vocabulary(tuple(folders)).names
+    files = [(file, label) for label, of_class in enumerate(folders.values()) for file in of_class]
+    photos = tuple(LabeledPhoto(file, torch.tensor([label])) for file, label in files)
+    return LabeledSet(Path(folder).resolve().name, names, photos)
 
 
 def read_coco_boxes(annotations: str | Path, images: str | Path, split: str | Path | None = None) -> LabeledSet:
