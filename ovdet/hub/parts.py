@@ -30,6 +30,7 @@ from omegaconf import DictConfig, OmegaConf
 
 from ovdet.errors import InputError, first_line
 from ovdet.modeling.detector import ClosedSetRCNN, OpenVocabRCNN
+from ovdet.modeling.image_labels import ImageLabelRCNN
 from ovdet.packable import is_packable
 from ovdet.teachers.registry import load_teacher
 
@@ -53,6 +54,7 @@ TRAINING = {
     "ovdet.data.catalog.register_builtin",
     "ovdet.data.dataset.register_coco_subsets",
     "ovdet.data.dataset.training_classes",
+    "ovdet.data.image_labels.LabeledPhotos",
     "ovdet.data.loader.build_resumable_loader",
     "ovdet.data.mapper.OpenVocabMapper",
     "ovdet.data.mixture.DataSet",
@@ -92,7 +94,7 @@ LIMITS = {
 LARGEST, LONGEST = 1_000_000, 10_000
 DEVICE = "${train.device}"  # the one text that is resolved where a folder is opened
 _REFERENCE = re.compile(r"\$\{[\w.\[\]]+\}")  # to a value of the same config
-DETECTORS = (OpenVocabRCNN, ClosedSetRCNN)
+DETECTORS = (OpenVocabRCNN, ClosedSetRCNN, ImageLabelRCNN)
 
 
 def part_name(part: Any) -> str:
