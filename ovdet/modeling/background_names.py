@@ -85,5 +85,7 @@ class BackgroundNames(nn.Module):
         Returns:
             (R,): of all active names together; for none of them far below all others.
         """
-        logits = dot_logits(queries, self.embeddings)  # (R, O)
-        return logits.masked_fill(~active, _NOTHING).logsumexp(1)
+        if torch.compiler.is_exporting():  # a graph with fixed shapes
+            logits = dot_logits(queries, self.embeddings)  # (R, O)
+            return logits.masked_fill(~active, _NOTHING).logsumexp(1)
+        return dot_logits(queries, self.embeddings[active]).logsumexp(1).clamp(min=_NOTHING)

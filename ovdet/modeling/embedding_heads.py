@@ -10,9 +10,11 @@ from collections.abc import Mapping, Sequence
 
 import torch
 import torch.nn.functional as F
+from detectron2.structures import Boxes
 from torch import Tensor, nn
 from torchvision.ops import roi_align
 
+from ovdet.modeling.region_pooler import RegionPooler
 from ovdet.packable import packable
 
 _SAMPLES = 4  # a side, of a region
@@ -117,6 +119,7 @@ class FrozenBackboneBranch(nn.Module):
         if weights is not None:
             self.load_state_dict(weights)
         self.requires_grad_(trained)
+        self.pooler = RegionPooler(1, scales=(1 / stride,), sampling_ratio=_SAMPLES)
 
     def forward(self, pooled: Tensor, features: Mapping[str, Tensor], boxes: Sequence[Tensor]) -> Tensor:
         """Embed regions.
@@ -137,4 +140,6 @@ class FrozenBackboneBranch(nn.Module):
     def features(self, pooled: Tensor, features: Mapping[str, Tensor], boxes: Sequence[Tensor]) -> Tensor:
         """What is classified, (R, F): richer than the embedding; arguments as of `forward`."""
         expanded = F.relu6(self.expand(features[self.in_feature])).float()  # (N, F, H / stride, W / stride)
-        return roi_align(expanded, list(boxes), 1, 1 / self.stride, _SAMPLES, aligned=True).flatten(1)
+        if torch.compiler.is_exporting():
+            return roi_align(expanded, list(boxes), 1, 1 / self.stride, _SAMPLES, aligned=True).flatten(1)
+        return self.pooler([expanded], [Boxes(each) for each in boxes]).flatten(1)

@@ -111,8 +111,9 @@ def refined_proposals(
     heads: OpenVocabROIHeads, features: Mapping[str, Tensor], proposals: list[Instances]
 ) -> list[Instances]:
     """Proposals moved by all box-refinement passes but the last."""
-    for _ in range(heads.box_passes - 1):
-        _, _, _, boxes = refine(heads, features, proposals)
+    for box_head, predictor in heads.stages * (heads.box_passes - 1):
+        deltas = predictor.bbox_pred(box_head(pool(heads, features, proposals)).flatten(1))  # (R, 4)
+        boxes = predictor.predict_boxes((None, deltas), proposals)
         proposals = [with_boxes(*pair) for pair in zip(proposals, boxes, strict=True)]
     return proposals
 

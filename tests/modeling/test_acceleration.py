@@ -80,7 +80,7 @@ def with_bfloat16(monkeypatch):
 
 def test_half_is_float32_where_the_processor_has_nothing_else(build_tiny, monkeypatch, caplog):
     monkeypatch.setattr("ovdet.modeling.acceleration.half_type", lambda device: None)
-    found, expected = detect(speed_up(build_tiny(), half=True)), detect(build_tiny())
+    found, expected = detect(speed_up(build_tiny(), half=True)), detect(speed_up(build_tiny()))
     assert torch.equal(found.scores, expected.scores)
     assert "float32" in caplog.text
 

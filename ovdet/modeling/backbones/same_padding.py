@@ -21,12 +21,17 @@ class EvenConv2dSame(Conv2dSame):
 
     def forward(self, x: Tensor) -> Tensor:
         """(N, C, H, W) -> (N, C', ceil(H / stride), ceil(W / stride))."""
-        sides = zip(x.shape[-2:], self.stride, self.dilation, strict=True)
         is_trained = torch.is_grad_enabled() and self.weight.requires_grad
-        if is_trained or any(side % stride or dilation != 1 for side, stride, dilation in sides):
+        if is_trained or not self.divides(x):
             return super().forward(x)
         weight, padding = fold_padding(self.weight, same_padding(self))
         return F.conv2d(x, weight, self.bias, self.stride, padding, groups=self.groups)
+
+    def divides(self, x: Tensor) -> bool:
+        """Whether its stride divides the sides of a map, and it has no dilation."""
+        return set(self.dilation) == {1} and not any(
+            n % stride for n, stride in zip(x.shape[-2:], self.stride, strict=True)
+        )
 
 
 def pad_evenly(body: nn.Module) -> None:

@@ -47,7 +47,7 @@ class TimmBackbone(Backbone):
             InputError: timm knows no such model, or the weights lack some of its entries.
         """
         super().__init__()
-        self.name = name
+        self.name, self.folded_norm = name, folded_norm
         if not timm.is_model(name):
             near = ", ".join(timm.list_models(f"*{name.split('_')[-1]}*")[:5]) or "see timm.list_models()"
             raise InputError(f"expected the name of a timm model, got {name!r}; near ones: {near}")
