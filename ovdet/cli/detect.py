@@ -13,7 +13,14 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from ovdet.cli.arguments import MODELS, add_config_argument, add_device_argument, add_json_argument, say
+from ovdet.cli.arguments import (
+    MODELS,
+    add_config_argument,
+    add_device_argument,
+    add_half_argument,
+    add_json_argument,
+    say,
+)
 from ovdet.errors import InputError
 from ovdet.files import require_path
 
@@ -60,7 +67,7 @@ def add_predictor_arguments(parser: argparse.ArgumentParser) -> None:
     add("--weights", metavar="W", help="the config's checkpoint (default: its run's last), or an .onnx file alone")
     add("--teacher", metavar="T", help="teacher that embeds the names (default: the config's)")
     add("--compile", action="store_true", help="torch.compile the backbone: takes a minute, then a little faster")
-    add("--half", action="store_true", help="mixed precision: faster, nearly the same detections")
+    add_half_argument(parser)
     batch = "photos of one shape that go through the network together (default: 1; more helps GPUs)"
     add("--batch-size", type=int, default=1, metavar="N", help=batch)
     tiles = "look at larger photos in overlapping tiles of so many pixels too, for small things; takes a multiple"

@@ -11,7 +11,7 @@ import argparse
 import os
 from pathlib import Path
 
-from ovdet.cli.arguments import add_device_argument, add_model_arguments, add_overrides
+from ovdet.cli.arguments import add_device_argument, add_half_argument, add_model_arguments, add_overrides
 from ovdet.errors import InputError
 
 
@@ -19,7 +19,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add = parser.add_argument
     add_model_arguments(parser, default="ovdet-lite")
     add_device_argument(parser)
-    add("--half", action="store_true", help="mixed precision: faster, nearly the same detections")
+    add_half_argument(parser)
     add("--host", default="127.0.0.1", metavar="H", help="0.0.0.0 for other machines too (default: this one alone)")
     add("--port", type=int, default=7860, metavar="P", help="0 takes a free one (default: %(default)s)")
     add("--max-megabytes", type=float, default=20, metavar="MB", help="of a request (default: %(default)s)")

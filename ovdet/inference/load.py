@@ -18,7 +18,7 @@ def load_predictor(
     overrides: Sequence[str] = (),
     device: str | None = None,
     compile: bool = False,
-    half: bool = False,
+    half: bool | None = False,
 ) -> OpenVocabPredictor:
     """A trained or an exported detector, ready for names and images.
 

@@ -92,7 +92,7 @@ class OpenVocabPredictor:
         *,
         device: str | None = None,
         compile: bool = False,
-        half: bool = False,
+        half: bool | None = False,
     ) -> OpenVocabPredictor:
         """A ready detector.
 
@@ -119,7 +119,7 @@ class OpenVocabPredictor:
         overrides: Sequence[str] = (),
         device: str | None = None,
         compile: bool = False,
-        half: bool = False,
+        half: bool | None = False,
     ) -> OpenVocabPredictor:
         """Build from a config (or the config.yaml of a run) and a checkpoint.
 

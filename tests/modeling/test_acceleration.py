@@ -1,6 +1,7 @@
 """A detector that was sped up against the same as it was."""
 
 import logging
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -9,7 +10,8 @@ from torchvision.ops import box_iou
 
 from ovdet.class_embeddings import ClassEmbeddings
 from ovdet.engine.config import load_config
-from ovdet.modeling.acceleration import speed_up
+from ovdet.modeling import acceleration
+from ovdet.modeling.acceleration import is_bfloat16_faster, speed_up
 
 SIZES = ((96, 160), (160, 96), (64, 70), (131, 200))
 
@@ -110,3 +112,16 @@ def test_half_takes_every_kind_of_image_branch(config, with_bfloat16):
     classes = ClassEmbeddings.of(torch.eye(20, 384), NAMES, [k < 10 for k in range(20)])
     with torch.no_grad():
         assert detect(model, classes=classes).scores.dtype == torch.float32
+
+
+@pytest.mark.parametrize(("ratio", "is_faster"), [(0.5, True), (0.9, False)])
+def test_half_is_chosen_where_it_is_faster(build_tiny, with_bfloat16, monkeypatch, ratio, is_faster):
+    """By a clock that tells the two apart: float32 takes 1, bfloat16 this share of it."""
+    clock = iter(range(100))
+    steps = {step: (1.0, ratio)[step // 2 % 2] for step in range(100)}
+    monkeypatch.setattr(acceleration, "time", SimpleNamespace(perf_counter=lambda: (k := next(clock)) % 2 * steps[k]))
+    is_bfloat16_faster.cache_clear()
+    found = detect(speed_up(build_tiny(), half=None))
+    is_bfloat16_faster.cache_clear()
+    expected = detect(speed_up(build_tiny(), half=is_faster))
+    assert torch.equal(found.scores, expected.scores) and next(clock) == 16
