@@ -15,6 +15,7 @@ import signal
 import socket
 import subprocess
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -36,7 +37,7 @@ test_docs.loader.exec_module(docs)
 NOT_HERE = {
     r"--num-gpus|^torchrun|configs/(ov_coco|ov_lvis|transfer)/": "several GPUs, official data sets",
     r"^python datasets/": "official data sets; tests/datasets",
-    r"open_clip:|--push|^(cvat-cli|hf) ": "a network, an account",
+    r"open_clip:|\bhf:|--push|^(cvat-cli|hf) ": "a network, an account",
     r"[Dd]etic": "a download",
     r"^(make|pip|source|export|docker) |-m venv": "sets up an environment; `make quick` is `ovdet train`",
     r"ov_coco_2017_val": "official data sets",
@@ -93,30 +94,33 @@ def given(striped, tmp_path_factory) -> Path:
 
 
 class Shell:
-    """Runs the lines of a page in a folder; a server stays until the page is done."""
+    """Runs command lines in a folder, each once: what it wrote stays for later pages."""
 
-    def __init__(self, folder: Path, given: Path, stack: contextlib.ExitStack) -> None:
-        self.folder, self.given, self.stack, self.port, self.photo = folder, given, stack, None, ""
+    def __init__(self, folder: Path, stack: contextlib.ExitStack) -> None:
+        self.folder, self.stack, self.port, self.photo = folder, stack, None, ""
+        self.done: set[tuple[str, ...]] = set()
 
     def run(self, line: str) -> None:
         program, *words = docs.words_of(line)
-        {"ovdet": self.ovdet, "python": self.python, "curl": self.curl}[program](words)
+        if (program, *words) not in self.done:
+            {"ovdet": self.ovdet, "python": self.python, "curl": self.curl}[program](words)
+        self.done.add((program, *words))
+
+
+@pytest.fixture(scope="module")
+def shell(given) -> Iterator[Shell]:
+    with contextlib.ExitStack() as stack:
+        yield Shell(given, stack)
 
     def ovdet(self, words: list[str]) -> None:
         if words[0] == "serve":
             return self.serve(words)
-        output, kept = self.folder / words[-1], self.given.with_name("exported.onnx")
-        if words[0] == "export" and kept.is_file():  # it takes minutes; once is enough
-            shutil.copy(kept, output)
-            return
         with pytest.MonkeyPatch.context() as patch:
             patch.setattr(sys, "argv", ["ovdet", *words, *SHORTER.get(words[0], [])])
             try:
                 main()
             except SystemExit as stop:
                 assert not stop.code, (words, stop.code)
-        if words[0] == "export":
-            shutil.copy(output, kept)
 
     def python(self, words: list[str]) -> None:
         subprocess.run([sys.executable, *words], cwd=self.folder, check=True)
@@ -167,12 +171,12 @@ def names_before(page: Path) -> dict:
 def run_python(block: str, names: dict, folder: Path) -> None:
     """A block of a config is read as one: its imports are relative."""
     if re.search(r"^from \.\.", block, re.MULTILINE):
-        (folder / "configs").unlink()
-        shutil.copytree(docs.ROOT / "configs", folder / "configs")
-        (folder / "configs/mine").mkdir()
-        (folder / "configs/mine/vild.py").write_text(block)
-        whole = "dataloader" in block
-        config = load_config("configs/mine/vild.py") if whole else LazyConfig.load("configs/mine/vild.py")
+        own = folder / "own" / "mine" / "vild.py"
+        if not own.exists():
+            shutil.copytree(docs.ROOT / "configs", folder / "own")
+            own.parent.mkdir()
+        own.write_text(block)
+        config = load_config(str(own)) if "dataloader" in block else LazyConfig.load(str(own))
         instantiate(config.model.backbone)
         return
     try:
@@ -186,22 +190,18 @@ PAGES = {page.relative_to(docs.ROOT).as_posix(): page for page in docs.PAGES if 
 
 
 @pytest.mark.parametrize("name", PAGES)
-def test_a_page_runs(name, given, tmp_path, monkeypatch):
-    folder = tmp_path / "here"
-    shutil.copytree(given, folder, symlinks=True)
-    monkeypatch.chdir(folder)
+def test_a_page_runs(name, shell, monkeypatch):
+    monkeypatch.chdir(shell.folder)
     page = PAGES[name]
+    for line in BEFORE.get(page.name, []):
+        shell.run(line)
     names = {"__name__": "documentation", **names_before(page)}
-    with contextlib.ExitStack() as stack:
-        shell = Shell(folder, given, stack)
-        for line in BEFORE.get(page.name, []):
-            shell.run(line)
-        for kind, part in parts_of(page):
-            print(f"\n>>> {part}")
-            if kind == "python":
-                run_python(part, names, folder)
-            else:
-                shell.run(part)
+    for kind, part in parts_of(page):
+        print(f"\n>>> {part}")
+        if kind == "python":
+            run_python(part, names, shell.folder)
+        else:
+            shell.run(part)
 
 
 def test_most_commands_run():
