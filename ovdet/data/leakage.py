@@ -1,4 +1,4 @@
-"""What a training run knows of novel classes, and which test photos it sees: a report for every run, and a refusal."""
+"""The leak report of a training run: novel classes and test photos that would reach it; novel classes are refused."""
 
 from __future__ import annotations
 

@@ -36,7 +36,7 @@ HEADER = "ovdet"  # the entry of a checkpoint that says what it was trained with
 
 
 class Header(msgspec.Struct, frozen=True):
-    """What a checkpoint says of its detector."""
+    """The header of a checkpoint: facts about its detector."""
 
     teacher: str = ""
     width: int | None = None

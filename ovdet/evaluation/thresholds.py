@@ -47,7 +47,7 @@ class Suggestion(NamedTuple):
 
 
 def match_detections(boxes: Boxes, scores: Sequence[float], objects: Boxes, is_crowd: Sequence[int]) -> np.ndarray:
-    """Which of one photo's detections of one class find an object, by COCO's rule at IoU 0.5.
+    """For each of a photo's detections of one class whether it finds an object, by COCO's rule at IoU 0.5.
 
     Args:
         boxes: XYWH.

@@ -1,4 +1,4 @@
-"""Which detector it is: a hash of its weights, which learned classes and exported files carry."""
+"""The fingerprint of a detector: a hash of its weights, which learned classes and exported files carry."""
 
 from __future__ import annotations
 

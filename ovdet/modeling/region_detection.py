@@ -33,7 +33,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class EmbeddedImage:
-    """What the heads see in one image, to be scored for any classes.
+    """Regions of one image with their embeddings, to be scored for any classes.
 
     Attributes:
         image_size: (height, width) that boxes are in.

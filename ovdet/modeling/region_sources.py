@@ -1,4 +1,4 @@
-"""Where the distillation regions of a training step come from: two sources, one interface.
+"""Sources of the distillation regions of a training step: two of them, one interface.
 
 A source takes the batch and returns, per image, Instances with `proposal_boxes` (M, 4) in pixels of the network's
 input and `teacher_embeddings` (M, D), unit norm. M may be 0.

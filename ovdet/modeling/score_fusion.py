@@ -71,7 +71,7 @@ def join_term(log_scores: Tensor, term: Tensor, exponent: float | Tensor) -> Ten
 
 
 class ScoreFusion(ABC):
-    """Which branches count, and with which exponents; subclasses are the methods' choices."""
+    """The branches whose scores count and their exponents; a subclass for each method."""
 
     needs_text, needs_image, needs_foreground, needs_area, tells_base = True, True, False, False, False
     area_exponent = 0.0  # a of classes that were not trained

@@ -1,4 +1,4 @@
-"""What an alignment objective is given, and what it gives: a loss between regions, their names and their teacher.
+"""The contract of alignment objectives: losses between regions, their names and their teacher.
 
 An objective is a file of its own: a pure function, and a small class on `Objective`. ROI heads take any list of them.
 

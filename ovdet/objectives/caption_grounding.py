@@ -15,7 +15,7 @@ from ovdet.objectives.info_nce import ContrastiveObjective, paired_cross_entropy
 
 
 def grounding_score(regions: Tensor, words: Tensor, temperature: float) -> Tensor:
-    """How well an image fits a caption: the mean over its words of the cosine with the regions that each attends to.
+    """Similarity of an image and a caption: the mean over words of the cosine with the regions that each attends to.
 
     Args:
         regions: (R, D), unit norm, R > 0.

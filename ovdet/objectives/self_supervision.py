@@ -1,4 +1,4 @@
-"""What regions teach each other without names: two views of one region agree (SLIP, DeCLIP).
+"""Self-supervision of regions, without names: two views of one region agree (SLIP, DeCLIP).
 
 SLIP (arXiv:2112.12750) adds SimCLR's loss (arXiv:2002.05709) to CLIP's, DeCLIP (arXiv:2110.05208) SimSiam's
 (arXiv:2011.10566). The views of a region are its box and one that was moved a little.

@@ -1,4 +1,4 @@
-"""Where the boxes of a region store come from: ground truth of base classes, a detector's RPN, or a file.
+"""Sources of the boxes of a region store: ground truth of base classes, a detector's RPN, or a file.
 
 Shape letters: M boxes of one image.
 """

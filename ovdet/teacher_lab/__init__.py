@@ -1,1 +1,1 @@
-"""What a teacher knows, before anything is trained: zero-shot and probe accuracy, robustness, coverage, maps."""
+"""Measures of a teacher before anything is trained: zero-shot and probe accuracy, robustness, coverage, maps."""

@@ -1,4 +1,4 @@
-"""What the laboratory found, as tables of rich."""
+"""Results of the teacher laboratory as tables of rich."""
 
 from __future__ import annotations
 
