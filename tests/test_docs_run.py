@@ -106,12 +106,6 @@ class Shell:
             {"ovdet": self.ovdet, "python": self.python, "curl": self.curl}[program](words)
         self.done.add((program, *words))
 
-
-@pytest.fixture(scope="module")
-def shell(given) -> Iterator[Shell]:
-    with contextlib.ExitStack() as stack:
-        yield Shell(given, stack)
-
     def ovdet(self, words: list[str]) -> None:
         if words[0] == "serve":
             return self.serve(words)
@@ -141,6 +135,12 @@ def shell(given) -> Iterator[Shell]:
         done = subprocess.run(["curl", "-sS", "--fail-with-body", *words], cwd=self.folder, capture_output=True)
         assert done.returncode == 0, (words, done.stdout, done.stderr)
         self.photo = json.loads(done.stdout)["photo"]
+
+
+@pytest.fixture(scope="module")
+def shell(given) -> Iterator[Shell]:
+    with contextlib.ExitStack() as stack:
+        yield Shell(given, stack)
 
 
 def parts_of(page: Path) -> list[tuple[str, str]]:
