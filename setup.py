@@ -80,6 +80,7 @@ setup(
             *EXPORT,
             *WEB,
             *TRACK,
+            *DOCS,
             "pytest>=8.3",
             "pytest-timeout>=2.3",
             "pytest-xdist>=3.6",
