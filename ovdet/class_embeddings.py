@@ -71,6 +71,7 @@ class ClassEmbeddings:
             not known.
         detector: fingerprint of the detector that learned rows, exemplars and thresholds are of, see
             `detector_fingerprint`; "" for names alone, which any detector of their embedding space takes.
+        unknown: those of the names that nothing is near of what the detector or its teacher was trained on.
 
     Raises:
         InputError: parts of different lengths, a class id that is none, a class without a row, or a threshold outside
@@ -85,6 +86,7 @@ class ClassEmbeddings:
     thresholds: Tensor | None = None
     detector: str = ""
     texts: tuple[str, ...] | None = None
+    unknown: tuple[str, ...] = ()
     _on_device: dict[torch.device, ClassEmbeddings] = field(default_factory=dict, init=False, repr=False)
 
     def __post_init__(self) -> None:
@@ -155,6 +157,12 @@ class ClassEmbeddings:
         is_base = torch.zeros(len(self.names), dtype=torch.bool, device=self.is_base.device)
         is_base[self.class_ids[self.is_base & (self.class_ids != NEGATIVE)]] = True
         return is_base
+
+    def spoken(self, index: int) -> list[str]:
+        """What a class's rows say, its name and synonyms; its name where that is not known."""
+        if self.texts is None:
+            return [self.names[index]]
+        return [self.texts[row] for row in (self.class_ids == index).nonzero()[:, 0].tolist()]
 
     @property
     def is_of_examples(self) -> bool:

@@ -17,6 +17,7 @@ ALLOWED = {
     "objectives": (),
     "text": ("teachers",),
     "modeling": ("objectives",),
+    "modeling.calibration": ("text.class_names",),
     "data": ("text.class_names", "text.vocabulary"),
     "evaluation": ("data.coco",),
     "engine": ("data", "evaluation", "modeling", "objectives", "teachers.embedding_space", "text"),

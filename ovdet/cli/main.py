@@ -28,6 +28,7 @@ COMMANDS = {
     "embed": "ovdet.cli.embed",
     "teacher": "ovdet.cli.teacher",
     "average": "ovdet.cli.average",
+    "calibrate": "ovdet.cli.calibrate",
     "learn": "ovdet.cli.learn",
     "few-shot": "ovdet.cli.few_shot",
     "export": "ovdet.cli.export",

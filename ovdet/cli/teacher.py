@@ -187,8 +187,8 @@ def _add_coverage(parser: argparse.ArgumentParser) -> None:
 
 def _run_coverage(arguments: argparse.Namespace) -> None:
     from ovdet.inference.everyday_words import with_trained_words
-    from ovdet.teacher_lab.coverage import NEAR, cover
     from ovdet.teacher_lab.tables import coverage_line, coverage_table, warnings_of
+    from ovdet.text.coverage import NEAR, cover
 
     vocabulary, data = _names_of_coverage(arguments)
     trained: list[str] = []
@@ -253,7 +253,7 @@ def _read_model(arguments: argparse.Namespace) -> list[str]:
 
 def _measure(teacher: Teacher, data: LabeledSet, vocabulary: Vocabulary, templates: Any, found: Any) -> tuple[Any, Any]:
     """Zero-shot accuracy by cosine, as plain values and as a table."""
-    from ovdet.teacher_lab.coverage import accuracy_by_similarity
+    from ovdet.teacher_lab.bands import accuracy_by_similarity
     from ovdet.teacher_lab.embed import crop_view
     from ovdet.teacher_lab.tables import band_table
     from ovdet.teacher_lab.zero_shot import classify

@@ -23,6 +23,7 @@ from ovdet.errors import InputError, first_line
 from ovdet.export.write import DESCRIPTION, FORMAT, LEARNED_INPUTS, check_packages
 from ovdet.hub.model_folder import Resize, Templates, Width
 from ovdet.inference.predictor import OpenVocabPredictor
+from ovdet.modeling.calibration import ScoreCalibration
 from ovdet.modeling.nms import nms_per_class
 from ovdet.text.embedder import NameEmbedder
 from ovdet.typed import decoded
@@ -35,12 +36,15 @@ class OnnxDetector:
 
     input_format = "RGB"
 
-    def __init__(self, session: Any) -> None:
+    def __init__(self, session: Any, calibration: ScoreCalibration | None = None) -> None:
         """
         Args:
             session: onnxruntime's InferenceSession of a file by ovdet export.
+            calibration: of the graph's scores, which are as the detector has them before; None for none.
         """
         self._session = session
+        self._calibration = calibration
+        self.default_thresholds = None if calibration is None else calibration.thresholds
         self._takes_base = any(value.name == "is_base" for value in session.get_inputs())
         optional = {value.name for value in session.get_overridable_initializers()}
         self._takes_learned = set(LEARNED_INPUTS) <= optional
@@ -75,7 +79,10 @@ class OnnxDetector:
         instances.pred_boxes, instances.scores, instances.pred_classes = Boxes(boxes), scores, rows
         if masks:
             instances.pred_masks = masks[0][:, None]  # (N, 1, S, S)
-        return detector_postprocess(classes_of_rows(instances, classes), inputs["height"], inputs["width"])
+        found = classes_of_rows(instances, classes)
+        if self._calibration is not None:
+            found = self._calibration.of_instances(found, classes)
+        return detector_postprocess(found, inputs["height"], inputs["width"])
 
 
 def _with_a_row(classes: ClassEmbeddings) -> ClassEmbeddings:
@@ -83,7 +90,7 @@ def _with_a_row(classes: ClassEmbeddings) -> ClassEmbeddings:
     if len(classes.class_ids):
         return classes
     row, negative = torch.eye(1, classes.width), torch.tensor([NEGATIVE])
-    return replace(classes, embeddings=row, class_ids=negative, is_base=torch.tensor([False]))
+    return replace(classes, embeddings=row, class_ids=negative, is_base=torch.tensor([False]), texts=None)
 
 
 def classes_of_rows(instances: Instances, classes: ClassEmbeddings) -> Instances:
@@ -116,7 +123,7 @@ def load_onnx_predictor(path: str | Path, *, device: str | None = None) -> OpenV
     session = _open(path, _providers(device))
     about = read_description(session.get_modelmeta().custom_metadata_map.get(DESCRIPTION, "{}"), path)
     return OpenVocabPredictor(
-        OnnxDetector(session),
+        OnnxDetector(session, None if about.calibration is None else ScoreCalibration(**about.calibration)),
         NameEmbedder(
             about.teacher,
             width=about.width,
@@ -140,6 +147,7 @@ class Description(msgspec.Struct):
     templates: Templates
     training_classes: list[str] = []
     detector: str = ""
+    calibration: dict[str, float | dict[str, float]] | None = None
 
 
 def read_description(text: str, path: str | Path) -> Description:

@@ -8,6 +8,7 @@ Shape letters: H, W of the photo, K classes of the vocabulary, D embedding width
 
 from __future__ import annotations
 
+import dataclasses
 import importlib
 import importlib.util
 import io
@@ -64,6 +65,7 @@ def export_detector(config: DictConfig, weights: str, output: str | Path, form: 
     check_own(config)
     _check_output(Path(output), form)
     detector, embed_names, header = load_detector(config, weights)
+    calibration = getattr(detector.roi_heads, "calibration", None)
     description = {
         "format": FORMAT,
         "version": importlib.import_module(__name__.partition(".")[0]).__version__,
@@ -75,6 +77,7 @@ def export_detector(config: DictConfig, weights: str, output: str | Path, form: 
         "detector": detector_fingerprint(detector),
         "resize": read_resize(instantiate(config.dataloader.test.mapper.augmentations)),
         "image": "uint8 RGB (3, H, W)",
+        "calibration": None if calibration is None else dataclasses.asdict(calibration),
     }
     programs: list[ExportedProgram] = []
     contents: list[bytes] = []

@@ -189,7 +189,7 @@ class ZeroShotDetector(nn.Module):
         self.model, self._processor = load_pretrained(source, tuple(READERS), parts)
         self._read = READERS[self.model.config.model_type](self.model, self._processor)
         self.template = self._read.template if template is None else template
-        self.default_threshold: float = self._read.threshold
+        self.default_thresholds = (self._read.threshold, self._read.threshold)
         self.max_detections = max_detections
 
     def forward(self, batched_inputs: list[dict], *, classes: ClassEmbeddings) -> list[dict]:

@@ -31,6 +31,7 @@ class Detections:
         size: (height, width) of the photo.
         masks: (R, H, W) bool, or None for a detector without masks.
         best_missed: name and score of the best detection that lies under its threshold; None where there is none.
+        unknown: names that were asked for and that the detector cannot know, see `ClassEmbeddings`.
     """
 
     boxes: np.ndarray
@@ -40,6 +41,7 @@ class Detections:
     size: tuple[int, int]
     masks: np.ndarray | None = None
     best_missed: tuple[str, float] | None = None
+    unknown: tuple[str, ...] = ()
 
     def __len__(self) -> int:
         return len(self.labels)
@@ -54,9 +56,13 @@ class Detections:
         return (self[index] for index in range(len(self)))
 
     def to_dict(self) -> dict:
-        """The same as plain values: {"width", "height", "detections": [{"box", "score", "label"}]}."""
+        """The same as plain values: {"width", "height", "detections": [{"box", "score", "label"}]}.
+
+        Names that the detector cannot know are listed as "unknown", where there are any.
+        """
         height, width = self.size
-        return {"width": width, "height": height, "detections": list(self)}
+        unknown = {"unknown": list(self.unknown)} if self.unknown else {}
+        return {"width": width, "height": height, **unknown, "detections": list(self)}
 
     def to_json(self) -> str:
         """`to_dict` as JSON on one line."""

@@ -19,6 +19,7 @@ from typing import Any
 import torch
 from detectron2.config import instantiate
 from detectron2.data import transforms as T
+from omegaconf import DictConfig
 from PIL import Image
 from rich.console import Console
 from rich.progress import track
@@ -42,7 +43,7 @@ from ovdet.learning.learn import AnnotatedPhoto, check_learner, learn_classes
 from ovdet.modeling.acceleration import speed_up
 from ovdet.modeling.fingerprint import detector_fingerprint
 from ovdet.modeling.region_detection import EmbeddedImage
-from ovdet.text.classes import build_classes, join_classes
+from ovdet.text.classes import build_classes, join_classes, unknown_names
 from ovdet.text.embedder import NameEmbedder
 from ovdet.text.embeddings import TextEmbeddings
 from ovdet.text.vocabulary import Vocabulary
@@ -135,6 +136,18 @@ class OpenVocabPredictor:
             InputError: config or checkpoint are not there or do not fit each other.
         """
         config = open_config(config_file, [*overrides, *([override("train.device", str(device))] if device else [])])
+        return cls.of(config, weights, compile=compile, half=half)
+
+    @classmethod
+    @float32_by_default()
+    def of(
+        cls, config: DictConfig, weights: str = "", *, compile: bool = False, half: bool = False
+    ) -> OpenVocabPredictor:
+        """Build from a config that was opened; arguments as of `from_config`.
+
+        Raises:
+            InputError: as there.
+        """
         model, embed_names, header = load_detector(config, weights)
         speed_up(model, compile=compile, half=half)
         resize = T.AugmentationList(list(instantiate(config.dataloader.test.mapper.augmentations)))
@@ -183,9 +196,13 @@ class OpenVocabPredictor:
                 for line in told:
                     logger.warning(line)
             classes = build_classes(vocabulary, self.embed_names, base_classes=base, negatives=negatives)
-            lowest = getattr(self.model, "default_threshold", None)  # of a detector with scores of its own kind
+            lowest = getattr(self.model, "default_thresholds", None)  # of a detector with scores of its own kind
             if lowest is not None:
-                classes = replace(classes, thresholds=torch.full((len(classes.names),), lowest))
+                classes = replace(classes, thresholds=_by_kind(classes, *lowest))
+            if isinstance(vocabulary, Vocabulary):
+                classes = replace(classes, unknown=unknown_names(vocabulary, self.embed_names, base))
+                for name in classes.unknown:
+                    logger.warning("%s: near nothing that was trained, what is found says little", name)
             if key is not None:
                 self._embedded[key] = classes
                 while len(self._embedded) > _REMEMBERED:
@@ -276,7 +293,7 @@ class OpenVocabPredictor:
             exemplars: more classes, by photos or boxes in photos, see `embed_exemplars`; beside names or alone.
             negatives: with names, see `embed`.
             threshold: leave out detections that score below it; a mapping gives names their own. None, and for names
-                that the mapping lacks, takes `default_threshold` for each name.
+                that the mapping lacks, takes the detector's own defaults, or `default_threshold` for each name.
             class_agnostic_iou: leave out boxes with a larger IoU with one at least twice as sure, whatever their names;
                 1 keeps all.
             max_containment: leave out boxes of which a larger share lies within a better one of their name; 1 keeps
@@ -546,6 +563,13 @@ class EmbeddedPhoto:
             id(each): each for each in (seen.boxes, seen.objectness_logits, seen.features, *(seen.regions or ()))
         }
         return sum(each.element_size() * each.nelement() for each in tensors.values() if each is not None)
+
+
+def _by_kind(classes: ClassEmbeddings, trained: float, other: float) -> torch.Tensor:
+    """(K,) the one for trained names, and where that is not known; the other for the rest."""
+    is_base = classes.is_base_class
+    is_base = torch.ones(len(classes.names), dtype=torch.bool) if is_base is None else is_base
+    return torch.where(is_base, trained, other)
 
 
 def _key_of(vocabulary: Names, negatives: Sequence[str] | None) -> tuple | None:

@@ -70,6 +70,7 @@ def to_detections(instances: Instances, classes: ClassEmbeddings, shown: Shown) 
         size=instances.image_size,
         masks=instances.pred_masks.numpy() if instances.has("pred_masks") else None,
         best_missed=best_missed,
+        unknown=classes.unknown,
     )
 
 

@@ -186,4 +186,5 @@ def merged(found: list[Detections], class_agnostic_iou: float, max_containment: 
         labels=tuple(labels[order[place]] for place in keep.tolist()),
         size=found[0].size,
         best_missed=max(missed, key=lambda each: each[1], default=None),
+        unknown=found[0].unknown,
     )

@@ -121,7 +121,7 @@ def fit_classes(model: OpenVocabRCNN, names: Sequence[str], regions: LabeledRegi
     weights, biases = fit_probe(features, regions.labels, regions.weights, len(names), blocks=blocks)
     rows = LearnedRows(F.pad(weights, (0, width)), biases, torch.arange(len(names)))
     no_ids, no_base = torch.zeros(0, dtype=torch.long), torch.zeros(0, dtype=torch.bool)
-    return ClassEmbeddings(torch.zeros(0, width), no_ids, tuple(names), no_base, rows, detector=detector)
+    return ClassEmbeddings(torch.zeros(0, width), no_ids, tuple(names), no_base, rows, detector=detector, texts=())
 
 
 def with_names(classes: ClassEmbeddings, regions: LabeledRegions, name_embeddings: Tensor) -> ClassEmbeddings:

@@ -43,6 +43,12 @@ class OpenVocabRCNN(GeneralizedRCNN):
         self._lay_out()
         self.region_source = region_source
 
+    @property
+    def default_thresholds(self) -> tuple[float, float] | None:
+        """The default lowest scores to show of trained and other names where they are calibrated, else None."""
+        calibration = self.roi_heads.calibration
+        return None if calibration is None else calibration.thresholds
+
     def to(self, *args, **kwargs) -> OpenVocabRCNN:
         """As torch's; the backbone's weights then lie in the order that is fast there."""
         super().to(*args, **kwargs)

@@ -272,13 +272,14 @@ def _detect_in_image(
 ) -> Instances:
     regions = regions.finite()
     active = None if heads.background_names is None else heads.background_names.active_for(classes)
-    return postprocess_image(
+    found = postprocess_image(
         build_topk(heads, build_scorer(heads, regions, image_size, active), classes),
         regions.boxes,
         image_size,
         **_postprocessing(heads),
         negative_class=len(classes.names) if heads.class_agnostic_nms else None,
     )
+    return found if heads.calibration is None else heads.calibration.of_instances(found, classes)
 
 
 def _postprocessing(heads: OpenVocabROIHeads) -> dict[str, Any]:

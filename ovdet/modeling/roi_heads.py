@@ -27,6 +27,7 @@ from ovdet.class_embeddings import ClassEmbeddings
 from ovdet.errors import InputError
 from ovdet.modeling.background_names import BackgroundNames
 from ovdet.modeling.box_predictor import BACKGROUND
+from ovdet.modeling.calibration import ScoreCalibration
 from ovdet.modeling.iou_head import IoUHead
 from ovdet.modeling.region_detection import detect, pool
 from ovdet.modeling.region_teacher import RegionTeacher
@@ -90,6 +91,7 @@ class OpenVocabROIHeads(StandardROIHeads):
         class_agnostic_nms: bool = False,
         soft_nms_sigma: float | None = None,
         soft_nms: SoftNMS | None = None,
+        calibration: ScoreCalibration | None = None,
         **standard,
     ) -> None:
         """
@@ -106,6 +108,7 @@ class OpenVocabROIHeads(StandardROIHeads):
             class_agnostic_nms: NMS over all classes, which leaves one class to an object.
             soft_nms_sigma: of Soft-NMS after NMS, see `soft_nms_scores`; None for none.
             soft_nms: Soft-NMS in the place of NMS; None for NMS.
+            calibration: of the scores of names; None leaves them as they are.
             standard: what StandardROIHeads takes, but for num_classes.
         """
         if standard.get("train_on_pred_boxes") or standard.get("keypoint_in_features"):
@@ -128,6 +131,7 @@ class OpenVocabROIHeads(StandardROIHeads):
         self.class_agnostic_nms = class_agnostic_nms
         self.soft_nms_sigma = soft_nms_sigma
         self.soft_nms = soft_nms
+        self.calibration = calibration
 
     @property
     def stages(self) -> list[tuple[nn.Module, nn.Module]]:

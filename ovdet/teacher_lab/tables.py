@@ -7,10 +7,11 @@ from collections.abc import Sequence
 
 from rich.table import Column, Table
 
-from ovdet.teacher_lab.coverage import IN_IMAGENET, NEAR_TRAINED, UNKNOWN, VERDICTS, Band, NameCoverage, Nearest
+from ovdet.teacher_lab.bands import Band
 from ovdet.teacher_lab.probe import ProbeRow
 from ovdet.teacher_lab.robustness import RobustnessRow
 from ovdet.teacher_lab.zero_shot import SUBSETS, ZeroShotReport
+from ovdet.text.coverage import IN_IMAGENET, NEAR_TRAINED, UNKNOWN, VERDICTS, NameCoverage, Nearest
 
 
 def percent(value: float | None, sign: bool = False) -> str:

@@ -14,10 +14,12 @@ from torch import Tensor
 from ovdet.class_embeddings import NEGATIVE, ClassEmbeddings, LearnedRows, unit_norm
 from ovdet.errors import InputError
 from ovdet.text.class_names import normalize_class_name
+from ovdet.text.coverage import UNKNOWN, Concepts, cover_embedded
 from ovdet.text.embedder import NameEmbedder
 from ovdet.text.embeddings import TextEmbeddings
 from ovdet.text.vocabulary import Vocabulary, parse_vocabulary
 
+MOST_COVERED = 10_000  # names of which `unknown_names` tells
 NEAR = 0.33  # cosine of a centered space from which on a negative is too much like a class ("person" and "man")
 
 
@@ -99,6 +101,8 @@ def join_classes(first: ClassEmbeddings, second: ClassEmbeddings) -> ClassEmbedd
     # thresholds
     own, others = first.own_thresholds, second.own_thresholds
     thresholds = torch.cat([own, own.new_full((len(names) - len(own),), torch.nan)])
+    if second.learned is not None:  # the name's own threshold is of other scores
+        thresholds[moved[second.learned.class_ids]] = torch.nan
     thresholds[moved] = torch.where(others.isnan(), thresholds[moved], others)
     return ClassEmbeddings(
         embeddings,
@@ -109,6 +113,7 @@ def join_classes(first: ClassEmbeddings, second: ClassEmbeddings) -> ClassEmbedd
         None if thresholds.isnan().all() else thresholds,
         first.detector or second.detector,
         None if first.texts is None or second.texts is None else (*first.texts, *second.texts),
+        tuple(name for name in first.unknown if learned is None or names.index(name) not in learned.class_ids),
     )
 
 
@@ -124,6 +129,26 @@ def _base_or_none(classes: ClassEmbeddings) -> Tensor:
     """(S,) bool, False where it is not known."""
     is_unknown = classes.is_base is None
     return torch.zeros(len(classes.class_ids), dtype=torch.bool) if is_unknown else classes.is_base.cpu()
+
+
+def unknown_names(
+    vocabulary: Vocabulary, embed_names: NameEmbedder, base_classes: Sequence[str] = ()
+) -> tuple[str, ...]:
+    """Names that are near no base class and no class of the embedded teacher's; none where that cannot be told.
+
+    Args:
+        vocabulary: up to MOST_COVERED names.
+        embed_names: names -> embeddings.
+        base_classes: names that the detector was trained on.
+    """
+    imagenet = embed_names.imagenet_concepts() if len(vocabulary) <= MOST_COVERED else None
+    if imagenet is None:
+        return ()
+    trained = Concepts(tuple(base_classes), (embed_names(base_classes),)) if base_classes else None
+    texts, class_ids = rows_of(vocabulary)
+    covered = cover_embedded(Vocabulary(tuple(texts)), embed_names(texts), trained, imagenet)
+    known = {index for index, each in zip(class_ids, covered, strict=True) if each.verdict != UNKNOWN}
+    return tuple(name for index, name in enumerate(vocabulary.names) if index not in known)
 
 
 def rows_of(vocabulary: Vocabulary) -> tuple[list[str], list[int]]:

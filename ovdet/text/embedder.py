@@ -18,6 +18,7 @@ from ovdet.errors import InputError
 from ovdet.teachers.base import Teacher, digest
 from ovdet.teachers.registry import load_teacher
 from ovdet.text.class_names import normalize_class_name, with_nearest
+from ovdet.text.coverage import Concepts, imagenet_concepts
 from ovdet.text.embeddings import TextEmbeddings, check_space, embed_vocabulary, load_embeddings
 from ovdet.text.prompts import resolve_templates
 from ovdet.text.vocabulary import Vocabulary
@@ -108,6 +109,13 @@ class NameEmbedder:
         if known == "" and self._read is None and embeddings.fingerprint:
             known = self._teacher.fingerprint
         check_space(embeddings, {"teacher": self.teacher_name, "width": self.width, "fingerprint": known})
+
+    def imagenet_concepts(self) -> Concepts | None:
+        """What the embedded teacher was trained on, see text/coverage.py; None of other teachers and of files."""
+        if self._file is not None or not self.teacher_name.startswith("conse"):
+            return None
+        with self._lock:
+            return imagenet_concepts(self._teacher, self.templates)
 
     def warm_up(self) -> None:
         """Load the text encoder now, so that the first new name does not wait for it."""

@@ -7,18 +7,18 @@ import torch
 from rich.console import Console
 
 from ovdet.errors import InputError
-from ovdet.teacher_lab import coverage
-from ovdet.teacher_lab.coverage import (
+from ovdet.teacher_lab.bands import accuracy_by_similarity
+from ovdet.teacher_lab.tables import band_table, coverage_line, coverage_table, warnings_of
+from ovdet.teachers.registry import load_teacher
+from ovdet.text import coverage
+from ovdet.text.coverage import (
     Concepts,
     NameCoverage,
     Nearest,
-    accuracy_by_similarity,
     cover,
     imagenet_concepts,
     nearest_concepts,
 )
-from ovdet.teacher_lab.tables import band_table, coverage_line, coverage_table, warnings_of
-from ovdet.teachers.registry import load_teacher
 from ovdet.text.embeddings import embed_vocabulary
 from ovdet.text.vocabulary import Vocabulary
 

@@ -11,7 +11,6 @@ Shape letters: K names, C concepts, D embedding width.
 
 from __future__ import annotations
 
-import itertools
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
@@ -33,8 +32,6 @@ from ovdet.text.vocabulary import Vocabulary
 TRAINED, NEAR_TRAINED, IN_IMAGENET, UNKNOWN = "trained", "near a trained name", "in ImageNet", "unknown"
 VERDICTS = (TRAINED, NEAR_TRAINED, IN_IMAGENET, UNKNOWN)
 NEAR = 0.5  # cosine from which on a concept is near, as measured with the embedded teacher (docs/teachers.md)
-_EDGES = (0.4, 0.5, 0.6, 0.7, 0.8)
-_FAILING = 0.1
 _TEXTS_AT_ONCE = 256
 
 
@@ -80,45 +77,6 @@ class NameCoverage:
         return asdict(self)
 
 
-@dataclass(frozen=True)
-class Band:
-    """Zero-shot accuracy of the classes whose nearest concept of ImageNet's has a cosine in [low, high).
-
-    Attributes:
-        low: of the cosine.
-        high: of the cosine.
-        classes: that have objects.
-        top1: mean over them, in [0, 1]; None without any.
-        failing: the share of them with a top-1 below 0.1; None without any.
-    """
-
-    low: float
-    high: float
-    classes: int
-    top1: float | None
-    failing: float | None
-
-
-def accuracy_by_similarity(
-    similarities: Sequence[float], top1: Sequence[float | None], edges: Sequence[float] = _EDGES
-) -> list[Band]:
-    """How accurate a teacher is on names by their nearest concept: what a cosine is worth.
-
-    Args:
-        similarities: of each name to its nearest concept.
-        top1: of each name; None without objects.
-        edges: between the bands, rising.
-    """
-    seen = [pair for pair in zip(similarities, top1, strict=True) if pair[1] is not None]
-    bands = []
-    for low, high in itertools.pairwise((-1.0, *edges, 1.01)):
-        found = [accuracy for similarity, accuracy in seen if low <= similarity < high]
-        failing = sum(accuracy < _FAILING for accuracy in found)
-        means = (sum(found) / len(found), failing / len(found)) if found else (None, None)
-        bands.append(Band(low, high, len(found), *means))
-    return bands
-
-
 def nearest_concepts(asked: Tensor, concepts: Concepts) -> list[Nearest]:
     """The nearest concept of each of (K, D) unit vectors, by whichever of its embeddings is nearest."""
     similarities = torch.stack([asked @ matrix.T for matrix in concepts.matrices]).amax(0)  # (K, C)
@@ -150,15 +108,29 @@ def cover(
     """
     if not -1 <= near <= 1:
         raise InputError(f"expected a cosine from -1 to 1 as near, got {near}")
-    asked = embed_vocabulary(vocabulary, teacher, templates).matrix.cpu()
-    to_imagenet = nearest_concepts(asked, imagenet_concepts(teacher, templates))
-    known = {normalize_class_name(name) for name in training_classes}
-    to_trained: list[Nearest | None] = [None] * len(vocabulary)
+    trained = None
     if training_classes:
-        trained = Vocabulary(tuple(training_classes))
-        to_trained = nearest_concepts(
-            asked, Concepts(trained.names, (embed_vocabulary(trained, teacher, templates).matrix.cpu(),))
-        )
+        names = Vocabulary(tuple(training_classes))
+        trained = Concepts(names.names, (embed_vocabulary(names, teacher, templates).matrix.cpu(),))
+    asked = embed_vocabulary(vocabulary, teacher, templates).matrix.cpu()
+    return cover_embedded(vocabulary, asked, trained, imagenet_concepts(teacher, templates), near=near)
+
+
+def cover_embedded(
+    vocabulary: Vocabulary, asked: Tensor, trained: Concepts | None, imagenet: Concepts, *, near: float = NEAR
+) -> list[NameCoverage]:
+    """As `cover`, where all is embedded already.
+
+    Args:
+        vocabulary: names and their synonyms.
+        asked: (K, D) of the names, unit norm.
+        trained: training classes; None for none.
+        imagenet: see `imagenet_concepts`.
+        near: cosine from which on a concept is near.
+    """
+    to_imagenet = nearest_concepts(asked, imagenet)
+    known = {normalize_class_name(name) for name in (trained.names if trained else ())}
+    to_trained = [None] * len(vocabulary) if trained is None else nearest_concepts(asked, trained)
     found = []
     for name, trained_one, imagenet_one in zip(vocabulary.names, to_trained, to_imagenet, strict=True):
         spoken = {normalize_class_name(each) for each in (name, *vocabulary.synonyms.get(name, ()))}

@@ -1,0 +1,74 @@
+"""Calibrate a detector's scores, so that one threshold does for trained and other names; write it as a model folder.
+
+ovdet calibrate --model output/lite/mixture --card card.md --output my_model
+    --set coco_new.json=photos --set other_names.json=more_photos
+"""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+
+from ovdet.cli.arguments import add_json_argument, add_model_arguments, add_overrides, reports_on_stderr, say
+from ovdet.errors import InputError
+from ovdet.files import require_path
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    add = parser.add_argument
+    add_model_arguments(parser)
+    photos = (
+        "COCO format and the folder of its photos, which the detector was not trained on; all things of its names have "
+        "boxes. May be repeated; names that were trained and others are needed"
+    )
+    add("--set", dest="sets", action="append", required=True, metavar="X.json=DIR", help=photos)
+    precision = "share of what is shown of trained names that is to be right, which gives the threshold (default: 0.5)"
+    add("--precision", type=float, default=0.5, metavar="p", help=precision)
+    add("--card", metavar="F.md", help="the model card (default: that of --model)")
+    add("--output", required=True, metavar="DIR", help="the model folder to write")
+    add_json_argument(parser)
+    add_overrides(parser)
+
+
+def run(arguments: argparse.Namespace) -> None:
+    from dataclasses import asdict
+
+    from ovdet.hub.find import choose_model, open_config
+    from ovdet.hub.model_folder import CARD, write_model_folder
+    from ovdet.inference.calibrate import Measured, fit_calibration, measure, with_calibration
+    from ovdet.inference.predictor import OpenVocabPredictor
+
+    output = require_path(arguments.output)
+    sets = [parse_set(text) for text in arguments.sets]
+    config_file, weights = choose_model(arguments.model, arguments.config_file, arguments.weights)
+    card = Path(arguments.card) if arguments.card else Path(config_file).with_name(CARD)
+    try:
+        text = card.read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        raise InputError(f"expected a model card, {card} cannot be read: {error}") from error
+    config = with_calibration(open_config(config_file, [*arguments.overrides, "train.device=cpu"]), None)
+    predictor = OpenVocabPredictor.of(config, weights)
+    measured = Measured()
+    with reports_on_stderr(arguments.json):
+        for annotations, images in sets:
+            measure(predictor, annotations, images, measured)
+    calibration, kinds = fit_calibration(measured, arguments.precision)
+    write_model_folder(with_calibration(config, calibration), weights, output, card=text)
+    line = arguments.output
+    for name, kind in kinds.items():
+        figures = f"threshold {kind.threshold:g}, precision {kind.precision:.2f}, recall {kind.recall:.2f}"
+        line += f"; {kind.names} {name} names, {kind.objects} objects: {figures}"
+    values = {key: kind._asdict() for key, kind in kinds.items()}
+    say(arguments, line, {"output": arguments.output, "calibration": asdict(calibration), **values})
+
+
+def parse_set(text: str) -> tuple[str, str]:
+    """ "X.json=DIR" -> both.
+
+    Raises:
+        InputError: it is something else.
+    """
+    annotations, equals, images = text.rpartition("=")
+    if not equals or not annotations or not images:
+        raise InputError(f"expected --set X.json=DIR, got {text!r}")
+    return annotations, images
