@@ -2,12 +2,15 @@
 
 ovdet label photos --names "dog, red kite" --format yolo --output labels
 ovdet label photos --names names.txt --format coco csv --thresholds "dog=0.5, red kite=0.1" --output labels
+ovdet label photos --names all_names.txt --missing instances.json --output pseudo
 """
 
 from __future__ import annotations
 
 import argparse
+import json
 import sys
+from collections import Counter
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +23,7 @@ from ovdet.cli.detect import (
     predictor_for,
 )
 from ovdet.errors import InputError
-from ovdet.files import require_path
+from ovdet.files import atomic_write, require_path
 
 _FORMATS = ("coco", "yolo", "voc", "labelstudio", "cvat", "csv")
 
@@ -35,6 +38,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add_limit_arguments(parser)
     lowest = "lowest scores of single names; of the others --threshold says it"
     add("--thresholds", metavar='"a=0.5, b=0.1"', help=lowest)
+    missing = "label the photos of this COCO json with the names that it lacks: coco.json is it with these beside"
+    add("--missing", metavar="X.json", help=missing)
     review = "how many of the least sure detections review.html shows; 0 for no page (default: 60)"
     add("--review", type=int, default=60, metavar="N", help=review)
     add_json_argument(parser)
@@ -50,6 +55,7 @@ def run(arguments: argparse.Namespace) -> None:
     from ovdet.data.images import find_images
     from ovdet.inference.label_formats import FORMATS
     from ovdet.inference.labels import Journal, Labels, label_photos
+    from ovdet.inference.pseudo_labels import add_pseudo_labels
     from ovdet.inference.results import check_output
     from ovdet.inference.review import write_review
     from ovdet.inference.shown import thresholds_of
@@ -58,7 +64,8 @@ def run(arguments: argparse.Namespace) -> None:
     if not folder.is_dir():
         raise InputError(f"expected a folder of photos, got {folder}")
     check_output(output, str(folder))
-    photos = find_images(folder)
+    own = None if arguments.missing is None else _read_own(arguments)
+    photos = find_images(folder) if own is None else _photos_of(own, folder, arguments.missing)
     given = parse_thresholds(arguments.thresholds)
     predictor = predictor_for(arguments, arguments.overrides)
     names = predictor.names
@@ -79,13 +86,47 @@ def run(arguments: argparse.Namespace) -> None:
         pass
     here = [journal.done[photo.name] for photo in photos if photo.name in journal.done]
     labels = Labels(folder, names, tuple(here), arguments.model or arguments.weights or "ovdet-lite")
-    files = [str(FORMATS[name](labels, output)) for name in dict.fromkeys(arguments.format)]
+    if own is None:
+        files = [str(FORMATS[name](labels, output)) for name in dict.fromkeys(arguments.format)]
+    else:
+        files = [str(output / "coco.json")]
+        pairs = zip((image["file_name"] for image in own["images"]), photos, strict=True)
+        found = {name: journal.done[photo.name] for name, photo in pairs if photo.name in journal.done}
+        beside = add_pseudo_labels(own, found)
+        atomic_write(files[0], json.dumps(beside, ensure_ascii=False).encode())
     files += [str(write_review(labels, thresholds, output, number=arguments.review))] if arguments.review > 0 else []
     boxes = sum(len(photo.detections) for photo in here)
     line = f"{', '.join(files)}: {boxes} boxes on {len(here)} photos, {len(here) - before} of them new"
     say(arguments, line, {"files": files, "photos": len(here), "boxes": boxes, "left_out": len(failures)})
     if failures:
         raise InputError(f"{len(failures)} photos cannot be used, the first: {failures[0]}")
+
+
+def _read_own(arguments: argparse.Namespace) -> dict[str, Any]:
+    """The content of --missing X.json.
+
+    Raises:
+        InputError: it is no such json, or another format than COCO's is asked for.
+    """
+    from ovdet.data.coco import check_coco, read_json
+
+    if arguments.format != ["coco"]:
+        raise InputError(f"expected --format coco with --missing, got {' '.join(arguments.format)}")
+    content = read_json(arguments.missing, "a COCO-format json")
+    check_coco(content, arguments.missing)
+    return content
+
+
+def _photos_of(content: dict[str, Any], folder: Path, json_file: str) -> list[Path]:
+    """The files of a json's photos, in its order; InputError where one is missing, or outside of the folder."""
+    from ovdet.data.dataset import check_within, find_photos
+
+    names = [image["file_name"] for image in content["images"]]
+    check_within(names, folder, json_file)
+    photos = [Path(file) for file in find_photos([str(folder / name) for name in names], folder)]
+    if odd := [name for name, number in Counter(photo.name for photo in photos).items() if number > 1]:
+        raise InputError(f"expected photos of {json_file} with file names of their own, got {odd[0]!r} twice")
+    return photos
 
 
 def parse_thresholds(text: str | None) -> dict[str, float]:
@@ -108,7 +149,7 @@ def parse_thresholds(text: str | None) -> dict[str, float]:
 
 def _asked(arguments: argparse.Namespace, thresholds: dict[str, float]) -> dict[str, Any]:
     """What decides about labels, for the journal."""
-    keys = ("vocabulary", "classes", "exemplar", "negatives", "class_agnostic_iou", "max_containment")
+    keys = ("vocabulary", "classes", "exemplar", "missing", "negatives", "class_agnostic_iou", "max_containment")
     detector = ("model", "config_file", "weights", "teacher", "half", "tiles", "overrides")
     asked = {key: getattr(arguments, key) for key in (*keys, *detector)}
     return {

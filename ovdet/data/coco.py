@@ -57,6 +57,7 @@ class _Annotation(msgspec.Struct):
     bbox: tuple[Number, Number, Number, Number]
     iscrowd: Literal[0, 1] | bool | None = None
     area: Annotated[float, msgspec.Meta(ge=-1e12, le=1e12)] | None = None
+    score: Annotated[float, msgspec.Meta(ge=0, le=1)] | None = None  # of a pseudo-label: how sure a detector was
 
 
 class _Coco(msgspec.Struct):

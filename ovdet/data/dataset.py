@@ -155,6 +155,8 @@ def _convert_annotation(
         "category_id": to_contiguous[annotation["category_id"]],
         "iscrowd": int(annotation.get("iscrowd", 0)),
     }
+    if annotation.get("score") is not None:
+        record["score"] = float(annotation["score"])
     if annotation.get("segmentation"):
         record["segmentation"] = usable_segmentation(annotation["segmentation"], image)
     return record

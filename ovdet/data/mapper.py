@@ -130,7 +130,11 @@ class OpenVocabMapper:
         annotations = [transform_instance_annotations(annotation, transforms, size) for annotation in annotations]
         all_polygons = all(isinstance(annotation.get("segmentation", []), list) for annotation in annotations)
         mask_format = "polygon" if all_polygons else "bitmask"
-        return filter_empty_instances(annotations_to_instances(annotations, size, mask_format=mask_format))
+        return filter_empty_instances(self._of_annotations(annotations, size, mask_format))
+
+    def _of_annotations(self, annotations: list[dict[str, Any]], size: tuple[int, int], mask_format: str) -> Instances:
+        """Transformed annotations as Instances, the empty ones too."""
+        return annotations_to_instances(annotations, size, mask_format=mask_format)
 
     def _make_regions(
         self, image_id: int | str, transforms: T.TransformList, size_orig: tuple[int, int], size: tuple[int, int]

@@ -1,5 +1,8 @@
 """Several data sets in one training: names that mean the same are one class, and each photo knows its set.
 
+Annotations with a score are pseudo-labels, see inference/pseudo_labels.py: they are objects, but nothing follows from
+what has none.
+
 A set speaks of its own names alone. Of another set's names a photo says nothing: neither that they are there nor that
 they are not (federated by set, as LVIS is by class, arXiv:1908.03195; Detic and UniDet join data sets so too).
 
@@ -22,6 +25,7 @@ import numpy as np
 import torch
 from detectron2.data import DatasetCatalog, MetadataCatalog
 from detectron2.data.samplers import RepeatFactorTrainingSampler
+from detectron2.structures import Instances
 from detectron2.utils import comm
 from omegaconf import OmegaConf
 from torch import Tensor
@@ -37,6 +41,7 @@ from ovdet.text.class_names import normalize_class_name
 
 logger = logging.getLogger(__name__)
 
+SCORES_FIELD = "gt_scores"  # of a photo's Instances: 1, or a pseudo-label's score
 SET_FIELD = "gt_set"  # of a photo's Instances, for modeling/partial_labels.py: which set, once for each object
 _SYNONYMS = Path(__file__).with_name("synonyms.json")
 _TRIES = 5  # to crop a photo so that an object remains
@@ -140,7 +145,7 @@ def load_mixture(sets: Sequence[DataSet | LabeledPhotos], synonyms: Mapping[str,
     dicts: list[dict[str, Any]] = []
     for number, (data_set, of_set, (_, records)) in enumerate(zip(sets, own_names, loaded, strict=True)):
         to_common = [index[name] for name in of_set]
-        spoken[number, to_common] = True
+        spoken[number, to_common] = torch.tensor(_is_spoken(records, len(of_set)))
         kept = _to_train_on(data_set, records)
         for record in kept:
             annotations = [{**each, "category_id": to_common[each["category_id"]]} for each in record["annotations"]]
@@ -151,6 +156,20 @@ def load_mixture(sets: Sequence[DataSet | LabeledPhotos], synonyms: Mapping[str,
         numbers = data_set.name, len(kept), len(records) - len(kept), len(of_set)
         logger.info("%s: %d photos to train on, %d held out, %d names", *numbers)
     return Mixture(dicts, names, spoken, tuple(sets))
+
+
+def _is_spoken(dicts: Sequence[Mapping[str, Any]], num_names: int) -> list[bool]:
+    """Of which of its names a set's photos say that they are there or not.
+
+    Not of those that have pseudo-labels alone, annotations with a score: a detector misses what it does not know. A set
+    of nothing else speaks of no name.
+    """
+    by_name: list[set[bool]] = [set() for _ in range(num_names)]
+    for record in dicts:
+        for annotation in record["annotations"]:
+            by_name[annotation["category_id"]].add("score" in annotation)
+    is_annotated = any(False in kinds for kinds in by_name) or not any(by_name)  # photos with labels have no boxes
+    return [False in kinds or (is_annotated and not kinds) for kinds in by_name]
 
 
 def _to_train_on(data_set: DataSet | LabeledPhotos, records: list[dict[str, Any]]) -> list[dict[str, Any]]:
@@ -238,7 +257,15 @@ def set_labels(name: str) -> Callable[[], tuple[Tensor, Tensor, Tensor, Tensor]]
 
 
 class MixtureMapper(OpenVocabMapper):
-    """Says with each object which set its photo is of, and crops no photo so that nothing remains to say it with."""
+    """Says with each object which set its photo is of, and crops no photo so that nothing remains to say it with.
+
+    With each object comes the score of its label, too: 1, or less of a pseudo-label.
+    """
+
+    def _of_annotations(self, annotations: list[dict[str, Any]], size: tuple[int, int], mask_format: str) -> Instances:
+        instances = super()._of_annotations(annotations, size, mask_format)
+        instances.set(SCORES_FIELD, torch.tensor([each.get("score", 1.0) for each in annotations], dtype=torch.float32))
+        return instances
 
     def __call__(self, dataset_dict: dict[str, Any]) -> dict[str, Any]:
         """As OpenVocabMapper's; "instances" have `gt_set` besides, and labeled photos "image_labels" (int64)."""

@@ -18,6 +18,7 @@ from torch import Tensor
 from ovdet.modeling.box_predictor import OpenVocabBoxPredictor
 from ovdet.packable import packable
 
+SCORES_FIELD = "gt_scores"  # of a photo's Instances, by data/mixture.py: 1, or a pseudo-label's score
 SET_FIELD = "gt_set"  # of a photo's Instances, by data/mixture.py: which set it is of, once for each object
 IGNORED = -100  # the class that cross entropy leaves out
 
@@ -99,6 +100,7 @@ class PartialLabels:
         on_object = classes < num_classes
         counts = own.clone()
         counts[on_object] |= rivals[classes[on_object]] & ~labels.are_parts[sets[on_object], None]
+        counts[on_object, classes[on_object]] = True  # a pseudo-label's name, too
         with torch.no_grad():
             probabilities = logits.float().softmax(1)[:, :num_classes]
             foreign = (probabilities * ~own).sum(1)
@@ -115,19 +117,28 @@ def sets_of(proposals: Sequence[Instances]) -> Tensor:
     )
 
 
+def label_scores(proposals: Sequence[Instances], on_object: Tensor) -> Tensor:
+    """(R,) scores of the labels of regions on an object, (R,) bool; 1 elsewhere, and where no label has one."""
+    given = [each.get(SCORES_FIELD) if each.has(SCORES_FIELD) else each.gt_classes.new_ones(len(each)).float()
+             for each in proposals]  # fmt: skip
+    return torch.where(on_object, torch.cat(given), 1.0)
+
+
 @packable
 class PartialLabelBoxPredictor(OpenVocabBoxPredictor):
     """The box predictor for photos of several data sets, each of which speaks of names of its own."""
 
-    def __init__(self, *arguments, partial_labels: PartialLabels | None, **options) -> None:
+    def __init__(self, *arguments, partial_labels: PartialLabels | None, soft_labels: bool = False, **options) -> None:
         """
         Args:
             arguments: of OpenVocabBoxPredictor.
             partial_labels: which names count on which photos; None for a detector that is only run.
+            soft_labels: whether pseudo-labels weigh as much as their scores in `loss_cls`; else they are as any other.
             options: of OpenVocabBoxPredictor.
         """
         super().__init__(*arguments, **options)
         self.partial_labels = partial_labels
+        self.soft_labels = soft_labels
 
     def predict(self, embeddings: Tensor, deltas: Tensor, class_embeddings: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """As OpenVocabBoxPredictor's, and the class embeddings (K, D), for `losses`."""
@@ -140,7 +151,10 @@ class PartialLabelBoxPredictor(OpenVocabBoxPredictor):
         labels = torch.cat([each.gt_classes for each in proposals]).clamp(max=logits.shape[1] - 1)
         logits, labels = self.partial_labels.apply(logits, labels, sets_of(proposals), class_embeddings)
         count = int((labels != IGNORED).sum())
-        loss = F.cross_entropy(logits, labels, ignore_index=IGNORED, reduction="sum") / max(count, 1)
+        loss = F.cross_entropy(logits, labels, ignore_index=IGNORED, reduction="none")  # (R,)
+        if self.soft_labels:
+            loss = loss * label_scores(proposals, labels < logits.shape[1] - 1)
+        loss = loss.sum() / max(count, 1)
         losses["loss_cls"] = loss * self.loss_weight.get("loss_cls", 1.0)
         return losses
 

@@ -13,7 +13,8 @@ from PIL import Image
 
 from ovdet.cli.label import parse_thresholds
 from ovdet.errors import InputError
-from ovdet.inference.labels import JOURNAL
+from ovdet.inference.labels import JOURNAL, Box, LabeledPhoto
+from ovdet.inference.pseudo_labels import add_pseudo_labels
 
 # a detector that costs nothing (its time is that of `--half`), in a process of its own
 SPY = """
@@ -26,7 +27,7 @@ from ovdet.class_embeddings import ClassEmbeddings
 import torch
 
 class Spy:
-    names, training_classes = ("dog", "red kite"), ()
+    names, training_classes, calibrated_thresholds = ("dog", "red kite"), (), None
     classes = ClassEmbeddings(torch.eye(2), torch.arange(2), names)
     def set_vocabulary(self, vocabulary, negatives): assert vocabulary.names == self.names
     def stream(self, photos, *, batch_size, on_failure, threshold, **shown):
@@ -145,3 +146,69 @@ def test_killed_at_ten_moments(photos, tmp_path):
     assert last.wait() == 0, last.stderr.read()
     for name in ("coco.json", JOURNAL):
         assert (tmp_path / "killed" / name).read_bytes() == (tmp_path / "whole" / name).read_bytes()
+
+
+def make_json(photos, names=("dog",), first="0.png"):
+    """A json of all photos, on the first one a dog where the spy sees one."""
+    return {
+        "info": {"description": "mine"},
+        "images": [{"id": n, "file_name": f"{n}.png", "width": 80, "height": 60} for n in range(8)],
+        "annotations": [{"id": 5, "image_id": 0, "category_id": 3, "bbox": [1, 2, 29, 38], "area": 1102, "iscrowd": 0}],
+        "categories": [{"id": 3 + place, "name": name} for place, name in enumerate(names)],
+    }
+
+
+def test_missing_names_are_labeled_beside_a_jsons_own(label, photos, tmp_path):
+    own = make_json(photos)
+    (tmp_path / "own.json").write_text(json.dumps(own))
+    code, out, err = label("--missing", tmp_path / "own.json", "--threshold", "0.1")
+    assert code == 0 and "coco.json" in out, err
+    coco = json.loads((tmp_path / "out/coco.json").read_text())
+    assert coco["info"] == own["info"] and coco["images"] == own["images"]
+    assert coco["categories"] == [{"id": 3, "name": "dog"}, {"id": 4, "name": "red kite"}]
+    assert coco["annotations"][0] == own["annotations"][0]
+    kites = coco["annotations"][1:]
+    assert [(each["image_id"], each["category_id"], each["score"]) for each in kites] == [(n, 4, 0.2) for n in range(8)]
+    assert kites[0]["bbox"] == [0, 0, 9, 9] and len({each["id"] for each in coco["annotations"]}) == 9
+
+
+def test_missing_leaves_out_what_has_a_box(label, photos, tmp_path):
+    own = make_json(photos, names=("rat", "mouse"))  # the spy's first dog is a rat
+    (tmp_path / "own.json").write_text(json.dumps(own))
+    code, _, err = label("--missing", tmp_path / "own.json", "--threshold", "0.1", "--thresholds", "dog=0.5")
+    assert code == 0, err
+    coco = json.loads((tmp_path / "out/coco.json").read_text())
+    new = [each for each in coco["annotations"] if "score" in each]
+    assert {each["category_id"] for each in new if each["image_id"] == 0} == {6}  # the kite
+    assert {each["category_id"] for each in new if each["image_id"] == 1} == {5, 6}
+
+
+@pytest.mark.parametrize(
+    ("change", "more", "expected"),
+    [
+        (lambda own: own, ("--format", "yolo"), "--format coco with --missing"),
+        (lambda own: {**own, "images": [{**own["images"][0], "file_name": "gone.png"}]}, (), "gone.png"),
+        (lambda own: {**own, "images": [{**own["images"][0], "file_name": "../0.png"}]}, (), "below"),
+        (lambda own: {"images": []}, (), "COCO-format json"),
+    ],
+)
+def test_a_json_that_does_not_fit_is_refused(label, photos, tmp_path, change, more, expected):
+    own = change(make_json(photos))
+    own = {**own, "annotations": []} if "annotations" in own else own
+    (tmp_path / "own.json").write_text(json.dumps(own))
+    code, _, err = label("--missing", tmp_path / "own.json", *more)
+    assert code == 2 and expected in err and err.count("\n") == 1
+    assert not (tmp_path / "out").exists()
+
+
+def test_another_word_for_a_name_of_the_json_is_not_missing():
+    content = {
+        "images": [{"id": "a", "file_name": "a.png"}],
+        "annotations": [],
+        "categories": [{"id": 0, "name": "sofa"}],
+    }
+    photo = LabeledPhoto("a.png", 9, 9, tuple(Box((0, 0, 5, 5), 0.5, label) for label in ("couch", "Sofa", "dog")))
+    added = add_pseudo_labels(content, {"a.png": photo})
+    assert [each["name"] for each in added["categories"]] == ["sofa", "dog"]
+    assert [each["category_id"] for each in added["annotations"]] == [1]
+    assert add_pseudo_labels(content, {}) == content

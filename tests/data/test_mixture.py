@@ -155,3 +155,32 @@ def test_objects_know_their_set(make_set):
     assert mapped["instances"].gt_boxes.tensor.tolist() == [[28, 2, 48, 22]]
     test = MixtureMapper(is_train=False, augmentations=[], image_format="RGB")(record)
     assert "instances" not in test
+
+
+def with_scores(data_set, name_place, score=0.4):
+    """The boxes of one of a set's names become pseudo-labels."""
+    content = json.loads(Path(data_set.json_file).read_text())
+    for each in content["annotations"]:
+        if each["category_id"] == 7 + name_place:
+            each["score"] = score
+    Path(data_set.json_file).write_text(json.dumps(content))
+    return data_set
+
+
+def test_a_set_does_not_speak_of_names_with_pseudo_labels_alone(make_set):
+    mixture = load_mixture([with_scores(make_set("a", ["dog", "cat"]), 1), make_set("b", ["cat"])])
+    assert mixture.spoken.tolist() == [[True, False], [False, True]]
+    alone = load_mixture([with_scores(make_set("c", ["dog"]), 0)])  # photos that nobody annotated
+    assert not alone.spoken.any()
+
+
+def test_the_mapper_keeps_the_scores_of_pseudo_labels(make_set):
+    mixture = load_mixture([with_scores(make_set("a", ["dog", "cat"]), 1, 0.25)])
+    mapped = MixtureMapper(is_train=True, augmentations=[], image_format="RGB")(mixture.dicts[0])
+    by_class = dict(zip(mapped["instances"].gt_classes.tolist(), mapped["instances"].gt_scores.tolist(), strict=True))
+    assert by_class == {0: 1.0, 1: 0.25}
+
+
+def test_a_score_that_is_none_is_refused(make_set):
+    with pytest.raises(InputError, match="score"):
+        load_mixture([with_scores(make_set("a", ["dog"]), 0, 1.5)])

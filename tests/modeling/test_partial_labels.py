@@ -154,3 +154,34 @@ def test_proposals_learn_no_background_where_boxes_may_be_missing():
     assert torch.equal(loss(0, doubt=0.0), plain)  # dense: as detectron2's
     assert torch.equal(loss(1, doubt=1.0), plain)
     assert 0 < loss(1, doubt=0.0) < plain / 4  # only the object itself is left
+
+
+def test_a_pseudo_label_counts_where_its_set_does_not_speak_of_it():
+    masked, classes = apply(torch.zeros(1, 5), [3], [0])  # a coat on a photo of dogs and cats
+    assert counted(masked)[0][3] and classes.tolist() == [3]
+
+
+def test_soft_labels_weigh_as_much_as_their_scores():
+    torch.manual_seed(0)
+
+    def loss(scores, soft):
+        torch.manual_seed(0)
+        predictor = PartialLabelBoxPredictor(
+            ShapeSpec(channels=8), width=4, box2box_transform=Box2BoxTransform((10, 10, 5, 5)),
+            partial_labels=PartialLabels(lambda: LABELS), soft_labels=soft,
+        )  # fmt: skip
+        proposals = Instances((50, 50))
+        proposals.proposal_boxes = proposals.gt_boxes = Boxes(torch.tensor([[0.0, 0, 9, 9], [20, 20, 40, 40]]))
+        proposals.gt_classes = torch.tensor([0, 1])
+        proposals.set("gt_set", torch.tensor([0, 0]))
+        if scores is not None:
+            proposals.set("gt_scores", torch.tensor(scores))
+        features = torch.randn(2, 8, generator=torch.Generator().manual_seed(1))
+        with EventStorage():
+            return predictor.losses(predictor(features, NAMES), [proposals])["loss_cls"]
+
+    whole = loss(None, True)
+    assert torch.equal(loss([0.5, 0.5], False), whole) and torch.equal(loss([1.0, 1.0], True), whole)
+    assert torch.allclose(loss([0.5, 0.5], True), whole / 2)
+    parts = loss([1.0, 0.0], True) + loss([0.0, 1.0], True)
+    assert torch.allclose(parts, whole)
