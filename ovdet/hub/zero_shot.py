@@ -233,6 +233,9 @@ class NamesAsTexts:
         """All of them."""
         return tuple(names)
 
+    def imagenet_concepts(self) -> None:
+        """None: nobody says what it was trained on."""
+
     def check(self, embeddings: TextEmbeddings) -> None:
         """Refuse embeddings.
 

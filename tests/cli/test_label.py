@@ -27,7 +27,7 @@ from ovdet.class_embeddings import ClassEmbeddings
 import torch
 
 class Spy:
-    names, training_classes, calibrated_thresholds = ("dog", "red kite"), (), None
+    names, training_classes = ("dog", "red kite"), ()
     classes = ClassEmbeddings(torch.eye(2), torch.arange(2), names)
     def set_vocabulary(self, vocabulary, negatives): assert vocabulary.names == self.names
     def stream(self, photos, *, batch_size, on_failure, threshold, **shown):

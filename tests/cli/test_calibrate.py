@@ -1,0 +1,122 @@
+"""`ovdet calibrate` as a user runs it, on photos whose "truth" is what the shipped detector finds at some threshold."""
+
+import json
+import re
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from ovdet.errors import InputError
+from ovdet.inference.calibrate import Measured, PhotoDetections, fit_calibration
+from ovdet.inference.predictor import OpenVocabPredictor
+
+NAMES = ["person", "dog", "zebra crossing", "red kite"]
+
+
+def measured(number=200, hit=lambda score, random: random.random() < score):
+    """Photos with one detection of each of two names, of which the first was trained."""
+    import torch
+
+    random, into = np.random.default_rng(0), Measured(["dog", "red kite"], [True, False])
+    for _ in range(number):
+        scores, box = random.uniform(0.05, 0.95, 2), [10.0, 10, 20, 20]
+        boxes = torch.tensor([[10.0, 10, 30, 30]] * 2) + 50 * torch.arange(2)[:, None]
+        truth = [
+            {"category_id": place, "bbox": [box[0] + 50 * place, box[1] + 50 * place, 20, 20], "iscrowd": 0}
+            for place in range(2)
+            if hit(scores[place] * (1, 0.3)[place], random)
+        ]
+        into.photos.append(PhotoDetections(boxes, scores, np.arange(2), truth))
+    return into
+
+
+def test_scores_become_shares_and_the_threshold_is_precise_enough():
+    calibration, kinds = fit_calibration(measured(), precision=0.6)
+    assert kinds["trained"].precision >= 0.6 and kinds["trained"].names == kinds["other"].names == 1
+    assert kinds["trained"].threshold == calibration.threshold < 0.6
+    assert calibration.trained_slope == pytest.approx(1, abs=0.35) and abs(calibration.trained_offset) < 0.4
+    assert calibration.other_offset < -1  # three in ten of what its scores say
+    stricter, _ = fit_calibration(measured(), precision=0.8)
+    assert stricter.threshold > calibration.threshold
+
+
+@pytest.mark.parametrize(
+    ("change", "precision", "expected"),
+    [
+        ({"is_trained": [True, True]}, 0.5, "were not trained on"),
+        ({"is_trained": [False, False]}, 0.5, "were trained on"),
+        ({}, 1.0, "within (0, 1)"),
+    ],
+)
+def test_what_cannot_be_calibrated_is_refused(change, precision, expected):
+    into = measured()
+    for key, value in change.items():
+        setattr(into, key, value)
+    with pytest.raises(InputError, match=re.escape(expected)):
+        fit_calibration(into, precision)
+
+
+def test_scores_that_tell_nothing_are_refused():
+    with pytest.raises(InputError, match="higher where they find an object|precise|is none"):
+        fit_calibration(measured(hit=lambda score, random: random.random() < 0.95 - score), 0.9)
+
+
+@pytest.fixture
+def photo_set(tmp_path):
+    """A folder with two photos and a json of the names."""
+    folder = tmp_path / "photos"
+    folder.mkdir()
+    for number in range(2):
+        pixels = np.random.default_rng(number).integers(0, 255, (60, 80, 3), dtype=np.uint8)
+        Image.fromarray(pixels).resize((320, 240)).save(folder / f"{number}.png")
+    images = [{"id": n, "file_name": f"{n}.png", "width": 320, "height": 240} for n in range(2)]
+    categories = [{"id": n, "name": name} for n, name in enumerate(NAMES)]
+    file = tmp_path / "set.json"
+    file.write_text(json.dumps({"images": images, "categories": categories, "annotations": []}))
+    return file, folder
+
+
+@pytest.mark.parametrize(
+    ("words", "expected"),
+    [
+        (["--set", "nothing"], "--set X.json=DIR"),
+        (["--set", "gone.json=photos"], "gone.json"),
+        (["--set", "gone.json=photos", "--card", "gone.md"], "model card"),
+    ],
+)
+def test_bad_input_is_one_line(ovdet, tmp_path, words, expected):
+    code, _, err = ovdet("calibrate", "--model", "ovdet-lite-base48", "--output", tmp_path / "out", *words)
+    assert code == 2 and expected in err and not (tmp_path / "out").exists()
+
+
+def _places(found, label):
+    return [place for place, each in enumerate(found.labels) if each == label]
+
+
+@pytest.mark.slow
+def test_a_calibrated_folder_finds_the_same_with_other_scores(ovdet, photo_set, tmp_path):
+    file, folder = photo_set
+    content, before = (
+        json.loads(file.read_text()),
+        OpenVocabPredictor.from_pretrained("ovdet-lite-base48", device="cpu"),
+    )
+    everything = dict(threshold=0, class_agnostic_iou=1, max_containment=1)
+    raw = [before(str(folder / f"{n}.png"), names=NAMES, **everything) for n in range(2)]
+    for n, found in enumerate(raw):
+        for place in [place for label in NAMES for place in [*_places(found, label)][:2]]:
+            x1, y1, x2, y2 = found.boxes[place].tolist()
+            box = {"category_id": NAMES.index(found.labels[place]), "bbox": [x1, y1, x2 - x1, y2 - y1], "iscrowd": 0}
+            content["annotations"].append({"id": len(content["annotations"]) + 1, "image_id": n, "area": 1.0, **box})
+    file.write_text(json.dumps(content))
+    words = ["--model", "ovdet-lite-base48", "--set", f"{file}={folder}", "--precision", "0.2"]
+    code, out, err = ovdet("calibrate", *words, "--output", tmp_path / "out", "--json")
+    assert code == 0, err
+    said = json.loads(out)
+    after = OpenVocabPredictor.from_pretrained(tmp_path / "out", device="cpu")
+    assert after.model.default_thresholds == (said["trained"]["threshold"], said["other"]["threshold"])
+    again = after(str(folder / "0.png"), names=NAMES, **everything)
+    for label in NAMES:
+        boxes = [each.boxes[_places(each, label)] for each in (raw[0], again)]
+        np.testing.assert_allclose(*boxes, atol=0.5)
+    assert not np.allclose(np.sort(again.scores), np.sort(raw[0].scores), atol=0.01)
