@@ -27,7 +27,7 @@ from ovdet.learning.classes_file import save_classes
 logger = logging.getLogger(__name__)
 
 THRESHOLDS_FILE, CLASSES_FILE = "thresholds.csv", "classes.safetensors"
-_LOWEST = 1e-4  # score of a photo on which a class is not found at all
+_BEST = 5  # scores of a class and photo that thresholds are guessed from
 
 
 def write_thresholds(
@@ -61,8 +61,8 @@ def suggest_without_labels(
 ) -> dict[str, float]:
     """Suggest a threshold for each class from its scores alone, and write it: a guess, where nobody has drawn boxes.
 
-    A class's highest scores on all photos, on a log scale, are parted into two groups, see `threshold_between`: photos
-    that show the thing, and photos that do not. The folder should have both.
+    A class's five best scores of each photo are parted into two groups, see `threshold_between`: things, and what else
+    scored. The folder should have photos with the things and photos without.
 
     Args:
         predictor: the detector.
@@ -71,29 +71,27 @@ def suggest_without_labels(
         output: folder for thresholds.csv (class, threshold, share of the photos that reach it) and classes.safetensors.
 
     Returns:
-        By name; a class that has one score everywhere, as on a single photo, has no threshold.
+        By name; a class without two different scores has no threshold.
 
     Raises:
         InputError: photos or classes cannot be used, or the folder cannot be written to.
     """
     make_folder(output)
     every = dict(threshold=0.0, class_agnostic_iou=1.0, max_containment=1.0)
-    highest = []  # of each photo, (K,)
+    best = []  # of each photo: K arrays, best first
     for _, found in predictor.detect_folder(images, classes=classes, **every):
-        highest.append(np.full(len(classes.names), _LOWEST))
-        np.maximum.at(highest[-1], found.class_ids, found.scores)
-    scores = np.stack(highest)
-    chosen = [math.exp(threshold_between(np.log(column))) for column in scores.T]
-    stream = io.StringIO()
+        best.append([found.scores[found.class_ids == k][:_BEST] for k in range(len(classes.names))])
+    stream, thresholds = io.StringIO(), {}
     writer = csv.writer(stream, lineterminator="\n")
     writer.writerow(["class", "threshold", "photos"])
-    thresholds = {}
-    for name, column, threshold in zip(classes.names, scores.T, chosen, strict=True):
+    for name, of_photos in zip(classes.names, zip(*best, strict=True), strict=True):
+        threshold = threshold_between(np.concatenate(of_photos))
         if math.isnan(threshold):
             writer.writerow([name, "", ""])
             continue
         thresholds[name] = threshold
-        writer.writerow([name, f"{threshold:.4f}", f"{(column >= threshold).mean():.4f}"])
+        share = np.mean([bool((scores >= threshold).any()) for scores in of_photos])
+        writer.writerow([name, f"{threshold:.4f}", f"{share:.4f}"])
     atomic_write(Path(output) / THRESHOLDS_FILE, stream.getvalue().encode())
     save_classes(Path(output) / CLASSES_FILE, classes.with_thresholds(thresholds, predictor.fingerprint))
     return thresholds

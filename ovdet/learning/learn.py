@@ -148,7 +148,8 @@ def name_shares(similarities: Tensor, logits: Tensor, regions: LabeledRegions) -
     """(K,), how much the similarity to its name counts beside a class's logit.
 
     It is brought to the scale that the logits have on background, and multiplied by the square of Somers' D: 1 where a
-    name tells all examples from the background of their photos, 0 where it tells nothing or says the contrary.
+    name tells all examples from the background of their photos and from the other classes' examples, 0 where it does
+    not tell them from either at all, or says the contrary. The lower of both counts.
 
     Args:
         similarities: (N, K) of the regions to the names.
@@ -156,12 +157,24 @@ def name_shares(similarities: Tensor, logits: Tensor, regions: LabeledRegions) -
         regions: N of them.
     """
     around = _around(regions)
-    ranked = similarities[around].t().sort(dim=1).values.contiguous()  # (K, background)
-    below = torch.searchsorted(ranked, similarities.t().contiguous()).t() / ranked.shape[1]  # (N, K), share of it
-    counts = regions.weights[:, None] * (regions.labels[:, None] == torch.arange(similarities.shape[1]))
-    somers_d = 2 * (below * counts).sum(0) / counts.sum(0).clamp(min=_LEAST) - 1
+    shares = torch.zeros(similarities.shape[1])
+    for class_id, scores in enumerate(similarities.t()):
+        is_own = regions.labels == class_id
+        others = [part for part in (around, (regions.labels >= 0) & ~is_own) if part.any()]
+        own, weights = scores[is_own], regions.weights[is_own]
+        lowest = min(float(somers_d(own, weights, scores[part])) for part in others)
+        shares[class_id] = max(lowest, 0.0) ** 2
     scales = [part[around].std(0, correction=0) for part in (logits, similarities)]
-    return somers_d.clamp(min=0).square() * scales[0] / scales[1].clamp(min=_LEAST)
+    return shares * scales[0] / scales[1].clamp(min=_LEAST)
+
+
+def somers_d(scores: Tensor, weights: Tensor, others: Tensor) -> Tensor:
+    """Somers' D, 2 AUC - 1: 1 where all of the scores (P,), which count `weights` (P,), are above the others (Q,).
+
+    Ties count as below.
+    """
+    below = torch.searchsorted(others.sort().values, scores.contiguous()) / len(others)
+    return 2 * (below * weights).sum() / weights.sum().clamp(min=_LEAST) - 1
 
 
 def _around(regions: LabeledRegions) -> Tensor:
