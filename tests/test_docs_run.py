@@ -73,7 +73,8 @@ def given(striped, tmp_path_factory) -> Path:
         shutil.copytree(folder / "PATH/images", folder / photos, dirs_exist_ok=True)
     for name in ("my.json", "my_val.json"):
         shutil.copy(striped / "my.json", folder / name)
-    for name, size in {"photo": (400, 320), "kitchen": (400, 320), "desk": (300, 240), "large": (1500, 1000)}.items():
+    sizes = {"photo": (400, 320), "kitchen": (400, 320), "desk": (300, 240), "crop": (80, 60), "large": (1500, 1000)}
+    for name, size in sizes.items():
         Image.open(striped / "5.png").resize(size).save(folder / f"{name}.jpg")
     (folder / "mine").mkdir()
     for name in ("train", "val"):
