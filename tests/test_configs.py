@@ -38,7 +38,7 @@ def test_all_methods_are_there(family):
 @pytest.mark.parametrize("file", CONFIGS, ids=names)
 def test_only_what_training_reads_must_be_there(file, tmp_path):
     config = load_config(str(file), [f"dataset.root={tmp_path}", "train.init_checkpoint="])
-    for key in ("train", "val", "split", "captions"):
+    for key in ("train", "val", "split", "captions", "proposals_train", "proposals_val"):
         path = Path(config.dataset.get(key) or tmp_path / "none")
         path.parent.mkdir(parents=True, exist_ok=True)
         path.touch()
@@ -75,6 +75,9 @@ def test_instantiates(file, tmp_path):
             if loader.mapper.get(key) is not None:
                 assert loader.mapper[key].captions.endswith("captions_train.json")
                 loader.mapper[key] = None
+        if loader.mapper.get("proposals") is not None:
+            assert re.match(r".*/proposals_\w+.json$", loader.mapper.proposals.path)
+            loader.mapper.proposals = None
         instantiate(loader.mapper)
     expected_classes = {"closed_set": "ClosedSetRCNN", "image_labels": "ImageLabelRCNN"}.get(file.stem, "OpenVocabRCNN")
     assert type(model).__name__ == expected_classes

@@ -7,6 +7,7 @@ from detectron2.modeling.roi_heads import FastRCNNOutputLayers, StandardROIHeads
 from omegaconf import DictConfig
 
 from ovdet.data.dataset import training_classes
+from ovdet.data.proposal_files import PrecomputedProposals
 from ovdet.device import choose_device
 from ovdet.modeling.detector import ClosedSetRCNN
 from ovdet.modeling.embedding_heads import ImageBranch
@@ -73,6 +74,16 @@ def rcnn_style(model: DictConfig, max_crops: int = 1000, nms_threshold: float = 
     """The slow upper baseline: proposals and boxes of ViLD-text weights, scores by the teacher times objectness."""
     model = vild_text_teacher(model, max_crops, nms_threshold)
     model.roi_heads.score_fusion = L(ImageScores)(objectness_exponent=0.5)
+    return model
+
+
+def precomputed_proposals(model: DictConfig, dataset: dict, dataloader: DictConfig) -> DictConfig:
+    """Proposals of a file in place of the RPN's, for training and testing (R-CNN, Fast R-CNN)."""
+    model.proposal_generator = None
+    for name, loader in (("train", dataloader.train), ("val", dataloader.test)):
+        key = f"proposals_{name}"
+        dataset[key] = f"${{.root}}/{key}.json"
+        loader.mapper.proposals = L(PrecomputedProposals)(path=f"${{dataset.{key}}}")
     return model
 
 

@@ -49,6 +49,7 @@ class OpenVocabMapper:
         region_store: RegionLookup | None = None,
         captions: Callable[[int | str], Tensor] | None = None,
         sentences: Callable[[int | str], tuple[str, Tensor]] | None = None,
+        proposals: Callable[[int | str], tuple[Tensor, Tensor]] | None = None,
         max_regions: int = 300,
         keep_original: bool = False,
     ) -> None:
@@ -64,6 +65,8 @@ class OpenVocabMapper:
                 "caption_words".
             sentences: image id -> a caption and its embedding (D,), "" where there is none, see data/captions.py; None
                 makes no "caption" and "caption_embedding".
+            proposals: image id -> boxes (R, 4) in pixels of the photo and logits (R,), best first, see
+                data/proposal_files.py; None makes no "proposals".
             max_regions: keep at most so many regions, the first ones of the store (ViLD: 300).
             keep_original: add "image_orig".
         """
@@ -74,6 +77,7 @@ class OpenVocabMapper:
         self.region_store = region_store
         self.captions = captions
         self.sentences = sentences
+        self.proposals = proposals
         self.max_regions = max_regions
         self.keep_original = keep_original
 
@@ -84,7 +88,8 @@ class OpenVocabMapper:
             dataset_dict: detectron2's dataset dict; it is not changed.
 
         Returns:
-            The dict without "annotations" and with "image" (3, H, W) uint8; in training "instances" (`gt_boxes`,
+            The dict without "annotations" and with "image" (3, H, W) uint8; with proposals "proposals", Instances with
+            `proposal_boxes` (R, 4) and `objectness_logits` (R,); in training "instances" (`gt_boxes`,
             `gt_classes`, perhaps `gt_masks`) and, with a store, "regions": Instances with `proposal_boxes` (M, 4) and
             `teacher_embeddings` (M, D) float32; with captions "caption_words" (W, D) float32; with sentences "caption"
             and "caption_embedding" (D,) float32; with keep_original "image_orig" (3, height, width) uint8 RGB.
@@ -105,6 +110,8 @@ class OpenVocabMapper:
         transforms = self.augmentations(augmented)
         size = augmented.image.shape[:2]  # (height, width)
         dataset_dict["image"] = _to_tensor(augmented.image)
+        if self.proposals is not None:
+            dataset_dict["proposals"] = self._make_proposals(dataset_dict["image_id"], transforms, size)
         if not self.is_train:
             return dataset_dict
         dataset_dict["instances"] = self._make_instances(annotations, transforms, size, dataset_dict["file_name"])
@@ -136,6 +143,14 @@ class OpenVocabMapper:
         """Transformed annotations as Instances, the empty ones too."""
         return annotations_to_instances(annotations, size, mask_format=mask_format)
 
+    def _make_proposals(self, image_id: int | str, transforms: T.TransformList, size: tuple[int, int]) -> Instances:
+        boxes, logits = self.proposals(image_id)
+        boxes, kept = transform_regions(boxes, transforms, size, min_remaining=0.0)
+        proposals = Instances(size)
+        proposals.proposal_boxes = Boxes(boxes)
+        proposals.objectness_logits = logits[kept]
+        return proposals
+
     def _make_regions(
         self, image_id: int | str, transforms: T.TransformList, size_orig: tuple[int, int], size: tuple[int, int]
     ) -> Instances:
@@ -147,13 +162,16 @@ class OpenVocabMapper:
         return regions
 
 
-def transform_regions(boxes: Tensor, transforms: T.TransformList, size: tuple[int, int]) -> tuple[Tensor, Tensor]:
+def transform_regions(
+    boxes: Tensor, transforms: T.TransformList, size: tuple[int, int], min_remaining: float = MIN_REMAINING_AREA
+) -> tuple[Tensor, Tensor]:
     """Transform stored boxes as the image was; drop those that are too small or mostly cropped away.
 
     Args:
         boxes: (S, 4) XYXY in pixels of the original photo.
         transforms: what the image went through.
         size: (height, width) of the augmented image.
+        min_remaining: of a box's area, to be in the picture after a crop.
 
     Returns:
         (M, 4) float32 boxes, clipped, in the order given, and (S,) bool: which ones remain.
@@ -163,7 +181,7 @@ def transform_regions(boxes: Tensor, transforms: T.TransformList, size: tuple[in
     clipped = torch.minimum(moved.clamp(min=0), torch.tensor([width, height, width, height], dtype=moved.dtype))
     sides = clipped[:, 2:] - clipped[:, :2]
     area = (moved[:, 2:] - moved[:, :2]).prod(dim=1)
-    kept = (sides >= MIN_SIDE).all(dim=1) & (sides.prod(dim=1) >= MIN_REMAINING_AREA * area)
+    kept = (sides >= MIN_SIDE).all(dim=1) & (sides.prod(dim=1) >= min_remaining * area)
     return clipped[kept].float(), kept
 
 

@@ -8,14 +8,12 @@ import json
 import os
 import pickle
 import pickletools
-import re
 import zipfile
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import Any
 
 import msgspec
-import numpy as np
 import safetensors
 import torch
 from detectron2.checkpoint import DetectionCheckpointer
@@ -23,6 +21,7 @@ from omegaconf import DictConfig
 from safetensors.torch import load_file
 from torch import nn
 
+from ovdet.arrays import load_arrays
 from ovdet.engine.version_0_1 import upgrade_weights
 from ovdet.errors import InputError, first_line
 from ovdet.files import atomic_write, atomic_writer
@@ -30,7 +29,6 @@ from ovdet.teachers.embedding_space import space_difference
 from ovdet.text.embedder import NameEmbedder
 from ovdet.typed import checked
 
-_NUMBERS = re.compile("[fiubc][0-9]{1,2}")  # codes of numpy's types
 _INTEGERS = ("BININT", "BININT1", "BININT2", "INT", "LONG", "LONG1", "LONG4")  # of pickle
 HEADER = "ovdet"  # the entry of a checkpoint that says what it was trained with
 
@@ -51,77 +49,6 @@ class _Plain(msgspec.Struct, frozen=True):
     ovdet: Header = Header()
     iteration: int = -1
     run: dict[str, int] = {}
-
-
-def _refuse_bytearrays(unpickler: pickle._Unpickler) -> None:
-    raise pickle.UnpicklingError("a bytearray is in it, whose size may be any")
-
-
-class _Kind:
-    """Stands for a numpy.dtype while a pickle is read: numpy's own crashes on states that it did not write."""
-
-    def __init__(self, code: str, *_: Any) -> None:
-        if not _NUMBERS.fullmatch(str(code)):
-            raise pickle.UnpicklingError(f"an array of {code!r} is in it, not of numbers")
-        self.code, self.order = str(code), "="
-
-    def __setstate__(self, state: Any) -> None:
-        self.order = state[1] if state[1] in ("<", ">", "|") else "="
-
-    def array(self, content: Any, shape: Any, in_fortran_order: bool = False) -> np.ndarray:
-        flat = np.frombuffer(content, np.dtype(self.order + self.code)).copy()  # writable
-        return flat.reshape(shape, order="F" if in_fortran_order else "C")
-
-
-class _Array:
-    """Stands for an array likewise; `value` is the array."""
-
-    def __init__(self, *_: Any) -> None:
-        self.value = np.empty(0)
-
-    def __setstate__(self, state: Any) -> None:
-        _, shape, kind, in_fortran_order, content = state
-        self.value = kind.array(content, shape, in_fortran_order)
-
-
-def _with_arrays(content: Any) -> Any:
-    """What was read, with the arrays for what stands for them."""
-    if isinstance(content, dict):
-        return {key: _with_arrays(value) for key, value in content.items()}
-    if isinstance(content, (list, tuple)):
-        return type(content)(map(_with_arrays, content))
-    return content.value if isinstance(content, _Array) else content
-
-
-class _ArraysOnly(pickle._Unpickler):
-    """Reads detectron2's model-zoo .pkl files (dicts of numpy arrays) and refuses everything else.
-
-    Python's own unpickler: the C one takes memory by numbers in the file, such as 6 GB for nine bytes.
-    """
-
-    dispatch: ClassVar = {**pickle._Unpickler.dispatch, pickle.BYTEARRAY8[0]: _refuse_bytearrays}
-
-    ALLOWED = {
-        ("numpy.core.multiarray", "_reconstruct"),
-        ("numpy._core.multiarray", "_reconstruct"),
-        ("numpy.core.multiarray", "scalar"),
-        ("numpy._core.multiarray", "scalar"),
-        ("numpy", "ndarray"),
-        ("numpy", "dtype"),
-        ("collections", "OrderedDict"),
-        ("_codecs", "encode"),
-    }
-
-    def find_class(self, module: str, name: str) -> Any:
-        if (module, name) not in self.ALLOWED:
-            raise pickle.UnpicklingError(f"{module}.{name} is not an array")
-        own = {
-            "_reconstruct": _Array,
-            "ndarray": _Array,
-            "dtype": _Kind,
-            "scalar": lambda kind, raw: kind.array(raw, ()),
-        }
-        return own[name] if name in own else super().find_class(module, name)
 
 
 def read_checkpoint(path: str) -> dict[str, Any]:
@@ -188,7 +115,7 @@ def _read(path: str) -> Any:
             return torch.load(path, map_location="cpu", weights_only=True)
         except pickle.UnpicklingError as error:  # torch's message advises to read it all the same, code included
             raise pickle.UnpicklingError("damaged, or more than tensors and plain values is in it") from error
-    content = _with_arrays(_ArraysOnly(io.BytesIO(Path(path).read_bytes()), encoding="latin1").load())
+    content = load_arrays(Path(path).read_bytes())
     if "model" in content and "__author__" in content:
         return content
     blobs = {key: value for key, value in content.get("blobs", content).items() if not key.endswith("_momentum")}

@@ -72,6 +72,7 @@ def check_files(config: DictConfig, *, resume: bool = False) -> None:
         keys.append("region_store")
     if any(config.dataloader.train.mapper.get(key) for key in _OF_MAPPER.values()):
         keys.append("captions")
+    keys += [key for key in ("proposals_train", "proposals_val") if key in config.dataset]
     named = {f"dataset.{key}": config.dataset.get(key) for key in keys}
     if not resume:
         named["train.init_checkpoint"] = build_options(config).init_checkpoint
@@ -107,8 +108,11 @@ def build_train_loader(
     metadata = MetadataCatalog.get(dataset_name)
     dicts = instantiate(node.dataset)
     options = {key: instantiate(node[key]) for key in node if key not in ("_target_", "dataset")}
-    store = options["mapper"].region_store
-    report = report_leaks(config, dicts, metadata, None if store is None else store.header, first)
+    store, proposals = options["mapper"].region_store, options["mapper"].proposals
+    source = proposals if store is None else store
+    report = report_leaks(config, dicts, metadata, None if source is None else source.header, first)
+    if proposals is not None:
+        proposals.check([record["image_id"] for record in dicts])
     if store is not None:
         known = {key: value for key, value in space.items() if value}
         store.check(**known, images=dicts)

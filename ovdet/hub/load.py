@@ -62,7 +62,7 @@ def without_training(config: DictConfig) -> DictConfig:
         (heads, "frozen"),
         (heads.get("box_predictor", {}), "class_weights"),
         (heads.get("box_predictor", {}), "partial_labels"),
-        (config.model.proposal_generator, "labels"),
+        (config.model.proposal_generator or {}, "labels"),
     )
     for part, key in training:
         if key in part:

@@ -62,6 +62,7 @@ TRAINING = {
     "ovdet.data.mixture.mixture_sampler",
     "ovdet.data.mixture.register_mixture",
     "ovdet.data.mixture.set_labels",
+    "ovdet.data.proposal_files.PrecomputedProposals",
     "ovdet.data.samplers.frequency_weights",
     "ovdet.data.samplers.repeat_factor_sampler",
     "ovdet.data.synthetic.build_synthetic",

@@ -94,8 +94,10 @@ def check_learner(model: nn.Module) -> None:
     """Refuse a model that has no region features to learn on.
 
     Raises:
-        InputError: an exported detector, or one with fixed classes.
+        InputError: an exported detector, one with fixed classes, or one without proposals of its own.
     """
+    if isinstance(model, OpenVocabRCNN) and model.proposal_generator is None:
+        raise InputError("expected a detector that makes proposals to learn with, got one of precomputed proposals")
     if not isinstance(model, OpenVocabRCNN):
         raise InputError(f"expected a trained open-vocabulary detector to learn with, got {type(model).__name__}")
 

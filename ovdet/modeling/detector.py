@@ -73,7 +73,7 @@ class OpenVocabRCNN(GeneralizedRCNN):
         images = self.preprocess_image(batched_inputs)
         targets = [x["instances"].to(self.device) for x in batched_inputs]
         features = self.backbone(images.tensor)
-        proposals, losses = self.proposal_generator(images, features, targets)
+        proposals, losses = self._proposals(batched_inputs, images, features, targets)
         regions = None
         if self.region_source is not None:
             photos = [self._to_rgb(x["image"]) for x in batched_inputs]  # augmented, as the network sees them
@@ -149,12 +149,29 @@ class OpenVocabRCNN(GeneralizedRCNN):
         """Images, their maps, proposals, and photos where a region_teacher wants them."""
         images = self.preprocess_image(batched_inputs)
         features = self.backbone(images.tensor)
-        proposals, _ = self.proposal_generator(images, features, None)
+        proposals, _ = self._proposals(batched_inputs, images, features, None)
         photos = None
         if self.roi_heads.region_teacher is not None:
             photos = [x["image_orig"] if "image_orig" in x else self._to_rgb(x["image"]) for x in batched_inputs]
             photos = [photo.to(self.device) for photo in photos]
         return images, features, proposals, photos
+
+    def _proposals(
+        self,
+        batched_inputs: list[dict],
+        images: ImageList,
+        features: dict[str, Tensor],
+        targets: list[Instances] | None,
+    ) -> tuple[list[Instances], dict[str, Tensor]]:
+        """By the generator, with its losses; else those that the inputs bring, as in detectron2."""
+        if self.proposal_generator is not None:
+            return self.proposal_generator(images, features, targets)
+        if not all("proposals" in each for each in batched_inputs):
+            raise InputError(
+                "expected precomputed proposals of each photo, got none: this detector makes none of its own and is "
+                "evaluated with a file of them (dataloader.test.mapper.proposals)"
+            )
+        return [each["proposals"].to(self.device) for each in batched_inputs], {}
 
     def _to_rgb(self, image: Tensor) -> Tensor:
         """(3, H, W) in the network's channel order -> RGB on the model's device."""

@@ -14,11 +14,12 @@ from omegaconf import DictConfig
 import ovdet.data.catalog  # noqa: F401 (makes its data sets known by name)
 from ovdet.data.coco import listed
 from ovdet.data.dataset import load_coco_subsets
+from ovdet.data.proposal_files import Box
 from ovdet.engine.config import prepare_dataset
 from ovdet.errors import InputError
 from ovdet.files import file_sha256
 from ovdet.regions.plan import ImageRecord, RegionPlan
-from ovdet.regions.proposals import Box, ProposalSource, from_file, from_ground_truth, from_rpn
+from ovdet.regions.proposals import ProposalSource, from_file, from_ground_truth, from_rpn
 from ovdet.teachers.crops import RegionEmbedder
 from ovdet.teachers.registry import load_teacher
 from ovdet.text.class_names import names_among

@@ -11,39 +11,20 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
-import msgspec
 from detectron2.config.instantiate import locate
 from detectron2.structures import BoxMode
 from omegaconf import DictConfig, OmegaConf
 
-from ovdet.data.coco import Number, listed, read_json
+from ovdet.data.coco import listed
+from ovdet.data.proposal_files import Proposals, read_proposal_file
 from ovdet.engine.checkpoint import HEADER, known_classes, read_checkpoint
 from ovdet.errors import InputError
 from ovdet.files import file_sha256
 from ovdet.hub.load import find_weights
 from ovdet.text.class_names import normalize_class_name
-from ovdet.typed import checked
 
 NMS_THRESHOLD = 0.7  # IoU above which the less object-like of two proposals goes (ViLD's RPN)
 NO_NMS = 1.0  # ground truth: what lies over each other is different objects
-
-Box = tuple[float, float, float, float]  # XYXY in pixels of the image
-Proposals = dict[Any, tuple[list[Box], list[float]]]  # boxes and scores by image id
-
-
-class Proposal(msgspec.Struct):
-    """A box of a json of proposals, in COCO's result format."""
-
-    image_id: int | str
-    bbox: tuple[Number, Number, Number, Number]  # x, y, width, height
-    score: Number
-
-
-class ProposalFile(msgspec.Struct):
-    """A json of proposals that says which classes their source was trained on."""
-
-    proposals: list[Proposal]
-    training_classes: list[str] | None = None
 
 
 class ProposalSource(NamedTuple):
@@ -98,6 +79,8 @@ def from_rpn(
     Raises:
         InputError: there are no weights, or they do not say which classes they were trained on.
     """
+    if config.model.proposal_generator is None:
+        raise InputError("expected a detector with an RPN, got one of precomputed proposals: give --proposal-file")
     weights = find_weights(config, weights)
     trained_on = known_classes(read_checkpoint(weights)[HEADER])
     if trained_on is None:
@@ -161,11 +144,10 @@ def from_file(path: str, classes: Sequence[str] | None, dicts: Sequence[Mapping[
 
 
 def read_proposals(path: str | Path, classes: Sequence[str] | None = None) -> tuple[Proposals, Sequence[str]]:
-    """Read a json of proposals.
+    """Read a file of proposals.
 
     Args:
-        path: COCO's result format, a list of {"image_id", "bbox": [x, y, width, height], "score"}, or
-            {"training_classes": [names], "proposals": such a list}.
+        path: see `read_proposal_file`.
         classes: the names that the proposals' source was trained on, [] for none; needed where the file does not say.
 
     Returns:
@@ -174,19 +156,11 @@ def read_proposals(path: str | Path, classes: Sequence[str] | None = None) -> tu
     Raises:
         InputError: another format, or nobody says what the source was trained on.
     """
-    content = read_json(path, "a json of proposals")
-    found = checked(content, ProposalFile | list[Proposal], "a json of proposals", path)
-    named, entries = (None, found) if isinstance(found, list) else (found.training_classes, found.proposals)
+    proposals, named, _ = read_proposal_file(path)
     names = named if classes is None else classes
     if names is None:
         raise InputError(f"expected the classes that the proposals' source was trained on, {path} does not say: "
                          "give --proposal-classes (none: \"\")")  # fmt: skip
     if named is not None and list(names) != list(named):
         raise InputError(f"expected the training classes that {path} names, {listed(named)}, got {listed(names)}")
-    proposals: Proposals = {}
-    for entry in entries:
-        x, y, width, height = entry.bbox
-        boxes, scores = proposals.setdefault(entry.image_id, ([], []))
-        boxes.append((x, y, x + width, y + height))
-        scores.append(entry.score)
     return proposals, names

@@ -37,6 +37,7 @@ from PIL import Image
 from ovdet.class_embeddings import ClassEmbeddings, LearnedRows
 from ovdet.data.coco import is_degenerate, read_coco_json, usable_segmentation
 from ovdet.data.images import read_image
+from ovdet.data.proposal_files import PrecomputedProposals
 from ovdet.data.splits import load_split
 from ovdet.engine.checkpoint import read_checkpoint
 from ovdet.engine.config import apply_overrides, load_config, read_run_values
@@ -254,6 +255,12 @@ def pickles(folder: Path) -> list[bytes]:
     return [pickle.dumps(content, 2), pickle.dumps({"blobs": {"w": np.ones(3)}}, 2), pickle.dumps(_RunsCode(), 2)]
 
 
+def proposal_pickles(folder: Path) -> list[bytes]:
+    content = {"ids": [1, "b"], "boxes": [np.ones((2, 4)), np.ones((0, 4))], "bbox_mode": 0}
+    content["objectness_logits"] = [np.zeros(2, np.float32), np.zeros(0)]
+    return [pickle.dumps(content, 2), pickle.dumps(content), pickle.dumps({**content, "ids": _RunsCode()})]
+
+
 def weights(folder: Path) -> list[bytes]:
     header = {"teacher": "conse", "width": 384, "training_classes": ["cat"]}
     return [safetensors.torch.save({"a": torch.randn(4, 4)}, metadata={"ovdet": json.dumps(header)})]
@@ -339,6 +346,7 @@ KINDS = {
     "names": Kind(".bin", lines("cat; kitten, dog", "(a, b), c"), lambda path: Vocabulary.from_text(
         path.read_bytes().decode("utf-8", "surrogateescape")), mutate_bytes),
     "proposals": Kind(".json", lines(PROPOSALS), read_proposals, mutate_json),
+    "proposal_pickle": Kind(".pkl", proposal_pickles, PrecomputedProposals, mutate_bytes),
     "classes": Kind(".safetensors", classes, load_classes, mutate_safetensors),
     "embeddings": Kind(".safetensors", embeddings, load_embeddings, mutate_safetensors),
     "plan": Kind(".json", stores, lambda path: read_store(path, "plan.json"), mutate_json),

@@ -21,6 +21,7 @@ from configs.common.components import iou_head
 from ovdet.class_embeddings import NEGATIVE, ClassEmbeddings
 from ovdet.errors import InputError
 from ovdet.modeling.background_names import BackgroundNames
+from ovdet.modeling.caption_pretraining import CaptionPretrainingROIHeads
 from ovdet.modeling.region_detection import Regions, build_scorer
 from ovdet.modeling.region_sources import OnlineRegions, StoredRegions
 from ovdet.modeling.roi_heads import move_boxes
@@ -29,7 +30,7 @@ from ovdet.objectives.caption_grounding import CaptionGrounding
 from ovdet.objectives.coca import CoCa
 from ovdet.objectives.devise import DeViSE
 from ovdet.objectives.filip import FILIP
-from ovdet.objectives.info_nce import ContrastiveDistillation, RegionTextInfoNCE
+from ovdet.objectives.info_nce import ContrastiveDistillation, ImageTextInfoNCE, RegionTextInfoNCE
 from ovdet.objectives.l1_distillation import L1Distillation
 from ovdet.objectives.nearest_texts import NearestTexts
 from ovdet.objectives.self_supervision import SimCLR, SimSiam
@@ -185,6 +186,50 @@ def test_whole_images_and_their_captions(build, make_inputs, make_unit_rows):
         assert pairs.embeddings.shape == (len(kept), 16) and pairs.cells.shape[:2] == (len(kept), 128)
     with pytest.raises(InputError, match="expected the mapper to give 'caption'"):
         step(model, make_inputs(), classes)
+
+
+def test_pre_training_from_captions_needs_no_box(build, make_inputs, make_unit_rows):
+    def pretraining(node, objective=CaptionGrounding):
+        node.roi_heads._target_ = CaptionPretrainingROIHeads
+        node.roi_heads.objectives = [L(objective)()]
+        node.proposal_generator.loss_weight = 0.0
+        return node
+
+    classes, inputs = ClassEmbeddings.of(make_unit_rows(2), ("a", "b")), make_inputs(boxes=0)
+    model = build(pretraining)
+    words = [{**each, "caption_words": make_unit_rows(3 + i, seed=i)} for i, each in enumerate(inputs)]
+    losses = step(model, words, classes)
+    assert losses["loss_captions"] > 0 and all(losses[key] == 0 for key in set(losses) - {"loss_captions"})
+    assert model.roi_heads.box_predictor.projection.linear.weight.grad.abs().sum() > 0
+    model = build(partial(pretraining, objective=ImageTextInfoNCE))
+    texts = zip(inputs, ("a cat", "two dogs"), make_unit_rows(2), strict=True)
+    pairs = [{**each, "caption": text, "caption_embedding": row} for each, text, row in texts]
+    assert step(model, pairs, classes)["loss_image_info_nce"] > 0
+    with pytest.raises(InputError, match="captions alone in pre-training, got UniCL, which needs labels"):
+        build(partial(pretraining, objective=UniCL))
+
+
+def test_given_proposals_in_place_of_an_rpn(build, make_inputs, make_unit_rows):
+    """The same proposals as an RPN made give the same detections; without any it is told."""
+
+    def without(node):
+        node.proposal_generator = None
+        return node
+
+    own, given = build(), build(without)
+    given.load_state_dict(own.state_dict(), strict=False)
+    classes, inputs = ClassEmbeddings.of(make_unit_rows(2), ("a", "b")), make_inputs()
+    _, _, proposals, _ = own.eval()._propose(inputs)
+    with_proposals = [{**each, "proposals": of_image} for each, of_image in zip(inputs, proposals, strict=True)]
+    expected = own(inputs, classes=classes)
+    for found, other in zip(given.eval()(with_proposals, classes=classes), expected, strict=True):
+        assert torch.equal(found["instances"].pred_boxes.tensor, other["instances"].pred_boxes.tensor)
+        assert torch.equal(found["instances"].scores, other["instances"].scores)
+    losses = step(given.train(), with_proposals, classes)
+    assert set(losses) == {"loss_cls", "loss_box_reg"} and losses["loss_cls"] > 0
+    for mode in (True, False):
+        with pytest.raises(InputError, match="precomputed proposals of each photo, got none"):
+            given.train(mode)(inputs, classes=classes)
 
 
 def test_boxes_are_moved_by_a_share_of_their_size():
