@@ -28,6 +28,7 @@ from ovdet.device import half_type
 from ovdet.engine.checkpoint import SafeCheckpointer, classes_of_both, find_parts, text_space
 from ovdet.engine.config import plain_values, prepare_dataset, read_run_values, save_config
 from ovdet.engine.evaluate import classes_of, do_test
+from ovdet.engine.feeds import what_feeds
 from ovdet.engine.hooks import (
     Autocast,
     FrozenStatistics,
@@ -282,9 +283,8 @@ def _train(config: DictConfig, options: TrainOptions, resume: bool) -> Mapping[s
     model = instantiate(config.model).to(options.torch_device())
     check_needs(config, model)
     frozen = freeze_parts(model, options.freeze)
-    objectives = [f"{type(each).__name__} x {each.weight}" for each in getattr(model.roi_heads, "objectives", ())]
-    logger.info("objectives beside classes and boxes: %s", ", ".join(objectives) or "none")
     dataset_name = instantiate(config.dataloader.train.dataset.names)
+    logger.info("what feeds this run:\n%s", what_feeds(config, model, options, dataset_name))
     names = training_classes(dataset_name)
     classes = build_classes(names, embed_names, base_classes=names)
     config.optimizer.params.model = model

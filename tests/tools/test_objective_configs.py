@@ -61,7 +61,7 @@ def test_ovr_cnn_in_two_steps(trained, run_tool, tmp_path, captions):
         kept = [each for each in LITTLE if not each.startswith("train.init")]
         kept += ["train.init_checkpoint=", "train.init_parts="] * (name == "pretrain")
         output = tmp_path / ("first" if name == "pretrain" else "second")
-        overrides = [f"dataset.root={data}", f"train.output_dir={output}", *kept, *more]
+        overrides = [f"dataset.root={data}", f"dataset.name={name}", f"train.output_dir={output}", *kept, *more]
         code, _, err = run_tool("train_net.py", "--config-file", f"configs/lite/ovr_cnn_{name}.py", *overrides)
         assert code == 0, err[-3000:]
         steps = [json.loads(line) for line in (output / "metrics.json").read_text().splitlines()]
@@ -100,3 +100,7 @@ def test_two_steps_and_an_evaluation(trained, run_tool, tmp_path, captions, name
     }
     assert of_objectives == CONFIGS[name] and all(first[f"loss_{each}"] != 0 for each in of_objectives)
     assert "AP50" in (tmp_path / "run/evaluation/metrics.json").read_text()
+    log = (tmp_path / "run/log.txt").read_text().partition("what feeds this run:")[2]
+    assert f"lite_train: {trained.output.parent}/data/instances_train.json" in log
+    assert log.count("\nobjective ") == max(len(CONFIGS[name]), 1) and "loss_cls x 1, loss_box_reg x 1" in log
+    assert (captions.partition("=")[2] in log) == any(each.startswith("dataset.captions") for each in overrides)
