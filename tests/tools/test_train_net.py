@@ -355,6 +355,7 @@ def test_training_reports_what_it_sees(trained):
     assert len(report["vocabulary"]["base"]) == 24 and "red circle" in report["vocabulary"]["base"]
     assert sum(report["boxes"]["base"].values()) > 16 and report["boxes"]["novel"] == {}
     assert "training vocabulary" in trained.log and "0 in both" in trained.log
+    assert "L1Distillation x 0.1, on teacher" in trained.log and "OnlineRegions" in trained.log
 
 
 def test_training_novel_classes_is_refused(trained, run_tool, tmp_path):
