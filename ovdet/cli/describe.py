@@ -27,7 +27,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(arguments: argparse.Namespace) -> None:
-    from ovdet.inference.describe import check_describes, describe_photo
+    from ovdet.inference.describe import check_describes, describe_stream
     from ovdet.inference.load import load_predictor
     from ovdet.inference.media import find_inputs
     from ovdet.inference.results import check_output, write_results
@@ -53,7 +53,7 @@ def run(arguments: argparse.Namespace) -> None:
     chosen = {key: getattr(arguments, key) for key in ("model", "config_file", "weights", "device")}
     predictor = load_predictor(**chosen, overrides=overrides)
     check_describes(predictor)
-    describe = partial(describe_photo, predictor, max_regions=arguments.regions, threshold=arguments.threshold)
+    describe = partial(describe_stream, predictor, max_regions=arguments.regions, threshold=arguments.threshold)
     for image, path, found in write_results(describe, images, output):
         texts = "; ".join(f"{each['label']} {each['score']:.2f}" for each in found) or "nothing"
         say(arguments, f"{path}: {texts}", {"image": str(image), "output": str(path), **found.to_dict()})

@@ -5,12 +5,17 @@ Shape letters: R regions.
 
 from __future__ import annotations
 
+from collections.abc import Iterator, Sequence
+from functools import partial
+
 import torch
+from detectron2.structures import Instances
 
 from ovdet.errors import InputError
 from ovdet.inference.detections import Detections
 from ovdet.inference.photo import Photo
 from ovdet.inference.predictor import OpenVocabPredictor
+from ovdet.inference.stream import OnFailure, StreamedPhoto, log_failure, stream_photos
 from ovdet.modeling.detector import OpenVocabRCNN
 from ovdet.modeling.region_captions import decoder_of
 
@@ -49,10 +54,43 @@ def describe_photo(
         InputError: the detector has no decoder, or the photo cannot be used.
     """
     check_describes(predictor)
-    inputs = predictor.prepare(image, channel_order)
+    inputs = [predictor.prepare(image, channel_order)]
+    return _describe(inputs, predictor, max_regions, nms_threshold, threshold)[0]
+
+
+def describe_stream(
+    predictor: OpenVocabPredictor,
+    images: Sequence[Photo],
+    *,
+    max_regions: int = 10,
+    nms_threshold: float = 0.5,
+    threshold: float = 0.0,
+    on_failure: OnFailure = log_failure,
+) -> Iterator[StreamedPhoto]:
+    """Many photos, in their order; arguments as of `describe_photo`, `on_failure` as of `OpenVocabPredictor.stream`.
+
+    Raises:
+        InputError: the detector has no decoder.
+    """
+    check_describes(predictor)
+    limits = dict(max_regions=max_regions, nms_threshold=nms_threshold, threshold=threshold)
+    prepare = partial(predictor.prepare, channel_order="RGB")
+    return stream_photos(images, prepare, partial(_describe, predictor=predictor, **limits), on_failure=on_failure)
+
+
+def _describe(
+    inputs: Sequence[dict],
+    predictor: OpenVocabPredictor,
+    max_regions: int,
+    nms_threshold: float,
+    threshold: float,
+) -> list[Detections]:
     with torch.inference_mode():
-        ((instances, texts),) = predictor.model.describe([inputs], max_regions=max_regions, nms_threshold=nms_threshold)
-    instances = instances.to("cpu")
+        described = predictor.model.describe(list(inputs), max_regions=max_regions, nms_threshold=nms_threshold)
+    return [_as_detections(instances.to("cpu"), texts, threshold) for instances, texts in described]
+
+
+def _as_detections(instances: Instances, texts: Sequence[str], threshold: float) -> Detections:
     instances = instances[instances.scores.sort(descending=True, stable=True).indices]
     instances = instances[instances.scores >= threshold]
     labels = tuple(texts[number] for number in instances.text_ids.tolist())

@@ -96,3 +96,14 @@ def test_mistakes_are_one_line(ovdet, writer, photo, words, message):
     words = [word.format(photo=photo) for word in words]
     code, out, err = ovdet("describe", *words, "--model", writer)
     assert code == 2 and not out and err.count("\n") == 1 and message in err, err
+
+
+def test_a_photo_that_cannot_be_read_stops_no_other(ovdet, writer, photo, tmp_path):
+    folder = tmp_path / "photos"
+    folder.mkdir()
+    (folder / "a.png").write_bytes(b"no photo")
+    (folder / "b.png").write_bytes(photo.read_bytes())
+    code, out, err = ovdet("describe", folder, "--model", writer, "--output", tmp_path / "out")
+    assert code == 2 and out.startswith(str(tmp_path / "out/b.png")) and "a.png" in err
+    (row,) = json.loads((tmp_path / "out/detections.json").read_text())
+    assert row["detections"] and row["image"].endswith("b.png")
