@@ -16,6 +16,14 @@ from ovdet.errors import InputError
 from ovdet.text.class_names import normalize_class_name
 
 
+class SetReport(NamedTuple):
+    """What reaches a training run from one data set of several."""
+
+    num_photos: int
+    boxes: dict[str, dict[str, int]]  # numbers of boxes by class, for "base", "novel" and "other" classes
+    shared_photos: list[str]  # test photos that are in this set too
+
+
 class LeakReport(NamedTuple):
     """What reaches a training run. Names count as equal without case and underscores."""
 
@@ -28,6 +36,7 @@ class LeakReport(NamedTuple):
     num_photos: int
     num_test_photos: int
     shared_photos: list[str]  # test photos that are in the training set too
+    sets: dict[str, SetReport] = {}  # of a mixture of data sets
 
     @property
     def leaks(self) -> bool:
@@ -37,7 +46,8 @@ class LeakReport(NamedTuple):
 
     def as_dict(self) -> dict[str, Any]:
         """The report as plain values."""
-        return {"leaks": self.leaks, **self._asdict()}
+        sets = {name: each._asdict() for name, each in self.sets.items()}
+        return {"leaks": self.leaks, **self._asdict(), "sets": sets}
 
     def table(self) -> str:
         """The report in a few lines."""
@@ -49,8 +59,14 @@ class LeakReport(NamedTuple):
             ("classes known to the proposals", *(len(self.proposal_classes[group]) for group in groups)),
             ("classes known to the initial weights", *(len(self.weights_classes[group]) for group in groups)),
         ]
+        of_sets = [
+            (name, each.num_photos, *(sum(each.boxes[group].values()) for group in groups), len(each.shared_photos))
+            for name, each in self.sets.items()
+        ]
+        headers = ("data set", "photos", *(f"{group} boxes" for group in groups), "test photos in it")
+        by_set = f"{tabulate(of_sets, headers=headers, intfmt=',')}\n" if of_sets else ""
         return (
-            f"{tabulate(rows, headers=('', *groups), intfmt=',')}\n"
+            f"{tabulate(rows, headers=('', *groups), intfmt=',')}\n{by_set}"
             f"proposals: {self.proposal_source}\n"
             f"initial weights: {self.weights_source}\n"
             f"photos: {self.num_photos:,} for training, {self.num_test_photos:,} for testing, "
@@ -84,14 +100,21 @@ def find_leaks(
     """
     novel = [*metadata.novel_classes, *test_novel]
     group = partial(_by_group, base_classes=metadata.base_classes, novel_classes=novel)
-    counts: Counter[str] = Counter()
+
+    def count_boxes(records: Iterable[Mapping[str, Any]]) -> dict[str, dict[str, int]]:
+        found = (annotation["category_id"] for record in records for annotation in record.get("annotations", ()))
+        counts = Counter(metadata.thing_classes[index] for index in found)
+        return {which: {name: counts[name] for name in names} for which, names in group(counts).items()}
+
+    test_files = [record["file_name"] for record in test_dicts]
+    by_set: dict[str, list[Mapping[str, Any]]] = {}
     for record in dicts:
-        counts.update(metadata.thing_classes[annotation["category_id"]] for annotation in record.get("annotations", ()))
-    names_of_boxes = group(counts)
+        if "set_index" in record:  # of data/mixture.py
+            by_set.setdefault(metadata.mixture.sets[record["set_index"]].name, []).append(record)
     own = {"proposal_source": "the detector in training itself", "training_classes": vocabulary}
     proposals = own if proposals is None else proposals
     return LeakReport(
-        boxes={which: {name: counts[name] for name in names} for which, names in names_of_boxes.items()},
+        boxes=count_boxes(dicts),
         vocabulary=group(vocabulary),
         proposal_source=proposals["proposal_source"],
         proposal_classes=group(proposals["training_classes"]),
@@ -99,8 +122,16 @@ def find_leaks(
         weights_classes=group(weights_classes),
         num_photos=len(dicts),
         num_test_photos=len(test_dicts),
-        shared_photos=shared_photos([r["file_name"] for r in dicts], [r["file_name"] for r in test_dicts]),
+        shared_photos=_shared(dicts, test_files),
+        sets={
+            name: SetReport(len(records), count_boxes(records), _shared(records, test_files))
+            for name, records in by_set.items()
+        },
     )
+
+
+def _shared(records: Sequence[Mapping[str, Any]], test: Sequence[str]) -> list[str]:
+    return shared_photos([record["file_name"] for record in records], test)
 
 
 def _by_group(

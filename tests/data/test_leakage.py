@@ -37,6 +37,26 @@ def test_a_clean_run():
     assert "base" in table and "the detector in training itself" in table and "0 in both" in table
 
 
+def test_each_set_of_a_mixture_has_its_report():
+    sets = [SimpleNamespace(name=name) for name in ("first", "second")]
+    metadata = SimpleNamespace(**vars(METADATA), mixture=SimpleNamespace(sets=sets))
+    photos = [
+        {**record, "set_index": index} for record, index in zip(records([0], [2, 2], [3]), (0, 1, 0), strict=True)
+    ]
+    report = find_leaks(photos, metadata, vocabulary=["cat"], test_dicts=[{"file_name": "1.jpg"}])
+    assert list(report.sets) == ["first", "second"]
+    first, second = report.sets.values()
+    assert (first.num_photos, first.boxes) == (2, {"base": {"cat": 1}, "novel": {}, "other": {"pen": 1}})
+    assert (second.num_photos, second.boxes["novel"]) == (1, {"cow": 2})
+    assert first.shared_photos == [] and second.shared_photos == report.shared_photos == ["1.jpg"]
+    assert json.loads(json.dumps(report.as_dict()))["sets"]["second"]["boxes"]["novel"] == {"cow": 2}
+    assert [line.split() for line in report.table().splitlines() if line.startswith(("first", "second"))] == [
+        ["first", "2", "1", "0", "1", "0"],
+        ["second", "1", "0", "2", "0", "1"],
+    ]
+    assert "data set" not in find_leaks(records([0]), METADATA, vocabulary=["cat"]).table()
+
+
 def test_an_empty_run():
     report = find_leaks([], METADATA, vocabulary=[])
     check_no_leak(report)

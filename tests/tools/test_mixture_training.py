@@ -72,6 +72,9 @@ def test_the_teacher_online(trained, several, run_tool, tmp_path):
     overrides = [*trained.overrides, f"train.output_dir={tmp_path}/run", "train.max_iter=1", "train.log_period=1"]
     code, _, err = run_tool("train_net.py", "--config-file", several / "online.py", *overrides)
     assert code == 0 and losses(tmp_path / "run") > [0], err[-3000:]
+    report = json.loads((tmp_path / "run/leak_report.json").read_text())
+    assert sorted(report["sets"]) == ["red", "rest"]
+    assert sum(each["num_photos"] for each in report["sets"].values()) == report["num_photos"]
 
 
 @pytest.mark.slow
