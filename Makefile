@@ -8,9 +8,11 @@ RUN := $(VENV)/bin/python
 IMAGE ?=
 VOCABULARY ?= tabby cat; kitten, dog, cup of coffee; espresso, saucer, spoon, motorcycle, wheel; tyre
 DATA ?= datasets/lite
+SETS ?= $(DATA)/more
+CARD ?= ovdet/assets/ovdet_lite/README.md
 NUMBER ?= 1000
 
-.PHONY: help .venv own demo quick reproduce test test-slow fuzz docs lint lock clean
+.PHONY: help .venv own demo quick reproduce lite test test-slow fuzz docs lint lock clean
 
 help:            ## this list
 	@grep -E '^[.a-z-]+: .*##' $(MAKEFILE_LIST) | sed 's/:.*## */\t/' | sort | expand -t 16
@@ -44,6 +46,10 @@ quick: own       ## train a small detector on drawn shapes for a minute or two
 
 reproduce: own   ## the table of docs/results.md, hours on two cores: DATA=folder of photos and annotations
 	$(RUN) tools/reproduce_lite.py --data "$(DATA)" --output output/reproduce_lite
+
+lite: own        ## the default model from DATA (COCO photos) and SETS (further sets), hours: also CARD=card.md
+	$(RUN) tools/make_lite.py --data "$(DATA)" --card "$(CARD)" --output output/make_lite \
+	    --test "$(DATA)/instances_val.json=$(DATA)/images" --set dataset.more="$(SETS)" train.max_iter=7476
 
 test: own        ## the tests, side by side; some 5 minutes on two cores
 	$(RUN) -m pytest --numprocesses auto --maxprocesses 4 --dist loadfile

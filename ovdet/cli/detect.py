@@ -78,9 +78,7 @@ def add_predictor_arguments(parser: argparse.ArgumentParser) -> None:
 def add_limit_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the options that filter detections."""
     add = parser.add_argument
-    lowest = (
-        "lowest score (default: the model's; uncalibrated: 0.3 for trained names, 0.1 for learned, else 0.08)"
-    )
+    lowest = "lowest score (default: the model's; uncalibrated: 0.3 for trained names, 0.1 for learned, else 0.08)"
     add("--threshold", type=float, metavar="t", help=lowest)
     iou = (
         "drop boxes that overlap more with one at least twice as sure, whatever their names; 1 keeps all (default: 0.5)"
