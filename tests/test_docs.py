@@ -47,6 +47,7 @@ def blocks(page: Path, *kinds: str) -> list[str]:
 
 def words_of(line: str) -> list[str]:
     """Of the first command of a line, without remarks."""
+    line = re.sub(r'^eval "\$\((.*)\)"', r"\1", line)  # what it prints is run by the shell
     words = shlex.split(re.split(r"\s{2,}\(", line)[0], comments=True)  # a remark in brackets behind it
     return words[: next((place for place, word in enumerate(words) if word in (">", "|", "&&", ";", "&")), len(words))]
 
