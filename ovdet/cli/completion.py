@@ -1,7 +1,7 @@
 """Print a script that completes commands and options in a shell.
 
 eval "$(ovdet completion bash)"
-mkdir -p ~/.local/share/bash-completion/completions; ovdet completion bash > ~/.local/share/bash-completion/completions/ovdet
+ovdet completion bash > ~/.local/share/bash-completion/completions/ovdet    (for all shells to come; make the folder)
 ovdet completion zsh > ~/.zfunc/_ovdet    (with fpath+=~/.zfunc before compinit)
 """
 
