@@ -77,6 +77,15 @@ def given(striped, tmp_path_factory) -> Path:
         Image.open(striped / "5.png").resize(size).save(folder / f"{name}.jpg")
     for name in ("zebra crossing", "wheel"):  # a folder with a sub-folder of photos for each class
         shutil.copytree(striped, folder / "FOLDER" / name, ignore=shutil.ignore_patterns("*.json"))
+    for name, source in {
+        "trained_names": folder / "PATH/instances_val.json",
+        "other_names": striped / "my.json",
+    }.items():
+        shutil.copy(source, folder / f"{name}.json")
+    (folder / "more_photos").symlink_to(folder / "photos")
+    shutil.copytree(striped, folder / "SETS/NAME/images")
+    shutil.copy(striped / "my.json", folder / "SETS/NAME/instances.json")
+    (folder / "all_names.txt").write_text("dog\nzebra crossing\nwheel\n")
     (folder / "mine").mkdir()
     for name in ("train", "val"):
         shutil.copy(striped / "my.json", folder / f"mine/{name}.json")
