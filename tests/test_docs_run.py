@@ -82,7 +82,8 @@ def given(striped, tmp_path_factory) -> Path:
         "other_names": striped / "my.json",
     }.items():
         shutil.copy(source, folder / f"{name}.json")
-    (folder / "more_photos").symlink_to(folder / "photos")
+    for name in ("more_photos", "unlabeled_photos"):
+        (folder / name).symlink_to(folder / "photos")
     shutil.copytree(striped, folder / "SETS/NAME/images")
     shutil.copy(striped / "my.json", folder / "SETS/NAME/instances.json")
     (folder / "all_names.txt").write_text("dog\nzebra crossing\nwheel\n")
