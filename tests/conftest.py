@@ -34,7 +34,7 @@ from ovdet.teachers.base import Teacher
 from ovdet.teachers.conse import ConseTeacher
 from ovdet.teachers.registry import load_teacher
 
-# benchmarks and reproduce are no part of the package; streaming.py is beside this file
+# reproduce is no part of the package; streaming.py is beside this file
 sys.path[:0] = [str(Path(__file__).resolve().parents[1] / "tools"), str(Path(__file__).parent)]
 torch.set_num_threads(1)  # the tensors are small; more threads only get in each other's way
 

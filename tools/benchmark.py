@@ -8,12 +8,11 @@ from __future__ import annotations
 import argparse
 import importlib
 
-from benchmarks.timing import print_rows, write_rows
-
+from ovdet.benchmarks.timing import print_rows, write_rows
 from ovdet.errors import InputError, command
 
 CASES: dict[str, str] = {
-    # each a module of benchmarks with add_arguments(parser) and run(arguments) -> list[Row]
+    # each a module of ovdet.benchmarks with add_arguments(parser) and run(arguments) -> list[Row]
     "evaluation": "AP per class from detections, against pycocotools",
     "postprocess": "from scores to detections, against detectron2's post-processing",
     "vocabulary": "scoring 1 to 1,000,000 names, against a dense softmax and the bare matrix product",
@@ -31,7 +30,7 @@ def parse_arguments() -> argparse.Namespace:
         case = cases.add_parser(name, help=summary, description=summary)
         case.add_argument("--rounds", type=int, default=5, metavar="N", help="timed runs of each (default: 5)")
         case.add_argument("--output", metavar="F.json", help="write the rows there too")
-        importlib.import_module(f"benchmarks.{name}").add_arguments(case)
+        importlib.import_module(f"ovdet.benchmarks.{name}").add_arguments(case)
     return parser.parse_args()
 
 
@@ -40,7 +39,7 @@ def main() -> None:
     arguments = parse_arguments()
     if arguments.rounds < 1:
         raise InputError(f"expected --rounds of at least 1, got {arguments.rounds}")
-    rows = importlib.import_module(f"benchmarks.{arguments.case}").run(arguments)
+    rows = importlib.import_module(f"ovdet.benchmarks.{arguments.case}").run(arguments)
     print_rows(rows)
     if arguments.output:
         write_rows(rows, arguments.output)

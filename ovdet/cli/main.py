@@ -35,6 +35,7 @@ COMMANDS = {
     "convert": "ovdet.cli.convert",
     "pack": "ovdet.cli.pack",
     "serve": "ovdet.cli.serve",
+    "benchmark": "ovdet.cli.benchmark",
     "doctor": "ovdet.cli.doctor",
     "completion": "ovdet.cli.completion",
 }

@@ -2,7 +2,7 @@
 
 import json
 
-from benchmarks.profile import PARTS
+from ovdet.benchmarks.profile import PARTS
 
 SMALL = ("--photos", "1", "--rounds", "1", "--size", "64", "96", "--device", "cpu")
 

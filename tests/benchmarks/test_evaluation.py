@@ -2,7 +2,7 @@
 
 import json
 
-from benchmarks.evaluation import draw_boxes
+from ovdet.benchmarks.evaluation import draw_boxes
 
 
 def test_drawn_boxes(run_tool, tmp_path):

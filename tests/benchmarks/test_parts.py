@@ -5,7 +5,8 @@ import time
 from types import SimpleNamespace
 
 import pytest
-from benchmarks.profile import time_parts
+
+from ovdet.benchmarks.profile import time_parts
 
 
 class Step:

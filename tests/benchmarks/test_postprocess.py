@@ -6,8 +6,9 @@ import json
 
 import pytest
 import torch
-from benchmarks.postprocess import draw_cases
 from torchvision.ops import box_iou
+
+from ovdet.benchmarks.postprocess import draw_cases
 
 
 def test_rows(run_tool, tmp_path):

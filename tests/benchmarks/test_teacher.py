@@ -7,9 +7,9 @@ import json
 import pytest
 import torch
 import torch.nn.functional as F
-from benchmarks.teacher import embed_one_by_one
 from PIL import Image
 
+from ovdet.benchmarks.teacher import embed_one_by_one
 from ovdet.teachers.crops import embed_regions
 
 SMALL = ("--photos", 2, "--regions", 3, "--rounds", 1, "--device", "cpu")

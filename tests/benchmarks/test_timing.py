@@ -4,8 +4,8 @@ import json
 import time
 
 import pytest
-from benchmarks.timing import Row, compare, print_rows, time_in_turns, write_rows
 
+from ovdet.benchmarks.timing import Row, compare, print_rows, time_in_turns, write_rows
 from ovdet.errors import InputError
 
 

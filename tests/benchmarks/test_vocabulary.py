@@ -7,8 +7,9 @@ from pathlib import Path
 
 import pytest
 import torch
-from benchmarks.vocabulary import map_random_rows, peak_memory
 from PIL import Image
+
+from ovdet.benchmarks.vocabulary import map_random_rows, peak_memory
 
 
 @pytest.mark.parametrize("half", [(), ("--half",)])

@@ -19,7 +19,7 @@ from matplotlib.figure import Figure
 from rich.progress import track
 from torch import Tensor
 
-from benchmarks.timing import Row, compare
+from ovdet.benchmarks.timing import Row, compare
 from ovdet.class_embeddings import ClassEmbeddings
 from ovdet.device import choose_device
 from ovdet.errors import InputError

@@ -13,7 +13,7 @@ from detectron2.modeling.roi_heads.fast_rcnn import fast_rcnn_inference
 from detectron2.structures import Instances
 from torch import Tensor
 
-from benchmarks.timing import Row, compare
+from ovdet.benchmarks.timing import Row, compare
 from ovdet.device import choose_device
 from ovdet.errors import InputError
 from ovdet.modeling.postprocess import postprocess_images

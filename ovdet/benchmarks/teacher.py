@@ -18,7 +18,7 @@ import torch.nn.functional as F
 from PIL import Image
 from torch import Tensor
 
-from benchmarks.timing import Row, compare
+from ovdet.benchmarks.timing import Row, compare
 from ovdet.data.coco import read_coco_json
 from ovdet.data.images import read_image
 from ovdet.device import choose_device

@@ -11,7 +11,7 @@ from unittest.mock import patch
 import torch
 from torch.profiler import profile, record_function
 
-from benchmarks.timing import Row, describe_device, wait_for
+from ovdet.benchmarks.timing import Row, describe_device, wait_for
 from ovdet.files import temporary_path
 
 PARTS = {

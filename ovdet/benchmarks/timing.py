@@ -143,21 +143,21 @@ def print_rows(rows: Sequence[Row]) -> None:
     """Print a table of the rows, with device and versions."""
     table = Table("case", "ours", "peer", "", "limit", "peer / ours", "limit / ours", "spread")
     for row in rows:
-        cells = (_seconds(row.ours_s), row.peer, _seconds(row.peer_s), _seconds(row.limit_s))
-        ratios = (_ratio(row.speedup), _ratio(row.of_limit), f"{row.spread:.0%}")
+        cells = (seconds_text(row.ours_s), row.peer, seconds_text(row.peer_s), seconds_text(row.limit_s))
+        ratios = (ratio_text(row.speedup), ratio_text(row.of_limit), f"{row.spread:.0%}")
         table.add_row(row.case, *cells, *ratios)
     console = Console(width=None if sys.stdout.isatty() else 160)
     console.print(table)
     console.print(f"{rows[0].device if rows else ''}; torch {torch.__version__}, Python {platform.python_version()}")
 
 
-def _seconds(value: float | None) -> str:
+def seconds_text(value: float | None) -> str:
     if value is None:
         return ""
     return f"{value:.3g} s" if value >= 1 else f"{value * 1e3:.3g} ms"
 
 
-def _ratio(value: float | None) -> str:
+def ratio_text(value: float | None) -> str:
     return "" if value is None else f"{value:.2f}"
 
 

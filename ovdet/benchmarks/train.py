@@ -15,9 +15,9 @@ from detectron2.utils.events import EventStorage
 from omegaconf import DictConfig
 from torch import Tensor, nn
 
-from benchmarks.profile import PARTS, time_parts
-from benchmarks.random_inputs import random_classes, random_training_photo
-from benchmarks.timing import Row, compare
+from ovdet.benchmarks.profile import PARTS, time_parts
+from ovdet.benchmarks.random_inputs import random_classes, random_training_photo
+from ovdet.benchmarks.timing import Row, compare
 from ovdet.class_embeddings import ClassEmbeddings
 from ovdet.device import choose_device, half_type
 from ovdet.engine.config import load_config
@@ -26,10 +26,8 @@ from ovdet.errors import InputError
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--config-file", default="configs/lite/vild_stored.py", metavar="F", help="config of ViLD")
-    parser.add_argument(
-        "--peer-config", default="configs/lite/closed_set.py", metavar="F", help="config of Faster R-CNN"
-    )
+    parser.add_argument("--config-file", default="lite/vild_stored", metavar="F", help="config of ViLD")
+    parser.add_argument("--peer-config", default="lite/closed_set", metavar="F", help="config of Faster R-CNN")
     parser.add_argument("--photos", type=int, default=8, metavar="N", help="images per step (default: 8)")
     parser.add_argument(
         "--size", type=int, nargs=2, default=(288, 384), metavar=("H", "W"), help="image size in pixels"

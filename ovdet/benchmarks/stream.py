@@ -11,7 +11,7 @@ import numpy as np
 import torch
 from PIL import Image
 
-from benchmarks.timing import Row, compare
+from ovdet.benchmarks.timing import Row, compare
 from ovdet.data.images import find_images
 from ovdet.errors import InputError
 from ovdet.inference.predictor import OpenVocabPredictor

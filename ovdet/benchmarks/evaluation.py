@@ -17,7 +17,7 @@ from hotcoco import COCOeval as RustCOCOeval
 from pycocotools.coco import COCO
 from pycocotools.cocoeval import COCOeval
 
-from benchmarks.timing import Row, compare
+from ovdet.benchmarks.timing import Row, compare
 from ovdet.errors import InputError
 from ovdet.evaluation.average_precision import average_precision
 from ovdet.evaluation.ground_truth import index_ground_truth

@@ -18,9 +18,9 @@ import torch
 from detectron2.config import instantiate
 from torch import Tensor, nn
 
-from benchmarks.random_inputs import random_boxes, random_classes, random_photo
-from benchmarks.timing import Row, compare
-from benchmarks.train import build_closed_set
+from ovdet.benchmarks.random_inputs import random_boxes, random_classes, random_photo
+from ovdet.benchmarks.timing import Row, compare
+from ovdet.benchmarks.train import build_closed_set
 from ovdet.class_embeddings import ClassEmbeddings
 from ovdet.device import choose_device, half_type
 from ovdet.engine.checkpoint import SafeCheckpointer
@@ -34,11 +34,9 @@ CLASSES = (1, 65, 1203)  # one name, OV-COCO, LVIS
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--config-file", default="configs/lite/vild.py", metavar="F", help="config of the detector")
+    parser.add_argument("--config-file", default="lite/vild", metavar="F", help="config of the detector")
     parser.add_argument("--weights", default="", metavar="W", help="its checkpoint (default: random)")
-    parser.add_argument(
-        "--peer-config", default="configs/lite/closed_set.py", metavar="F", help="config of the closed-set one"
-    )
+    parser.add_argument("--peer-config", default="lite/closed_set", metavar="F", help="config of the closed-set one")
     parser.add_argument("--peer-classes", type=int, default=80, metavar="K", help="its classes (default: 80)")
     parser.add_argument("--photos", type=int, default=4, metavar="N", help="images, one at a time (default: 4)")
     parser.add_argument(
@@ -67,13 +65,13 @@ def run(arguments: argparse.Namespace) -> list[Row]:
     plain = deepcopy(model)
     speed_up(model, compile=arguments.compile, half=arguments.half)
     propose = torch.autocast(device.type, half_type(device), enabled=arguments.half and half_type(device) is not None)(
-        _propose
+        propose_each
     )
     peer = build_closed_set(load_config(arguments.peer_config), arguments.peer_classes).to(device).eval()
-    _share_proposals(peer, model)
+    share_proposals(peer, model)
 
     def detect(num_classes: int, model: nn.Module = model) -> Callable[[], None]:
-        return partial(_run_each, model, photos, random_classes(num_classes, config.teacher.width, generator))
+        return partial(run_each, model, photos, random_classes(num_classes, config.teacher.width, generator))
 
     def row(num_classes: int, name: str, work: Callable[[], object], rounds: int = arguments.rounds) -> Row:
         return compare(
@@ -87,11 +85,11 @@ def run(arguments: argparse.Namespace) -> list[Row]:
 
     closed = f"Faster R-CNN, {arguments.peer_classes} classes"
     peers_own = random_classes(arguments.peer_classes, config.teacher.width, generator)
-    rows = [row(num_classes, closed, lambda: _run_each(peer, photos, peers_own)) for num_classes in CLASSES]
+    rows = [row(num_classes, closed, lambda: run_each(peer, photos, peers_own)) for num_classes in CLASSES]
     if arguments.compile or arguments.half:
         rows.append(row(65, "ovdet, eager, float32", detect(65, plain)))
     if arguments.yolox:
-        rows.append(row(65, "YOLOX, onnxruntime", _yolox(arguments.yolox, photos)))
+        rows.append(row(65, "YOLOX, onnxruntime", yolox(arguments.yolox, photos)))
     if arguments.crops:
         embedder = RegionEmbedder(load_teacher(config.teacher.name, device))
         boxes = random_boxes(arguments.crops, *arguments.size, generator)
@@ -100,7 +98,7 @@ def run(arguments: argparse.Namespace) -> list[Row]:
     return rows
 
 
-def _share_proposals(peer: nn.Module, model: nn.Module) -> None:
+def share_proposals(peer: nn.Module, model: nn.Module) -> None:
     try:
         peer.backbone.load_state_dict(model.backbone.state_dict())
         peer.proposal_generator.load_state_dict(model.proposal_generator.state_dict())
@@ -108,12 +106,12 @@ def _share_proposals(peer: nn.Module, model: nn.Module) -> None:
         raise InputError("expected a --peer-config with the backbone and RPN of --config-file, got others") from error
 
 
-def _run_each(model: nn.Module, photos: Sequence[dict], classes: ClassEmbeddings) -> None:
+def run_each(model: nn.Module, photos: Sequence[dict], classes: ClassEmbeddings) -> None:
     for photo in photos:
         model([photo], classes=classes)
 
 
-def _propose(model: nn.Module, photos: Sequence[dict]) -> None:
+def propose_each(model: nn.Module, photos: Sequence[dict]) -> None:
     for photo in photos:
         images = model.preprocess_image([photo])
         model.proposal_generator(images, model.backbone(images.tensor), None)
@@ -124,7 +122,7 @@ def _embed_each(embedder: RegionEmbedder, photos: Sequence[dict], boxes: Tensor)
         embedder(photo["image"], boxes)
 
 
-def _yolox(file: str, photos: Sequence[dict]) -> Callable[[], None]:
+def yolox(file: str, photos: Sequence[dict]) -> Callable[[], None]:
     """YOLOX's network alone, without resize and NMS, at its exported size."""
     try:
         import onnxruntime

@@ -1,0 +1,211 @@
+"""All benchmarks in one run, and the page that is made of such runs."""
+
+from __future__ import annotations
+
+import argparse
+import importlib
+import os
+import platform
+import subprocess
+from collections.abc import Iterable, Sequence
+from datetime import datetime, timezone
+from pathlib import Path
+
+import msgspec
+import torch
+from rich.console import Console
+
+from ovdet.benchmarks.detectors import run as run_detectors
+from ovdet.benchmarks.timing import Row, describe_device, ratio_text, seconds_text
+from ovdet.errors import InputError
+from ovdet.files import atomic_write
+from ovdet.typed import decoded
+from ovdet.version import VERSION
+
+FORMAT = "ovdet benchmarks 1"
+_IDLE = 0.5  # load average up to which a machine counts as idle
+_DETECTORS = (
+    "The detectors",
+    "ovdet-lite on one photo. `limit` is backbone, pyramid and RPN alone, which a detector of this kind has to run. "
+    "Peers have random weights, so nothing passes their thresholds and their post-processing costs nothing.",
+)
+PARTS: dict[str, tuple[str, str, tuple[str, ...]]] = {
+    # module: title, what is compared, its arguments
+    "evaluation": (
+        "Evaluation",
+        "From boxes in memory to each class's AP. The peer is pycocotools, `limit` is hotcoco alone.",
+        ("--images", "200"),
+    ),
+    "postprocess": (
+        "Post-processing",
+        "From 1000 boxes and their scores to 300 detections. The peer is detectron2's `fast_rcnn_inference`, whose "
+        "detections are bit-equal; `limit` is a bare top-k over the scores.",
+        (),
+    ),
+    "vocabulary": (
+        "Vocabularies",
+        "From 300 region embeddings to the candidates for detections. The peer is a softmax and a top-k over all "
+        "scores, `limit` the bare matrix product in chunks.",
+        ("--largest", "100000"),
+    ),
+    "teacher": (
+        "The teacher on regions",
+        "Embeddings of regions by `conse`. The peer cuts, resizes and embeds one region after the other; `limit` is "
+        "the teacher's forward pass alone.",
+        ("--photos", "1"),
+    ),
+    "train": (
+        "A training step",
+        "Forward, backward and optimizer. The peer is detectron2's Faster R-CNN with the same backbone, `limit` "
+        "backbone and pyramid, forward and backward.",
+        (),
+    ),
+}
+
+
+class Section(msgspec.Struct):
+    """One table."""
+
+    title: str
+    about: str
+    rows: list[Row]
+
+
+class Report(msgspec.Struct):
+    """What one run measured, and on what; `load` is the load average before it began."""
+
+    format: str
+    version: str
+    commit: str
+    date: str
+    device: str
+    cores: int
+    load: float
+    torch: str
+    python: str
+    command: str
+    sections: list[Section]
+
+
+def measure(
+    *, everything: bool, rounds: int, device: str, yolox_file: str, command: str, parts: Iterable[str] = PARTS
+) -> Report:
+    """Run the benchmarks, a table printed as soon as it is there.
+
+    Args:
+        everything: all of PARTS and OWLv2 too, instead of the detectors alone.
+        rounds: timed runs of each contender.
+        device: of the detectors, the teacher and the training step.
+        yolox_file: see `detectors.run`.
+        command: for the report.
+        parts: of PARTS, with `everything`.
+
+    Raises:
+        InputError: a file or device that is not there.
+    """
+    load = os.getloadavg()[0]
+    given = dict(rounds=rounds, device=device, yolox_file=yolox_file, large_peers=everything)
+    sections = [_shown(Section(*_DETECTORS, run_detectors(**given)))]
+    for name in parts if everything else ():
+        title, about, words = PARTS[name]
+        module = importlib.import_module(f"{__package__}.{name}")
+        parser = argparse.ArgumentParser()
+        module.add_arguments(parser)
+        arguments = parser.parse_args(words)
+        arguments.rounds = min(rounds, 3)
+        if name in ("teacher", "train"):
+            arguments.device = device
+        sections.append(_shown(Section(title, about, module.run(arguments))))
+    return Report(
+        format=FORMAT,
+        version=VERSION,
+        commit=_commit(),
+        date=datetime.now(timezone.utc).date().isoformat(),
+        device=describe_device(device),
+        cores=os.cpu_count() or 1,
+        load=round(load, 1),
+        torch=str(torch.__version__),
+        python=platform.python_version(),
+        command=command,
+        sections=sections,
+    )
+
+
+def _shown(section: Section) -> Section:
+    console = Console(width=200, soft_wrap=True)
+    console.print(section.title, *_table(section.rows), "", sep="\n", markup=False, highlight=False)
+    return section
+
+
+def _commit() -> str:
+    """Of the checkout that this file lies in, "" where it lies in none."""
+    try:
+        words = ("git", "describe", "--always", "--dirty", "--abbrev=7")
+        found = subprocess.run(words, cwd=Path(__file__).parent, capture_output=True, text=True, timeout=10)
+    except (OSError, subprocess.TimeoutExpired):
+        return ""
+    return found.stdout.strip()
+
+
+def write_report(report: Report, path: str | Path) -> None:
+    """Write it as json.
+
+    Raises:
+        InputError: the place cannot be written to.
+    """
+    atomic_write(path, msgspec.json.format(msgspec.json.encode(report), indent=1) + b"\n")
+
+
+def read_report(path: str | Path) -> Report:
+    """What `write_report` wrote.
+
+    Raises:
+        InputError: it is not there, or something else.
+    """
+    try:
+        content = Path(path).read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        raise InputError(f"expected a file by ovdet benchmark --output, got {path}, which cannot be read") from error
+    report = decoded(content, Report, "a file by ovdet benchmark --output", path)
+    if report.format != FORMAT:
+        raise InputError(f"expected {FORMAT}, got {report.format!r} in {path}")
+    return report
+
+
+def page(reports: Sequence[Report]) -> str:
+    """The benchmarks' page in Markdown: a chapter for each run."""
+    lines = [
+        "# Benchmarks",
+        "",
+        "This page is written by `ovdet benchmark --page`, from files by `ovdet benchmark --all --output`. In each row "
+        "ours, peer and limit took turns in one process; times are medians, `spread` is (slowest - fastest) / median. "
+        "On another machine only the ratios mean something: `peer / ours` is how many times as fast ovdet is, a "
+        "`limit / ours` of 1 is as fast as it can be. What was measured by hand, on GPUs too, is in "
+        "[lab/speed.md](lab/speed.md).",
+    ]
+    for report in reports:
+        lines += ["", f"## {report.device}", "", *_facts(report)]
+        for section in report.sections:
+            lines += ["", f"### {section.title}", "", section.about, "", *_table(section.rows)]
+    return "\n".join(lines) + "\n"
+
+
+def _facts(report: Report) -> list[str]:
+    versions = f"ovdet {report.version}{f' ({report.commit})' if report.commit else ''}, torch {report.torch}"
+    lines = [f"`{report.command}`", "", f"{report.date}, {report.cores} cores; {versions}, Python {report.python}."]
+    if report.load > _IDLE:
+        lines += ["", f"**Made on a loaded machine** (load average {report.load} before it began): rough figures."]
+    return lines
+
+
+def _table(rows: Sequence[Row]) -> list[str]:
+    """Rows of a Markdown table."""
+    lines = [
+        "| case | ours | peer | | limit | peer / ours | limit / ours | spread |",
+        "|---|---|---|---|---|---|---|---|",
+    ]
+    for row in rows:
+        cells = (row.case, seconds_text(row.ours_s), row.peer, seconds_text(row.peer_s), seconds_text(row.limit_s))
+        ratios = (ratio_text(row.speedup), ratio_text(row.of_limit), f"{row.spread:.0%}")
+        lines.append(f"| {' | '.join((*cells, *ratios))} |")
+    return lines

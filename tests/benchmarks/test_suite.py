@@ -1,0 +1,107 @@
+"""The report of all benchmarks: files, the page made of them, the command as a user runs it."""
+
+import json
+from pathlib import Path
+
+import pytest
+
+from ovdet.benchmarks import suite
+from ovdet.benchmarks.detectors import owl, rows_of
+from ovdet.benchmarks.timing import Row
+from ovdet.cli.main import main
+from ovdet.errors import InputError
+
+ROOT = Path(__file__).parents[2]
+
+
+def report(load: float = 0.0, device: str = "a processor") -> suite.Report:
+    rows = [Row("a photo", 0.05, "another", 0.1, 0.025, "cpu", 0.25), Row("a photo alone", 2.0)]
+    facts = dict(version="1.0", commit="abc", date="2026-01-02", torch="2.0", python="3.12", command="ovdet benchmark")
+    section = suite.Section("Detectors", "What they are.", rows)
+    return suite.Report(format=suite.FORMAT, device=device, cores=2, load=load, sections=[section], **facts)
+
+
+@pytest.fixture
+def ovdet(monkeypatch, capsys):
+    """Run `ovdet benchmark` in this process -> exit code, stdout, stderr."""
+
+    def ovdet(*words: object) -> tuple[int, str, str]:
+        monkeypatch.setattr("sys.argv", ["ovdet", "benchmark", *map(str, words)])
+        capsys.readouterr()
+        code = 0
+        try:
+            main()
+        except SystemExit as stop:
+            code = stop.code or 0
+        return code, *capsys.readouterr()
+
+    return ovdet
+
+
+def test_the_page_has_a_chapter_for_each_file(ovdet, tmp_path):
+    files = tmp_path / "a.json", tmp_path / "b.json"
+    for file, each in zip(files, (report(), report(7.5, "a GPU")), strict=True):
+        suite.write_report(each, file)
+        assert suite.read_report(file) == each
+    code, out, err = ovdet("--page", tmp_path / "page.md", *files)
+    assert (code, out, err) == (0, "", "")
+    first, _, second = (tmp_path / "page.md").read_text().partition("## a GPU")
+    assert "| a photo | 50 ms | another | 100 ms | 25 ms | 2.00 | 0.50 | 25% |" in first
+    assert "| a photo alone | 2 s |  |  |  |  |  | 0% |" in second
+    assert "loaded" not in first and "load average 7.5" in second and "2026-01-02" in second and "(abc)" in second
+
+
+def test_the_documentations_page_is_made_of_its_files():
+    files = sorted((ROOT / "docs/benchmarks").glob("*.json"))
+    expected = suite.page([suite.read_report(file) for file in files])
+    assert files and (ROOT / "docs/benchmarks.md").read_text(encoding="utf-8") == expected
+
+
+def test_bad_input(ovdet, tmp_path):
+    (tmp_path / "other.json").write_text('{"format": "something"}')
+    (tmp_path / "broken.json").write_text("{")
+    for words, message in (
+        (("--rounds", 0), "at least 1, got 0"),
+        (("--page", tmp_path / "page.md"), "--page F.md and files"),
+        ((tmp_path / "other.json",), "--page F.md and files"),
+        (("--page", tmp_path / "page.md", tmp_path / "other.json"), "other.json"),
+        (("--page", tmp_path / "page.md", tmp_path / "broken.json"), "broken.json is not json"),
+        (("--page", tmp_path / "page.md", tmp_path / "none.json"), "none.json, which cannot be read"),
+        (("--yolox", "/nowhere.onnx"), "/nowhere.onnx does not exist"),
+        (("--output", tmp_path / "no/such/f.json"), "expected a folder to write to"),
+        (("--device", "abacus"), "abacus"),
+    ):
+        code, _, err = ovdet(*words)
+        assert code == 2 and message in err and err.count("\n") == 1
+    assert not (tmp_path / "page.md").exists()
+    written = suite.write_report(report(), tmp_path / "f.json") or json.loads((tmp_path / "f.json").read_text())
+    written["format"] = "ovdet benchmarks 0"
+    (tmp_path / "f.json").write_text(json.dumps(written))
+    with pytest.raises(InputError, match="ovdet benchmarks 0"):
+        suite.read_report(tmp_path / "f.json")
+
+
+def test_rows_are_ratios_within_one_run():
+    seconds = {"ours 80": [0.1, 0.2, 0.12], "ours 1203": [0.2], "limit": [0.06], "whole call": [0.15]}
+    seconds |= {"detectron2 80": [0.24], "detectron2 1203": [0.6], "torchvision": [0.03], "half": [0.06]}
+    rows = rows_of(seconds, "cpu")
+    assert [round(row.speedup, 2) for row in rows] == [2.0, 3.0, 0.25, 0.8, 2.0]
+    assert rows[0].of_limit == pytest.approx(0.5) and rows[0].spread == pytest.approx(0.1 / 0.12)
+    peers = [row.peer.partition(" ")[0] for row in rows_of({**seconds, "YOLOX": [0.01], "OWLv2": [9.0]}, "cpu")]
+    assert peers == ["Faster", "the", "fasterrcnn_mobilenet_v3_large_320_fpn", "OWLv2-base", "YOLOX-nano's"] + [
+        "the",
+        "ovdet-lite,",
+        "YOLOX-nano's",
+    ]
+
+
+@pytest.mark.slow
+def test_measuring(tmp_path, capsys):
+    """All peers, once; the largest of them small."""
+    assert owl("cpu", small=True)().logits.shape[-1] == 100
+    given = dict(rounds=1, device="cpu", yolox_file="", command="ovdet benchmark")
+    found = suite.measure(everything=False, **given)
+    assert len(found.sections) == 1 and all(row.ours_s > 0 and row.peer_s > 0 for row in found.sections[0].rows)
+    assert "| Faster R-CNN of detectron2" in capsys.readouterr().out
+    suite.write_report(found, tmp_path / "f.json")
+    assert suite.read_report(tmp_path / "f.json") == found

@@ -1,0 +1,84 @@
+"""Budgets of the hot paths in counts, not times: operations, copies of large tensors, waits for a device.
+
+A path that grows over its budget got slower on every machine; one that shrinks may have its budget lowered.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+
+import pytest
+import torch
+from torch import Tensor
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
+
+from ovdet.benchmarks.random_inputs import random_classes, random_photo
+from ovdet.inference.predictor import OpenVocabPredictor
+
+LARGE = 2**18  # bytes, from which on a copy counts
+COPIES = ("copy_", "_to_copy", "clone", "contiguous", "cat", "constant_pad_nd", "pad", "stack")
+WAITS = ("_local_scalar_dense", "item", "is_nonzero", "equal", "nonzero", "_unique2", "masked_select")
+
+
+class Counts(TorchDispatchMode):
+    """Counts what runs in a `with` block; on a GPU each of `waits` would stop the program until the GPU is through."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.operations, self.copies, self.waits = Counter(), Counter(), Counter()
+
+    def __torch_dispatch__(self, function, types, args=(), kwargs=None):
+        result = function(*args, **(kwargs or {}))
+        name = function.overloadpacket.__name__
+        self.operations[name] += 1
+        if name in COPIES and isinstance(result, Tensor) and result.nbytes >= LARGE:
+            is_new = not any(isinstance(x, Tensor) and x.data_ptr() == result.data_ptr() for x in tree_leaves(args))
+            self.copies[name] += is_new or name == "copy_"
+        by_mask = name == "index" and any(x is not None and x.dtype == torch.bool for x in args[1])
+        if name in WAITS or by_mask:
+            self.waits[name] += 1
+        return result
+
+
+@pytest.fixture(scope="module")
+def predictor() -> OpenVocabPredictor:
+    return OpenVocabPredictor.from_pretrained("ovdet-lite", device="cpu")
+
+
+@pytest.fixture(scope="module")
+def inputs() -> dict:
+    return random_photo(224, 288, torch.Generator().manual_seed(0))
+
+
+def test_counts_what_it_says():
+    x = torch.zeros(2**17)
+    with torch.inference_mode(), Counts() as counts:
+        (x + 1).clone()
+        x.contiguous()
+        x[x > 0]
+        bool(x[0] > 0)
+    assert counts.copies.total() == 1 and counts.waits.total() == 2 and counts.operations["add"] == 1
+
+
+@pytest.mark.parametrize(("names", "operations", "copies", "waits"), [(80, 1650, 6, 36), (1203, 1710, 8, 39)])
+def test_detection(predictor, inputs, names, operations, copies, waits):
+    classes = random_classes(names, 384, torch.Generator().manual_seed(1))
+    predictor.model([inputs], classes=classes)  # weights are packed, anchors laid out
+    with torch.inference_mode(), Counts() as counts:
+        predictor.model([inputs], classes=classes)
+    assert counts.operations["_convolution_pointwise"] == 67, "a layer that is packed no longer, or one more"
+    assert counts.operations.total() <= operations, counts.operations
+    assert counts.copies.total() <= copies, counts.copies
+    assert counts.waits.total() <= waits, counts.waits
+
+
+def test_other_names_on_a_photo_that_was_seen(predictor, inputs):
+    classes = random_classes(80, 384, torch.Generator().manual_seed(1))
+    with torch.inference_mode():
+        seen = predictor.model.embed_images([inputs])
+        with Counts() as counts:
+            predictor.model.score_images(seen, [(224, 288)], classes=classes)
+    assert counts.operations.total() <= 480, counts.operations
+    assert not counts.operations.keys() & {"_convolution_pointwise", "_linear_pointwise", "convolution"}
+    assert counts.waits.total() <= 28, counts.waits
