@@ -205,7 +205,7 @@ def few_shot(
                 for method, classes in ways_to_ask(predictor, names, half, drawn, seed):
                     state.results.append(Result(method, k, seed, *held_out.score(classes)))
             if fine_tuning and (fine_tuning.method, seed, k) in missing:
-                tuned = fine_tuning([drawn_from[place] for place in drawn], names, truth, seed)
+                tuned = fine_tuning([drawn_from[place] for place in drawn], held, names, truth, seed)
                 again = HeldOut(tuned, held, truth, names)
                 show_progress("reading photos", again.embed(), len(held))
                 figures = again.score(tuned.embed(names, negatives=()))

@@ -44,12 +44,18 @@ class FineTuning:
         return f"fine-tuned, {self.max_iter} steps"
 
     def __call__(
-        self, photos: Sequence[AnnotatedPhoto], names: Sequence[str], truth: GroundTruth, seed: int
+        self,
+        photos: Sequence[AnnotatedPhoto],
+        held: Sequence[AnnotatedPhoto],
+        names: Sequence[str],
+        truth: GroundTruth,
+        seed: int,
     ) -> OpenVocabPredictor:
         """Train on the photos' boxes and return what came of it; nothing stays on the disk.
 
         Args:
             photos: files, with class ids below len(names); other boxes are left out.
+            held: others; training ends with a look at one of them.
             names: of K classes.
             truth: of the json that the photos are of, for their sizes.
             seed: of the training.
@@ -58,10 +64,12 @@ class FineTuning:
             InputError: as of `do_train`.
         """
         with tempfile.TemporaryDirectory() as folder:
-            file, run = Path(folder, "instances.json"), Path(folder, "run")
-            file.write_text(json.dumps(_coco(photos, names, truth)))
+            train, val, run = (Path(folder, name) for name in ("train.json", "val.json", "run"))
+            train.write_text(json.dumps(_coco(photos, names, truth)))
+            with_object = next(photo for photo in held if (photo.class_ids >= 0).any())
+            val.write_text(json.dumps(_coco([with_object], names, truth)))
             config = open_config(self.config_file, self.overrides)
-            config.dataset.update(name=folder, train=str(file), val=str(file), images="/", split=None)
+            config.dataset.update(name=folder, train=str(train), val=str(val), images="/", split=None)
             config.dataset.pop("prepare", None)
             begin = dict(init_checkpoint=self.weights, seed=seed)
             config.train.update(output_dir=str(run), max_iter=self.max_iter, **begin)
