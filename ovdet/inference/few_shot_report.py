@@ -94,6 +94,7 @@ def draw_few_shot(results: Sequence[Result], title: str) -> bytes:
         columns = ([row[key] for row in of_method] for key in ("shots", "AP50", "AP50 spread"))
         x, y, spread = columns
         axes.errorbar(x, y, yerr=spread, marker="o", capsize=3, label=method)
+    axes.set_xlim(shots[0] / 1.3, shots[-1] * 1.3)
     axes.set_xticks(shots, [str(shot) for shot in shots])
     axes.minorticks_off()
     axes.set_ylim(bottom=0)
