@@ -33,7 +33,7 @@ LIMITS = ("threshold", "class_agnostic_iou", "max_containment")
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     add = parser.add_argument
-    what = "images, folders of them, videos, any number of each (default: scikit-image's samples)"
+    what = "images, folders of them, videos, any number of each (default: samples of scikit-image, scikit-learn)"
     add("words", nargs="*", metavar="FILE|FOLDER|key=value", help=f"{what}; overrides of the config")
     add("--input", nargs="*", action="extend", default=[], metavar="FILE|FOLDER", help="the same as an option")
     add("--output", default="output/detect", metavar="DIR", help="for pictures and detections.json (%(default)s)")

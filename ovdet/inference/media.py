@@ -30,14 +30,17 @@ VIDEO_SUFFIXES = {
 }
 _PATIENCE = (10.0, 30.0)  # seconds until an address is opened, and until the next part of it comes
 _REMOTE = re.compile("[a-z][a-z0-9+.-]+://", re.IGNORECASE)
-SAMPLES = ("chelsea.png", "coffee.png", "motorcycle_left.png")  # of scikit-image; free to use
+SAMPLES = {  # photos that come with packages, free to use
+    "skimage": tuple(f"data/{name}.png" for name in ("chelsea", "coffee", "motorcycle_left", "astronaut", "camera")),
+    "sklearn": ("datasets/images/china.jpg", "datasets/images/flower.jpg"),
+}
 
 
 def find_inputs(paths: Sequence[str]) -> tuple[list[Path], list[Video]]:
     """The images and the videos that paths name.
 
     Args:
-        paths: videos, images, folders of images, in any order and number; none for scikit-image's samples.
+        paths: videos, images, folders of images, in any order and number; none for `sample_images`.
 
     Raises:
         InputError: a path does not exist, or is none of these.
@@ -78,14 +81,14 @@ def find_videos(paths: Sequence[str]) -> list[Video | Camera]:
 
 
 def sample_images() -> list[Path]:
-    """Images that scikit-image ships.
+    """Images that scikit-image and scikit-learn ship.
 
     Raises:
-        InputError: it is not installed.
+        InputError: one of them is not installed.
     """
-    found = importlib.util.find_spec("skimage")
-    files = [Path(found.origin).with_name("data") / name for name in SAMPLES] if found and found.origin else []
-    if not files or not all(file.is_file() for file in files):
+    found = {package: importlib.util.find_spec(package) for package in SAMPLES}
+    files = [Path(found[key].origin).parent / name for key, names in SAMPLES.items() if found[key] for name in names]
+    if not all(found.values()) or not all(file.is_file() for file in files):
         raise InputError("expected --input with a photo, or scikit-image for some of its own: pip install scikit-image")
     return files
 
