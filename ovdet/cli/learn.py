@@ -23,8 +23,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     none = "photos that show none of the classes, as one more json; those that do are left out"
     add("--negatives-from", metavar="Y.json", help=none)
     add("--negatives-images", metavar="DIR", help="the folder of these photos (default: as --images)")
-    both = "what the names mean counts too; --compare says what it gives (default: the boxes alone)"
-    add("--with-names", action="store_true", help=both)
+    alone = "learn from the boxes alone; --compare says what names give (default: what they mean counts too)"
+    add("--without-names", action="store_true", help=alone)
     compared = "first say what names alone, examples alone and both give on every third photo, learned from the others"
     add("--compare", action="store_true", help=compared)
     add_detector_arguments(parser, default="ovdet-lite")
@@ -53,7 +53,7 @@ def run(arguments: argparse.Namespace) -> None:
         with reports_on_stderr(arguments.json):
             results = compare(predictor, arguments.annotations, names, annotated)
     start = time.perf_counter()
-    classes = predictor.learn_classes(names, photos, use_names=arguments.with_names)
+    classes = predictor.learn_classes(names, photos, use_names=not arguments.without_names)
     save_classes(arguments.output, classes)
     seconds = time.perf_counter() - start
     line = f"{arguments.output}: {len(names)} learned from {len(photos)} photos in {seconds:.0f} s"

@@ -210,7 +210,7 @@ class OpenVocabPredictor:
         return classes
 
     @float32_by_default()
-    def learn(self, name: str, examples: Sequence[tuple[Photo, Any]], *, use_name: bool = False) -> ClassEmbeddings:
+    def learn(self, name: str, examples: Sequence[tuple[Photo, Any]], *, use_name: bool = True) -> ClassEmbeddings:
         """A class of one's own from annotated photos, for `classes=`, alone or by `join_classes`.
 
         The detector stays as it is, and so do the scores of all other names.
@@ -219,7 +219,7 @@ class OpenVocabPredictor:
             name: of the class.
             examples: photos, each with its boxes (G, 4) XYXY of *all* things of this name in it, pixels of the photo;
                 the rest of the photo is learned as what is none. A photo without boxes is one more of these.
-            use_name: whether what the name means counts too, as far as it tells the examples from their background.
+            use_name: whether what the name means counts too, as far as it tells the examples from the rest.
 
         Raises:
             InputError: no box, a box without area, or a photo that cannot be used.
@@ -232,7 +232,7 @@ class OpenVocabPredictor:
 
     @float32_by_default()
     def learn_classes(
-        self, names: Sequence[str], photos: Iterable[AnnotatedPhoto], *, use_names: bool = False
+        self, names: Sequence[str], photos: Iterable[AnnotatedPhoto], *, use_names: bool = True
     ) -> ClassEmbeddings:
         """Several classes at once, each also learning from the others' examples; see `learn`.
 
@@ -243,7 +243,7 @@ class OpenVocabPredictor:
         embeddings = self.name_embeddings(names) if use_names else None
         return learn_classes(self.model, self.prepare, names, photos, name_embeddings=embeddings)
 
-    def embed_exemplars(self, exemplars: Mapping[str, Sequence[Any]], *, use_names: bool = False) -> ClassEmbeddings:
+    def embed_exemplars(self, exemplars: Mapping[str, Sequence[Any]], *, use_names: bool = True) -> ClassEmbeddings:
         """Classes of photos or boxes in photos, for `classes=`, alone or by `join_classes`.
 
         They are learned on the spot, as by `learn`, a second or two a photo: `exemplars=` of a call does it anew.

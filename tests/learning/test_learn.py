@@ -232,13 +232,13 @@ def test_compare_says_what_names_and_examples_give(tiny_files, run_tool, data, t
     assert code == 0 and "learned + text" in told and "1 learned from 6 photos" in told
 
 
-def test_what_a_name_means_can_be_asked_for(predictor, data, learned):
-    both = predictor.learn("zebra crossing", examples(data)[:4], use_name=True)
+def test_what_a_name_means_can_be_left_out(predictor, data, learned):
+    alone, both = predictor.learn("zebra crossing", examples(data)[:4], use_name=False), learned
     width = both.width
-    assert not learned.learned.weights[:, -width:].any()
+    assert not alone.learned.weights[:, -width:].any()
     name, weights = predictor.name_embeddings(["zebra crossing"]), both.learned.weights[:, -width:]
     assert (share := weights @ name.t()) >= 0 and torch.allclose(weights, share * name, atol=1e-6)
-    assert torch.equal(both.learned.weights[:, :-width], learned.learned.weights[:, :-width])
+    assert torch.equal(both.learned.weights[:, :-width], alone.learned.weights[:, :-width])
 
 
 def test_little_is_told(tiny_files, run_tool, data, tmp_path):
