@@ -29,7 +29,10 @@ __all__ = sorted(_PUBLIC)
 def __getattr__(name: str):
     if name not in _PUBLIC:
         raise AttributeError(f"module 'ovdet' has no attribute {name!r}; it offers {', '.join(__all__)}")
-    return getattr(importlib.import_module(_PUBLIC[name]), name)
+    from ovdet.memory import collection_paused
+
+    with collection_paused():
+        return getattr(importlib.import_module(_PUBLIC[name]), name)
 
 
 def __dir__() -> list[str]:

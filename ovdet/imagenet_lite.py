@@ -13,7 +13,7 @@ from pathlib import Path
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
-from torch.nn.utils.fusion import fuse_conv_bn_eval
+from torch.nn.utils.fusion import fuse_conv_bn_weights
 
 from ovdet.errors import InputError
 
@@ -86,9 +86,16 @@ def fold_batch_norms(model: nn.Module) -> None:
         if isinstance(module, nn.Conv2d):
             convolution = module
         elif isinstance(module, nn.BatchNorm2d):
-            folded = fuse_conv_bn_eval(convolution, module)
-            convolution.weight, convolution.bias = folded.weight, folded.bias
+            convolution.weight, convolution.bias = _folded(convolution, module)
             model.set_submodule(name, module.act)
+
+
+def _folded(convolution: nn.Conv2d, norm: nn.BatchNorm2d) -> tuple[nn.Parameter, nn.Parameter]:
+    """Weight and bias of a convolution that does a batch norm's part too; on the meta device their shapes alone."""
+    if convolution.weight.is_meta:
+        return convolution.weight, nn.Parameter(torch.empty_like(norm.bias))
+    statistics = (norm.running_mean, norm.running_var, norm.eps)
+    return fuse_conv_bn_weights(convolution.weight, convolution.bias, *statistics, norm.weight, norm.bias)
 
 
 def fold_padding(weight: Tensor, padding: tuple[int, int]) -> tuple[Tensor, tuple[int, int]]:

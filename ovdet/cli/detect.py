@@ -23,6 +23,7 @@ from ovdet.cli.arguments import (
 )
 from ovdet.errors import InputError
 from ovdet.files import require_path
+from ovdet.memory import collection_paused
 
 if TYPE_CHECKING:
     from ovdet.inference.predictor import OpenVocabPredictor
@@ -92,8 +93,9 @@ def add_limit_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(arguments: argparse.Namespace) -> None:
-    from ovdet.inference.media import find_inputs
-    from ovdet.inference.results import check_output, write_results, write_video
+    with collection_paused():
+        from ovdet.inference.media import find_inputs
+        from ovdet.inference.results import check_output, write_results, write_video
 
     limits = checked_limits(arguments)
     output = Path(require_path(arguments.output))
@@ -160,12 +162,13 @@ def predictor_for(arguments: argparse.Namespace, overrides: Sequence[str] = ()) 
     Raises:
         InputError: one of them is missing or cannot be used.
     """
-    from ovdet.engine.config import override
-    from ovdet.inference.load import load_predictor
-    from ovdet.inference.tiles import TiledPredictor
-    from ovdet.learning.classes_file import load_all_classes
-    from ovdet.learning.exemplars import parse_exemplars
-    from ovdet.text.classes import join_classes, parse_negatives
+    with collection_paused():
+        from ovdet.engine.config import override
+        from ovdet.inference.load import load_predictor
+        from ovdet.inference.tiles import TiledPredictor
+        from ovdet.learning.classes_file import load_all_classes
+        from ovdet.learning.exemplars import parse_exemplars
+        from ovdet.text.classes import join_classes, parse_negatives
 
     if arguments.vocabulary is None and arguments.classes is None and not arguments.exemplar:
         raise InputError("expected --names, --classes or --exemplar, got none of them")

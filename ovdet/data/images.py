@@ -8,6 +8,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable
 from pathlib import Path
+from typing import NamedTuple
 
 import cv2
 import numpy as np
@@ -28,6 +29,13 @@ MAX_PIXELS = 128_000_000  # of a photo: decoded and converted it takes 0.9 GB; O
 _PIXELS_AT_ONCE = 4_000_000
 # what may lie beside photos
 NO_PHOTOS = {"", ".csv", ".db", ".html", ".ini", ".json", ".log", ".md", ".txt", ".xml", ".yaml", ".yml"}
+
+
+class Frame(NamedTuple):
+    """A frame of a video: seconds from the first one, and (H, W, 3) uint8 RGB."""
+
+    seconds: float
+    rgb: np.ndarray
 
 
 def find_images(path: str | Path) -> list[Path]:

@@ -14,9 +14,6 @@ import yaml
 from detectron2.config import LazyConfig, instantiate
 from detectron2.config.instantiate import locate
 from detectron2.layers import ShapeSpec
-from hydra.core.override_parser.overrides_parser import OverridesParser
-from hydra.core.override_parser.types import Quote, QuotedString, ValueType
-from hydra.errors import HydraException
 from omegaconf import DictConfig, OmegaConf
 
 from ovdet.engine.version_0_1 import upgrade_config
@@ -62,6 +59,8 @@ def apply_overrides(config: DictConfig, overrides: Sequence[str]) -> DictConfig:
     Raises:
         InputError: an override that is none, or whose key does not exist.
     """
+    if not overrides:
+        return config
     readable = [_readable(given, _present_value(config, given)) for given in overrides]
     try:
         return LazyConfig.apply_overrides(config, readable)
@@ -103,6 +102,8 @@ def override(key: str, value: str) -> str:
 
 
 def _quoted(text: str) -> str:
+    from hydra.core.override_parser.types import Quote, QuotedString
+
     return QuotedString(text, Quote.double).with_quotes()
 
 
@@ -161,6 +162,10 @@ def _readable(given: str, present: Any) -> str:
     Raises:
         InputError: it is neither.
     """
+    from hydra.core.override_parser.overrides_parser import OverridesParser  # a quarter of a second
+    from hydra.core.override_parser.types import ValueType
+    from hydra.errors import HydraException
+
     key, _, value = given.partition("=")
     try:
         is_one_value = OverridesParser.create().parse_override(given).value_type is ValueType.ELEMENT

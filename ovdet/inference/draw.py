@@ -10,18 +10,20 @@ from __future__ import annotations
 
 import colorsys
 import functools
+import importlib.util
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 import cv2
-import matplotlib
-import matplotlib.ft2font
 import numpy as np
 from PIL import Image
 
+from ovdet.memory import collection_paused
+
 SMALL = 800  # pixels; smaller images are enlarged so that the labels can be read
 LARGE = 2560  # larger images are made smaller: nobody looks at 48 megapixels, and they take seconds to write
-FONT = Path(matplotlib.get_data_path(), "fonts/ttf/DejaVuSans.ttf")  # comes with matplotlib; no Chinese, no Hindi
+# comes with matplotlib, which takes a while to import; no Chinese, no Hindi
+FONT = Path(importlib.util.find_spec("matplotlib").origin).with_name("mpl-data") / "fonts/ttf/DejaVuSans.ttf"
 _FIRST_HUE, _GOLDEN = 0.45, 0.618034  # steps of the golden ratio never come near one another, and few photos are cyan
 _BRIGHT = 0.5  # luminance from which on black text is the easier one to read
 
@@ -49,7 +51,8 @@ def draw_detections(
     Returns:
         (H', W', 3) uint8 RGB; images with a longest side under 800 pixels are enlarged to it, over 2560 made smaller.
     """
-    import supervision  # most of a second, for those alone who draw
+    with collection_paused():
+        import supervision  # most of a second, for those alone who draw
 
     # sizes
     picture, boxes, masks = _resize(image, boxes, masks)
@@ -124,7 +127,9 @@ def _font_for(texts: Iterable[str]) -> Path:
 
 @functools.cache
 def _characters(font: Path) -> frozenset[str]:
-    return frozenset(map(chr, matplotlib.ft2font.FT2Font(str(font)).get_charmap()))
+    from matplotlib.ft2font import FT2Font
+
+    return frozenset(map(chr, FT2Font(str(font)).get_charmap()))
 
 
 @functools.cache

@@ -17,11 +17,10 @@ from urllib.parse import urlsplit
 import av
 import numpy as np
 
-from ovdet.data.images import find_images
+from ovdet.data.images import Frame, find_images
 from ovdet.errors import InputError, first_line
 from ovdet.files import require_path
 from ovdet.inference.live import MAX_RATE, USUAL_RATE, Camera, newest
-from ovdet.inference.photo import Frame
 
 av.logging.set_level(None)  # quiet: what cannot be read is told in one line below
 VIDEO_SUFFIXES = {

@@ -6,23 +6,14 @@ Shape letters: H, W of the photo.
 from __future__ import annotations
 
 from pathlib import Path
-from typing import NamedTuple
 
 import numpy as np
 import torch
 from PIL import Image
 from torch import Tensor
 
-from ovdet.data.images import read_image, rgb_array
+from ovdet.data.images import Frame, read_image, rgb_array
 from ovdet.errors import InputError
-
-
-class Frame(NamedTuple):
-    """A frame of a video: seconds from the first one, and (H, W, 3) uint8 RGB."""
-
-    seconds: float
-    rgb: np.ndarray
-
 
 Photo = str | Path | Image.Image | np.ndarray | Tensor | Frame
 

@@ -28,7 +28,6 @@ from torch import Tensor, nn
 from ovdet.class_embeddings import ClassEmbeddings
 from ovdet.data.images import check_aspect, find_images
 from ovdet.device import float32_by_default
-from ovdet.engine.config import override
 from ovdet.errors import InputError
 from ovdet.hub.find import find_model, open_config
 from ovdet.hub.load import load_detector
@@ -40,6 +39,7 @@ from ovdet.inference.shown import CLASS_AGNOSTIC_IOU, MAX_CONTAINMENT, Shown, Th
 from ovdet.inference.stream import OnFailure, StreamedPhoto, log_failure, photos_of, stream_photos
 from ovdet.learning.exemplars import exemplar_photos
 from ovdet.learning.learn import AnnotatedPhoto, check_learner, learn_classes
+from ovdet.memory import collection_paused
 from ovdet.modeling.acceleration import speed_up
 from ovdet.modeling.fingerprint import detector_fingerprint
 from ovdet.modeling.region_detection import EmbeddedImage
@@ -135,8 +135,11 @@ class OpenVocabPredictor:
         Raises:
             InputError: config or checkpoint are not there or do not fit each other.
         """
-        config = open_config(config_file, [*overrides, *([override("train.device", str(device))] if device else [])])
-        return cls.of(config, weights, compile=compile, half=half)
+        with collection_paused():
+            config = open_config(config_file, overrides)
+            if device:
+                config.train.device = str(device)
+            return cls.of(config, weights, compile=compile, half=half)
 
     @classmethod
     @float32_by_default()

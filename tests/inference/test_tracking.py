@@ -6,9 +6,9 @@ import shutil
 import numpy as np
 import pytest
 
+from ovdet.data.images import Frame
 from ovdet.inference.detections import Detections
 from ovdet.inference.media import Video
-from ovdet.inference.photo import Frame
 from ovdet.inference.stream import StreamedPhoto
 from ovdet.inference.tracking import Counters, ObjectTracker, track_video
 from ovdet.inference.video_writer import writing_video
