@@ -18,6 +18,7 @@ CASES: dict[str, str] = {
     "vocabulary": "scoring 1 to 1,000,000 names, against a dense softmax and the bare matrix product",
     "teacher": "embeddings of regions, against one crop at a time and the teacher's forward alone",
     "inference": "the whole detector for 1, 65 and 1203 names, against detectron2's closed-set one",
+    "start": "from the shell to the first box, against a bare import of torch and torchvision",
     "stream": "photos of a folder, against one by one and the network on photos that are ready",
     "train": "a training step of ViLD, against one of Faster R-CNN",
 }

@@ -120,7 +120,7 @@ def test_a_model_on_the_hub(model, ask_hub, name, revision, reachable, caplog):
     """Without a connection the hub's client looks into its cache alone; a commit that nobody named is told."""
     asked = ask_hub(model, reachable)
     assert find_model(name) == find_model(model)
-    patterns = ["config.json", "model.safetensors", "README.md"]  # nothing else is fetched
+    patterns = ["config.json", "model.safetensors", "names.safetensors", "README.md"]  # nothing else is fetched
     assert asked == [("me/kites", {"revision": revision, "allow_patterns": patterns}, not reachable)]
     assert constants.HF_HUB_OFFLINE is False
     assert (f"{name}@{Path(model).name}" in caplog.text) == (revision is None)
