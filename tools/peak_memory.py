@@ -13,9 +13,6 @@ import sys
 import tempfile
 from pathlib import Path
 
-from rich.console import Console
-from rich.table import Table
-
 from ovdet.errors import InputError, command
 
 MIB = 2**20
@@ -78,9 +75,9 @@ def many_names(arguments: argparse.Namespace, folder: Path) -> None:
 def lvis(arguments: argparse.Namespace, folder: Path) -> None:
     """LVIS's figures of 300 detections an image, 1,203 classes; a process before has written the json."""
     import torch
-    from ovdet.benchmarks.random_inputs import random_boxes
     from detectron2.structures import Boxes, Instances
 
+    from ovdet.benchmarks.random_inputs import random_boxes
     from ovdet.data.catalog import LVIS_EVALUATOR_TYPE
     from ovdet.data.dataset import register_coco_subsets
     from ovdet.evaluation.evaluator import build_evaluator
@@ -155,7 +152,7 @@ def main() -> None:
         raise InputError(f"expected cases out of {', '.join(CASES)}, got {odd[0]!r}")
     if min(arguments.photos, arguments.megapixels, arguments.names, arguments.images) < 1:
         raise InputError("expected numbers of at least 1")
-    table, is_above = Table("job", "peak", "limit"), False
+    is_above = False
     base = CASES["start"][1](arguments)
     for case in arguments.cases or CASES:
         with tempfile.TemporaryDirectory() as folder:
@@ -163,8 +160,7 @@ def main() -> None:
             used = peak(case, Path(folder))
         limit = base if case == "start" else base + CASES[case][1](arguments)
         is_above |= used > limit
-        table.add_row(case, f"{used:,.0f} MiB", f"{limit:,.0f} MiB")
-    Console(width=None if sys.stdout.isatty() else 100).print(table)
+        print(f"{case} {used:,.0f} MiB, limit {limit:,.0f} MiB", flush=True)
     sys.exit(int(is_above))
 
 

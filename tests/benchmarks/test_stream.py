@@ -37,7 +37,7 @@ def test_peaks():
     sizes = ("--photos", "2", "--megapixels", "2", "--names", "20000", "--images", "5")
     done = subprocess.run([sys.executable, ROOT / "tools/peak_memory.py", *sizes], capture_output=True, text=True)
     assert done.returncode == 0, done.stdout + done.stderr
-    assert all(f" {case} " in done.stdout for case in ("start", "folder", "photo", "names", "lvis"))
+    assert all(f"{case} " in done.stdout for case in ("start", "folder", "photo", "names", "lvis"))
 
 
 def test_an_unknown_job(run_tool):
