@@ -1,5 +1,7 @@
 """Calibrated scores beside the formula in NumPy, and that they change nothing but scores."""
 
+import json
+
 import numpy as np
 import pytest
 import torch
@@ -8,6 +10,8 @@ from scipy.special import expit, logit
 
 from ovdet.class_embeddings import ClassEmbeddings, LearnedRows
 from ovdet.errors import InputError
+from ovdet.export.onnx_detector import OnnxDetector, read_description
+from ovdet.export.write import FORMAT
 from ovdet.modeling.calibration import ScoreCalibration
 
 NUMBERS = dict(
@@ -82,3 +86,33 @@ def test_of_nothing():
 def test_numbers_that_are_none_are_refused(key, value):
     with pytest.raises(InputError, match="calibration"):
         ScoreCalibration(**{**NUMBERS, key: value})
+
+
+class _Session:
+    """An exported file's stand-in: two detections of the first two rows."""
+
+    def get_inputs(self):
+        return []
+
+    def get_overridable_initializers(self):
+        return []
+
+    def run(self, _, inputs):
+        boxes = np.float32([[0, 0, 9, 9], [20, 20, 40, 40]])
+        return [boxes, np.float32([0.5, 0.4]), np.int64([0, 1])]
+
+
+def test_an_exported_detector_calibrates_by_its_description():
+    numbers = {**NUMBERS, "name_offsets": {"dog": 2.0}}
+    classes = ClassEmbeddings.of(torch.eye(2), ["cat", "dog"], [True, True])
+    image = {"image": torch.zeros(3, 50, 50, dtype=torch.uint8), "height": 50, "width": 50}
+    detector = OnnxDetector(_Session(), ScoreCalibration(**numbers))
+    found = detector([image], classes=classes)[0]["instances"]
+    assert found.pred_classes.tolist() == [1, 0]
+    np.testing.assert_allclose(found.scores, expit(1.5 * logit([0.4, 0.5]) - 0.5 + np.array([2, 0])), rtol=1e-5)
+    assert detector.default_thresholds == (0.3, 0.1) and OnnxDetector(_Session()).default_thresholds is None
+    description = {"format": FORMAT, "teacher": "conse", "width": 2, "fingerprint": "", "templates": "a",
+                   "resize": {"short_edge_length": 50, "max_size": 50}}  # fmt: skip
+    read = read_description(json.dumps({**description, "calibration": numbers}), "x.onnx")
+    assert ScoreCalibration(**read.calibration) == ScoreCalibration(**numbers)
+    assert read_description(json.dumps(description), "x.onnx").calibration is None
