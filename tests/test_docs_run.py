@@ -106,11 +106,19 @@ def given(striped, tmp_path_factory) -> Path:
 
 
 class Shell:
-    """Runs command lines in a folder, each once: what it wrote stays for later pages."""
+    """Runs command lines in a folder, each once: what it wrote to output/ and into files stays for later pages."""
 
     def __init__(self, folder: Path, stack: contextlib.ExitStack) -> None:
         self.folder, self.stack, self.port, self.photo = folder, stack, None, ""
         self.done: set[tuple[str, ...]] = set()
+        self.given = {entry.name for entry in folder.iterdir()}
+
+    def begin_page(self) -> None:
+        """Other folders go: two pages may write different things to `labels`."""
+        for entry in self.folder.iterdir():
+            if entry.is_dir() and entry.name not in (*self.given, "output"):
+                shutil.rmtree(entry)
+        self.done = {words for words in self.done if not writes_a_folder(words)}
 
     def run(self, line: str) -> None:
         program, *words = docs.words_of(line)
@@ -148,6 +156,12 @@ class Shell:
         assert done.returncode == 0, (words, done.stdout, done.stderr)
         if done.stdout:  # else it went to a file
             self.photo = json.loads(done.stdout).get("photo", self.photo)
+
+
+def writes_a_folder(words: tuple[str, ...]) -> bool:
+    """Whether a command writes a folder elsewhere than below output/."""
+    output = dict(zip(words, words[1:], strict=False)).get("--output", "output")
+    return not output.startswith("output") and not Path(output).suffix
 
 
 @pytest.fixture(scope="module")
@@ -206,6 +220,7 @@ PAGES = {page.relative_to(docs.ROOT).as_posix(): page for page in docs.PAGES if 
 def test_a_page_runs(name, shell, monkeypatch):
     monkeypatch.chdir(shell.folder)
     page = PAGES[name]
+    shell.begin_page()
     names = {"__name__": "documentation", **names_before(page)}
     for kind, part in parts_of(page):
         print(f"\n>>> {part}")
