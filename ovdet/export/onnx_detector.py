@@ -122,8 +122,10 @@ def load_onnx_predictor(path: str | Path, *, device: str | None = None) -> OpenV
     check_packages(("onnxruntime",))
     session = _open(path, _providers(device))
     about = read_description(session.get_modelmeta().custom_metadata_map.get(DESCRIPTION, "{}"), path)
+    told = about.calibration
+    calibration = None if told is None else ScoreCalibration(**msgspec.structs.asdict(told))
     return OpenVocabPredictor(
-        OnnxDetector(session, None if about.calibration is None else ScoreCalibration(**about.calibration)),
+        OnnxDetector(session, calibration),
         NameEmbedder(
             about.teacher,
             width=about.width,
@@ -134,6 +136,18 @@ def load_onnx_predictor(path: str | Path, *, device: str | None = None) -> OpenV
         training_classes=about.training_classes,
         fingerprint=about.detector,
     )
+
+
+class CalibrationEntry(msgspec.Struct):
+    """The numbers of a ScoreCalibration."""
+
+    trained_slope: float
+    trained_offset: float
+    other_slope: float
+    other_offset: float
+    threshold: float
+    other_threshold: float
+    name_offsets: dict[str, float] = {}
 
 
 class Description(msgspec.Struct):
@@ -147,7 +161,7 @@ class Description(msgspec.Struct):
     templates: Templates
     training_classes: list[str] = []
     detector: str = ""
-    calibration: dict[str, float | dict[str, float]] | None = None
+    calibration: CalibrationEntry | None = None
 
 
 def read_description(text: str, path: str | Path) -> Description:
