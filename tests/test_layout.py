@@ -44,7 +44,17 @@ ALLOWED = {
     ),
     "integrations": ("inference", "text.vocabulary"),
     "serving": ("data.images", "inference", "integrations.label_studio", "learning", "text.classes", "text.vocabulary"),
-    "benchmarks": ("data", "engine", "evaluation", "hub", "inference", "modeling", "teachers", "text"),
+    "benchmarks": (
+        "data",
+        "engine",
+        "evaluation",
+        "export.engines",
+        "hub",
+        "inference",
+        "modeling",
+        "teachers",
+        "text",
+    ),
     "teacher_lab": ("data.dataset", "data.images", "evaluation.plots", "teachers", "text"),
     "cli": (
         "benchmarks",

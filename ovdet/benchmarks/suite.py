@@ -88,7 +88,14 @@ class Report(msgspec.Struct):
 
 
 def measure(
-    *, everything: bool, rounds: int, device: str, yolox_file: str, command: str, parts: Iterable[str] = PARTS
+    *,
+    everything: bool,
+    rounds: int,
+    device: str,
+    command: str,
+    yolox_file: str = "",
+    engines: Sequence[str] = (),
+    parts: Iterable[str] = PARTS,
 ) -> Report:
     """Run the benchmarks, a table printed as soon as it is there.
 
@@ -96,15 +103,16 @@ def measure(
         everything: all of PARTS and OWLv2 too, instead of the detectors alone.
         rounds: timed runs of each contender.
         device: of the detectors, the teacher and the training step.
-        yolox_file: see `detectors.run`.
         command: for the report.
+        yolox_file: see `detectors.run`.
+        engines: see `detectors.run`.
         parts: of PARTS, with `everything`.
 
     Raises:
         InputError: a file or device that is not there.
     """
     load = os.getloadavg()[0]
-    given = dict(rounds=rounds, device=device, yolox_file=yolox_file, large_peers=everything)
+    given = dict(rounds=rounds, device=device, yolox_file=yolox_file, engines=engines, large_peers=everything)
     sections = [_shown(Section(*_DETECTORS, run_detectors(**given)))]
     for name in parts if everything else ():
         title, about, words = PARTS[name]

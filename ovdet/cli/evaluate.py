@@ -118,6 +118,7 @@ def evaluate(arguments: argparse.Namespace) -> None:
             precision=arguments.precision,
             compile=arguments.compile,
             half=arguments.half,
+            engine=arguments.engine,
         )
     if arguments.json:
         print(json.dumps(results))

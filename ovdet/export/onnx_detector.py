@@ -20,6 +20,7 @@ from detectron2.structures import Boxes, Instances
 
 from ovdet.class_embeddings import NEGATIVE, ClassEmbeddings
 from ovdet.errors import InputError, first_line
+from ovdet.export.engines import OpenvinoSession
 from ovdet.export.write import DESCRIPTION, FORMAT, LEARNED_INPUTS, check_packages
 from ovdet.hub.model_folder import Resize, Templates, Width
 from ovdet.inference.predictor import OpenVocabPredictor
@@ -39,7 +40,7 @@ class OnnxDetector:
     def __init__(self, session: Any, calibration: ScoreCalibration | None = None) -> None:
         """
         Args:
-            session: onnxruntime's InferenceSession of a file by ovdet export.
+            session: onnxruntime's InferenceSession of a file by ovdet export, or an OpenvinoSession.
             calibration: of the graph's scores, which are as the detector has them before; None for none.
         """
         self._session = session
@@ -57,7 +58,7 @@ class OnnxDetector:
         """
         if classes.learned is not None and not self._takes_learned:
             raise InputError(
-                "expected an exported detector that takes learned classes, this file is older: export anew"
+                "expected an engine that takes learned classes: torch, or onnx with a file of this version"
             )
         classes = _with_a_row(classes)
         vocabulary = {"vocabulary": classes.embeddings.cpu().float().numpy()}
@@ -117,10 +118,31 @@ def load_onnx_predictor(path: str | Path, *, device: str | None = None) -> OpenV
     Raises:
         InputError: onnxruntime is missing, the device is, or the file is damaged or something else.
     """
+    _require(path)
+    check_packages(("onnxruntime",))
+    return _predictor(_open(path, _providers(device)), path)
+
+
+def load_openvino_predictor(path: str | Path, *, half: bool | None = False) -> OpenVocabPredictor:
+    """The same on this machine's CPU by OpenVINO, without learned classes.
+
+    Args:
+        path: the .onnx file.
+        half: see `OpenvinoSession`.
+
+    Raises:
+        InputError: OpenVINO is missing, or the file is damaged or something else.
+    """
+    _require(path)
+    return _predictor(OpenvinoSession(path, half=half), path)
+
+
+def _require(path: str | Path) -> None:
     if not Path(path).is_file():
         raise InputError(f"expected an exported detector, {path} does not exist")
-    check_packages(("onnxruntime",))
-    session = _open(path, _providers(device))
+
+
+def _predictor(session: Any, path: str | Path) -> OpenVocabPredictor:
     about = read_description(session.get_modelmeta().custom_metadata_map.get(DESCRIPTION, "{}"), path)
     told = about.calibration
     calibration = None if told is None else ScoreCalibration(**msgspec.structs.asdict(told))

@@ -22,7 +22,7 @@ from torchvision.ops import box_iou
 from configs.common.methods import vild_ensemble
 from ovdet.class_embeddings import LearnedRows
 from ovdet.errors import InputError
-from ovdet.export.onnx_detector import load_onnx_predictor
+from ovdet.export.onnx_detector import load_onnx_predictor, load_openvino_predictor
 from ovdet.hub.find import open_config
 from ovdet.hub.model_folder import write_model_folder
 from ovdet.inference.predictor import OpenVocabPredictor
@@ -100,6 +100,19 @@ def test_onnxruntime_finds_what_the_detector_finds(exported, eager, photo, numbe
     expected = eager(photo, threshold=0)
     assert len(expected) > 10
     assert_same(predictor(photo, threshold=0), expected)
+
+
+def test_openvino_finds_what_onnxruntime_finds(exported, eager, photo):
+    pytest.importorskip("openvino")
+    predictors = load_onnx_predictor(exported, device="cpu"), load_openvino_predictor(exported)
+    found = [predictor(photo, names=["red circle", "wheel"], threshold=0) for predictor in predictors]
+    assert len(found[0]) > 10
+    assert_same(found[1], found[0])
+    half = load_openvino_predictor(exported, half=True)(photo, names=["red circle", "wheel"], threshold=0)
+    assert len(half) > 10
+    mine = eager.learn("patch", [(photo, [[50, 40, 150, 120]])])
+    with pytest.raises(InputError, match="torch, or onnx"):
+        predictors[1](photo, classes=mine)
 
 
 @pytest.mark.parametrize("names", [(), ("red circle", "wheel")])

@@ -1,0 +1,69 @@
+"""Engines by name: a detector's file is exported once, and what an engine cannot do is refused before any work."""
+
+import importlib.util
+
+import pytest
+
+from ovdet.errors import InputError
+from ovdet.export import engines
+from ovdet.hub.find import find_model, open_config
+from ovdet.inference import load
+from ovdet.inference.load import load_predictor
+
+
+@pytest.fixture
+def exports(monkeypatch, tmp_path) -> list:
+    """The files that were exported, none of them really."""
+    files = []
+
+    def export(config, weights, path, form):
+        assert config.train.device == "cpu" and form is engines.FORMATS["onnx"]
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(b"a graph")
+        files.append(path)
+
+    monkeypatch.setattr(engines, "export_detector", export)
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    return files
+
+
+def test_a_detector_is_exported_once(exports, tmp_path):
+    config_file, weights = find_model("ovdet-lite")
+    file = engines.exported_file(open_config(config_file), weights)
+    assert engines.exported_file(open_config(config_file), weights) == file and exports == [file]
+    assert file.is_relative_to(tmp_path / "cache/ovdet")
+    other = engines.exported_file(open_config(config_file, ["model.roi_heads.image_temperature=0.2"]), weights)
+    config_file, weights = find_model("ovdet-lite-base48")
+    third = engines.exported_file(open_config(config_file), weights)
+    assert len({file, other, third}) == 3 and exports == [file, other, third]
+
+
+@pytest.mark.parametrize("engine", ["onnx", "openvino"])
+def test_the_file_goes_to_the_engine(exports, monkeypatch, engine):
+    opened = []
+    monkeypatch.setattr(load, "load_onnx_predictor", lambda file, device: opened.append(("onnx", file, device)))
+    monkeypatch.setattr(load, "load_openvino_predictor", lambda file, half: opened.append(("openvino", file, half)))
+    load_predictor(None, None, None, engine=engine, half=None)
+    load_predictor(None, None, str(exports[0]), engine=engine, half=None)
+    assert opened == [(engine, exports[0], None), (engine, str(exports[0]), None)] and len(exports) == 1
+
+
+@pytest.mark.parametrize(
+    ("asked", "message"),
+    [
+        (dict(engine="onnx", half=True), "--half with --engine torch or openvino"),
+        (dict(engine="onnx", compile=True), "--compile with --engine torch"),
+        (dict(engine="openvino", compile=True), "--compile with --engine torch"),
+        (dict(engine="openvino", device="cuda"), "the CPU with --engine openvino, got 'cuda'"),
+    ],
+)
+def test_what_an_engine_cannot_do(exports, asked, message):
+    with pytest.raises(InputError, match=message):
+        load_predictor(None, None, None, **asked)
+    assert not exports
+
+
+def test_an_engine_that_is_not_installed_is_named(exports, monkeypatch):
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
+    with pytest.raises(InputError, match="openvino to be installed"):
+        load_predictor(None, None, None, engine="openvino")
