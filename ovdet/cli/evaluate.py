@@ -12,7 +12,14 @@ import argparse
 import functools
 import json
 
-from ovdet.cli.arguments import add_data_arguments, add_detector_arguments, open_predictor, reports_on_stderr, say
+from ovdet.cli.arguments import (
+    add_data_arguments,
+    add_detector_arguments,
+    add_engine_argument,
+    open_predictor,
+    reports_on_stderr,
+    say,
+)
 from ovdet.errors import InputError
 from ovdet.files import require_path
 
@@ -48,6 +55,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add("--max-detections", type=int, metavar="N", help="per image (default: the config's and the protocol's)")
     add("--compile", action="store_true", help="torch.compile the backbone: takes a minute, then faster")
     add("--half", action="store_true", help="mixed precision: faster, AP may differ a little")
+    add_engine_argument(parser)
     add_detector_arguments(parser, json="the figures")
 
 

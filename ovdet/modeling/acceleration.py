@@ -70,12 +70,12 @@ def is_bfloat16_faster() -> bool:
     if not pack_layers(layer):
         return False
     seconds: dict[bool, list[float]] = {False: [], True: []}
-    for _ in range(4):  # in turns, the first to warm up
+    for _ in range(4):  # in turns, the first to warm up; of this process, so that others beside it do not count
         for is_half, times in seconds.items():
             with torch.inference_mode(), torch.autocast("cpu", torch.bfloat16, enabled=is_half):
-                start = time.perf_counter()
+                start = time.process_time()
                 layer(x)
-                times.append(time.perf_counter() - start)
+                times.append(time.process_time() - start)
     ratio = min(seconds[True][1:]) / min(seconds[False][1:])
     logger.info("bfloat16 takes %.2f of the time of float32 here", ratio)
     return ratio <= _WORTH_IT

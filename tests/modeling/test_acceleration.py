@@ -119,7 +119,7 @@ def test_half_is_chosen_where_it_is_faster(build_tiny, with_bfloat16, monkeypatc
     """By a clock that tells the two apart: float32 takes 1, bfloat16 this share of it."""
     clock = iter(range(100))
     steps = {step: (1.0, ratio)[step // 2 % 2] for step in range(100)}
-    monkeypatch.setattr(acceleration, "time", SimpleNamespace(perf_counter=lambda: (k := next(clock)) % 2 * steps[k]))
+    monkeypatch.setattr(acceleration, "time", SimpleNamespace(process_time=lambda: (k := next(clock)) % 2 * steps[k]))
     is_bfloat16_faster.cache_clear()
     found = detect(speed_up(build_tiny(), half=None))
     is_bfloat16_faster.cache_clear()
