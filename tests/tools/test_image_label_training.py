@@ -33,7 +33,7 @@ def test_two_steps_and_an_evaluation(trained, run_tool, tmp_path):
 
 
 @pytest.mark.slow
-@pytest.mark.timeout(900)
+@pytest.mark.timeout(3600)
 def test_both_losses_fall(run_tool, tmp_path):
     """The quick config with its backbone of ImageNet's weights, 300 steps."""
     code, _, err = run_tool("train_net.py", "--config-file", "configs/quick/image_labels.py", *options(tmp_path, 300))
