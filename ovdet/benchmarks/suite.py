@@ -54,6 +54,12 @@ PARTS: dict[str, tuple[str, str, tuple[str, ...]]] = {
         "the teacher's forward pass alone.",
         ("--photos", "1"),
     ),
+    "published": (
+        "A published detector",
+        "Detic's R50 (CenterNet2 proposals, cascade) on one photo of 480 x 640. The peer is detectron2's Mask R-CNN "
+        "R50-FPN; `limit` is backbone, pyramid and proposals alone. Both have random weights.",
+        (),
+    ),
     "train": (
         "A training step",
         "Forward, backward and optimizer. The peer is detectron2's Faster R-CNN with the same backbone, `limit` "
@@ -121,7 +127,7 @@ def measure(
         module.add_arguments(parser)
         arguments = parser.parse_args(words)
         arguments.rounds = min(rounds, 3)
-        if name in ("teacher", "train"):
+        if name in ("teacher", "published", "train"):
             arguments.device = device
         sections.append(_shown(Section(title, about, module.run(arguments))))
     return Report(

@@ -26,7 +26,7 @@ from ovdet.modeling.region_detection import (
     region_features,
 )
 from ovdet.modeling.scoring import Regions
-from ovdet.modeling.tracing import opaque, with_fixed_shapes
+from ovdet.modeling.tracing import min_steps, opaque, with_fixed_shapes
 
 CANDIDATES_PER_REGION = 10
 
@@ -43,6 +43,7 @@ class DetectionGraph(nn.Module):
         self.backbone = with_fixed_shapes(detector.backbone)
         self.proposal_generator = detector.proposal_generator
         self.roi_heads = detector.roi_heads
+        self.min_steps = min_steps(detector.backbone)
         self.is_bgr = detector.input_format == "BGR"
         self.register_buffer("pixel_mean", detector.pixel_mean)
         self.register_buffer("pixel_std", detector.pixel_std)
@@ -120,7 +121,7 @@ class DetectionGraph(nn.Module):
         image = image.flip(0) if self.is_bgr else image
         image = (image.float() - self.pixel_mean) / self.pixel_std
         step = max(self.backbone.size_divisibility, 1)  # 0 of backbones that take any size
-        height, width = (opaque((side + step - 1) // step) * step for side in image.shape[1:])
+        height, width = (opaque((side + step - 1) // step, self.min_steps) * step for side in image.shape[1:])
         image = F.pad(image, (0, width - image.shape[2], 0, height - image.shape[1]))[None]
         return image.contiguous(memory_format=torch.channels_last)
 

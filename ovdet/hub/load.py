@@ -56,12 +56,12 @@ def without_training(config: DictConfig) -> DictConfig:
     """A copy whose model has only parts that detect: a teacher of its training is not even loaded."""
     config = deepcopy(config)
     heads = config.model.roi_heads
+    predictors = [*heads.get("earlier_predictors", ()), heads.get("box_predictor", {})]
     training = (
         (config.model, "region_source"),
         (config.model, "labels"),
         (heads, "frozen"),
-        (heads.get("box_predictor", {}), "class_weights"),
-        (heads.get("box_predictor", {}), "partial_labels"),
+        *((each, key) for each in predictors for key in ("class_weights", "partial_labels")),
         (config.model.proposal_generator or {}, "labels"),
     )
     for part, key in training:

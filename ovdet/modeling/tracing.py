@@ -5,23 +5,29 @@ from __future__ import annotations
 from copy import deepcopy
 
 import torch
-from detectron2.modeling.backbone.fpn import LastLevelMaxPool
+from detectron2.modeling.backbone.fpn import LastLevelMaxPool, LastLevelP6P7
 from timm.layers import Conv2dSame
 from torch import Tensor, nn
 
 from ovdet.imagenet_lite import same_padding, with_padding
 
 _MIN_STEPS = 3  # below it a map may have a side of 1, for which torch's convolutions are chosen in another way
+_MIN_STEPS_P7 = 5  # likewise where maps go on to a quarter of the coarsest one that the image is padded for
 
 
-def opaque(number: int) -> int:
-    """The same number, at least 3, as one that tracing knows nothing of.
+def min_steps(backbone: nn.Module) -> int:
+    """The least sides of a traced detector's input, in multiples of what its backbone's strides divide."""
+    return _MIN_STEPS_P7 if any(isinstance(part, LastLevelP6P7) for part in backbone.modules()) else _MIN_STEPS
+
+
+def opaque(number: int, least: int = _MIN_STEPS) -> int:
+    """The same number, but at least so large, as one that tracing knows nothing of.
 
     With it the sides of all feature maps are plain multiples. As expressions of the photo's sides they would grow with
     every layer, until tracing takes hours.
     """
-    number = torch.scalar_tensor(torch.sym_max(number, _MIN_STEPS), dtype=torch.int64).item()
-    torch._check(number >= _MIN_STEPS)
+    number = torch.scalar_tensor(torch.sym_max(number, least), dtype=torch.int64).item()
+    torch._check(number >= least)
     return number
 
 
