@@ -3,6 +3,7 @@
 ovdet label photos --names "dog, red kite" --format yolo --output labels
 ovdet label photos --names names.txt --format coco csv --thresholds "dog=0.5, red kite=0.1" --output labels
 ovdet label photos --names all_names.txt --missing instances.json --output pseudo
+ovdet label photos --names names.txt --engine ray --processes 8 --output labels
 """
 
 from __future__ import annotations
@@ -11,6 +12,7 @@ import argparse
 import json
 import sys
 from collections import Counter
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -42,17 +44,19 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add("--missing", metavar="X.json", help=missing)
     review = "how many of the least sure detections review.html shows; 0 for no page (default: 60)"
     add("--review", type=int, default=60, metavar="N", help=review)
+    add("--engine", default="local", choices=("local", "ray"), help="ray: the cluster of $RAY_ADDRESS, else one here")
+    add("--processes", type=int, default=0, metavar="N", help="of --engine ray (default: one a GPU, or one a CPU)")
     add_json_argument(parser)
     add_overrides(parser)
 
 
 def run(arguments: argparse.Namespace) -> None:
-    from functools import partial
-
     from rich.console import Console
     from rich.progress import track
 
+    from ovdet.cluster import import_ray
     from ovdet.data.images import find_images
+    from ovdet.inference.cluster_stream import stream_on_cluster
     from ovdet.inference.label_formats import FORMATS
     from ovdet.inference.labels import Journal, Labels, label_photos
     from ovdet.inference.pseudo_labels import add_pseudo_labels
@@ -61,6 +65,10 @@ def run(arguments: argparse.Namespace) -> None:
     from ovdet.inference.shown import thresholds_of
 
     limits, output, folder = checked_limits(arguments), Path(require_path(arguments.output)), Path(arguments.folder)
+    if arguments.processes < 0 or arguments.processes and arguments.engine == "local":
+        raise InputError(f"expected --processes of 0 or more, with --engine ray, got {arguments.processes}")
+    if arguments.engine == "ray":
+        import_ray()  # before anything is written
     if not folder.is_dir():
         raise InputError(f"expected a folder of photos, got {folder}")
     check_output(output, str(folder))
@@ -74,7 +82,11 @@ def run(arguments: argparse.Namespace) -> None:
     thresholds = {name: given.get(name, round(value, 4)) for name, value in zip(names, lowest, strict=True)}
     journal = Journal(output, _asked(arguments, thresholds))
     before = len(journal.done)
-    stream = partial(predictor.stream, batch_size=arguments.batch_size, **{**limits, "threshold": thresholds})
+    wanted = {**limits, "threshold": thresholds, "batch_size": arguments.batch_size}
+    stream = partial(predictor.stream, **wanted)
+    if arguments.engine == "ray":
+        build = partial(predictor_for, arguments, arguments.overrides)
+        stream = partial(stream_on_cluster, build=build, processes=arguments.processes, **wanted)
     failures = []
 
     def leave_out(photo: Path, error: InputError) -> None:

@@ -31,6 +31,7 @@ class TrainOptions:
         max_checkpoints: how many are kept.
         eval_period: steps between evaluations; 0 for the end only.
         log_period: steps between log lines.
+        show_period: steps between pictures of proposals and predictions in TensorBoard; 0 for none.
     """
 
     output_dir: str = "output"
@@ -46,6 +47,7 @@ class TrainOptions:
     max_checkpoints: int = 3
     eval_period: int = 0
     log_period: int = 20
+    show_period: int = 1000
 
     def __post_init__(self) -> None:
         for field in fields(self):

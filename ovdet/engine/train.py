@@ -48,6 +48,7 @@ from ovdet.engine.resume import (
     remember_torchrun,
     resume_run,
 )
+from ovdet.engine.show import ShowPhotos, photos_to_show
 from ovdet.errors import InputError
 from ovdet.files import atomic_write, make_folder
 from ovdet.objectives.base import CAPTIONS, PAIRS
@@ -301,12 +302,17 @@ def _train(config: DictConfig, options: TrainOptions, resume: bool) -> Mapping[s
     checkpointer = SafeCheckpointer(model, options.output_dir, header=header, trainer=trainer, run=facts)
     results: dict[str, Any] = {}
 
+    test_name = instantiate(config.dataloader.test.dataset.names)
+
     def evaluate() -> Mapping[str, Any]:
-        test_classes = classes_of(instantiate(config.dataloader.test.dataset.names), embed_names, names)
-        results.update(do_test(config, model, test_classes))
+        results.update(do_test(config, model, classes_of(test_name, embed_names, names)))
         return results
 
     # weights, and the steps
+    if 0 < options.show_period <= options.max_iter and comm.is_main_process():
+        test_classes = classes_of(test_name, embed_names, names)
+        shown = photos_to_show(config, test_name, test_classes)
+        trainer.register_hooks([ShowPhotos(model, shown, test_classes, options.show_period)])
     trainer.register_hooks([*_hooks(config, options, checkpointer, evaluate, seed), FrozenStatistics(frozen)])
     if first.step:
         resume_run(checkpointer, optimizer)

@@ -21,6 +21,7 @@ from typing import NamedTuple
 import torch
 from detectron2.modeling.roi_heads import StandardROIHeads
 from detectron2.structures import Boxes, ImageList, Instances
+from detectron2.utils.events import get_event_storage, has_event_storage
 from torch import Tensor, nn
 
 from ovdet.class_embeddings import ClassEmbeddings
@@ -226,8 +227,10 @@ class OpenVocabROIHeads(StandardROIHeads):
         else:
             box_features = self.box_head(pooled)
             student = self.image_branch(pooled_regions, features, [r.proposal_boxes.tensor for r in regions])
-        teacher = torch.cat([r.teacher_embeddings for r in regions])  # (M, D)
-        return box_features, RegionBatch(student, classes, teacher=teacher.to(student))
+        teacher = torch.cat([r.teacher_embeddings for r in regions]).to(student)  # (M, D)
+        if len(teacher) and has_event_storage():
+            get_event_storage().put_scalar("distill_cosine", float((student.detach() * teacher).sum(1).mean()))
+        return box_features, RegionBatch(student, classes, teacher=teacher)
 
     def _named_regions(
         self,

@@ -100,11 +100,19 @@ def test_a_broken_photo_is_told_and_the_others_are_labeled(label, photos, tmp_pa
         (("--thresholds", "dog=2"), "dog=2"),
         (("--thresholds", "cow=0.5"), "'cow'"),
         (("--threshold", "7"), "--threshold"),
+        (("--processes", "2"), "--processes"),
+        (("--engine", "ray", "--processes", "-1"), "--processes"),
     ],
 )
 def test_bad_options_write_nothing(label, tmp_path, more, message):
     code, _, err = label(*more)
     assert code == 2 and message in err.splitlines()[-1] and not (tmp_path / "out").exists()
+
+
+def test_without_ray_nothing_is_written(label, tmp_path, monkeypatch):
+    monkeypatch.setitem(sys.modules, "ray", None)
+    code, _, err = label("--engine", "ray")
+    assert code == 2 and 'pip install "ray[data]"' in err and not (tmp_path / "out").exists()
 
 
 def test_bad_folders(label, photos, tmp_path):

@@ -3,20 +3,16 @@
 from __future__ import annotations
 
 import builtins
-import os
-import signal
-import subprocess
-import threading
-import time
 
 import pytest
 import torch
+from cluster_workers import WorkerKiller
 
+from ovdet.cluster import connect, share_of
 from ovdet.engine.config import load_config
 from ovdet.errors import InputError
 from ovdet.regions.extract import extract_regions
 from ovdet.regions.job import ExtractOptions
-from ovdet.regions.ray import _connect, _share_of
 from ovdet.regions.store import RegionStore
 
 
@@ -28,40 +24,14 @@ def extract(trained, folder, engine, **options):
     return RegionStore(folder)
 
 
-def workers() -> list[int]:
-    """Process ids of the cluster that this process has started, those that make shards."""
-    listing = subprocess.run(["ps", "-A", "-o", "pid=,ppid=,args="], capture_output=True, text=True, check=True).stdout
-    rows = [line.split(maxsplit=2) for line in listing.splitlines()]
-    parents = {int(row[0]): int(row[1]) for row in rows}
-
-    def is_ours(process: int) -> bool:
-        return process == os.getpid() or (process in parents and is_ours(parents[process]))
-
-    return [int(row[0]) for row in rows if len(row) == 3 and "ray::MapWorker" in row[2] and is_ours(int(row[0]))]
-
-
-def kill_a_worker(folder, killed: list[int]) -> None:
-    """Wait for the first shard, then SIGKILL a process that makes shards."""
-    until = time.monotonic() + 200
-    while time.monotonic() < until and not killed:
-        if list(folder.glob("shard-*")):
-            for worker in workers():
-                os.kill(worker, signal.SIGKILL)
-                killed.append(worker)
-                return
-        time.sleep(0.02)
-
-
 @pytest.mark.slow
 def test_a_killed_worker_costs_a_retry_and_not_the_run(trained, tmp_path):
     pytest.importorskip("ray")
     alone = extract(trained, tmp_path / "alone", "local")
-    killed: list[int] = []
-    killer = threading.Thread(target=kill_a_worker, args=(tmp_path / "ray", killed))
-    killer.start()
+    killer = WorkerKiller(lambda: any((tmp_path / "ray").glob("shard-*")))
     shared = extract(trained, tmp_path / "ray", "ray", processes=2)
     killer.join()
-    assert killed
+    assert killer.killed
     assert len(list(shared.path.glob("shard-*"))) == 8 and shared.plan.digest == alone.plan.digest
     for image in alone.plan.images:
         ours, theirs = shared.regions(image.image_id), alone.regions(image.image_id)
@@ -112,13 +82,14 @@ def test_a_cluster_that_does_not_let_us_in_is_one_line(monkeypatch):
     monkeypatch.setattr(ray, "init", refuse)
     monkeypatch.setenv("RAY_ADDRESS", "head:6379")
     with pytest.raises(InputError, match="head:6379, it cannot be reached: RPC error: InvalidAuthToken") as caught:
-        _connect(ray)
+        connect(ray)
     assert "\n" not in str(caught.value)
 
 
 def test_shares_of_a_cluster():
-    assert _share_of({"CPU": 8.0}, 2) == {"num_cpus": 4}
-    assert _share_of({"CPU": 8.0, "GPU": 4.0}, 4) == {"num_gpus": 1}
+    assert share_of({"CPU": 8.0}, 2) == ({"num_cpus": 4}, 2)
+    assert share_of({"CPU": 8.0, "GPU": 4.0}, 4) == ({"num_gpus": 1}, 4)
+    assert share_of({"CPU": 3.0}, 0) == ({"num_cpus": 1}, 3)
     for resources, kind in (({"CPU": 2.0}, "2 CPUs"), ({"CPU": 9.0, "GPU": 1.0}, "1 GPUs")):
         with pytest.raises(InputError, match=kind):
-            _share_of(resources, 3)
+            share_of(resources, 3)
