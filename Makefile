@@ -68,7 +68,8 @@ lint: $(STAMP)   ## style and unused names
 	$(RUN) -m ruff format --check .
 
 lock:            ## write requirements.lock anew: every version with its hashes, from setup.py and .constraints.txt; needs uv
-	uv pip compile --quiet --universal --python-version 3.10 --generate-hashes --no-annotate --all-extras setup.py \
+	uv pip compile --quiet --universal --python-version 3.10 --generate-hashes --no-annotate \
+	    --extra dev --extra docs setup.py \
 	    -c .constraints.txt --custom-compile-command 'make lock' --output-file requirements.lock
 
 clean:           ## remove the environment and what the commands wrote

@@ -76,6 +76,10 @@ setup(
         "openvino": [*EXPORT, *OPENVINO],
         "web": WEB,
         "track": TRACK,
+        # label tools of others: not in dev, whose versions are locked together
+        "sahi": ["sahi>=0.12,<1"],
+        "fiftyone": ["fiftyone>=1.22,<2"],
+        "cvat": ["cvat-sdk>=2.80,<3", "cvat-cli>=2.80,<3"],
         "docs": DOCS,
         "dev": [
             *RAY,
