@@ -48,7 +48,7 @@ ALLOWED = {
         "data",
         "engine",
         "evaluation",
-        "export.engines",
+        "export.runtimes",
         "hub",
         "inference",
         "modeling",

@@ -19,14 +19,14 @@ from ovdet.benchmarks.timing import Row, describe_device, time_in_turns
 from ovdet.benchmarks.train import build_closed_set
 from ovdet.device import half_type
 from ovdet.engine.config import load_config
-from ovdet.export.engines import OPENVINO
+from ovdet.export.runtimes import OPENVINO
 from ovdet.hub.find import find_model, open_config
 from ovdet.inference.load import load_predictor
 from ovdet.inference.predictor import OpenVocabPredictor
 
 SIZE = (360, 480)  # of the photo; ovdet-lite enlarges it to 448 x 597
 _OWL_NAMES = 100
-_ENGINES = {"onnx": "onnxruntime", "openvino": "OpenVINO", "openvino half": "OpenVINO, bfloat16"}
+_RUNTIMES = {"onnx": "onnxruntime", "openvino": "OpenVINO", "openvino half": "OpenVINO, bfloat16"}
 
 
 @torch.inference_mode()
@@ -35,7 +35,7 @@ def run(
     rounds: int = 5,
     device: str = "cpu",
     yolox_file: str = "",
-    engines: Sequence[str] = (),
+    runtimes: Sequence[str] = (),
     large_peers: bool = True,
 ) -> list[Row]:
     """A row for each peer of ovdet-lite, in float32 and, where the device computes in it, in bfloat16.
@@ -44,7 +44,7 @@ def run(
         rounds: timed runs of each; OWLv2, a hundred times as slow, runs once.
         device: of ovdet and its peers.
         yolox_file: YOLOX-nano as ONNX; "" leaves it out.
-        engines: "onnx", "openvino": ovdet-lite by these too.
+        runtimes: "onnx", "openvino": ovdet-lite by these too.
         large_peers: OWLv2 too, ten seconds a photo on two cores.
 
     Raises:
@@ -64,11 +64,11 @@ def run(
     if halves:
         half = OpenVocabPredictor.from_pretrained("ovdet-lite", device=device, half=True)
         contenders["half"] = partial(run_each, half.model, inputs, classes[80])
-    for engine in engines:
-        exported = load_predictor(None, None, None, engine=engine, half=False)
-        contenders[engine] = partial(run_each, exported.model, inputs, classes[80])
-        if engine == OPENVINO and halves:
-            exported = load_predictor(None, None, None, engine=engine, half=True)
+    for runtime in runtimes:
+        exported = load_predictor(None, None, None, runtime=runtime, half=False)
+        contenders[runtime] = partial(run_each, exported.model, inputs, classes[80])
+        if runtime == OPENVINO and halves:
+            exported = load_predictor(None, None, None, runtime=runtime, half=True)
             contenders["openvino half"] = partial(run_each, exported.model, inputs, classes[80])
     for count, each in classes.items():
         contenders[f"detectron2 {count}"] = partial(run_each, _faster_rcnn(ours.model, count, device), inputs, each)
@@ -106,9 +106,9 @@ def rows_of(seconds: Mapping[str, list[float]], device: str) -> list[Row]:
         rows.append(row("80 names", "ours 80", "YOLOX-nano's network, onnxruntime", "YOLOX"))
     rows.append(row("80 names, resizing and filtering too", "whole call", "the network alone", "ours 80"))
     rows += [
-        row(f"80 names, {title}", engine, "ovdet-lite by torch, float32", "ours 80")
-        for engine, title in _ENGINES.items()
-        if engine in median
+        row(f"80 names, {title}", runtime, "ovdet-lite by torch, float32", "ours 80")
+        for runtime, title in _RUNTIMES.items()
+        if runtime in median
     ]
     if "half" in median:
         rows.append(row("80 names, bfloat16", "half", "ovdet-lite, float32", "ours 80"))

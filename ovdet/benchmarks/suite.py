@@ -100,7 +100,7 @@ def measure(
     device: str,
     command: str,
     yolox_file: str = "",
-    engines: Sequence[str] = (),
+    runtimes: Sequence[str] = (),
     parts: Iterable[str] = PARTS,
 ) -> Report:
     """Run the benchmarks, a table printed as soon as it is there.
@@ -111,14 +111,14 @@ def measure(
         device: of the detectors, the teacher and the training step.
         command: for the report.
         yolox_file: see `detectors.run`.
-        engines: see `detectors.run`.
+        runtimes: see `detectors.run`.
         parts: of PARTS, with `everything`.
 
     Raises:
         InputError: a file or device that is not there.
     """
     load = os.getloadavg()[0]
-    given = dict(rounds=rounds, device=device, yolox_file=yolox_file, engines=engines, large_peers=everything)
+    given = dict(rounds=rounds, device=device, yolox_file=yolox_file, runtimes=runtimes, large_peers=everything)
     sections = [_shown(Section(*_DETECTORS, run_detectors(**given)))]
     for name in parts if everything else ():
         title, about, words = PARTS[name]

@@ -42,9 +42,9 @@ def add_half_argument(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--half", action=argparse.BooleanOptionalAction, default=None, help=help)
 
 
-def add_engine_argument(parser: argparse.ArgumentParser) -> None:
+def add_runtime_argument(parser: argparse.ArgumentParser) -> None:
     help = "what runs the network; the others export it first, once, which takes a minute or more (default: torch)"
-    parser.add_argument("--engine", choices=("torch", "onnx", "openvino"), default="torch", help=help)
+    parser.add_argument("--runtime", choices=("torch", "onnx", "openvino"), default="torch", help=help)
 
 
 def add_json_argument(parser: argparse.ArgumentParser, what: str = "the result") -> None:

@@ -1,7 +1,7 @@
 """Time ovdet-lite beside other detectors in one run; --all also evaluation, vocabularies, teacher, training step.
 
 ovdet benchmark
-ovdet benchmark --all --yolox yolox_nano.onnx --engines onnx openvino --output bench.json    (under ten minutes)
+ovdet benchmark --all --yolox yolox_nano.onnx --runtimes onnx openvino --output bench.json    (under ten minutes)
 ovdet benchmark --page docs/benchmarks.md bench.json gpu.json        (writes the page from such files)
 """
 
@@ -24,8 +24,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add("--page", metavar="F.md", help="write a page from files instead of measuring")
     add("--rounds", type=int, default=5, metavar="N", help="timed runs of each (default: %(default)s)")
     add("--yolox", default="", metavar="F.onnx", help="YOLOX-nano as ONNX, one more peer")
-    engines = "ovdet-lite by these too; it is exported the first time, which takes a minute or more"
-    add("--engines", nargs="+", choices=("onnx", "openvino"), default=[], help=engines)
+    runtimes = "ovdet-lite by these too; it is exported the first time, which takes a minute or more"
+    add("--runtimes", nargs="+", choices=("onnx", "openvino"), default=[], help=runtimes)
     add("--device", default="cpu", metavar="D", help="cpu, cuda, cuda:1, ... (default: cpu)")
 
 
@@ -55,7 +55,7 @@ def run(arguments: argparse.Namespace) -> None:
         rounds=arguments.rounds,
         device=arguments.device,
         yolox_file=arguments.yolox,
-        engines=arguments.engines,
+        runtimes=arguments.runtimes,
         command=shlex.join(["ovdet", *words]),
     )
     if arguments.output:

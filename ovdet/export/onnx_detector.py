@@ -20,7 +20,7 @@ from detectron2.structures import Boxes, Instances
 
 from ovdet.class_embeddings import NEGATIVE, ClassEmbeddings
 from ovdet.errors import InputError, first_line
-from ovdet.export.engines import OpenvinoSession
+from ovdet.export.runtimes import OpenvinoSession
 from ovdet.export.write import DESCRIPTION, FORMAT, LEARNED_INPUTS, check_packages
 from ovdet.hub.model_folder import Resize, Templates, Width
 from ovdet.inference.predictor import OpenVocabPredictor
@@ -58,7 +58,7 @@ class OnnxDetector:
         """
         if classes.learned is not None and not self._takes_learned:
             raise InputError(
-                "expected an engine that takes learned classes: torch, or onnx with a file of this version"
+                "expected a runtime that takes learned classes: torch, or onnx with a file of this version"
             )
         classes = _with_a_row(classes)
         vocabulary = {"vocabulary": classes.embeddings.cpu().float().numpy()}

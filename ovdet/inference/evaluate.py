@@ -23,8 +23,8 @@ from ovdet.engine.config import prepare_dataset, save_config
 from ovdet.engine.evaluate import classes_of, do_test, prepare_evaluation
 from ovdet.errors import InputError
 from ovdet.evaluation.evaluator import build_evaluator
-from ovdet.export.engines import OPENVINO, TORCH, exported_file
 from ovdet.export.onnx_detector import load_onnx_predictor, load_openvino_predictor
+from ovdet.export.runtimes import OPENVINO, TORCH, exported_file
 from ovdet.hub.load import is_own, load_detector
 from ovdet.inference.suggest import write_thresholds
 from ovdet.modeling.acceleration import speed_up
@@ -76,7 +76,7 @@ def evaluate_on(
     precision: float | None = None,
     compile: bool = False,
     half: bool = False,
-    engine: str = TORCH,
+    runtime: str = TORCH,
 ) -> Mapping[str, Any]:
     """Evaluate a detector on data of one's own; the data is checked before the model is loaded.
 
@@ -103,7 +103,7 @@ def evaluate_on(
         precision: the least that the thresholds are to give; None for the best F1.
         compile: see `speed_up`.
         half: see `speed_up`.
-        engine: see `load_predictor`.
+        runtime: see `load_predictor`.
 
     Returns:
         The evaluator's results.
@@ -131,7 +131,7 @@ def evaluate_on(
         prepare_evaluation(output)
         names = dict(vocabulary=vocabulary, negatives=negatives, learned=learned)
         results, classes, detector = _evaluate(
-            config, output, weights, **names, compile=compile, half=half, engine=engine
+            config, output, weights, **names, compile=compile, half=half, runtime=runtime
         )
         if suggest_thresholds and comm.is_main_process():
             write_thresholds(output, dataset["name"], classes, detector(), precision)
@@ -163,7 +163,7 @@ def _evaluate(
     vocabulary: Vocabulary | None = None,
     negatives: Sequence[str] = (),
     learned: ClassEmbeddings | None = None,
-    engine: str = TORCH,
+    runtime: str = TORCH,
     **faster: bool,
 ) -> tuple[Mapping[str, Any], ClassEmbeddings, Callable[[], str]]:
     """The evaluator's results, the classes that were asked for, and what gives the detector's fingerprint."""
@@ -179,7 +179,7 @@ def _evaluate(
         if odd := [name for name in learned.names if normalize_class_name(name) not in known]:
             raise InputError(f"expected learned classes that the json has, got {odd[0]!r}")
         classes = join_classes(classes, learned)
-    network = speed_up(model, **faster) if engine == TORCH else _Exported(config, weights, model, engine, **faster)
+    network = speed_up(model, **faster) if runtime == TORCH else _Exported(config, weights, model, runtime, **faster)
     results = do_test(config, network, classes)
     if comm.is_main_process():
         save_config(config, Path(folder) / "config.yaml")  # beside the figures that it gave, and no others
@@ -190,13 +190,13 @@ class _Exported(nn.Module):
     """A detector's exported file, called like the detector."""
 
     def __init__(
-        self, config: DictConfig, weights: str, model: nn.Module, engine: str, *, compile: bool, half: bool
+        self, config: DictConfig, weights: str, model: nn.Module, runtime: str, *, compile: bool, half: bool
     ) -> None:
         super().__init__()
-        if compile or (half and engine != OPENVINO) or model.device.type != "cpu":
-            raise InputError("expected the CPU with --engine, no --compile, and --half with torch or openvino alone")
+        if compile or (half and runtime != OPENVINO) or model.device.type != "cpu":
+            raise InputError("expected the CPU with --runtime, no --compile, and --half with torch or openvino alone")
         file = exported_file(config, weights)
-        loaded = load_openvino_predictor(file, half=half) if engine == OPENVINO else load_onnx_predictor(file)
+        loaded = load_openvino_predictor(file, half=half) if runtime == OPENVINO else load_onnx_predictor(file)
         self.detector, self.is_bgr = loaded.model, model.input_format == "BGR"
 
     def forward(self, inputs: list[dict], *, classes: ClassEmbeddings) -> list[dict]:

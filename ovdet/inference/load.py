@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from ovdet.errors import InputError
-from ovdet.export.engines import ONNX, OPENVINO, TORCH, exported_file
 from ovdet.export.onnx_detector import load_onnx_predictor, load_openvino_predictor
+from ovdet.export.runtimes import ONNX, OPENVINO, TORCH, exported_file
 from ovdet.hub.find import DEFAULT_MODEL, choose_model, open_config
 from ovdet.inference.predictor import OpenVocabPredictor
 
@@ -20,7 +20,7 @@ def load_predictor(
     device: str | None = None,
     compile: bool = False,
     half: bool | None = False,
-    engine: str = TORCH,
+    runtime: str = TORCH,
 ) -> OpenVocabPredictor:
     """A trained or an exported detector, ready for names and images.
 
@@ -32,7 +32,7 @@ def load_predictor(
         device: see `OpenVocabPredictor.from_config`.
         compile: see `speed_up`; not for an .onnx file.
         half: see `speed_up`; with OpenVINO see `OpenvinoSession`; not with onnxruntime.
-        engine: what runs the network: "torch", "onnx" (onnxruntime) or "openvino", by a file that is exported the first
+        runtime: what runs the network: "torch", "onnx" (onnxruntime) or "openvino", by a file exported the first
             time. An .onnx file is run by onnxruntime where torch is asked for.
 
     Raises:
@@ -45,21 +45,21 @@ def load_predictor(
         raise InputError(
             "expected no model, config, teacher or overrides with an .onnx file, which holds what it needs"
         )
-    if compile and (exported or engine != TORCH):
-        raise InputError("expected --compile with --engine torch and no .onnx file")
-    if half and engine != OPENVINO and (exported or engine == ONNX):
-        raise InputError("expected --half with --engine torch or openvino, onnxruntime computes in float32")
-    if engine == OPENVINO and device not in (None, "cpu"):
-        raise InputError(f"expected the CPU with --engine openvino, got {device!r}")
+    if compile and (exported or runtime != TORCH):
+        raise InputError("expected --compile with --runtime torch and no .onnx file")
+    if half and runtime != OPENVINO and (exported or runtime == ONNX):
+        raise InputError("expected --half with --runtime torch or openvino, onnxruntime computes in float32")
+    if runtime == OPENVINO and device not in (None, "cpu"):
+        raise InputError(f"expected the CPU with --runtime openvino, got {device!r}")
     if weights and not config_file and not exported:
         raise InputError("expected --config-file with --weights: what detector they are of")
     if not exported:
         files = choose_model(model or (None if config_file else DEFAULT_MODEL), config_file, weights)
-        if engine == TORCH:
+        if runtime == TORCH:
             return OpenVocabPredictor.from_config(
                 *files, overrides=overrides, device=device, compile=compile, half=half
             )
         exported = exported_file(open_config(files.config_file, overrides), files.weights)
-    if engine == OPENVINO:
+    if runtime == OPENVINO:
         return load_openvino_predictor(exported, half=half)
     return load_onnx_predictor(exported, device=device)

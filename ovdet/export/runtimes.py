@@ -1,4 +1,4 @@
-"""Engines for a detector's exported file, onnxruntime and OpenVINO; the file is written once, into the user's cache."""
+"""Runtimes for a detector's exported file, onnxruntime and OpenVINO; it is written once, into the user's cache."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ def exported_file(config: DictConfig, weights: str = "") -> Path:
         total.update(Path(weights).read_bytes())
     except OSError as error:
         raise InputError(f"expected a checkpoint, got {weights}, which cannot be read") from error
-    path = cache_folder() / "engines" / f"{total.hexdigest()[:16]}.onnx"
+    path = cache_folder() / "runtimes" / f"{total.hexdigest()[:16]}.onnx"
     if not path.is_file():
         logger.warning("exporting the detector, once: it takes a minute or more; kept as %s", path)
         config = config.copy()

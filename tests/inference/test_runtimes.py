@@ -1,11 +1,11 @@
-"""Engines by name: a detector's file is exported once, and what an engine cannot do is refused before any work."""
+"""Runtimes by name: a detector's file is exported once, and what an runtime cannot do is refused before any work."""
 
 import importlib.util
 
 import pytest
 
 from ovdet.errors import InputError
-from ovdet.export import engines
+from ovdet.export import runtimes
 from ovdet.hub.find import find_model, open_config
 from ovdet.inference import load
 from ovdet.inference.load import load_predictor
@@ -17,44 +17,44 @@ def exports(monkeypatch, tmp_path) -> list:
     files = []
 
     def export(config, weights, path, form):
-        assert config.train.device == "cpu" and form is engines.FORMATS["onnx"]
+        assert config.train.device == "cpu" and form is runtimes.FORMATS["onnx"]
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_bytes(b"a graph")
         files.append(path)
 
-    monkeypatch.setattr(engines, "export_detector", export)
+    monkeypatch.setattr(runtimes, "export_detector", export)
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
     return files
 
 
 def test_a_detector_is_exported_once(exports, tmp_path):
     config_file, weights = find_model("ovdet-lite")
-    file = engines.exported_file(open_config(config_file), weights)
-    assert engines.exported_file(open_config(config_file), weights) == file and exports == [file]
+    file = runtimes.exported_file(open_config(config_file), weights)
+    assert runtimes.exported_file(open_config(config_file), weights) == file and exports == [file]
     assert file.is_relative_to(tmp_path / "cache/ovdet")
-    other = engines.exported_file(open_config(config_file, ["model.roi_heads.image_temperature=0.2"]), weights)
+    other = runtimes.exported_file(open_config(config_file, ["model.roi_heads.image_temperature=0.2"]), weights)
     config_file, weights = find_model("ovdet-lite-base48")
-    third = engines.exported_file(open_config(config_file), weights)
+    third = runtimes.exported_file(open_config(config_file), weights)
     assert len({file, other, third}) == 3 and exports == [file, other, third]
 
 
-@pytest.mark.parametrize("engine", ["onnx", "openvino"])
-def test_the_file_goes_to_the_engine(exports, monkeypatch, engine):
+@pytest.mark.parametrize("runtime", ["onnx", "openvino"])
+def test_the_file_goes_to_the_runtime(exports, monkeypatch, runtime):
     opened = []
     monkeypatch.setattr(load, "load_onnx_predictor", lambda file, device: opened.append(("onnx", file, device)))
     monkeypatch.setattr(load, "load_openvino_predictor", lambda file, half: opened.append(("openvino", file, half)))
-    load_predictor(None, None, None, engine=engine, half=None)
-    load_predictor(None, None, str(exports[0]), engine=engine, half=None)
-    assert opened == [(engine, exports[0], None), (engine, str(exports[0]), None)] and len(exports) == 1
+    load_predictor(None, None, None, runtime=runtime, half=None)
+    load_predictor(None, None, str(exports[0]), runtime=runtime, half=None)
+    assert opened == [(runtime, exports[0], None), (runtime, str(exports[0]), None)] and len(exports) == 1
 
 
 @pytest.mark.parametrize(
     ("asked", "message"),
     [
-        (dict(engine="onnx", half=True), "--half with --engine torch or openvino"),
-        (dict(engine="onnx", compile=True), "--compile with --engine torch"),
-        (dict(engine="openvino", compile=True), "--compile with --engine torch"),
-        (dict(engine="openvino", device="cuda"), "the CPU with --engine openvino, got 'cuda'"),
+        (dict(runtime="onnx", half=True), "--half with --runtime torch or openvino"),
+        (dict(runtime="onnx", compile=True), "--compile with --runtime torch"),
+        (dict(runtime="openvino", compile=True), "--compile with --runtime torch"),
+        (dict(runtime="openvino", device="cuda"), "the CPU with --runtime openvino, got 'cuda'"),
     ],
 )
 def test_what_an_engine_cannot_do(exports, asked, message):
@@ -66,4 +66,4 @@ def test_what_an_engine_cannot_do(exports, asked, message):
 def test_an_engine_that_is_not_installed_is_named(exports, monkeypatch):
     monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
     with pytest.raises(InputError, match="openvino to be installed"):
-        load_predictor(None, None, None, engine="openvino")
+        load_predictor(None, None, None, runtime="openvino")
