@@ -5,7 +5,10 @@ Shape letters: N images, H, W of the network's input, C channels, S the backbone
 
 from __future__ import annotations
 
+import contextlib
+import hashlib
 import logging
+import platform
 import time
 from collections.abc import Callable
 from functools import cache, cached_property
@@ -13,8 +16,10 @@ from functools import cache, cached_property
 import torch
 from torch import Tensor, nn
 
+from ovdet.cache import cache_folder
 from ovdet.device import half_type
 from ovdet.errors import InputError, error_summary
+from ovdet.files import atomic_write
 from ovdet.modeling.packed_layers import pack_layers
 from ovdet.modeling.tracing import with_fixed_shapes
 
@@ -63,9 +68,24 @@ def speed_up(detector: nn.Module, *, compile: bool = False, half: bool | None = 
 
 @cache
 def is_bfloat16_faster() -> bool:
-    """Whether this CPU runs a packed linear layer in bfloat16 so much faster that it pays: 20 ms, once."""
+    """Whether this CPU runs a packed linear layer in bfloat16 so much faster that it pays.
+
+    Measured in 20 ms, once for a machine and a version of torch: the answer is kept in the user's cache folder, so that
+    each run gets the same precision.
+    """
     if half_type(torch.device("cpu")) is not torch.bfloat16:
         return False
+    machine = f"{platform.node()} {torch.backends.cpu.get_cpu_capability()} {torch.__version__}"
+    kept = cache_folder() / f"bfloat16-{hashlib.sha256(machine.encode()).hexdigest()[:16]}"
+    with contextlib.suppress(OSError):
+        return kept.read_bytes() == b"faster"
+    is_faster = _measure_bfloat16()
+    with contextlib.suppress(InputError):  # a cache that cannot be written to is no fault
+        atomic_write(kept, b"faster" if is_faster else b"slower")
+    return is_faster
+
+
+def _measure_bfloat16() -> bool:
     layer, x = nn.Linear(1024, 1024), torch.zeros(200, 1024)
     if not pack_layers(layer):
         return False
