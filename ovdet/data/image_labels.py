@@ -38,6 +38,11 @@ class LabeledPhotos:
     hold_out: int = 0
     is_exhaustive = is_dense = are_parts = False  # what DataSet says of boxes, of which there are none
 
+    @property
+    def source(self) -> str:
+        """The file or folder that says what the photos show."""
+        return self.labels or self.image_root
+
     def load(self) -> tuple[list[str], list[dict[str, Any]]]:
         """Class names, and dataset dicts with `image_labels` (indices of the names) in the order of the file names.
 

@@ -75,6 +75,11 @@ class DataSet:
     hold_out: int = 0
     split: str | None = None
 
+    @property
+    def source(self) -> str:
+        """The file that says what the photos show."""
+        return self.json_file
+
     def load(self) -> tuple[list[str], list[dict[str, Any]]]:
         """Class names, and dataset dicts of the photos with a box of them.
 

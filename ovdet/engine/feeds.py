@@ -40,7 +40,7 @@ def _rows(config: DictConfig, model: nn.Module, options: TrainOptions, dataset_n
     if mixture is None:
         yield "data", f"{dataset_name}: {metadata.get('json_file', 'registered by code')}"
     for each in () if mixture is None else mixture.sets:
-        yield "data", f"{each.name}, share {each.share:g}: {each.json_file}"
+        yield "data", f"{each.name}, share {each.share:g}: {each.source}"
     for what, key in (("captions", "captions"), ("captions of photos", "sentences")):
         if mapper.get(key):
             yield what, _named(mapper[key], "captions")

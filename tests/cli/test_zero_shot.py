@@ -135,7 +135,7 @@ def test_owl_is_the_librarys_own(family, zero_shot_folder, photo):
     order = order[((boxes[:, 2:] - boxes[:, :2]) > 0).all(1)]
     assert len(found) == len(order) > 5
     np.testing.assert_allclose(found.scores, expected["scores"][order], rtol=1e-4)
-    np.testing.assert_allclose(found.boxes, clipped(expected["boxes"], photo)[order], atol=1e-3)
+    np.testing.assert_allclose(found.boxes, clipped(expected["boxes"], photo)[order], rtol=1e-3, atol=1e-2)
     assert list(found.labels) == [expected["text_labels"][place] for place in order]
     assert len(set(found.labels)) > 1
 
@@ -157,7 +157,7 @@ def test_grounding_dino_is_the_librarys_own(family, zero_shot_folder, photo):
         if top in ("", ".") or (box[2:] <= box[:2]).any():
             continue
         place = np.abs(found.boxes - box.numpy()).max(1).argmin()
-        np.testing.assert_allclose(found.boxes[place], box, atol=1e-3)
+        np.testing.assert_allclose(found.boxes[place], box, rtol=1e-3, atol=1e-2)
         assert found.scores[place] == pytest.approx(score, rel=1e-4)
         assert top.split()[0] in found.labels[place]
         compared.add(found.labels[place])
@@ -174,7 +174,7 @@ def test_scores_of_names_hang_on_no_others(family, zero_shot_folder, photo):
     if family.startswith("owl"):
         alone = {name: predictor(photo, [name], channel_order="RGB", **SHOW_ALL) for name in names}
         for box, score, label in zip(found.boxes, found.scores, found.labels, strict=True):
-            same = np.abs(alone[label].boxes - box).max(1) < 1e-3
+            same = np.abs(alone[label].boxes - box).max(1) < 1e-2
             assert np.abs(alone[label].scores[same] - score).min() < 1e-5
     else:
         model = predictor.model

@@ -205,7 +205,7 @@ def test_the_demo_takes_the_file(exported, folder, photo, run_tool, tmp_path):
     common = ("--input", photo, "--vocabulary", "red square, wheel", "--threshold", "0", "--device", "cpu")
     code, _, err = run_tool("demo.py", *common, "--output", tmp_path / "onnx", "--weights", exported)
     assert code == 0, err[-2000:]
-    code, _, err = run_tool("demo.py", *common, "--output", tmp_path / "eager", "--model", folder)
+    code, _, err = run_tool("demo.py", *common, "--output", tmp_path / "eager", "--model", folder, "--no-half")
     assert code == 0, err[-2000:]
     found, expected = (json.loads((tmp_path / kind / "detections.json").read_text()) for kind in ("onnx", "eager"))
     assert len(expected[0]["detections"]) == len(found[0]["detections"]) > 5
