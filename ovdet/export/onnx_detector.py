@@ -197,8 +197,10 @@ def read_description(text: str, path: str | Path) -> Description:
 
 def _open(path: str | Path, providers: list[Any]) -> Any:
     runtime = importlib.import_module("onnxruntime")
+    options = runtime.SessionOptions()
+    options.log_severity_level = 3  # errors: that inputs have defaults, such as no learned classes, is meant
     try:
-        return runtime.InferenceSession(str(path), providers=providers)
+        return runtime.InferenceSession(str(path), options, providers=providers)
     except Exception as error:  # a family of errors that onnxruntime does not document
         raise InputError(f"expected an ONNX model, {path} does not load: {first_line(error, 200)}") from error
 
