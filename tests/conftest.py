@@ -251,6 +251,26 @@ def _run(patch: pytest.MonkeyPatch, name: str, *arguments: object) -> int:
     return code
 
 
+@pytest.fixture
+def ovdet(monkeypatch, capsys):
+    """Run the console command in this process -> exit code, stdout, stderr."""
+
+    from ovdet.cli.main import main
+
+    def ovdet(*words: object) -> tuple[int, str, str]:
+        monkeypatch.setattr(sys, "argv", ["ovdet", *map(str, words)])
+        capsys.readouterr()
+        code = 0
+        try:
+            main()
+        except SystemExit as stop:
+            code = stop.code or 0
+        captured = capsys.readouterr()
+        return code, captured.out, captured.err
+
+    return ovdet
+
+
 def forget_log_handlers() -> None:
     """A run's handlers write to streams that pytest closes; the next run sets up its own."""
     setup_logger.cache_clear()

@@ -144,10 +144,8 @@ def _require(path: str | Path) -> None:
 
 def _predictor(session: Any, path: str | Path) -> OpenVocabPredictor:
     about = read_description(session.get_modelmeta().custom_metadata_map.get(DESCRIPTION, "{}"), path)
-    told = about.calibration
-    calibration = None if told is None else ScoreCalibration(**msgspec.structs.asdict(told))
     return OpenVocabPredictor(
-        OnnxDetector(session, calibration),
+        OnnxDetector(session, about.calibration),
         NameEmbedder(
             about.teacher,
             width=about.width,
@@ -158,18 +156,6 @@ def _predictor(session: Any, path: str | Path) -> OpenVocabPredictor:
         training_classes=about.training_classes,
         fingerprint=about.detector,
     )
-
-
-class CalibrationEntry(msgspec.Struct):
-    """The numbers of a ScoreCalibration."""
-
-    trained_slope: float
-    trained_offset: float
-    other_slope: float
-    other_offset: float
-    threshold: float
-    other_threshold: float
-    name_offsets: dict[str, float] = {}
 
 
 class Description(msgspec.Struct):
@@ -183,7 +169,7 @@ class Description(msgspec.Struct):
     templates: Templates
     training_classes: list[str] = []
     detector: str = ""
-    calibration: CalibrationEntry | None = None
+    calibration: ScoreCalibration | None = None
 
 
 def read_description(text: str, path: str | Path) -> Description:

@@ -8,7 +8,6 @@ import pytest
 from ovdet.benchmarks import suite
 from ovdet.benchmarks.detectors import owl, rows_of
 from ovdet.benchmarks.timing import Row
-from ovdet.cli.main import main
 from ovdet.errors import InputError
 
 ROOT = Path(__file__).parents[2]
@@ -21,29 +20,12 @@ def report(load: float = 0.0, device: str = "a processor") -> suite.Report:
     return suite.Report(format=suite.FORMAT, device=device, cores=2, load=load, sections=[section], **facts)
 
 
-@pytest.fixture
-def ovdet(monkeypatch, capsys):
-    """Run `ovdet benchmark` in this process -> exit code, stdout, stderr."""
-
-    def ovdet(*words: object) -> tuple[int, str, str]:
-        monkeypatch.setattr("sys.argv", ["ovdet", "benchmark", *map(str, words)])
-        capsys.readouterr()
-        code = 0
-        try:
-            main()
-        except SystemExit as stop:
-            code = stop.code or 0
-        return code, *capsys.readouterr()
-
-    return ovdet
-
-
 def test_the_page_has_a_chapter_for_each_file(ovdet, tmp_path):
     files = tmp_path / "a.json", tmp_path / "b.json"
     for file, each in zip(files, (report(), report(7.5, "a GPU")), strict=True):
         suite.write_report(each, file)
         assert suite.read_report(file) == each
-    code, out, err = ovdet("--page", tmp_path / "page.md", *files)
+    code, out, err = ovdet("benchmark", "--page", tmp_path / "page.md", *files)
     assert (code, out, err) == (0, "", "")
     first, _, second = (tmp_path / "page.md").read_text().partition("## a GPU")
     assert "| a photo | 50 ms | another | 100 ms | 25 ms | 2.00 | 0.50 | 25% |" in first
@@ -71,7 +53,7 @@ def test_bad_input(ovdet, tmp_path):
         (("--output", tmp_path / "no/such/f.json"), "expected a folder to write to"),
         (("--device", "abacus"), "abacus"),
     ):
-        code, _, err = ovdet(*words)
+        code, _, err = ovdet("benchmark", *words)
         assert code == 2 and message in err and err.count("\n") == 1
     assert not (tmp_path / "page.md").exists()
     written = suite.write_report(report(), tmp_path / "f.json") or json.loads((tmp_path / "f.json").read_text())
