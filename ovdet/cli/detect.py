@@ -58,7 +58,6 @@ def add_name_arguments(parser: argparse.ArgumentParser) -> None:
         'regions that match one of these better are dropped; "" for none (default: training classes unlike the names)'
     )
     add("--negatives", metavar='"a,b"', help=unlike)
-    add("--distractors", dest="negatives", default=argparse.SUPPRESS, help=argparse.SUPPRESS)  # version 0.1
 
 
 def add_predictor_arguments(parser: argparse.ArgumentParser) -> None:
@@ -89,9 +88,6 @@ def add_limit_arguments(parser: argparse.ArgumentParser) -> None:
     add("--class-agnostic-iou", type=float, default=0.5, metavar="IOU", help=iou)
     share = "drop boxes with a larger share inside a better one of their name; 1 keeps all (default: 0.9)"
     add("--max-containment", type=float, default=0.9, metavar="SHARE", help=share)
-    of_version_0_1 = dict(type=float, default=argparse.SUPPRESS, help=argparse.SUPPRESS)
-    add("--overlap", dest="class_agnostic_iou", **of_version_0_1)
-    add("--contained", dest="max_containment", **of_version_0_1)
 
 
 def run(arguments: argparse.Namespace) -> None:

@@ -181,20 +181,13 @@ def check_no_leak(report: LeakReport) -> None:
         InputError: naming the novel classes with their numbers of annotations, or those in the vocabulary or among
             the classes that the source of the proposals or the initial weights were trained on.
     """
-    if report.boxes["novel"]:
-        counts = sorted(report.boxes["novel"].items(), key=lambda item: -item[1])
-        described = ", ".join(f"{name} ({count})" for name, count in counts)
-        raise InputError(f"expected no annotations of novel classes in training, got {described}")
-    if report.vocabulary["novel"]:
-        named = listed(report.vocabulary["novel"])
-        raise InputError(f"expected a training vocabulary without novel classes, it has {named}")
-    if report.proposal_classes["novel"]:
-        raise InputError(
-            f"expected region proposals that know no novel class, their source ({report.proposal_source}) was trained "
-            f"on {listed(report.proposal_classes['novel'])}"
-        )
-    if report.weights_classes["novel"]:
-        raise InputError(
-            f"expected initial weights that know no novel class, {report.weights_source} was trained on "
-            f"{listed(report.weights_classes['novel'])}"
-        )
+    counts = sorted(report.boxes["novel"].items(), key=lambda item: -item[1])
+    proposals, weights = f"{report.proposal_source} was trained on", f"{report.weights_source} was trained on"
+    for expected, told, names in (
+        ("no annotations of novel classes in training", "got", [f"{name} ({count})" for name, count in counts]),
+        ("a training vocabulary without novel classes", "it has", report.vocabulary["novel"]),
+        ("region proposals that know no novel class", proposals, report.proposal_classes["novel"]),
+        ("initial weights that know no novel class", weights, report.weights_classes["novel"]),
+    ):
+        if names:
+            raise InputError(f"expected {expected}, {told} {listed(names)}")

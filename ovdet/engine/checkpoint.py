@@ -22,7 +22,6 @@ from safetensors.torch import load_file
 from torch import nn
 
 from ovdet.arrays import load_arrays
-from ovdet.engine.version_0_1 import upgrade_weights
 from ovdet.errors import InputError, first_line
 from ovdet.files import atomic_write, atomic_writer
 from ovdet.teachers.embedding_space import space_difference
@@ -75,8 +74,6 @@ def read_checkpoint(path: str) -> dict[str, Any]:
     content.setdefault(HEADER, {})
     plain = {key: content[key] for key in _Plain.__struct_fields__ if key in content}
     checked(plain, _Plain, "a checkpoint", path)
-    if isinstance(content["model"], dict):
-        content["model"] = upgrade_weights(content["model"])
     return content
 
 

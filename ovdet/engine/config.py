@@ -16,7 +16,6 @@ from detectron2.config.instantiate import locate
 from detectron2.layers import ShapeSpec
 from omegaconf import DictConfig, OmegaConf
 
-from ovdet.engine.version_0_1 import upgrade_config
 from ovdet.errors import InputError, error_summary, first_line
 from ovdet.files import atomic_write
 
@@ -92,7 +91,7 @@ def _as_yaml(config: DictConfig) -> bytes:
 
 def plain_values(config: DictConfig) -> dict[str, Any]:
     """A config as `read_run_values` would read it from the file of `save_config`."""
-    return upgrade_config(yaml.load(_as_yaml(config), _RunLoader))
+    return yaml.load(_as_yaml(config), _RunLoader)
 
 
 def override(key: str, value: str) -> str:
@@ -137,7 +136,7 @@ def read_run_values(path: str | Path) -> dict[str, Any]:
         raise InputError(f"expected a readable config, {path} fails with {error_summary(error)}") from error
     if values is not None and not isinstance(values, dict):
         raise InputError(f"expected a config with {', '.join(PARTS)}, {path} holds a {type(values).__name__}")
-    return upgrade_config(values or {})
+    return values or {}
 
 
 class _RunLoader(yaml.SafeLoader):

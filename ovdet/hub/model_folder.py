@@ -28,7 +28,6 @@ from torch import Tensor
 from ovdet.data.mapper import OpenVocabMapper
 from ovdet.engine.checkpoint import HEADER, known_classes, read_checkpoint
 from ovdet.engine.options import TrainOptions
-from ovdet.engine.version_0_1 import upgrade_config, upgrade_weights
 from ovdet.errors import InputError, first_line
 from ovdet.files import atomic_write, temporary_path
 from ovdet.hub.load import check_own, find_weights, load_detector, without_training
@@ -206,7 +205,7 @@ def _check_is_free(folder: Path) -> None:
     config = folder / CONFIG
     if config.is_file():
         text = config.read_text(encoding="utf-8", errors="replace")
-        is_ours = any(f'"{form}"' in text for form in (FORMAT, _FORMAT_0_1))
+        is_ours = f'"{_FORMAT_0_1}"' in text or f'"{FORMAT}"' in text
     else:
         is_ours = (folder / WEIGHTS).exists() or not (folder / CARD).exists()
     if not is_ours:
@@ -263,7 +262,7 @@ def _read_content(path: str | Path) -> dict[str, Any]:
     except OSError as error:
         raise InputError(f"expected {what}, {path} cannot be read: {error.strerror}") from error
     if content.get("format") == _FORMAT_0_1:
-        content = {**content, "format": FORMAT, "model": upgrade_config(content.get("model"))}
+        raise InputError(f"expected a model folder of version 0.2, {path} is of 0.1: train and pack that detector anew")
     checked(content, ModelConfig, what, path)
     check_parts(content, str(path))
     _check_weights(Path(path).with_name(WEIGHTS), check_build(content["model"], str(path)))
@@ -280,7 +279,7 @@ def _check_weights(path: Path, shapes: Mapping[str, tuple[int, ...]]) -> None:
         return
     try:
         with safe_open(str(path), framework="pt") as file:
-            stored = upgrade_weights({key: tuple(file.get_slice(key).get_shape()) for key in file.keys()})  # noqa: SIM118
+            stored = {key: tuple(file.get_slice(key).get_shape()) for key in file.keys()}  # noqa: SIM118
     except (OSError, SafetensorError) as error:
         raise InputError(f"expected the weights of a model, {path} is damaged: {first_line(error)}") from error
     for key, shape in shapes.items():

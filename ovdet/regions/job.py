@@ -40,7 +40,7 @@ class ExtractOptions:
         split: a split json: then boxes of base classes only are used; "": every class is a base class.
         proposals: one of PROPOSALS.
         weights: of the detector whose RPN proposes; "": the config's last checkpoint.
-        proposal_file: a json of boxes; see read_proposals.
+        proposal_file: a json of boxes; see read_proposal_file.
         proposal_classes: the class names that the source of that file was trained on, if the file does not say.
         max_regions: of one image.
         images_per_shard: how many images an interruption can cost.

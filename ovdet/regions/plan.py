@@ -23,7 +23,7 @@ from ovdet.errors import InputError
 from ovdet.files import atomic_write
 from ovdet.typed import checked
 
-FORMAT = "ovdet-region-store-2"
+FORMAT = "ovdet-region-store-3"
 PLAN = "plan.json"
 Count = Annotated[int, msgspec.Meta(ge=1, le=2**31)]
 
@@ -94,7 +94,6 @@ class RegionPlan:
 
 
 _NOTES = ("image_root", "command")
-_KEYS = {"images": "photos", "images_per_shard": "photos_per_shard", "image_root": "photo_root"}  # in plan.json
 
 
 class _Dataset(msgspec.Struct):
@@ -117,7 +116,7 @@ def write_plan(folder: str | Path, plan: RegionPlan) -> None:
 
 def _dump(plan: RegionPlan, without: tuple[str, ...] = ()) -> bytes:
     names = [field.name for field in dataclasses.fields(plan) if field.name not in without]
-    return json.dumps({"format": FORMAT, **{_KEYS.get(name, name): getattr(plan, name) for name in names}}).encode()
+    return json.dumps({"format": FORMAT, **{name: getattr(plan, name) for name in names}}).encode()
 
 
 def read_plan(folder: str | Path) -> RegionPlan:
@@ -132,9 +131,8 @@ def read_plan(folder: str | Path) -> RegionPlan:
     content = read_json(path, "a region store's plan")
     actual = content.pop("format", None) if isinstance(content, dict) else None
     if actual != FORMAT:
-        raise InputError(f"expected a region store ({FORMAT}), {path} says {actual!r}")
-    fields = {name: content.pop(key, None) for name, key in _KEYS.items()}
-    return checked({**content, **fields}, RegionPlan, "a region store", path)
+        raise InputError(f"expected a region store ({FORMAT}), {path} says {actual!r}: extract it anew")
+    return checked(content, RegionPlan, "a region store", path)
 
 
 def check_same_plan(stored: RegionPlan, current: RegionPlan, folder: str | Path) -> None:

@@ -11,19 +11,20 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from detectron2.config.instantiate import locate
 from detectron2.structures import BoxMode
-from omegaconf import DictConfig, OmegaConf
+from omegaconf import DictConfig
 
 from ovdet.data.coco import listed
 from ovdet.data.proposal_files import Proposals, read_proposal_file
 from ovdet.engine.checkpoint import HEADER, known_classes, read_checkpoint
+from ovdet.engine.config import plain_values
 from ovdet.errors import InputError
 from ovdet.files import file_sha256
 from ovdet.hub.load import find_weights
 from ovdet.text.class_names import normalize_class_name
 
 NMS_THRESHOLD = 0.7  # IoU above which the less object-like of two proposals goes (ViLD's RPN)
+_PROPOSING = ("backbone", "proposal_generator", "pixel_mean", "pixel_std", "input_format")  # parts of a model
 NO_NMS = 1.0  # ground truth: what lies over each other is different objects
 
 
@@ -99,38 +100,31 @@ def from_rpn(
 
 def _detector_digest(config: DictConfig) -> str:
     """A digest of the config's backbone, RPN and test-time resizing, on which proposals depend besides the weights."""
-    model, mapper = config.model, config.dataloader.test.mapper
-    parts = [model.backbone, model.proposal_generator, model.pixel_mean, model.pixel_std, mapper.augmentations]
-    plain = [_plain(OmegaConf.to_container(part, resolve=True)) for part in parts]
-    return hashlib.sha256(json.dumps([*plain, model.input_format], sort_keys=True).encode()).hexdigest()[:16]
-
-
-def _plain(value: Any) -> Any:
-    """A config's values with its targets as names: a config's .py holds objects, the .yaml of a run their names."""
-    if isinstance(value, Mapping):
-        return {
-            key: _plain(locate(part) if key == "_target_" and isinstance(part, str) else part)
-            for key, part in value.items()
-        }
-    if isinstance(value, (list, tuple)):
-        return [_plain(part) for part in value]
-    return f"{value.__module__}.{value.__qualname__}" if callable(value) else value
+    plain = plain_values(config)  # a config's .py holds objects, the .yaml of a run their names
+    parts = [plain["model"][key] for key in _PROPOSING] + [plain["dataloader"]["test"]["mapper"]["augmentations"]]
+    return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()[:16]
 
 
 def from_file(path: str, classes: Sequence[str] | None, dicts: Sequence[Mapping[str, Any]]) -> ProposalSource:
-    """The boxes of a json, see `read_proposals`.
+    """The boxes of a file.
 
     Args:
-        path: the json.
-        classes: that its source was trained on, if it does not say.
+        path: see `read_proposal_file`.
+        classes: the names that its source was trained on, [] for none; needed where the file does not say.
         dicts: of the data set.
 
     Raises:
-        InputError: as of `read_proposals`, or it has no box of these images.
+        InputError: another format, nobody says what the source was trained on, or it has no box of these images.
     """
     if not path:
         raise InputError("expected --proposal-file FILE with proposals from a file, got none")
-    proposals, names = read_proposals(path, classes)
+    proposals, named, _ = read_proposal_file(path)
+    names = named if classes is None else classes
+    if names is None:
+        raise InputError(f"expected the classes that the proposals' source was trained on, {path} does not say: "
+                         "give --proposal-classes (none: \"\")")  # fmt: skip
+    if named is not None and list(names) != list(named):
+        raise InputError(f"expected the training classes that {path} names, {listed(named)}, got {listed(names)}")
     if not any(record["image_id"] in proposals for record in dicts):
         ids = listed(sorted(map(str, proposals)))
         raise InputError(f"expected proposals of the data set's {len(dicts)} images, {path} has only image ids {ids}")
@@ -141,26 +135,3 @@ def from_file(path: str, classes: Sequence[str] | None, dicts: Sequence[Mapping[
         "file_sha256": file_sha256(path),
     }
     return ProposalSource(proposals, metadata)
-
-
-def read_proposals(path: str | Path, classes: Sequence[str] | None = None) -> tuple[Proposals, Sequence[str]]:
-    """Read a file of proposals.
-
-    Args:
-        path: see `read_proposal_file`.
-        classes: the names that the proposals' source was trained on, [] for none; needed where the file does not say.
-
-    Returns:
-        Boxes and scores by image id, and the class names.
-
-    Raises:
-        InputError: another format, or nobody says what the source was trained on.
-    """
-    proposals, named, _ = read_proposal_file(path)
-    names = named if classes is None else classes
-    if names is None:
-        raise InputError(f"expected the classes that the proposals' source was trained on, {path} does not say: "
-                         "give --proposal-classes (none: \"\")")  # fmt: skip
-    if named is not None and list(names) != list(named):
-        raise InputError(f"expected the training classes that {path} names, {listed(named)}, got {listed(names)}")
-    return proposals, names

@@ -37,7 +37,7 @@ from PIL import Image
 from ovdet.class_embeddings import ClassEmbeddings, LearnedRows
 from ovdet.data.coco import is_degenerate, read_coco_json, usable_segmentation
 from ovdet.data.images import read_image
-from ovdet.data.proposal_files import PrecomputedProposals
+from ovdet.data.proposal_files import PrecomputedProposals, read_proposal_file
 from ovdet.data.splits import load_split
 from ovdet.engine.checkpoint import read_checkpoint
 from ovdet.engine.config import apply_overrides, load_config, read_run_values
@@ -47,7 +47,6 @@ from ovdet.hub.find import SHIPPED
 from ovdet.hub.model_folder import read_model_config
 from ovdet.learning.classes_file import load_classes, save_classes
 from ovdet.regions.plan import ImageRecord, RegionPlan, write_plan
-from ovdet.regions.proposals import read_proposals
 from ovdet.regions.shard import ImageRegions, write_shard
 from ovdet.regions.store import RegionStore
 from ovdet.text.embeddings import TextEmbeddings, load_embeddings
@@ -345,7 +344,7 @@ KINDS = {
     "vocabulary_txt": Kind(".txt", lines("cat; kitten\ndog\n# no\ncup,\n"), Vocabulary.load, mutate_bytes),
     "names": Kind(".bin", lines("cat; kitten, dog", "(a, b), c"), lambda path: Vocabulary.from_text(
         path.read_bytes().decode("utf-8", "surrogateescape")), mutate_bytes),
-    "proposals": Kind(".json", lines(PROPOSALS), read_proposals, mutate_json),
+    "proposals": Kind(".json", lines(PROPOSALS), read_proposal_file, mutate_json),
     "proposal_pickle": Kind(".pkl", proposal_pickles, PrecomputedProposals, mutate_bytes),
     "classes": Kind(".safetensors", classes, load_classes, mutate_safetensors),
     "embeddings": Kind(".safetensors", embeddings, load_embeddings, mutate_safetensors),

@@ -142,7 +142,7 @@ def test_distractors_are_nothing_that_is_found(demo, photo):
     assert parse_negatives(None) is None and parse_negatives(" ") == ()
     assert parse_negatives("wheel; tyre, blue star") == ("wheel", "blue star", "tyre")
     names = ["red square", "wheel", "blue star", "cat"]
-    code, err, rows = demo(photo, ",".join(names), "--distractors", "", "--overlap", "1")
+    code, err, rows = demo(photo, ",".join(names), "--negatives", "", "--class-agnostic-iou", "1")
     assert code == 0, err
     labels = [d["label"] for d in rows[0]["detections"]]
     name = min(set(labels), key=labels.count)
@@ -199,7 +199,7 @@ def test_no_photos_of_its_own_without_scikit_image(run_tool, tmp_path, monkeypat
         (("--weights", "w.pt2"), "can run code"),
         (("--threshold", "nan"), "--threshold between 0 and 1"),
         (("--class-agnostic-iou", "1.5"), "--class-agnostic-iou between 0 and 1, got 1.5"),
-        (("--contained", "-1"), "--max-containment between 0 and 1, got -1"),
+        (("--max-containment", "-1"), "--max-containment between 0 and 1, got -1"),
         (("--input", "nowhere.jpg"), "nowhere.jpg does not exist"),
         (("--input", "configs"), "in configs, got none"),
         (("--vocabulary", "cat; , dog"), "an empty one for class 1"),
