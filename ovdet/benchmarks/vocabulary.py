@@ -30,8 +30,9 @@ from ovdet.modeling.large_vocabulary import chunk_size
 from ovdet.modeling.postprocess import TopK, postprocess_image
 from ovdet.modeling.region_detection import build_topk
 from ovdet.modeling.score_fusion import TextScores
-from ovdet.modeling.scoring import MAX_DENSE_ROWS, Candidates, RegionScorer
+from ovdet.modeling.scoring import MAX_DENSE_ROWS, RegionScorer
 from ovdet.modeling.text_classifier import TextClassifier
+from ovdet.modeling.topk import Candidates
 
 SIZES = (1, 80, 1203, 10_000, 100_000, 1_000_000)
 WIDTH = 512

@@ -17,15 +17,10 @@ from torchvision.ops import nms
 
 from ovdet.export.proposals import apart, clip, propose
 from ovdet.modeling.detector import OpenVocabRCNN
+from ovdet.modeling.learned_rows import learned_log_scores, region_features
 from ovdet.modeling.postprocess import soft_nms_scores
-from ovdet.modeling.region_detection import (
-    build_scorer,
-    image_embeddings,
-    join_objectness,
-    learned_log_scores,
-    region_features,
-)
-from ovdet.modeling.scoring import Regions
+from ovdet.modeling.region_embedding import image_embeddings, join_objectness
+from ovdet.modeling.scoring import Regions, build_scorer
 from ovdet.modeling.tracing import min_steps, opaque, with_fixed_shapes
 
 CANDIDATES_PER_REGION = 10

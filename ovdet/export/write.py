@@ -36,7 +36,7 @@ from ovdet.hub.model_folder import read_resize
 from ovdet.modeling.backbones.swin import SwinBackbone
 from ovdet.modeling.detector import OpenVocabRCNN
 from ovdet.modeling.fingerprint import detector_fingerprint
-from ovdet.modeling.region_detection import embed_images
+from ovdet.modeling.region_embedding import embed_images
 from ovdet.quiet import quiet_libraries
 
 DESCRIPTION = "ovdet"

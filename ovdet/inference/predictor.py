@@ -42,7 +42,7 @@ from ovdet.learning.learn import AnnotatedPhoto, check_learner, learn_classes
 from ovdet.memory import collection_paused
 from ovdet.modeling.acceleration import speed_up
 from ovdet.modeling.fingerprint import detector_fingerprint
-from ovdet.modeling.region_detection import EmbeddedImage
+from ovdet.modeling.region_embedding import EmbeddedImage
 from ovdet.text.classes import build_classes, join_classes, unknown_names
 from ovdet.text.embedder import NameEmbedder
 from ovdet.text.embeddings import TextEmbeddings

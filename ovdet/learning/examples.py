@@ -15,7 +15,8 @@ from torchvision.ops import box_iou
 from ovdet.errors import InputError
 from ovdet.learning.probe import BACKGROUND, IGNORED
 from ovdet.modeling.detector import OpenVocabRCNN
-from ovdet.modeling.region_detection import image_embeddings, refine, refined_proposals, region_features
+from ovdet.modeling.learned_rows import region_features
+from ovdet.modeling.region_embedding import image_embeddings, refine, refined_proposals
 
 ON_OBJECT, OFF_OBJECTS = 0.5, 0.3  # IoU from which on a region shows an object, and below which it shows none
 

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from ovdet.class_embeddings import ClassEmbeddings
 from ovdet.errors import InputError
-from ovdet.modeling.region_detection import pool
+from ovdet.modeling.region_embedding import pool
 from ovdet.modeling.roi_heads import OpenVocabROIHeads, captioned_regions
 from ovdet.objectives.base import CAPTIONS, PAIRS, RegionBatch
 from ovdet.packable import packable

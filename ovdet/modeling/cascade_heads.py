@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from ovdet.class_embeddings import ClassEmbeddings
 from ovdet.errors import InputError
 from ovdet.modeling.box_predictor import BACKGROUND
-from ovdet.modeling.region_detection import pool, with_boxes
+from ovdet.modeling.region_embedding import pool, with_boxes
 from ovdet.modeling.roi_heads import OfPhotos, OpenVocabROIHeads
 from ovdet.modeling.text_classifier import MeanSigmoidBranch, SigmoidTextClassifier
 from ovdet.packable import packable

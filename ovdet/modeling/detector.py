@@ -15,7 +15,8 @@ from ovdet.class_embeddings import ClassEmbeddings
 from ovdet.errors import InputError
 from ovdet.memory_format import fast_memory_format
 from ovdet.modeling.region_captions import describe_regions
-from ovdet.modeling.region_detection import EmbeddedImage, embed_images, score_image
+from ovdet.modeling.region_detection import score_image
+from ovdet.modeling.region_embedding import EmbeddedImage, embed_images
 from ovdet.objectives.base import TEACHER
 from ovdet.packable import packable
 

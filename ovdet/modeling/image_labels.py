@@ -16,7 +16,7 @@ from torch import Tensor, nn
 
 from ovdet.class_embeddings import ClassEmbeddings
 from ovdet.modeling.detector import OpenVocabRCNN
-from ovdet.modeling.region_detection import pool, with_boxes
+from ovdet.modeling.region_embedding import pool, with_boxes
 from ovdet.modeling.roi_heads import OpenVocabROIHeads
 from ovdet.modeling.text_classifier import SigmoidTextClassifier
 from ovdet.packable import packable

@@ -20,16 +20,9 @@ from torch import Tensor
 
 from ovdet.class_embeddings import NEGATIVE, ClassEmbeddings
 from ovdet.modeling.score_fusion import Exponents, RegionTerms, fuse_branches
-from ovdet.modeling.scoring import (
-    Candidates,
-    RegionScorer,
-    SoftmaxBranch,
-    exponential,
-    in_order,
-    just_above,
-    log_threshold,
-)
+from ovdet.modeling.scoring import RegionScorer, SoftmaxBranch
 from ovdet.modeling.text_classifier import SigmoidBranch
+from ovdet.modeling.topk import Candidates, exponential, in_order, just_above, log_threshold
 
 _CHUNK_ENTRIES = 2**21  # logits at once, and half of D * B: 8 MiB, near the caches and yet enough for a matrix product
 _MIN_KEPT = 64  # rows of each region that are kept at least

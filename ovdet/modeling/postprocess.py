@@ -19,8 +19,8 @@ from torch import Tensor
 from torchvision.ops import box_iou
 
 from ovdet.modeling.nms import few_candidates, nms_class_agnostic, nms_per_class
-from ovdet.modeling.scoring import Candidates, topk_of_matrix
 from ovdet.modeling.soft_nms import SoftNMS
+from ovdet.modeling.topk import Candidates, topk_of_matrix
 
 _FAR_SURER = 2
 

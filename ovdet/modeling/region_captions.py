@@ -13,7 +13,7 @@ from torch import Tensor
 
 from ovdet.errors import InputError
 from ovdet.modeling.nms import select_regions
-from ovdet.modeling.region_detection import join_objectness, pool, refine, refined_proposals, with_boxes
+from ovdet.modeling.region_embedding import join_objectness, pool, refine, refined_proposals, with_boxes
 from ovdet.objectives.caption_decoder import CaptionDecoder
 from ovdet.objectives.coca import CoCa
 

@@ -30,7 +30,8 @@ from ovdet.modeling.background_names import BackgroundNames
 from ovdet.modeling.box_predictor import BACKGROUND
 from ovdet.modeling.calibration import ScoreCalibration
 from ovdet.modeling.iou_head import IoUHead
-from ovdet.modeling.region_detection import detect, pool
+from ovdet.modeling.region_detection import detect
+from ovdet.modeling.region_embedding import pool
 from ovdet.modeling.region_teacher import RegionTeacher
 from ovdet.modeling.score_fusion import ScoreFusion
 from ovdet.modeling.scoring import MAX_DENSE_ROWS, SoftmaxBranch

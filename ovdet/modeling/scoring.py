@@ -12,19 +12,21 @@ Shape letters: R regions of one image, D embedding width, S rows of ClassEmbeddi
 
 from __future__ import annotations
 
-import math
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 import torch
 from torch import Tensor
 
 from ovdet.class_embeddings import NEGATIVE, ClassEmbeddings
-from ovdet.modeling.score_fusion import RegionTerms, ScoreFusion
+from ovdet.modeling.score_fusion import RegionTerms, ScoreFusion, log_area_shares
+from ovdet.modeling.topk import Candidates, exponential, log_threshold, topk_of_matrix
+
+if TYPE_CHECKING:
+    from ovdet.modeling.roi_heads import OpenVocabROIHeads
 
 MAX_DENSE_ROWS = 16384  # S up to which the whole matrix of scores is the faster way
 _MIN_FOREGROUND = 1e-6  # near it float32 cannot tell 1 less the background from 0
-_BLOCK = 64  # entries of which `topk` looks at the maximum first; strided, so that maxima are taken by whole vectors
 
 
 def dot_logits(queries: Tensor, embeddings: Tensor) -> Tensor:
@@ -118,12 +120,22 @@ class RegionScorer:
         return terms.map(lambda term: term[:, None])
 
 
-class Candidates(NamedTuple):
-    """(region, class) pairs, (C,) each: best first; of equal scores the lower region, then the lower class."""
-
-    scores: Tensor
-    regions: Tensor  # indices into R
-    classes: Tensor  # indices into K; K itself for the negatives, where they are candidates too
+def build_scorer(
+    heads: OpenVocabROIHeads, regions: Regions, image_size: tuple[int, int], active: Tensor | None
+) -> RegionScorer:
+    """What scores one image's regions for any classes; `active`: which background names count, None without them."""
+    fusion, image = heads.score_fusion, None
+    if fusion.needs_image:
+        queries = regions.image / heads.image_temperature
+        background = None if active is None else heads.background_names(queries, active)
+        image = SoftmaxBranch(queries, background_logits=background)
+    return RegionScorer(
+        text=heads.text_branch(regions.text) if fusion.needs_text else None,
+        image=image,
+        objectness_logits=regions.objectness_logits,
+        fusion=fusion,
+        log_areas=log_area_shares(regions.boxes, image_size) if fusion.needs_area else None,
+    )
 
 
 def max_over_rows(log_scores: Tensor, classes: ClassEmbeddings, *, with_negatives: bool = False) -> Tensor:
@@ -140,49 +152,3 @@ def max_over_rows(log_scores: Tensor, classes: ClassEmbeddings, *, with_negative
 def topk_dense(log_scores: Tensor, threshold: float, number: int) -> Candidates:
     """The first `number` candidates of (R, K) log scores with scores above the threshold, or all that there are."""
     return exponential(topk_of_matrix(log_scores, log_threshold(threshold), number), threshold)
-
-
-def topk_of_matrix(scores: Tensor, threshold: float, number: int) -> Candidates:
-    """The first `number` candidates of (R, K) scores above a threshold in the same unit; no NaN."""
-    flat = scores.flatten()
-    floor = just_above(flat, threshold)
-    length = min(len(flat) // (8 * number), _BLOCK) if number > 0 else 0
-    if length < 2:
-        places = (flat >= floor).nonzero().squeeze(1)
-        return in_order(flat[places], places, scores.shape[1], number)
-    # blocks whose maximum is among the best
-    blocks = flat[: len(flat) // length * length].view(length, -1)
-    maxima = blocks.amax(0)
-    floor = torch.maximum(floor, maxima.topk(number, sorted=False).values.amin())  # `number` entries are at least this
-    columns = (maxima >= floor).nonzero().squeeze(1)
-    entries = blocks.index_select(1, columns)
-    rows, found = (entries >= floor).nonzero(as_tuple=True)
-    # what is left over at the end, and all in order
-    rest = flat[blocks.numel() :]
-    ends = (rest >= floor).nonzero().squeeze(1)
-    places = torch.cat([rows * blocks.shape[1] + columns[found], ends + blocks.numel()])
-    return in_order(torch.cat([entries[rows, found], rest[ends]]), places, scores.shape[1], number)
-
-
-def in_order(scores: Tensor, places: Tensor, num_classes: int, number: int) -> Candidates:
-    """The first `number` of entries (C,) of an (R, K) matrix at places (C,), region * K + class, ascending."""
-    scores, order = scores.sort(descending=True, stable=True)
-    places = places[order[:number]]
-    return Candidates(scores[:number], places.div(num_classes, rounding_mode="floor"), places % num_classes)
-
-
-def exponential(candidates: Candidates, threshold: float) -> Candidates:
-    """Candidates with log scores -> those with scores above the threshold."""
-    scores, order = candidates.scores.exp().sort(descending=True, stable=True)  # exp may swap two of nearly one value
-    order = order[scores > threshold]
-    return Candidates(scores[: len(order)], candidates.regions[order], candidates.classes[order])
-
-
-def log_threshold(threshold: float) -> float:
-    """The logarithm, and a little below it for what rounds up to above the threshold."""
-    return math.log(threshold) - 1e-4 if threshold > 0 else -math.inf
-
-
-def just_above(like: Tensor, threshold: float) -> Tensor:
-    """0-dim, the lowest number above the threshold."""
-    return torch.nextafter(like.new_tensor(threshold), like.new_tensor(torch.inf))

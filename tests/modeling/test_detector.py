@@ -22,9 +22,9 @@ from ovdet.class_embeddings import NEGATIVE, ClassEmbeddings
 from ovdet.errors import InputError
 from ovdet.modeling.background_names import BackgroundNames
 from ovdet.modeling.caption_pretraining import CaptionPretrainingROIHeads
-from ovdet.modeling.region_detection import Regions, build_scorer
 from ovdet.modeling.region_sources import OnlineRegions, StoredRegions
 from ovdet.modeling.roi_heads import move_boxes
+from ovdet.modeling.scoring import Regions, build_scorer
 from ovdet.objectives.base import LABELS, PAIRS, VIEWS, Objective
 from ovdet.objectives.caption_grounding import CaptionGrounding
 from ovdet.objectives.coca import CoCa

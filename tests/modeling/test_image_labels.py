@@ -19,7 +19,7 @@ from ovdet.modeling.image_labels import (
     softmax_loss,
     stage_logits,
 )
-from ovdet.modeling.region_detection import refine
+from ovdet.modeling.region_embedding import refine
 
 
 def random_case(num_photos=7, num_classes=9):

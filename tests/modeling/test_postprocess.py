@@ -19,7 +19,7 @@ from ovdet.modeling.postprocess import (
     postprocess_images,
     soft_nms_scores,
 )
-from ovdet.modeling.scoring import topk_of_matrix
+from ovdet.modeling.topk import topk_of_matrix
 
 SIZE = (100, 90)
 DEVICES = ["cpu", pytest.param("cuda", marks=pytest.mark.skipif(not torch.cuda.is_available(), reason="no GPU"))]

@@ -12,15 +12,9 @@ from ovdet.class_embeddings import NEGATIVE, ClassEmbeddings
 from ovdet.modeling import large_vocabulary
 from ovdet.modeling.large_vocabulary import StreamingLogSumExp, StreamingTopK, first_of, topk_chunked
 from ovdet.modeling.score_fusion import GeometricScores, ImageScores, TextScores
-from ovdet.modeling.scoring import (
-    Candidates,
-    RegionScorer,
-    SoftmaxBranch,
-    max_over_rows,
-    topk_dense,
-    topk_of_matrix,
-)
+from ovdet.modeling.scoring import RegionScorer, SoftmaxBranch, max_over_rows, topk_dense
 from ovdet.modeling.text_classifier import SigmoidTextClassifier, TextClassifier
+from ovdet.modeling.topk import Candidates, topk_of_matrix
 
 FUSIONS = {
     "text": TextScores(),

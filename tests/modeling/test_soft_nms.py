@@ -11,8 +11,8 @@ from torchvision.ops import box_iou
 
 from ovdet.errors import InputError
 from ovdet.modeling.postprocess import postprocess_image
-from ovdet.modeling.scoring import topk_of_matrix
 from ovdet.modeling.soft_nms import SoftNMS
+from ovdet.modeling.topk import topk_of_matrix
 
 
 def loop(boxes, scores, sigma, least):

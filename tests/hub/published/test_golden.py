@@ -13,8 +13,8 @@ from torch import Tensor
 from torchvision.ops import box_iou
 
 from ovdet.modeling.centernet import CenterNetProposals, logit_of_log
-from ovdet.modeling.region_detection import build_scorer, pool, refine, with_boxes
-from ovdet.modeling.scoring import Regions
+from ovdet.modeling.region_embedding import pool, refine, with_boxes
+from ovdet.modeling.scoring import Regions, build_scorer
 
 OF_MAPS, OF_SCORES, OF_BOXES = 1e-4, 1e-4, 0.02  # deviations of a map; scores; pixels
 

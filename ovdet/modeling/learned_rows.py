@@ -1,0 +1,65 @@
+"""Scores of classes that were learned from examples: linear rows on what the detector sees of a region.
+
+Shape letters: R regions (Ri of image i), F features, D embedding width, C channels, P pooled side, L learned rows, W
+width of what they look at.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from ovdet.class_embeddings import LearnedRows
+from ovdet.errors import InputError
+from ovdet.modeling.score_fusion import RegionTerms, log_area_shares
+
+if TYPE_CHECKING:
+    from ovdet.modeling.roi_heads import OpenVocabROIHeads
+
+
+def region_features(
+    heads: OpenVocabROIHeads,
+    pooled: Tensor,
+    features: Mapping[str, Tensor],
+    boxes: Sequence[Tensor],
+    box_features: Tensor,
+    image: Tensor,
+) -> Tensor:
+    """What learned rows look at, (R, W) float32: box features, the image branch's where there is one, its embeddings.
+
+    Args:
+        heads: whose they are.
+        pooled: (R, C, P, P).
+        features: all maps by name.
+        boxes: of each image (Ri, 4) XYXY, where `pooled` was pooled.
+        box_features: (R, F).
+        image: (R, D), of `image_embeddings`.
+    """
+    parts = [box_features]
+    if heads.image_branch is not None:
+        parts.append(heads.image_branch.features(pooled, features, boxes))
+    parts.append(image)
+    return torch.cat([part.flatten(1).float() for part in parts], dim=1)
+
+
+def learned_logits(features: Tensor, learned: LearnedRows) -> Tensor:
+    """(R, W) -> (R, L) logits; InputError for rows of another width, which are another detector's."""
+    if features.shape[1] != learned.weights.shape[1]:
+        raise InputError(
+            f"expected learned rows of width {features.shape[1]}, got {learned.weights.shape[1]}: another detector's"
+        )
+    with torch.autocast(features.device.type, enabled=False):
+        return features @ learned.weights.t() + learned.biases
+
+
+def learned_log_scores(
+    heads: OpenVocabROIHeads, logits: Tensor, boxes: Tensor, objectness_logits: Tensor, image_size: tuple[int, int]
+) -> Tensor:
+    """(R, L) logits of learned rows -> (R, L) log scores: a sigmoid each, joined with objectness (R,) and box area."""
+    areas = log_area_shares(boxes, image_size)[:, None] if heads.score_fusion.needs_area else None
+    terms = RegionTerms(heads.score_fusion.log_objectness(objectness_logits)[:, None], None, areas)
+    return heads.score_fusion.join_learned(F.logsigmoid(logits), terms)
