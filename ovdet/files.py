@@ -64,15 +64,57 @@ def temporary_path(path: str | Path, suffix: str = ".part") -> Iterator[Path]:
     path = Path(path)
     part = path.parent / f".{uuid.uuid4().hex}{suffix}"
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        yield part
-        os.replace(part, path)
-        _sync_folder(path.parent)
+        with _made_for(path.parent):
+            path.parent.mkdir(parents=True, exist_ok=True)
+            try:
+                yield part
+                os.replace(part, path)
+                _sync_folder(path.parent)
+            finally:
+                with contextlib.suppress(OSError):  # mostly renamed by now
+                    part.unlink()
     except OSError as error:
         raise InputError(f"expected a place to write to, got {path}: {error.strerror or error}") from error
-    finally:
-        with contextlib.suppress(OSError):  # mostly renamed by now
-            part.unlink()
+
+
+@contextmanager
+def new_folder(path: str | Path) -> Iterator[None]:
+    """As `make_folder`; where the `with` block fails, what was made for it goes again, unless something is in it.
+
+    Raises:
+        InputError: as of `make_folder`.
+    """
+    with _made_for(Path(path)):
+        make_folder(path)
+        yield
+
+
+@contextmanager
+def _made_for(folder: Path) -> Iterator[None]:
+    """A block that makes a folder and those above it: where it fails, they go again, unless something is in them."""
+    folder = folder.absolute()
+    made = [each for each in (folder, *folder.parents) if not each.exists()]
+    try:
+        yield
+    except BaseException:
+        with contextlib.suppress(OSError):  # not empty
+            for each in made:
+                each.rmdir()
+        raise
+
+
+def check_place(path: str | Path) -> str | Path:
+    """The path of a file or folder that can be written, before there is anything to write: nothing is made.
+
+    Raises:
+        InputError: it is empty, or below something that is no folder or not to be written to.
+    """
+    above = Path(require_path(str(path))).absolute()
+    while not above.exists():
+        above = above.parent
+    if not os.access(above, os.W_OK) or (above != Path(path).absolute() and not above.is_dir()):
+        raise InputError(f"expected a place to write to, got {path}")
+    return path
 
 
 def make_folder(path: str | Path) -> None:

@@ -93,6 +93,13 @@ def same_random_numbers():
     torch.manual_seed(0)
 
 
+@pytest.fixture(autouse=True)
+def own_log_handlers():
+    """A test's log handlers go with it: they write to streams that pytest closes."""
+    yield
+    forget_log_handlers()
+
+
 @pytest.fixture(scope="session", autouse=True)
 def one_conse_teacher():
     """What the embedded teacher reads from files is read once a process."""

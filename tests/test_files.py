@@ -7,7 +7,7 @@ import os
 import pytest
 
 from ovdet.errors import InputError
-from ovdet.files import atomic_write, atomic_writer
+from ovdet.files import atomic_write, atomic_writer, check_place, new_folder
 
 
 @pytest.mark.parametrize("mask", [0o022, 0o027, 0o077])
@@ -70,3 +70,27 @@ def test_pieces_and_a_block_that_fails(tmp_path):
         raise ZeroDivisionError
     assert path.read_bytes() == b"abc"
     assert os.listdir(tmp_path) == ["file.bin"]
+
+
+def test_folders_that_were_made_go_with_a_block_that_fails(tmp_path):
+    (tmp_path / "there").mkdir()
+    for name in ("new/folder", "there"):
+        with pytest.raises(ZeroDivisionError), new_folder(tmp_path / name):
+            assert (tmp_path / name).is_dir()
+            raise ZeroDivisionError
+    assert os.listdir(tmp_path) == ["there"]  # which nobody made here
+    with pytest.raises(ZeroDivisionError), new_folder(tmp_path / "new/folder"):
+        (tmp_path / "new/file").write_text("")
+        raise ZeroDivisionError
+    assert os.listdir(tmp_path / "new") == ["file"]
+    with pytest.raises(ZeroDivisionError), atomic_writer(tmp_path / "other/folder/file"):
+        raise ZeroDivisionError
+    assert not (tmp_path / "other").exists()
+
+
+def test_a_place_is_checked_and_nothing_is_made(tmp_path):
+    (tmp_path / "file").write_text("")
+    assert check_place(tmp_path / "new/folder") == tmp_path / "new/folder" and os.listdir(tmp_path) == ["file"]
+    for path in ("", tmp_path / "file/below"):
+        with pytest.raises(InputError, match="expected a"):
+            check_place(path)

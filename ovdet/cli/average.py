@@ -53,6 +53,8 @@ def run(arguments: argparse.Namespace) -> None:
     needed = ("config_file", "annotations", "images", "control_annotations", "control_images")
     if missing := [f"--{key.replace('_', '-')}" for key in needed if not getattr(arguments, key)]:
         raise InputError(f"expected {', '.join(missing)} with --shares, got none")
+    if not arguments.max_loss >= 0:
+        raise InputError(f"expected --max-loss of 0 points or more, got {arguments.max_loss}")
     if arguments.share is not None:
         raise InputError("expected --share or --shares, got both")
     if not arguments.output.endswith(".pth"):

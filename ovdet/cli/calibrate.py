@@ -39,6 +39,8 @@ def run(arguments: argparse.Namespace) -> None:
     from ovdet.inference.predictor import OpenVocabPredictor
 
     output = require_path(arguments.output)
+    if not 0 < arguments.precision <= 1:
+        raise InputError(f"expected --precision within (0, 1], got {arguments.precision}")
     sets = [parse_set(text) for text in arguments.sets]
     config_file, weights = choose_model(arguments.model, arguments.config_file, arguments.weights)
     card = Path(arguments.card) if arguments.card else Path(config_file).with_name(CARD)

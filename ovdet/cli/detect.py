@@ -182,6 +182,8 @@ def predictor_for(arguments: argparse.Namespace, overrides: Sequence[str] = ()) 
     predictor = load_predictor(**chosen, overrides=overrides)
     if vocabulary is not None:
         predictor.set_vocabulary(vocabulary, negatives=parse_negatives(arguments.negatives))
+    if learned is not None:
+        predictor.check_detector(learned)
     more = [] if learned is None else [learned]
     more += [predictor.embed_exemplars(exemplars)] if exemplars else []
     for classes in more:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import logging
 import os
 import re
 import sys
@@ -25,11 +26,13 @@ from ovdet.engine.options import build_options
 from ovdet.engine.resume import restarted
 from ovdet.engine.train import check_files, do_train
 from ovdet.errors import InputError, command, first_line
-from ovdet.files import make_folder
+from ovdet.files import new_folder
 from ovdet.hub.find import weights_file
 from ovdet.inference.evaluate import evaluate_config
 
 _SILENCE = re.compile("timed? ?out|connection (closed|reset)", re.IGNORECASE)  # of gloo and NCCL
+_LONGEST_TIMEOUT = 1_000_000  # minutes
+_LOGS = "log.txt*"  # one a process
 
 
 def launch_training(arguments: argparse.Namespace) -> int:
@@ -67,16 +70,30 @@ def train_process(arguments: argparse.Namespace) -> None:
     resume = arguments.resume or restarted(config.train.output_dir)  # torchrun says the same words again
     check_files(config, resume=resume)
     build_options(config)
-    make_folder(config.train.output_dir)
+    with new_folder(config.train.output_dir), logged(config.train.output_dir):
+        logging.getLogger("ovdet").info("%s\n%s", arguments, collect_env_info())
+        try:
+            do_train(config, resume=resume)
+        except RuntimeError as error:
+            if dist.is_initialized() and _SILENCE.search(str(error)):
+                waited = f"within --timeout {arguments.timeout:g} minutes"
+                told = f"expected all processes to answer {waited}, one did not: {first_line(error)}"
+                raise InputError(told) from error
+            raise
+
+
+@contextmanager
+def logged(folder: str) -> Iterator[None]:
+    """Log to the console and to log.txt of a folder; of a run that is refused before it has begun no log stays."""
+    before = set(Path(folder).glob(_LOGS))
     for name in ("fvcore", "detectron2", "ovdet"):
-        log = setup_logger(config.train.output_dir, distributed_rank=comm.get_rank(), name=name)
-    log.info("%s\n%s", arguments, collect_env_info())
+        setup_logger(folder, distributed_rank=comm.get_rank(), name=name)
     try:
-        do_train(config, resume=resume)
-    except RuntimeError as error:
-        if dist.is_initialized() and _SILENCE.search(str(error)):
-            waited = f"within --timeout {arguments.timeout:g} minutes"
-            raise InputError(f"expected all processes to answer {waited}, one did not: {first_line(error)}") from error
+        yield
+    except InputError:
+        if not Path(folder, "config.yaml").exists():
+            for file in set(Path(folder).glob(_LOGS)) - before:
+                file.unlink(missing_ok=True)
         raise
 
 
@@ -95,12 +112,14 @@ def weights_to_evaluate(config: DictConfig, overrides: Sequence[str]) -> str:
 
 
 def check_machines(arguments: argparse.Namespace) -> None:
-    """Refuse numbers of GPUs and machines that `launch` would fail on or wait for."""
+    """Refuse numbers of GPUs, machines and minutes that `launch` would fail on or wait for."""
     gpus = max(torch.cuda.device_count(), 1)
     if not arguments.config_file:
         raise InputError("expected --config-file FILE, such as configs/quick/vild.py, got none")
     if arguments.num_gpus > gpus:
         raise InputError(f"expected --num-gpus of at most {gpus} here, got {arguments.num_gpus}")
+    if not 0 < arguments.timeout <= _LONGEST_TIMEOUT:
+        raise InputError(f"expected --timeout of {_LONGEST_TIMEOUT:,} minutes at most, got {arguments.timeout}")
     if arguments.num_machines > 1 and "127.0.0.1" in arguments.dist_url:
         raise InputError(f"expected --dist-url tcp://HOST:PORT of machine 0 for {arguments.num_machines} machines")
 

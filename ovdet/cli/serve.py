@@ -8,6 +8,7 @@ curl -F image=@photo.jpg -F names="dog, red kite" http://127.0.0.1:7860/detect
 from __future__ import annotations
 
 import argparse
+import math
 import os
 from pathlib import Path
 
@@ -36,7 +37,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(arguments: argparse.Namespace) -> None:
     for option in ("max_megabytes", "keep_megabytes", "rate"):
-        if getattr(arguments, option) < 0:
+        if not 0 <= getattr(arguments, option) < math.inf:
             raise InputError(f"expected --{option.replace('_', '-')} of 0 or more, got {getattr(arguments, option)}")
     if arguments.photos is not None and not Path(arguments.photos).is_dir():
         raise InputError(f"expected --photos to be a folder, got {arguments.photos}")

@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import os
 from collections.abc import Sequence
 from dataclasses import asdict, replace
 from pathlib import Path
@@ -19,7 +18,7 @@ from typing import TYPE_CHECKING, Any
 
 from ovdet.cli.arguments import MODELS, add_device_argument, add_json_argument
 from ovdet.errors import InputError
-from ovdet.files import require_path
+from ovdet.files import check_place
 
 if TYPE_CHECKING:
     from ovdet.teacher_lab.labeled import LabeledSet
@@ -40,7 +39,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(arguments: argparse.Namespace) -> None:
     if arguments.output is not None:
-        _check_place(arguments.output)
+        check_place(arguments.output)
     COMMANDS[arguments.command][2](arguments)
 
 
@@ -308,19 +307,6 @@ COMMANDS = {
     "coverage": ("Which names have a near concept among the trained ones.", _add_coverage, _run_coverage),
     "map": ("Names and regions in the plane: a picture, and a page with hover.", _add_map, _run_map),
 }
-
-
-def _check_place(path: str) -> None:
-    """Refuse a place that nobody can write to before anything is computed.
-
-    Raises:
-        InputError: it is empty, or below something that is no folder or not to be written to.
-    """
-    above = Path(require_path(path)).absolute()
-    while not above.exists():
-        above = above.parent
-    if not os.access(above, os.W_OK) or (above != Path(path).absolute() and not above.is_dir()):
-        raise InputError(f"expected a place to write to, got {path}")
 
 
 def _load_teacher(arguments: argparse.Namespace) -> Teacher:

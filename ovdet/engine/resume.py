@@ -134,6 +134,8 @@ def locked(folder: str) -> Iterator[None]:
                 yield
             finally:
                 owner.unlink(missing_ok=True)
+                if not Path(folder, "config.yaml").exists():  # refused before it began; the lock is still held
+                    lock.unlink(missing_ok=True)
     except Timeout as error:
         who = owner.read_text() if owner.is_file() else "another process"
         raise InputError(f"expected a folder in which nobody trains, {who} trains in {folder}") from error

@@ -50,7 +50,7 @@ from ovdet.engine.resume import (
 )
 from ovdet.engine.show import ShowPhotos, photos_to_show
 from ovdet.errors import InputError
-from ovdet.files import atomic_write, make_folder
+from ovdet.files import atomic_write, new_folder
 from ovdet.objectives.base import CAPTIONS, PAIRS
 from ovdet.text.classes import build_classes
 
@@ -133,7 +133,7 @@ def report_leaks(
 ) -> LeakReport:
     """Log what the run will see, and stop where novel classes leak.
 
-    A run that begins writes it to leak_report.json in the output folder at once, leaks included.
+    A run that is stopped for leaks leaves leak_report.json with them in the output folder; one that begins writes it.
 
     Args:
         config: as for do_train; its test set is read for its novel classes and for photos that are in both sets.
@@ -159,13 +159,16 @@ def report_leaks(
         test_novel=MetadataCatalog.get(test_name).get("novel_classes", ()),
     )
     if comm.is_main_process():
-        if not first.step:
-            _write_report(config, report)
         logger.info("what training sees (leak_report.json in the output folder):\n%s", report.table())
     if report.shared_photos:
         logger.warning("%d of the %d test photos are in the training set too, named in leak_report.json",
                        len(report.shared_photos), report.num_test_photos)  # fmt: skip
-    check_no_leak(report)
+    try:
+        check_no_leak(report)
+    except InputError:
+        if comm.is_main_process() and not first.step:
+            _write_report(config, report)
+        raise
     return report
 
 
@@ -263,8 +266,7 @@ def do_train(config: DictConfig, *, resume: bool = False) -> Mapping[str, Any]:
     options = build_options(config)
     if not comm.is_main_process():
         return _train(config, options, resume)
-    make_folder(options.output_dir)
-    with locked(options.output_dir):
+    with new_folder(options.output_dir), locked(options.output_dir):
         return _train(config, options, resume)
 
 
@@ -308,7 +310,9 @@ def _train(config: DictConfig, options: TrainOptions, resume: bool) -> Mapping[s
         results.update(do_test(config, model, classes_of(test_name, embed_names, names)))
         return results
 
-    # weights, and the steps
+    # first weights, hooks, and the steps
+    if not first.step:
+        _load_first_weights(checkpointer, options)
     if 0 < options.show_period <= options.max_iter and comm.is_main_process():
         test_classes = classes_of(test_name, embed_names, names)
         shown = photos_to_show(config, test_name, test_classes)
@@ -316,10 +320,6 @@ def _train(config: DictConfig, options: TrainOptions, resume: bool) -> Mapping[s
     trainer.register_hooks([*_hooks(config, options, checkpointer, evaluate, seed), FrozenStatistics(frozen)])
     if first.step:
         resume_run(checkpointer, optimizer)
-    elif options.init_parts:
-        checkpointer.load_parts(options.init_checkpoint, _parts(options.init_parts))
-    else:
-        checkpointer.resume_or_load(options.init_checkpoint, resume=False)
     if comm.is_main_process():
         _begin(as_given, checkpointer, leaks, resumed=first.step > 0)
     if first.step == options.max_iter:  # interrupted behind the last step
@@ -346,6 +346,14 @@ def _seed(options: TrainOptions, first: InitialWeights) -> int:
     return comm.shared_random_seed() if first.seed is None else first.seed
 
 
+def _load_first_weights(checkpointer: SafeCheckpointer, options: TrainOptions) -> None:
+    """The weights of `train.init_checkpoint`, or those of some parts."""
+    if options.init_parts:
+        checkpointer.load_parts(options.init_checkpoint, _parts(options.init_parts))
+    else:
+        checkpointer.resume_or_load(options.init_checkpoint, resume=False)
+
+
 def _begin(config: DictConfig, checkpointer: SafeCheckpointer, leaks: LeakReport, *, resumed: bool) -> None:
     """Write what a run is, once nothing speaks against it; an older run in the folder is not the last one any more."""
     file = Path(config.train.output_dir) / "config.yaml"
@@ -353,9 +361,9 @@ def _begin(config: DictConfig, checkpointer: SafeCheckpointer, leaks: LeakReport
         before = read_run_values(file) if file.is_file() else {}
         for line in changed_options(before, plain_values(config)) if before else ():
             logger.warning("resumed with another %s", line)
-        _write_report(config, leaks)
     else:
         checkpointer.forget_last_checkpoint()
+    _write_report(config, leaks)
     save_config(config, file)
     remember_torchrun(config.train.output_dir)
 

@@ -13,7 +13,6 @@ import importlib
 import importlib.util
 import io
 import json
-import tempfile
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -30,7 +29,7 @@ from ovdet.errors import InputError
 from ovdet.export.graph import DetectionGraph
 from ovdet.export.proposals import check_proposals
 from ovdet.export.quantize import quantize_linear_layers
-from ovdet.files import atomic_write
+from ovdet.files import atomic_write, check_place
 from ovdet.hub.load import check_own, load_detector
 from ovdet.hub.model_folder import read_resize
 from ovdet.modeling.backbones.swin import SwinBackbone
@@ -96,10 +95,7 @@ def export_detector(config: DictConfig, weights: str, output: str | Path, form: 
 def _check_output(output: Path, form: Form) -> None:
     if output.suffix != form.suffix:
         raise InputError(f"expected an output file *{form.suffix} for this format, got {output}")
-    try:
-        tempfile.TemporaryFile(dir=next(folder for folder in output.absolute().parents if folder.exists())).close()
-    except OSError as error:
-        raise InputError(f"expected a place to write to, got {output}: {error.strerror or error}") from error
+    check_place(output)
     check_packages(form.packages)
 
 

@@ -25,6 +25,7 @@ from ovdet.errors import InputError
 from ovdet.evaluation.evaluator import build_evaluator
 from ovdet.export.onnx_detector import load_onnx_predictor, load_openvino_predictor
 from ovdet.export.runtimes import OPENVINO, TORCH, exported_file
+from ovdet.files import check_place
 from ovdet.hub.load import is_own, load_detector
 from ovdet.inference.suggest import write_thresholds
 from ovdet.modeling.acceleration import speed_up
@@ -52,7 +53,7 @@ def evaluate_config(config: DictConfig, weights: str = "") -> Mapping[str, Any]:
         InputError: the folder cannot be written to, weights or data set are not there or do not fit.
     """
     folder = f"{config.train.output_dir}/evaluation"
-    prepare_evaluation(folder)
+    check_place(folder)
     prepare_dataset(config)
     return _evaluate(config, folder, weights)[0]
 
@@ -127,8 +128,8 @@ def evaluate_on(
     }
     config.dataloader.test.dataset.names = LazyCall(register_coco_subsets)(**dataset)
     _score(config, output, iou_types, max_detections)
+    check_place(output)
     with registered(dataset):
-        prepare_evaluation(output)
         names = dict(vocabulary=vocabulary, negatives=negatives, learned=learned)
         results, classes, detector = _evaluate(
             config, output, weights, **names, compile=compile, half=half, runtime=runtime
@@ -166,9 +167,11 @@ def _evaluate(
     runtime: str = TORCH,
     **faster: bool,
 ) -> tuple[Mapping[str, Any], ClassEmbeddings, Callable[[], str]]:
-    """The evaluator's results, the classes that were asked for, and what gives the detector's fingerprint."""
+    """The evaluator's results, the classes that were asked for, and what gives the detector's fingerprint.
+
+    All that may be refused comes before the folder is made.
+    """
     model, embed_names, header = load_detector(config, weights)
-    _tell_known_novel(config, header)
     dataset_name = instantiate(config.dataloader.test.dataset.names)
     trained = header.get("training_classes", ())
     classes = classes_of(dataset_name, embed_names, trained, vocabulary=vocabulary, negatives=negatives)
@@ -180,6 +183,8 @@ def _evaluate(
             raise InputError(f"expected learned classes that the json has, got {odd[0]!r}")
         classes = join_classes(classes, learned)
     network = speed_up(model, **faster) if runtime == TORCH else _Exported(config, weights, model, runtime, **faster)
+    prepare_evaluation(folder)
+    _tell_known_novel(config, header)
     results = do_test(config, network, classes)
     if comm.is_main_process():
         save_config(config, Path(folder) / "config.yaml")  # beside the figures that it gave, and no others

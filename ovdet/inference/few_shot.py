@@ -19,7 +19,7 @@ from ovdet.class_embeddings import ClassEmbeddings
 from ovdet.device import float32_by_default
 from ovdet.errors import InputError
 from ovdet.evaluation.ground_truth import GroundTruth, load_ground_truth
-from ovdet.files import atomic_write, make_folder
+from ovdet.files import atomic_write, check_place
 from ovdet.inference.few_shot_report import TEXT, Result, as_csv, draw_few_shot
 from ovdet.inference.fine_tuning import FineTuning
 from ovdet.inference.held_out import HeldOut
@@ -186,7 +186,7 @@ def few_shot(
     all_names, photos = read_examples(annotations, images)
     kept, (drawn_from, held) = usable_classes(all_names, [photos[1::2][:max_photos], photos[0::2][:max_photos]])
     names = [all_names[index] for index in kept]
-    make_folder(output)
+    check_place(output)
     file = Path(output) / RESULTS_FILE
     state = _read(file, _Results(predictor.fingerprint, names, [len(drawn_from), len(held)], []))
     # what is asked for, and what of it is missing

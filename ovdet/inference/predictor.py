@@ -37,8 +37,9 @@ from ovdet.inference.everyday_words import with_trained_words
 from ovdet.inference.photo import Photo, to_rgb
 from ovdet.inference.shown import CLASS_AGNOSTIC_IOU, MAX_CONTAINMENT, Shown, Threshold, to_detections
 from ovdet.inference.stream import OnFailure, StreamedPhoto, log_failure, photos_of, stream_photos
+from ovdet.learning.examples import to_boxes
 from ovdet.learning.exemplars import exemplar_photos
-from ovdet.learning.learn import AnnotatedPhoto, check_learner, learn_classes
+from ovdet.learning.learn import AnnotatedPhoto, check_learner, learn_classes, told
 from ovdet.memory import collection_paused
 from ovdet.modeling.acceleration import speed_up
 from ovdet.modeling.fingerprint import detector_fingerprint
@@ -225,11 +226,11 @@ class OpenVocabPredictor:
             use_name: whether what the name means counts too, as far as it tells the examples from the rest.
 
         Raises:
-            InputError: no box, a box without area, or a photo that cannot be used.
+            InputError: no box, one without area or of numbers that are not finite, or a photo that cannot be used.
         """
         photos = []
         for image, boxes in examples:
-            boxes = torch.as_tensor(boxes, dtype=torch.float32).reshape(-1, 4)
+            boxes = to_boxes(boxes, told(image))
             photos.append(AnnotatedPhoto(image, boxes, torch.zeros(len(boxes), dtype=torch.long)))
         return self.learn_classes([name], photos, use_names=use_name)
 

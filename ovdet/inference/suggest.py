@@ -20,7 +20,7 @@ from ovdet.class_embeddings import ClassEmbeddings
 from ovdet.evaluation.evaluator import DETECTIONS_FILE
 from ovdet.evaluation.ground_truth import load_ground_truth
 from ovdet.evaluation.thresholds import suggest_thresholds, suggestions_csv, threshold_between
-from ovdet.files import atomic_write, make_folder
+from ovdet.files import atomic_write, check_place
 from ovdet.inference.predictor import OpenVocabPredictor
 from ovdet.learning.classes_file import save_classes
 
@@ -76,7 +76,8 @@ def suggest_without_labels(
     Raises:
         InputError: photos or classes cannot be used, or the folder cannot be written to.
     """
-    make_folder(output)
+    check_place(output)
+    predictor.check_detector(classes)
     every = dict(threshold=0.0, class_agnostic_iou=1.0, max_containment=1.0)
     best = []  # of each photo: K arrays, best first
     for _, found in predictor.detect_folder(images, classes=classes, **every):

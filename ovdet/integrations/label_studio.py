@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -54,18 +55,20 @@ def parse_label_config(text: str) -> LabelConfig:
     labels = [tag for tag in control.iter("Label") if tag.get("value")]
     if not labels:
         raise InputError("expected a label config with a Label in RectangleLabels, got none")
+    threshold = control.get("model_score_threshold")
     try:
-        threshold = control.get("model_score_threshold")
-        threshold = None if threshold is None else min(max(float(threshold), 0.0), 1.0)
-    except ValueError as error:
-        raise InputError(f"expected model_score_threshold as a number, got {threshold!r}") from error
+        number = None if threshold is None else float(threshold)
+    except ValueError:
+        number = math.nan
+    if number is not None and math.isnan(number):
+        raise InputError(f"expected model_score_threshold as a number, got {threshold!r}")
     return LabelConfig(
         from_name=control.get("name", "label"),
         to_name=control.get("toName"),
         key=images[control.get("toName")].removeprefix("$"),
         names=tuple(tag.get("value") for tag in labels),
         synonyms={tag.get("value"): found for tag in labels if (found := _listed(tag.get("predicted_values", "")))},
-        threshold=threshold,
+        threshold=None if number is None else min(max(number, 0.0), 1.0),
     )
 
 

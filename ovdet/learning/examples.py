@@ -5,7 +5,7 @@ Shape letters: R proposals, G annotated boxes of a photo, N regions that are lea
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from detectron2.structures import Boxes, Instances
@@ -118,15 +118,33 @@ def propose(model: OpenVocabRCNN, inputs: dict) -> tuple[dict[str, Tensor], list
     return features, model.proposal_generator(images, features, None)[0]
 
 
+def to_boxes(boxes: Any, photo: str) -> Tensor:
+    """(G, 4) float32 of boxes x1, y1, x2, y2, as a tensor, an array or lists; one box may stand alone.
+
+    Raises:
+        InputError: something else, or numbers that are not finite.
+    """
+    try:
+        found = torch.as_tensor(boxes, dtype=torch.float32)
+    except (TypeError, ValueError, RuntimeError):
+        found = torch.zeros(1)
+    if found.dim() > 2 or (found.numel() and found.shape[-1:] != (4,)):
+        raise InputError(f"expected boxes x1, y1, x2, y2 in {photo}, got {str(boxes)[:80]}")
+    found = found.reshape(-1, 4)
+    odd = (~torch.isfinite(found)).any(1).nonzero()
+    if len(odd):
+        raise InputError(f"expected boxes of finite numbers in {photo}, got {found[int(odd[0])].tolist()}")
+    return found
+
+
 def check_boxes(boxes: Tensor, height: int, width: int, photo: str) -> Tensor:
     """(G, 4) XYXY within the photo.
 
     Raises:
-        InputError: other shapes, or a box without area in the photo.
+        InputError: as of `to_boxes`, or a box without area in the photo.
     """
-    boxes = torch.as_tensor(boxes, dtype=torch.float32).reshape(-1, 4)
-    limits = torch.tensor([width, height, width, height])
-    within = boxes.nan_to_num().clamp(min=0).minimum(limits)  # of infinity too
+    boxes = to_boxes(boxes, photo)
+    within = boxes.clamp(min=0).minimum(torch.tensor([width, height, width, height]))
     empty = (within[:, 2:] <= within[:, :2]).any(1).nonzero()
     if len(empty):
         raise InputError(

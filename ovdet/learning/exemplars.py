@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import torch
+from torch import Tensor
 
 from ovdet.errors import InputError
+from ovdet.learning.examples import to_boxes
 from ovdet.learning.learn import AnnotatedPhoto
 
-_WHOLE = (0.0, 0.0, torch.inf, torch.inf)  # cut to the photo where its size is known
+_WHOLE = (0.0, 0.0, 1e9, 1e9)  # pixels; cut to the photo where its size is known
 _PART = re.compile(r"\s*(?P<file>[^\[\]]+?)\s*(?:\[(?P<box>[^\[\]]*)\])?\s*")
 _COMMA_OUTSIDE = re.compile(r",(?![^\[]*\])")
 
@@ -45,7 +48,7 @@ def _parse_box(text: str | None, whole: str) -> tuple[float, ...] | None:
         box = tuple(map(float, text.split(",")))
     except ValueError:
         box = ()
-    if len(box) != 4:
+    if len(box) != 4 or not all(map(math.isfinite, box)):
         raise InputError(f"expected a box [x1,y1,x2,y2] in pixels, got [{text}] in {whole!r}")
     return box
 
@@ -58,26 +61,25 @@ def exemplar_photos(exemplars: Mapping[str, Sequence[Any]]) -> tuple[list[str], 
             None is the whole photo.
 
     Raises:
-        InputError: no exemplars, or a box of other than four numbers.
+        InputError: no exemplars, or a box of other than four finite numbers.
     """
     if not isinstance(exemplars, Mapping) or not exemplars:
         raise InputError(f"expected exemplars as a mapping from names to lists of photos, got {exemplars!r}")
     images: dict[Any, Any] = {}
-    boxes: dict[Any, list[tuple[int, Sequence[float]]]] = {}
+    boxes: dict[Any, list[tuple[int, Tensor]]] = {}
     for class_id, (name, given) in enumerate(exemplars.items()):
         if isinstance(given, (str, Path)) or not isinstance(given, Sequence) or not len(given):
             raise InputError(f"expected a list of photos as exemplars of {name!r}, got {given!r}")
         for each in given:
             image, box = each if isinstance(each, (tuple, list)) and len(each) == 2 else (each, None)
-            box = _WHOLE if box is None else box
-            if len(box) != 4:
-                raise InputError(f"expected a box x1, y1, x2, y2 of an exemplar of {name!r}, got {box!r}")
+            xyxy = to_boxes(_WHOLE if box is None else box, f"an exemplar of {name!r}")
+            if len(xyxy) != 1:
+                raise InputError(f"expected one box x1, y1, x2, y2 of an exemplar of {name!r}, got {len(xyxy)}")
             key = str(image) if isinstance(image, (str, Path)) else id(image)
             images[key] = image
-            boxes.setdefault(key, []).append((class_id, box))
+            boxes.setdefault(key, []).append((class_id, xyxy))
     photos = []
     for key, of_photo in boxes.items():
         ids = torch.tensor([class_id for class_id, _ in of_photo])
-        xyxy = torch.tensor([list(map(float, box)) for _, box in of_photo])
-        photos.append(AnnotatedPhoto(images[key], xyxy, ids))
+        photos.append(AnnotatedPhoto(images[key], torch.cat([xyxy for _, xyxy in of_photo]), ids))
     return list(exemplars), photos

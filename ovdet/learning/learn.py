@@ -77,7 +77,7 @@ def learn_classes(
     parts, counts = [], torch.zeros(len(names), dtype=torch.long)
     for photo in photos:
         inputs = prepare(photo.image)
-        boxes = check_boxes(photo.boxes, inputs["height"], inputs["width"], _told(photo.image))
+        boxes = check_boxes(photo.boxes, inputs["height"], inputs["width"], told(photo.image))
         parts.append(labeled_regions(model, inputs, boxes, photo.class_ids, max_background=most, generator=generator))
         counts += torch.bincount(photo.class_ids[photo.class_ids >= 0], minlength=len(names))
     if not photos:
@@ -239,5 +239,6 @@ def read_negatives(annotations: str | Path, images: str | Path, names: Sequence[
     return [AnnotatedPhoto(record["file_name"], *nothing) for record in records]
 
 
-def _told(image: Any) -> str:
+def told(image: Any) -> str:
+    """A photo as messages call it."""
     return str(image) if isinstance(image, (str, Path)) else "the photo"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 
 import numpy as np
 import pytest
@@ -48,7 +49,7 @@ def test_boxes_in_photos_find_the_thing(predictor, striped, boxes):
 def test_a_crop_is_the_thing_as_a_whole(predictor, striped, boxes):
     crop = Image.open(striped / "0.png").crop(boxes[0])
     names, (photo,) = exemplar_photos({"zebra crossing": [crop]})
-    assert names == ["zebra crossing"] and photo.boxes.tolist() == [[0, 0, torch.inf, torch.inf]]
+    assert names == ["zebra crossing"] and photo.boxes.tolist() == [[0, 0, 1e9, 1e9]]
     assert len(predictor(striped / "5.png", exemplars={"zebra crossing": [crop]}, **ALL))
 
 
@@ -64,6 +65,11 @@ def test_boxes_of_one_file_are_of_one_photo():
         ({"a": "x.jpg"}, "list of photos"),
         ({"a": []}, "list of photos"),
         ({"a": [("x.jpg", [1, 2, 3])]}, r"\[1, 2, 3\]"),
+        ({"a": [("x.jpg", 7)]}, "'a', got 7"),
+        ({"a": [("x.jpg", ["1", "2", "3", "x"])]}, "'a', got"),
+        ({"a": [("x.jpg", [1, 2, 3, torch.nan])]}, "finite.*3.0, nan"),
+        ({"a": [("x.jpg", [1, 2, torch.inf, 4])]}, "finite.*inf, 4.0"),
+        ({"a": [("x.jpg", [[1, 2, 3, 4], [1, 2, 3, 4]])]}, "one box.*got 2"),
     ],
 )
 def test_what_is_no_exemplar(given, message):
@@ -75,6 +81,9 @@ def test_what_a_command_line_takes(striped):
     first, second = striped / "0.png", striped / "1.png"
     got = parse_exemplars([f"my mug={first}, {second}[1,2, 30,40.5]", f"my mug={first}"])
     assert got == {"my mug": [(str(first), None), (str(second), (1, 2, 30, 40.5)), (str(first), None)]}
+    for box in ("nan,1,2,3", "1,2,3,inf", "1,2,3"):
+        with pytest.raises(InputError, match=re.escape(f"got [{box}]")):
+            parse_exemplars([f"my mug={first}[{box}]"])
 
 
 def test_the_command(tiny_files, run_tool, striped, boxes, tmp_path):

@@ -173,6 +173,10 @@ def test_labels_of_regions():
     [
         ([[10, 10, 10, 40]], r"10.0, 10.0, 10.0, 40.0"),
         ([[300, 10, 350, 40]], "200 x 160"),
+        ([[10, 10, torch.nan, 40]], "finite numbers.*nan, 40.0"),
+        ([[10, 10, torch.inf, 40]], "finite numbers.*inf, 40.0"),
+        ([[10, 10, 40]], "x1, y1, x2, y2 in .*0.png, got .*10, 10, 40"),
+        ("all", "got all"),
         ([], "zebra crossing"),
     ],
 )

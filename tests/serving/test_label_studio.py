@@ -49,6 +49,7 @@ def test_the_labels_of_a_project():
     "text",
     [
         "", "no xml", "<View/>", CONFIG.replace('toName="photo"', 'toName="text"'), CONFIG.replace("0.0", "high"),
+        CONFIG.replace("0.0", "nan"),
         '<!DOCTYPE a [<!ENTITY b "c">]><View>&b;</View>', "<View>" * 500_000,
         '<View><Image name="i" value="$i"/><RectangleLabels name="l" toName="i"/></View>',
     ],

@@ -110,6 +110,8 @@ def test_classes_of_another_detector_are_refused(client, predictor):
         ([png(0)], '[{"photo": 0, "name": "a"}]', "missing required field `box`"),
         ([png(0)], '[{"photo": 1, "name": "a", "box": [1, 1, 9, 9]}]', "places of 1 photos"),
         ([png(0)], '[{"photo": 0, "name": "a", "box": [5, 5, 5, 9]}]', "an area in the photo"),
+        ([png(0)], '[{"photo": 0, "name": "a", "box": [1, 1, NaN, 9]}]', "finite numbers"),
+        ([png(0)], '[{"photo": 0, "name": "a", "box": [1, 1, 9, 1e999]}]', "finite numbers"),
         ([png(0)], '[{"photo": 0, "name": " ", "box": [1, 1, 9, 9]}]', "class name 1"),
         ([b"none"], '[{"photo": 0, "name": "a", "box": [1, 1, 9, 9]}]', "the photo is not an image"),
         ([b"none"] * 21, '[{"photo": 0, "name": "a", "box": [1, 1, 9, 9]}]', "1 to 20 photos"),
