@@ -29,9 +29,9 @@ __all__ = sorted(_PUBLIC)
 def __getattr__(name: str):
     if name not in _PUBLIC:
         raise AttributeError(f"module 'ovdet' has no attribute {name!r}; it offers {', '.join(__all__)}")
-    from ovdet.memory import collection_paused
+    from ovdet.memory import imports_kept
 
-    with collection_paused():
+    with imports_kept():
         return getattr(importlib.import_module(_PUBLIC[name]), name)
 
 

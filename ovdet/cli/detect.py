@@ -24,7 +24,7 @@ from ovdet.cli.arguments import (
 )
 from ovdet.errors import InputError
 from ovdet.files import require_path
-from ovdet.memory import collection_paused
+from ovdet.memory import imports_kept
 
 if TYPE_CHECKING:
     from ovdet.inference.predictor import OpenVocabPredictor
@@ -91,7 +91,7 @@ def add_limit_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(arguments: argparse.Namespace) -> None:
-    with collection_paused():
+    with imports_kept():
         from ovdet.inference.media import find_inputs
         from ovdet.inference.results import check_output, write_results, write_video
 
@@ -160,7 +160,7 @@ def predictor_for(arguments: argparse.Namespace, overrides: Sequence[str] = ()) 
     Raises:
         InputError: one of them is missing or cannot be used.
     """
-    with collection_paused():
+    with imports_kept():
         from ovdet.engine.config import override
         from ovdet.inference.load import load_predictor
         from ovdet.inference.tiles import TiledPredictor

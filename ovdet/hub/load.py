@@ -2,18 +2,21 @@
 
 from __future__ import annotations
 
+from contextlib import nullcontext
 from copy import deepcopy
 from typing import Any
 
 from detectron2.config import instantiate
 from detectron2.config.instantiate import locate
-from omegaconf import DictConfig
+from omegaconf import DictConfig, OmegaConf
 from torch import nn
 
 from ovdet.engine.checkpoint import SafeCheckpointer, text_space
 from ovdet.engine.options import build_options
 from ovdet.engine.resume import last_checkpoint
 from ovdet.errors import InputError
+from ovdet.initialization import WithoutRandomWeights
+from ovdet.teachers.registry import load_teacher
 from ovdet.text.embedder import NameEmbedder
 
 
@@ -78,6 +81,15 @@ def _stays(objective: DictConfig) -> bool:
     return getattr(locate(target) if isinstance(target, str) else target, "stays", False)
 
 
+def has_teacher(node: Any) -> bool:
+    """Whether a part of a config is a teacher."""
+    if OmegaConf.is_dict(node):
+        target = node.get("_target_")
+        is_one = (locate(target) if isinstance(target, str) else target) is load_teacher
+        return is_one or any(has_teacher(value) for value in node.values())
+    return OmegaConf.is_list(node) and any(map(has_teacher, node))
+
+
 def load_detector(config: DictConfig, weights: str = "") -> tuple[nn.Module, NameEmbedder, dict[str, Any]]:
     """A trained detector in evaluation mode, and the embedder of class names that goes with it.
 
@@ -95,7 +107,9 @@ def load_detector(config: DictConfig, weights: str = "") -> tuple[nn.Module, Nam
         model = instantiate(config.model).to(build_options(config).torch_device())
         return model.eval(), instantiate(config.name_embedder), {}
     weights = find_weights(config, weights)
-    model = instantiate(without_training(config).model).to(build_options(config).torch_device())
+    parts = without_training(config).model
+    with nullcontext() if has_teacher(parts) else WithoutRandomWeights():  # a teacher's weights are not the model's
+        model = instantiate(parts).to(build_options(config).torch_device())
     embed_names = instantiate(config.name_embedder)
     header = SafeCheckpointer(model, header=text_space(config, embed_names)).load_weights(weights)
     expected, actual = getattr(model, "training_classes", None), header.get("training_classes")

@@ -31,7 +31,7 @@ from ovdet.engine.options import TrainOptions
 from ovdet.errors import InputError, first_line
 from ovdet.files import atomic_write, temporary_path
 from ovdet.hub.load import check_own, find_weights, load_detector, without_training
-from ovdet.hub.parts import check_build, check_parts, to_data
+from ovdet.hub.parts import check_build, check_parts, part_name, to_data
 from ovdet.text.class_names import distinct_names
 from ovdet.text.embedder import NameEmbedder
 from ovdet.text.embeddings import TextEmbeddings
@@ -245,7 +245,10 @@ def read_model_config(path: str | Path) -> DictConfig:
         "dataset": {},
         "dataloader": {"test": LazyCall(build_detection_test_loader)(dataset=dataset, mapper=mapper, num_workers=2)},
         # its own folder, as `find_weights` takes the last checkpoint of a run's before the initial one
-        "train": LazyCall(TrainOptions)(output_dir=str(folder), init_checkpoint=str(folder / WEIGHTS), device="auto"),
+        "train": {
+            "_target_": part_name(TrainOptions),  # LazyCall would load hydra to name a dataclass
+            **dict(output_dir=str(folder), init_checkpoint=str(folder / WEIGHTS), device="auto"),
+        },
     }
     return OmegaConf.create(parts, flags={"allow_objects": True})
 

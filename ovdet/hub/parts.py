@@ -11,39 +11,37 @@ from typing import Any
 import torch
 from detectron2.config import instantiate
 from detectron2.config.instantiate import locate
-from detectron2.layers import ShapeSpec
-from detectron2.modeling.anchor_generator import DefaultAnchorGenerator
-from detectron2.modeling.backbone import FPN, BasicStem, ResNet
-from detectron2.modeling.backbone.fpn import LastLevelMaxPool, LastLevelP6P7
-from detectron2.modeling.box_regression import Box2BoxTransform
-from detectron2.modeling.matcher import Matcher
-from detectron2.modeling.poolers import ROIPooler
-from detectron2.modeling.proposal_generator import RPN, StandardRPNHead
-from detectron2.modeling.roi_heads import (
-    FastRCNNConvFCHead,
-    FastRCNNOutputLayers,
-    MaskRCNNConvUpsampleHead,
-    StandardROIHeads,
-)
 from detectron2.utils.registry import _convert_target_to_string
 from omegaconf import DictConfig, OmegaConf
 
 from ovdet.errors import InputError, first_line
+from ovdet.initialization import WithoutRandomWeights
 from ovdet.modeling.detector import ClosedSetRCNN, OpenVocabRCNN
 from ovdet.modeling.image_labels import ImageLabelRCNN
 from ovdet.packable import is_packable
 from ovdet.teachers.registry import load_teacher
 
-# detectron2's parts cannot mark themselves
+# detectron2's parts cannot mark themselves; by the names that LazyConfig.save writes
 DETECTRON2 = {
-    _convert_target_to_string(part)
-    for part in (
-        *(BasicStem, Box2BoxTransform, DefaultAnchorGenerator, FPN, FastRCNNConvFCHead, FastRCNNOutputLayers),
-        *(LastLevelMaxPool, LastLevelP6P7, Matcher, MaskRCNNConvUpsampleHead, ROIPooler, RPN, ResNet),
-        *(ResNet.make_default_stages, ShapeSpec, StandardROIHeads, StandardRPNHead),
-    )
+    "detectron2.layers.ShapeSpec",
+    "detectron2.modeling.FPN",
+    "detectron2.modeling.FastRCNNOutputLayers",
+    "detectron2.modeling.ResNet",
+    "detectron2.modeling.ResNet.make_default_stages",
+    "detectron2.modeling.StandardROIHeads",
+    "detectron2.modeling.anchor_generator.DefaultAnchorGenerator",
+    "detectron2.modeling.backbone.BasicStem",
+    "detectron2.modeling.backbone.fpn.LastLevelMaxPool",
+    "detectron2.modeling.backbone.fpn.LastLevelP6P7",
+    "detectron2.modeling.box_regression.Box2BoxTransform",
+    "detectron2.modeling.matcher.Matcher",
+    "detectron2.modeling.poolers.ROIPooler",
+    "detectron2.modeling.proposal_generator.RPN",
+    "detectron2.modeling.proposal_generator.StandardRPNHead",
+    "detectron2.modeling.roi_heads.FastRCNNConvFCHead",
+    "detectron2.modeling.roi_heads.MaskRCNNConvUpsampleHead",
 }
-# what trains and tests beside a detector, by the names that LazyConfig.save writes
+# what trains and tests beside a detector, by such names too
 TRAINING = {
     "detectron2.data.build_detection_test_loader",
     "detectron2.data.build_detection_train_loader",
@@ -243,7 +241,7 @@ def check_build(model: dict[str, Any], where: str) -> dict[str, tuple[int, ...]]
     if model["_target_"] not in names:
         raise InputError(f"expected a model out of {', '.join(names)}, got {model['_target_']!r} in {where}")
     try:
-        with torch.device("meta"):
+        with torch.device("meta"), WithoutRandomWeights():
             built = instantiate(OmegaConf.create({"model": _without_teachers(model), "train": {"device": "cpu"}}).model)
     except Exception as error:  # whatever comes of values that no part expects
         raise InputError(f"expected a detector's parts in {where}, they do not fit: {first_line(error)}") from error

@@ -14,7 +14,8 @@ from torch import Tensor
 from ovdet.class_embeddings import NEGATIVE, ClassEmbeddings, LearnedRows, unit_norm
 from ovdet.errors import InputError
 from ovdet.text.class_names import normalize_class_name
-from ovdet.text.coverage import UNKNOWN, Concepts, cover_embedded
+from ovdet.text.coverage import NEAR as NEAR_CONCEPT
+from ovdet.text.coverage import Concepts, nearest_concepts
 from ovdet.text.embedder import NameEmbedder
 from ovdet.text.embeddings import TextEmbeddings
 from ovdet.text.vocabulary import Vocabulary, parse_vocabulary
@@ -141,14 +142,25 @@ def unknown_names(
         embed_names: names -> embeddings.
         base_classes: names that the detector was trained on.
     """
-    imagenet = embed_names.imagenet_concepts() if len(vocabulary) <= MOST_COVERED else None
-    if imagenet is None:
+    if len(vocabulary) > MOST_COVERED:
         return ()
-    trained = Concepts(tuple(base_classes), (embed_names(base_classes),)) if base_classes else None
     texts, class_ids = rows_of(vocabulary)
-    covered = cover_embedded(Vocabulary(tuple(texts)), embed_names(texts), trained, imagenet)
-    known = {index for index, each in zip(class_ids, covered, strict=True) if each.verdict != UNKNOWN}
+    embeddings, trained = embed_names(texts), base_rows(texts, class_ids, base_classes)
+    known = set() if trained is None else {index for index, was in zip(class_ids, trained, strict=True) if was}
+    if base_classes:
+        known |= _near_ids(embeddings, class_ids, Concepts(tuple(base_classes), (embed_names(base_classes),)))
+    if len(known) < len(vocabulary):  # what knows ImageNet's classes is loaded only if it has to be asked
+        imagenet = embed_names.imagenet_concepts()
+        if imagenet is None:
+            return ()
+        known |= _near_ids(embeddings, class_ids, imagenet)
     return tuple(name for index, name in enumerate(vocabulary.names) if index not in known)
+
+
+def _near_ids(embeddings: Tensor, class_ids: Sequence[int], concepts: Concepts) -> set[int]:
+    """The classes of which a row (S, D) is near a concept."""
+    found = nearest_concepts(embeddings, concepts)
+    return {index for index, nearest in zip(class_ids, found, strict=True) if nearest.similarity >= NEAR_CONCEPT}
 
 
 def rows_of(vocabulary: Vocabulary) -> tuple[list[str], list[int]]:

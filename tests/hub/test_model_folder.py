@@ -11,6 +11,8 @@ from pathlib import Path
 import pytest
 import torch
 from detectron2.config import LazyCall, instantiate
+from detectron2.config.instantiate import locate
+from omegaconf import OmegaConf
 from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 
@@ -18,8 +20,10 @@ from ovdet.class_embeddings import ClassEmbeddings
 from ovdet.engine.checkpoint import read_checkpoint
 from ovdet.errors import InputError
 from ovdet.hub.find import find_model, open_config
-from ovdet.hub.load import find_weights, load_detector
+from ovdet.hub.load import find_weights, has_teacher, load_detector
 from ovdet.hub.model_folder import CARD, CONFIG, FORMAT, NAMES, WEIGHTS, read_model_config, write_model_folder
+from ovdet.hub.parts import DETECTRON2, part_name
+from ovdet.teachers.registry import load_teacher
 
 CARD_TEXT = "# A tiny model\n\nFür nichts gut.\n"
 
@@ -222,6 +226,24 @@ def test_contents_that_are_refused(folder, tmp_path, monkeypatch, change, messag
         read_back(folder)
     assert message in str(error.value) and CONFIG in str(error.value) and "\n" not in str(error.value)
     assert len(str(error.value)) < 600 and not (tmp_path / "ran").exists()
+
+
+@pytest.mark.parametrize("name", sorted(DETECTRON2))
+def test_detectron2s_parts_have_the_names_that_configs_are_written_with(name):
+    assert part_name(locate(name)) == name
+
+
+@pytest.mark.parametrize(
+    ("model", "expected"),
+    [
+        ({"head": {"_target_": "torch.nn.Linear"}}, False),
+        ({"heads": [{"a": 1, "teacher": {"_target_": "ovdet.load_teacher", "name": "conse"}}]}, True),
+        ({"teacher": LazyCall(load_teacher)(name="conse")}, True),
+    ],
+)
+def test_only_a_detector_without_a_teacher_is_built_without_random_weights(model, expected):
+    """A teacher's weights are not in the detector's file: an untrained one of tests is drawn."""
+    assert has_teacher(OmegaConf.create(model, flags={"allow_objects": True})) is expected
 
 
 @pytest.mark.parametrize("text", ["", "{", "\xff", "[" * 100000, '{"a":' * 3000 + "1" + "}" * 3000])

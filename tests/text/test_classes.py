@@ -8,7 +8,8 @@ import torch.nn.functional as F
 
 from ovdet.class_embeddings import NEGATIVE
 from ovdet.errors import InputError
-from ovdet.text.classes import NEAR, base_rows, build_classes, rows_of, unlike
+from ovdet.text.classes import NEAR, base_rows, build_classes, rows_of, unknown_names, unlike
+from ovdet.text.coverage import Concepts
 from ovdet.text.embeddings import TextEmbeddings
 from ovdet.text.vocabulary import Vocabulary
 
@@ -139,3 +140,40 @@ def test_of_the_embedded_teachers_names_kinds_of_one_thing_are_near(conse_teache
     asked = conse_teacher.encode_text(["a man", "a kitten"])
     others = conse_teacher.encode_text(["a person", "a cat", "a bicycle", "an umbrella", "a truck"])
     assert unlike(others, asked) == [False, False, True, True, True]
+
+
+class TwoConcepts:
+    """An embedder whose teacher knows two concepts, and which counts how often it is asked for them."""
+
+    width, times_asked = 3, 0
+    rows = {
+        "dog": (1.0, 0, 0),
+        "hound": (0.8, 0.6, 0),
+        "kite": (0, 1.0, 0),
+        "flux": (-0.8, 0, 0.6),
+        "puppy": (0, 0, 1.0),
+    }
+
+    def __call__(self, names):
+        return torch.tensor([self.rows[name] for name in names])
+
+    def imagenet_concepts(self):
+        self.times_asked += 1
+        return Concepts(("bird", "plane"), (torch.tensor([[0, 1.0, 0], [0, 0.8, 0.6]]),))
+
+
+@pytest.mark.parametrize(
+    ("vocabulary", "unknown", "times_asked"),
+    [
+        (Vocabulary(("dog",)), (), 0),
+        (Vocabulary(("dog", "hound")), (), 0),
+        (Vocabulary(("puppy",), {"puppy": ("dog",)}), (), 0),
+        (Vocabulary(("dog", "kite", "puppy")), (), 1),  # a plane has a cosine of 0.6 to the puppy's row
+        (Vocabulary(("flux", "kite", "hound")), ("flux",), 1),
+    ],
+)
+def test_imagenet_is_asked_of_names_far_from_all_trained_ones_alone(vocabulary, unknown, times_asked):
+    embed = TwoConcepts()
+    assert unknown_names(vocabulary, embed, ["dog"]) == unknown
+    assert embed.times_asked == times_asked
+    assert unknown_names(Vocabulary(("flux",)), embed) == ("flux",)
