@@ -21,6 +21,9 @@ from rich.table import Table
 
 from ovdet.files import atomic_write
 
+# a process is at rest that in so many looks of so many seconds in a row has used less than this share of a core
+_GLANCES, _GLANCE, _BUSY = 5, 0.01, 0.2
+
 
 @dataclass(frozen=True)
 class Row:
@@ -64,6 +67,9 @@ def time_in_turns(
 ) -> dict[str, list[float]]:
     """Seconds of each contender: all run once to warm up, then once per round, in turns.
 
+    Each begins when the threads of the one before are at rest: onnxruntime's go on for some 40 ms in a busy loop, for
+    more work to come, and would take a core from the next.
+
     Args:
         contenders: functions by name.
         rounds: timed runs of each.
@@ -76,6 +82,7 @@ def time_in_turns(
     for number in track(range(rounds + 1), "timing", transient=True):
         for name, contender in contenders.items():
             wait_for(device)
+            wait_for_rest()
             start = time.perf_counter()
             contender()
             wait_for(device)
@@ -88,6 +95,15 @@ def wait_for(device: torch.device | str) -> None:
     """Synchronize with a GPU; nothing to do on a CPU."""
     if torch.device(device).type == "cuda":
         torch.cuda.synchronize(device)
+
+
+def wait_for_rest(most: float = 1.0) -> None:
+    """Wait until this process has done nothing for a while, up to `most` seconds in all."""
+    deadline, glances = time.monotonic() + most, 0
+    while glances < _GLANCES and time.monotonic() < deadline:
+        used = time.process_time()
+        time.sleep(_GLANCE)
+        glances = glances + 1 if time.process_time() - used < _BUSY * _GLANCE else 0
 
 
 def compare(

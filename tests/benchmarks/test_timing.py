@@ -5,6 +5,7 @@ import time
 
 import pytest
 
+from ovdet.benchmarks import timing
 from ovdet.benchmarks.timing import Row, compare, print_rows, time_in_turns, write_rows
 from ovdet.errors import InputError
 
@@ -14,6 +15,18 @@ def test_each_contender_runs_once_to_warm_up_and_once_a_round_in_turns():
     seconds = time_in_turns({"a": lambda: calls.append("a"), "b": lambda: calls.append("b")}, rounds=3)
     assert calls == ["a", "b"] * 4
     assert [len(values) for values in seconds.values()] == [3, 3]
+
+
+@pytest.mark.parametrize(
+    ("busy_for", "expected"), [(0.0, 0.05), (0.035, 0.09), (9.0, 1.0)], ids=["at rest", "spinning", "for ever"]
+)
+def test_a_contender_begins_when_the_threads_of_the_last_are_at_rest(monkeypatch, busy_for, expected):
+    slept = []
+    monkeypatch.setattr(timing.time, "sleep", slept.append)
+    monkeypatch.setattr(timing.time, "monotonic", lambda: sum(slept))
+    monkeypatch.setattr(timing.time, "process_time", lambda: min(sum(slept), busy_for))
+    timing.wait_for_rest(most=1.0)
+    assert sum(slept) == pytest.approx(expected, abs=0.011)
 
 
 def test_ratios():
