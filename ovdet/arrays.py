@@ -53,7 +53,7 @@ class _Array:
 
 
 def _with_arrays(content: Any) -> Any:
-    """What was read, with the arrays for what stands for them."""
+    """The values that were read, with the arrays for what stands for them."""
     if isinstance(content, dict):
         return {key: _with_arrays(value) for key, value in content.items()}
     if isinstance(content, (list, tuple)):

@@ -159,7 +159,7 @@ class ClassEmbeddings:
         return is_base
 
     def spoken(self, index: int) -> list[str]:
-        """What a class's rows say, its name and synonyms; its name where that is not known."""
+        """The texts of a class's rows, its name and synonyms; its name where that is not known."""
         if self.texts is None:
             return [self.names[index]]
         return [self.texts[row] for row in (self.class_ids == index).nonzero()[:, 0].tolist()]

@@ -39,7 +39,7 @@ def main() -> None:
 
 
 def requirements() -> list[str]:
-    """What setup.py asks for, in the versions of .constraints.txt where it has them."""
+    """The requirements of setup.py, in the versions of .constraints.txt where it has them."""
     given: dict = {}
     setuptools.setup, setup = lambda **options: given.update(options), setuptools.setup
     try:

@@ -96,7 +96,7 @@ def lvis(arguments: argparse.Namespace, folder: Path) -> None:
 
 
 def write_inputs(case: str, arguments: argparse.Namespace, folder: Path) -> None:
-    """What is large and is read from a file: writing it is no part of what is measured."""
+    """Large inputs that are read from files: writing them is no part of what is measured."""
     if case == "photo":
         write_photo(folder, arguments.megapixels).rename(folder / "large.jpg")
     elif case == "names":

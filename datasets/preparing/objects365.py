@@ -89,7 +89,7 @@ def correct_categories(
 
 
 def find_photos(file_names: Sequence[str], folder: Path) -> list[str | None]:
-    """Where photos are: the files of the same name, in the subfolder that most of the given path agrees with.
+    """The places of photos: files of the same name, in the subfolder that most of the given path agrees with.
 
     Args:
         file_names: with any folders before the name.

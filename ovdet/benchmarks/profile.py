@@ -1,4 +1,4 @@
-"""Where the time of a training step goes, part by part, by torch.profiler."""
+"""The time of a training step, part by part, by torch.profiler."""
 
 from __future__ import annotations
 

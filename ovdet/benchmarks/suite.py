@@ -78,7 +78,7 @@ class Section(msgspec.Struct):
 
 
 class Report(msgspec.Struct):
-    """What one run measured, and on what; `load` is the load average before it began."""
+    """The figures of one run, and the machine; `load` is the load average before it began."""
 
     format: str
     version: str
@@ -171,7 +171,7 @@ def write_report(report: Report, path: str | Path) -> None:
 
 
 def read_report(path: str | Path) -> Report:
-    """What `write_report` wrote.
+    """Read a report that `write_report` wrote.
 
     Raises:
         InputError: it is not there, or something else.

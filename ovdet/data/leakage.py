@@ -17,7 +17,7 @@ from ovdet.text.class_names import normalize_class_name
 
 
 class SetReport(NamedTuple):
-    """What reaches a training run from one data set of several."""
+    """The photos and boxes that reach a training run from one data set of several."""
 
     num_photos: int
     boxes: dict[str, dict[str, int]]  # numbers of boxes by class, for "base", "novel" and "other" classes
@@ -25,7 +25,7 @@ class SetReport(NamedTuple):
 
 
 class LeakReport(NamedTuple):
-    """What reaches a training run. Names count as equal without case and underscores."""
+    """The classes and photos that reach a training run. Names count as equal without case and underscores."""
 
     boxes: dict[str, dict[str, int]]  # numbers of boxes by class, for "base", "novel" and "other" classes
     vocabulary: dict[str, list[str]]  # the names that the classifier is trained on, likewise

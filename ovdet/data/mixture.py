@@ -244,7 +244,7 @@ def register_mixture(name: str, sets: Sequence[DataSet | LabeledPhotos], *, leas
 
 
 def set_labels(name: str) -> Callable[[], tuple[Tensor, Tensor, Tensor, Tensor]]:
-    """What the sets of a registered mixture speak of, for `modeling.partial_labels`; read when training begins.
+    """A function that gives what the sets of a registered mixture speak of; read when training begins.
 
     Args:
         name: of `register_mixture`.

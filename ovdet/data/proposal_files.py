@@ -40,7 +40,7 @@ class ProposalFile(msgspec.Struct):
 
 
 class Read(NamedTuple):
-    """What a file of proposals holds."""
+    """The content of a file of proposals."""
 
     proposals: Proposals
     training_classes: list[str] | None  # of the proposals' source; None where the file does not say
@@ -128,7 +128,7 @@ class PrecomputedProposals:
 
     @property
     def header(self) -> dict[str, Any]:
-        """What the leak report says of them."""
+        """The facts that the leak report gives of them."""
         unknown = " (which classes its source knows it does not say)" if self.training_classes is None else ""
         name = Path(self.path).name
         return {"proposal_source": f"{name}{unknown}", "training_classes": list(self.training_classes or ())}

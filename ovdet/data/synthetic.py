@@ -176,7 +176,7 @@ def draw_dataset(
 
 
 def _parameters(num_train: int, num_val: int, seed: int, size: tuple[int, int], num_labeled: int) -> dict[str, Any]:
-    """What says how a data set was drawn."""
+    """The settings by which a data set was drawn."""
     parameters = {"num_train": num_train, "num_val": num_val, "seed": seed, "size": list(size)}
     return {**parameters, **({"num_labeled": num_labeled} if num_labeled else {})}
 

@@ -139,7 +139,7 @@ def _check_sizes(path: str) -> None:
 
 
 def _count_elements(content: bytes) -> int:
-    """How many elements the storages have that torch's pickles in this content speak of, one byte each at least."""
+    """The number of elements of all storages that torch's pickles in this content speak of, a byte each at least."""
     stream, total, is_storage = io.BytesIO(content), 0, False
     with contextlib.suppress(Exception):  # behind the last pickle come the numbers themselves
         while True:

@@ -1,4 +1,4 @@
-"""What feeds a training run, in a few lines of its log: objectives and their weights, data, first weights."""
+"""The inputs of a training run, in a few lines of its log: objectives and their weights, data, first weights."""
 
 from __future__ import annotations
 
@@ -59,5 +59,5 @@ def _rows(config: DictConfig, model: nn.Module, options: TrainOptions, dataset_n
 
 
 def _named(node: Any, key: str) -> str:
-    """What a part of the config reads; of a part that is no node, what it is."""
+    """The file or name that a part of the config reads; of a part that is no node, its type."""
     return str(node[key]) if OmegaConf.is_dict(node) and key in node else type(node).__name__

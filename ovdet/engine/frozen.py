@@ -16,7 +16,7 @@ _PREFIX = "roi_heads."
 
 
 class FrozenDetector:
-    """What KeepingROIHeads take as `frozen`: no part of the model, so checkpoints hold nothing of it."""
+    """The `frozen` that KeepingROIHeads take: no part of the model, so checkpoints hold nothing of it."""
 
     def __init__(self, weights: str, embed_names: NameEmbedder) -> None:
         """

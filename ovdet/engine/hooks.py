@@ -18,7 +18,7 @@ from ovdet.data.loader import seed_cpu
 
 
 class SeededSteps(HookBase):
-    """What is random in a step depends on the seed, the step and the process alone, however often a run was resumed."""
+    """Seeds each step by the seed, the step and the process alone, so that resuming a run changes nothing."""
 
     def __init__(self, seed: int) -> None:
         self._seed = seed

@@ -65,7 +65,7 @@ def initial_weights(options: TrainOptions, *, resume: bool) -> InitialWeights:
 
 
 class RunFacts:
-    """What a run must be resumed with to go on as it began; kept in its checkpoints."""
+    """The settings that a run must be resumed with to go on as it began; kept in its checkpoints."""
 
     def __init__(self, **facts: int) -> None:
         self.facts = facts
@@ -142,7 +142,7 @@ def locked(folder: str) -> Iterator[None]:
 
 
 def changed_options(before: Mapping[str, Any], after: Mapping[str, Any]) -> list[str]:
-    """What differs between two configs, as plain values: a line each, "key: before -> after"."""
+    """The differences between two configs, as plain values: a line each, "key: before -> after"."""
     old, new = dict(_leaves(before)), dict(_leaves(after))
     keys = [key for key in {**old, **new} if old.get(key) != new.get(key)]
     return [f"{key}: {old.get(key, 'none')} -> {new.get(key, 'none')}" for key in keys]

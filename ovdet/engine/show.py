@@ -1,4 +1,4 @@
-"""What a training shows in TensorBoard: proposals and predictions on a few photos of the test set."""
+"""Pictures of a training in TensorBoard: proposals and predictions on a few photos of the test set."""
 
 from __future__ import annotations
 

@@ -60,7 +60,7 @@ _OF_MAPPER = {CAPTIONS: "captions", PAIRS: "sentences"}  # what the mapper bring
 
 
 def check_files(config: DictConfig, *, resume: bool = False) -> None:
-    """What training reads is there: said before anything is written.
+    """Refuse a training whose files are not there, before anything is written.
 
     Args:
         config: as for do_train.
@@ -209,7 +209,7 @@ class AskedFor(nn.Module):
 
 
 def check_needs(config: DictConfig, model: nn.Module) -> None:
-    """What the objectives read of photos is brought by the data: said before the first step.
+    """Refuse objectives that read of photos what the data do not bring, before the first step.
 
     Raises:
         InputError: an objective needs captions, and the mapper has none.
@@ -375,7 +375,7 @@ def _hooks(
     evaluate: Callable[[], Mapping[str, Any]],
     seed: int,
 ) -> list[HookBase | None]:
-    """What happens around the steps, in this order; the main process alone writes."""
+    """The hooks around the steps, in this order; the main process alone writes."""
     writes = comm.is_main_process()
     period, steps = options.checkpoint_period, options.max_iter
 

@@ -20,7 +20,7 @@ from ovdet.files import atomic_writer
 
 
 class PredictionFile(NamedTuple):
-    """Where the detections of one process are; plain values that can be sent to another process.
+    """The place of one process's detections; plain values that can be sent to another process.
 
     Attributes:
         path: the file.

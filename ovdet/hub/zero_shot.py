@@ -33,7 +33,7 @@ _TEXTS_AT_ONCE, _ROWS_AT_ONCE = 256, 4096
 
 
 class Scored(NamedTuple):
-    """What a network says of a photo: boxes (N, 4) as it has them, and for each the best row and its logit (N,)."""
+    """The output for one photo: boxes (N, 4) as the network has them, and for each the best row and its logit (N,)."""
 
     boxes: Tensor
     logits: Tensor

@@ -36,7 +36,7 @@ LEAST_SCORE, LEAST_OTHER_SCORE = 0.03, 0.01
 
 
 class PhotoDetections(NamedTuple):
-    """What was found in one photo, with nothing left out, and what is there; class ids are indices into all names."""
+    """Unfiltered detections of one photo, and what is there; class ids are indices into all names."""
 
     boxes: Tensor  # (N, 4) XYXY
     scores: np.ndarray  # (N,), before calibration
@@ -79,7 +79,7 @@ class Measured:
 
 
 class Kind(NamedTuple):
-    """What the default threshold gives for one kind of names, each photo by a line that others gave.
+    """Figures at the default threshold for one kind of names, each photo by a line that others gave.
 
     Attributes:
         threshold: the default of these names.

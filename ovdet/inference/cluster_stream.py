@@ -30,7 +30,7 @@ def stream_on_cluster(
     on_failure: OnFailure = log_failure,
     **options: Any,
 ) -> Iterator[StreamedPhoto]:
-    """What a predictor's `stream` finds, without masks, in the order in which it is found.
+    """The detections of a predictor's `stream`, without masks, in the order in which they are found.
 
     Args:
         photos: files.

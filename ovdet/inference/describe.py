@@ -1,4 +1,4 @@
-"""What is in each region of a photo, in words: by a detector that was trained with captions (docs/objectives.md).
+"""Words for each region of a photo, by a detector that was trained with captions (docs/objectives.md).
 
 Shape letters: R regions.
 """

@@ -40,7 +40,7 @@ class Camera:
 
     @property
     def name(self) -> str:
-        """What messages call it."""
+        """The source's name in messages."""
         return f"camera {self.number}"
 
     @classmethod

@@ -1,4 +1,4 @@
-"""Which regions of a photo lie nearest to names in the embedding space, whether or not they would be detected.
+"""The regions of a photo nearest to names in the embedding space, whether or not they would be detected.
 
 Shape letters: R regions, S rows, K classes, D embedding width.
 """

@@ -349,7 +349,7 @@ class OpenVocabPredictor:
 
     @float32_by_default()
     def _detect(self, inputs: Sequence[dict], classes: ClassEmbeddings, shown: Shown) -> list[Detections]:
-        """What is on prepared photos."""
+        """Detections of prepared photos."""
         if not inputs:
             return []
         with torch.inference_mode():

@@ -58,7 +58,7 @@ def add_pseudo_labels(content: Mapping[str, Any], photos: Mapping[str, LabeledPh
 
 
 def _has_a_box(boxes: Sequence[Sequence[float]], own: Sequence[Sequence[float]]) -> list[bool]:
-    """Which of boxes XYXY are of an object that has one, XYWH."""
+    """Tell which boxes XYXY are of an object that has a box, XYWH."""
     if not boxes or not own:
         return [False] * len(boxes)
     ready = box_convert(torch.tensor(own, dtype=torch.float64), "xywh", "xyxy")

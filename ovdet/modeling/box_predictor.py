@@ -67,7 +67,7 @@ class OpenVocabBoxPredictor(FastRCNNOutputLayers):
         return self.predict(*self.embed(features), class_embeddings)
 
     def predict(self, embeddings: Tensor, deltas: Tensor, class_embeddings: Tensor) -> tuple[Tensor, Tensor]:
-        """What `embed` gives and (S, D) -> what `losses` takes: logits (R, S + 1), box deltas (R, 4)."""
+        """The output of `embed` and (S, D) -> the input of `losses`: logits (R, S + 1), box deltas (R, 4)."""
         return self.classifier(embeddings, class_embeddings), deltas
 
     def losses(self, predictions: tuple[Tensor, Tensor], proposals: list[Instances]) -> dict[str, Tensor]:

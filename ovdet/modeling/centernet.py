@@ -77,7 +77,7 @@ def boxes_at(locations: Tensor, distances: Tensor) -> Tensor:
 
 
 class Targets(NamedTuple):
-    """What an image's locations should answer.
+    """The targets of an image's locations.
 
     Attributes:
         heat: (P,) in [0, 1], 1 at the centers of objects.
@@ -101,7 +101,7 @@ def assign_targets(
     min_overlap: float = 0.8,
     min_radius: float = 4.0,
 ) -> Targets:
-    """What the locations of one image should answer.
+    """The targets of one image's locations.
 
     Args:
         boxes: (G, 4) XYXY of its objects.

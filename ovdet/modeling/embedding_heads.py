@@ -75,7 +75,7 @@ class ImageBranch(nn.Module):
         return self.projection(self.features(pooled, features, boxes))
 
     def features(self, pooled: Tensor, features: Mapping[str, Tensor], boxes: Sequence[Tensor]) -> Tensor:
-        """What is projected, (R, F): richer than its projection; arguments as of `forward`."""
+        """The features that are projected, (R, F): richer than the projection; arguments as of `forward`."""
         return self.box_head(pooled)
 
 
@@ -138,7 +138,7 @@ class FrozenBackboneBranch(nn.Module):
             return F.normalize(probabilities @ self.name_embeddings, dim=-1)
 
     def features(self, pooled: Tensor, features: Mapping[str, Tensor], boxes: Sequence[Tensor]) -> Tensor:
-        """What is classified, (R, F): richer than the embedding; arguments as of `forward`."""
+        """The features that are classified, (R, F): richer than the embedding; arguments as of `forward`."""
         expanded = F.relu6(self.expand(features[self.in_feature])).float()  # (N, F, H / stride, W / stride)
         if torch.compiler.is_exporting():
             return roi_align(expanded, list(boxes), 1, 1 / self.stride, _SAMPLES, aligned=True).flatten(1)

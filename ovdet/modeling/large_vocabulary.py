@@ -221,7 +221,7 @@ class StreamingTopK:
         self._room = 2 * self._length + 65536
 
     def kept(self) -> Candidates:
-        """What is kept, in no particular order."""
+        """The kept entries, in no particular order."""
         return Candidates(*(torch.cat(parts) for parts in zip(*self._kept, strict=True)))
 
 

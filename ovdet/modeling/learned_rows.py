@@ -29,7 +29,7 @@ def region_features(
     box_features: Tensor,
     image: Tensor,
 ) -> Tensor:
-    """What learned rows look at, (R, W) float32: box features, the image branch's where there is one, its embeddings.
+    """The input of learned rows, (R, W) float32: box features, the image branch's where there is one, its embeddings.
 
     Args:
         heads: whose they are.

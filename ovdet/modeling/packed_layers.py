@@ -127,7 +127,7 @@ class _Packed:
 
 
 def _dtype() -> torch.dtype:
-    """What layers compute in."""
+    """The type that layers compute in."""
     return torch.get_autocast_dtype("cpu") if torch.is_autocast_enabled("cpu") else torch.float32
 
 

@@ -24,7 +24,7 @@ IGNORED = -100  # the class that cross entropy leaves out
 
 
 class SetLabels(NamedTuple):
-    """What the sets of a mixture speak of.
+    """The names that the sets of a mixture speak of, and how completely.
 
     Attributes:
         spoken: (S, K) bool.
@@ -40,7 +40,7 @@ class SetLabels(NamedTuple):
 
 
 def rival_names(class_embeddings: Tensor, labels: SetLabels, near: float) -> Tensor:
-    """Which names an object of some name cannot be: (K, K) bool, of the object's name and the other.
+    """Names that an object of some name cannot be: (K, K) bool, of the object's name and the other.
 
     Not those that are near in meaning, nor those that sets of parts alone speak of.
 

@@ -1,4 +1,4 @@
-"""What regions show, written by a caption decoder that training left in the ROI heads (CoCa, arXiv:2205.01917).
+"""Captions of regions, by a decoder that training left in the ROI heads (CoCa, arXiv:2205.01917).
 
 Shape letters: R regions of one image.
 """

@@ -100,7 +100,7 @@ def _detect_learned(
 
 
 def _postprocessing(heads: OpenVocabROIHeads) -> dict[str, Any]:
-    """What `postprocess_image` takes from the heads."""
+    """The arguments of `postprocess_image` that the heads hold."""
     return dict(
         score_threshold=heads.box_predictor.test_score_thresh,
         nms_threshold=heads.box_predictor.test_nms_thresh,

@@ -18,7 +18,7 @@ from ovdet.packable import packable
 
 @packable
 class RegionTeacher:
-    """Which regions it sees, and what it says of them. No module: its weights never enter a checkpoint."""
+    """The regions that a teacher sees, and their scores. No module: its weights never enter a checkpoint."""
 
     def __init__(
         self, embed_regions: RegionEmbedderFunction, *, max_regions: int = 1000, nms_threshold: float = 0.9

@@ -51,7 +51,7 @@ from ovdet.packable import packable
 
 
 class OfPhotos(NamedTuple):
-    """What the photos of a step bring beside their boxes, where an objective needs it; arguments of `forward`."""
+    """The inputs of a step beside photos and boxes, where an objective needs them; arguments of `forward`."""
 
     regions: list[Instances] | None = None
     words: list[Tensor] | None = None
@@ -146,7 +146,7 @@ class OpenVocabROIHeads(StandardROIHeads):
 
     @property
     def needs(self) -> frozenset[str]:
-        """What the objectives read of the regions of a step, see `Objective`."""
+        """The batch of regions that the objectives read, see `Objective`."""
         return frozenset().union(*(each.needs for each in self.objectives))
 
     def forward(

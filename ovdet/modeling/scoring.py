@@ -123,7 +123,7 @@ class RegionScorer:
 def build_scorer(
     heads: OpenVocabROIHeads, regions: Regions, image_size: tuple[int, int], active: Tensor | None
 ) -> RegionScorer:
-    """What scores one image's regions for any classes; `active`: which background names count, None without them."""
+    """Build the scorer of one image's regions; `active`: which background names count, None without them."""
     fusion, image = heads.score_fusion, None
     if fusion.needs_image:
         queries = regions.image / heads.image_temperature

@@ -1,4 +1,4 @@
-"""What tracing needs so that shapes stay simple: layers that ask nothing of their input's size."""
+"""Layers that ask nothing of their input's size, so that traced shapes stay simple."""
 
 from __future__ import annotations
 

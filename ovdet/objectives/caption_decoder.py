@@ -121,7 +121,7 @@ class CaptionDecoder(nn.Module):
         return self.layers(texts, seen, tgt_mask=mask, tgt_is_causal=True) @ self.tokens.weight.T
 
     def _look(self, cells: Tensor, embeddings: Tensor) -> Tensor:
-        """What the decoder attends to, (M, P * P + 1, F)."""
+        """The memory that the decoder attends to, (M, P * P + 1, F)."""
         kind = self.places.dtype
         of_cells = self.of_cells(cells.to(kind).flatten(2).transpose(1, 2)) + self.places
         return torch.cat([of_cells, self.of_embedding(embeddings.to(kind))[:, None]], dim=1)

@@ -80,7 +80,7 @@ class RegionPlan:
         return -(-len(self.images) // self.images_per_shard)
 
     def of_shard(self, number: int) -> slice:
-        """Which of `images` a shard holds."""
+        """The slice of `images` that a shard holds."""
         return slice(number * self.images_per_shard, (number + 1) * self.images_per_shard)
 
     @cached_property

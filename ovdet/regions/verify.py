@@ -1,4 +1,4 @@
-"""Whether a region store can be trusted: its shards whole, its images unchanged, its embeddings the teacher's.
+"""Checking a region store: its shards are whole, its images unchanged, its embeddings the teacher's.
 
 Shape letters: M regions of one image, D embedding width.
 """

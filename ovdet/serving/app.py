@@ -84,7 +84,7 @@ def build_app(
 
 
 def _add_questions(app: FastAPI, service: DetectionService) -> None:
-    """What one may ask about photos."""
+    """Routes for questions about photos."""
 
     def seen(image: bytes | None, photo: str | None) -> str:
         if (image is None) == (photo is None):
@@ -131,7 +131,7 @@ def _samples() -> list[Path]:
 
 
 def _add_errors(app: FastAPI, service: DetectionService) -> None:
-    """What went wrong as {"detail": one line}."""
+    """An answer to what went wrong: {"detail": one line}."""
 
     @app.exception_handler(InputError)
     def wrong_input(request: Request, error: InputError) -> JSONResponse:

@@ -1,4 +1,4 @@
-"""What Label Studio asks of a machine-learning backend: /setup, /predict, /webhook; /health stands in app.py."""
+"""A Label Studio machine-learning backend: /setup, /predict, /webhook; /health stands in app.py."""
 
 from __future__ import annotations
 

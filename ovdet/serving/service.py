@@ -45,7 +45,7 @@ class UnknownPhoto(Exception):
 
 @dataclass(frozen=True)
 class Limits:
-    """What one may ask.
+    """Limits on what one may ask.
 
     Attributes:
         megapixels: of a photo.
@@ -78,7 +78,7 @@ class Example(msgspec.Struct, frozen=True):
 
 @dataclass
 class Counts:
-    """What was done so far, for monitoring."""
+    """Counts of what was done so far, for monitoring."""
 
     photos: int = 0  # that the network ran on
     questions: int = 0
@@ -118,7 +118,7 @@ class DetectionService:
 
     @property
     def num_kept(self) -> int:
-        """How many photos are kept."""
+        """The number of photos that are kept."""
         with self._lock:
             return len(self._kept)
 

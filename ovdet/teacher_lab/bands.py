@@ -1,4 +1,4 @@
-"""How accurate a teacher is on names by their nearest concept: what a cosine is worth, see ovdet/text/coverage.py."""
+"""A teacher's accuracy on names by their nearest concept: what a cosine is worth, see ovdet/text/coverage.py."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ class Band:
 def accuracy_by_similarity(
     similarities: Sequence[float], top1: Sequence[float | None], edges: Sequence[float] = _EDGES
 ) -> list[Band]:
-    """How accurate a teacher is on names by their nearest concept: what a cosine is worth.
+    """A teacher's accuracy on names by their nearest concept: what a cosine is worth.
 
     Args:
         similarities: of each name to its nearest concept.

@@ -150,7 +150,7 @@ def draw_objects(data: LabeledSet, number: int | None = None, *, per_class: int 
 
 
 def _place_in_group(groups: Tensor) -> Tensor:
-    """How many of the same group stand before each; (N,) -> (N,) int64."""
+    """The number of entries of the same group before each; (N,) -> (N,) int64."""
     seen: Counter[int] = Counter()
     places = []
     for group in groups.tolist():

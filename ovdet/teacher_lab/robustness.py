@@ -33,7 +33,7 @@ class Drop:
 
     @property
     def drop(self) -> float:
-        """What is lost from the first set to this one; negative for a gain."""
+        """The drop from the first set to this one; negative for a gain."""
         return self.reference - self.accuracy
 
 

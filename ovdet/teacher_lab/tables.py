@@ -48,7 +48,7 @@ def zero_shot_table(reports: Sequence[ZeroShotReport]) -> Table:
 
 
 def _titles(reports: Sequence[ZeroShotReport]) -> list[str]:
-    """What tells reports apart: the way to embed, the number of prompts."""
+    """The settings that tell reports apart: the way to embed, the number of prompts."""
     views, prompts = ({getattr(each, which) for each in reports} for which in ("view", "templates"))
     titles = []
     for each in reports:

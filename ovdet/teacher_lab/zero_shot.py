@@ -160,7 +160,7 @@ def zero_shot_report(
 
 
 def _places(names: Sequence[str], vocabulary: Vocabulary) -> Tensor:
-    """Where names stand in a vocabulary, as names or as synonyms."""
+    """The places of names in a vocabulary, as names or as synonyms."""
     spoken: Mapping[str, int] = {
         normalize_class_name(each): index
         for index, name in reversed(list(enumerate(vocabulary.names)))

@@ -58,7 +58,7 @@ class Nearest:
 
 @dataclass(frozen=True)
 class NameCoverage:
-    """What there is near one name.
+    """The concepts near one name, and the verdict on it.
 
     Attributes:
         name: that is asked for.
@@ -94,7 +94,7 @@ def cover(
     templates: str | Sequence[str] = "a",
     near: float = NEAR,
 ) -> list[NameCoverage]:
-    """What there is near each name of a vocabulary, in its order.
+    """The concepts near each name of a vocabulary, in its order.
 
     Args:
         vocabulary: names and their synonyms; one that is a training class makes its name one.

@@ -111,7 +111,7 @@ class NameEmbedder:
         check_space(embeddings, {"teacher": self.teacher_name, "width": self.width, "fingerprint": known})
 
     def imagenet_concepts(self) -> Concepts | None:
-        """What the embedded teacher was trained on, see text/coverage.py; None of other teachers and of files."""
+        """The embedded teacher's own concepts, see text/coverage.py; None of other teachers and of files."""
         if self._file is not None or not self.teacher_name.startswith("conse"):
             return None
         with self._lock:

@@ -26,7 +26,7 @@ METRICS = ("AP50", "AP", "APs")
 
 @dataclass(frozen=True)
 class Recipe:
-    """What the stages are run with.
+    """The arguments of all stages.
 
     Attributes:
         data: `dataset.root` of the config.

@@ -44,7 +44,7 @@ class FPNWithBackboneFeatures(Backbone):
 
 
 class _ReadyMaps(Backbone):
-    """What FPN takes for a backbone: here the maps are there already."""
+    """A backbone for FPN whose maps are there already."""
 
     def __init__(self, shapes: Mapping[str, ShapeSpec]) -> None:
         super().__init__()
