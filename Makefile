@@ -29,7 +29,7 @@ $(STAMP): setup.py pyproject.toml requirements.lock ovdet/install.py
 	    $(RUN) -m pip install -q -e '.[dev]'; \
 	else \
 	    set -ex; $(RUN) -m pip --version >/dev/null 2>&1 || $(PYTHON) -m venv $(VENV); \
-	    $(RUN) -m pip install -q --no-deps --require-hashes -r requirements.lock; \
+	    $(RUN) -m pip install -q --use-pep517 --no-deps --require-hashes -r requirements.lock; \
 	    $(RUN) -m pip install -q --no-deps --no-build-isolation -e .; \
 	fi
 	$(RUN) tools/install_detectron2.py

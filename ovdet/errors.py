@@ -20,6 +20,9 @@ _HOME = re.compile(
     r"""(?P<before>(-*[\w.-]+=)?(?P<quote>["']?))(?P<path>~[\w.-]*(/.*)?)(?P<after>(?P=quote))""", re.DOTALL
 )
 
+_LIBRARY = re.compile(r"(?P<file>lib[\w.+-]+\.so[\d.]*): cannot open shared object file")
+_OF_OPENCV = ("libGL.", "libX", "libxcb.", "libglib-", "libgthread-", "libSM.", "libICE.")  # bare systems lack them
+
 
 class InputError(ValueError):
     """An error that the user can put right. The message is one line: what was expected, and what was given."""
@@ -29,8 +32,8 @@ def command(main: Callable[..., None]) -> Callable[..., None]:
     """Run a command line's `main`; an InputError becomes one line on stderr and exit code 2, ctrl-C one and 130.
 
     SIGTERM, from a scheduler or a container, ends it as ctrl-C does: what is done is kept, nothing half-written stays.
-    Freed memory is kept for reuse (see memory.py), and what libraries log to each other is left out. "~" is the home
-    folder in every word of the command line, see `expand_home`.
+    A library that the system lacks is one line, too. Freed memory is kept for reuse (see memory.py), and what
+    libraries log to each other is left out. "~" is the home folder in every word of the command line: `expand_home`.
     """
 
     @functools.wraps(main)
@@ -47,6 +50,12 @@ def command(main: Callable[..., None]) -> Callable[..., None]:
                 main(*arguments)
         except InputError as error:
             message = input_error_of(str(error)) or " ".join(str(error).split())
+            print(f"error: {message}", file=sys.stderr)
+            sys.exit(2)
+        except ImportError as error:
+            message = missing_library(str(error))
+            if message is None:
+                raise
             print(f"error: {message}", file=sys.stderr)
             sys.exit(2)
         except KeyboardInterrupt:
@@ -103,6 +112,17 @@ def first_line(error: BaseException, limit: int = 300) -> str:
 def error_summary(error: BaseException) -> str:
     """An exception's type and the first line of its message."""
     return f"{type(error).__name__}: {first_line(error) if str(error).strip() else 'no reason given'}"
+
+
+def missing_library(message: str) -> str | None:
+    """What to install where an import failed for want of a library of the system; None of other failures."""
+    found = _LIBRARY.search(message)
+    if found is None:
+        return None
+    told = f"expected the system's library {found['file']}, it is not installed"
+    if not found["file"].startswith(_OF_OPENCV):
+        return told
+    return f"{told}; OpenCV needs it: apt-get install libgl1 libglib2.0-0 (Fedora: dnf install mesa-libGL glib2)"
 
 
 def input_error_of(traceback: str) -> str | None:

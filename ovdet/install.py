@@ -14,7 +14,7 @@ import sysconfig
 import tempfile
 from pathlib import Path
 
-from ovdet.errors import InputError
+from ovdet.errors import InputError, missing_library
 
 DISTRIBUTION = "sal-detectron2==0.7.2"
 SHA256 = "491af0c7f79bdb2d178e46f6cb16a97c4ac968d45c41ea3f6b6435d59bbee561"
@@ -45,6 +45,8 @@ def install_detectron2() -> str:
     found, error = detectron2_file(), import_error()
     if error is None:
         return f"detectron2 is already importable and is left alone: {found}"
+    if library := missing_library(error):
+        raise InputError(library)
     if found is not None:
         raise InputError(f"expected a detectron2 that can be imported, {found} fails with {error}")
     with tempfile.TemporaryDirectory() as folder:
@@ -55,7 +57,8 @@ def install_detectron2() -> str:
         raise InputError(f"pip could not install {DISTRIBUTION} (exit code {code}); see its message above")
     importlib.invalidate_caches()
     if error := import_error():
-        raise InputError(f"{DISTRIBUTION} is installed, but cannot be imported: {error}")
+        told = missing_library(error) or f"{DISTRIBUTION} is installed, but cannot be imported: {error}"
+        raise InputError(told)
     return f"installed {DISTRIBUTION} (detectron2 a59f0563)"
 
 

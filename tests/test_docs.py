@@ -131,6 +131,7 @@ def check_cvat(words: list[str]) -> None:
 CHECKS = {
     "ovdet": check_ovdet,
     "python": check_python,
+    "python3": check_python,
     "make": check_make,
     "pip": check_pip,
     "curl": check_curl,

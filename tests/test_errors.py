@@ -8,7 +8,7 @@ import sys
 
 import pytest
 
-from ovdet.errors import InputError, command
+from ovdet.errors import InputError, command, missing_library
 
 
 @pytest.mark.parametrize(
@@ -26,6 +26,21 @@ def test_what_the_user_can_put_right_or_did(capsys, raised, code, line):
     with pytest.raises(SystemExit) as stop:
         main()
     assert stop.value.code == code and capsys.readouterr().err.strip() == line
+
+
+def test_a_library_of_the_system_is_missing(capsys):
+    """As a bare container meets it, with the first import of OpenCV."""
+
+    @command
+    def main() -> None:
+        raise ImportError("libxcb.so.1: cannot open shared object file: No such file or directory")
+
+    with pytest.raises(SystemExit) as stop:
+        main()
+    told = capsys.readouterr().err
+    assert stop.value.code == 2 and told.count("\n") == 1 and "libxcb.so.1" in told and "apt-get install libgl1" in told
+    assert "apt-get" not in missing_library("libcudart.so.12: cannot open shared object file: No such file")
+    assert missing_library("No module named 'cv2'") is None
 
 
 def test_a_mistake_of_ours_keeps_its_traceback():

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from importlib.metadata import PackageNotFoundError, requires, version
 from typing import Any
 
-from ovdet.errors import error_summary
+from ovdet.errors import error_summary, missing_library
 from ovdet.install import detectron2_file, import_error
 from ovdet.version import VERSION
 
@@ -72,7 +72,7 @@ def diagnose() -> Diagnosis:
     error = import_error()
     if error is not None:
         fix = "`ovdet doctor --fix` installs it" if detectron2_file() is None else "remove or rebuild it"
-        problems.append(f"detectron2 cannot be imported ({error}): {fix}")
+        problems.append(missing_library(error) or f"detectron2 cannot be imported ({error}): {fix}")
     problems += _pip_check()
     device, seconds = _device(), None
     if not problems:

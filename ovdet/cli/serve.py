@@ -8,6 +8,7 @@ curl -F image=@photo.jpg -F names="dog, red kite" http://127.0.0.1:7860/detect
 from __future__ import annotations
 
 import argparse
+import logging
 import math
 import os
 from pathlib import Path
@@ -56,6 +57,7 @@ def run(arguments: argparse.Namespace) -> None:
     from ovdet.inference.load import load_predictor
     from ovdet.serving.service import DetectionService, Limits
 
+    logging.getLogger("ovdet.inference.predictor").setLevel(logging.ERROR)  # who asks is told, in the answer
     listening = _listen(arguments.host, arguments.port)
     chosen = {key: getattr(arguments, key) for key in ("model", "config_file", "weights", "device", "half")}
     predictor = load_predictor(**chosen, overrides=arguments.overrides)

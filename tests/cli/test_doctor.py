@@ -52,6 +52,15 @@ def test_what_is_missing_is_said_with_what_to_do(ovdet, quick, monkeypatch):
     assert "ray" in note and "pip install 'ovdet[ray]'" in note
 
 
+def test_a_bare_system(ovdet, quick, monkeypatch):
+    lacking = "ImportError: libGL.so.1: cannot open shared object file: No such file or directory"
+    monkeypatch.setattr(diagnosis, "version", lambda name: "1.2")
+    monkeypatch.setattr(diagnosis, "import_error", lambda: lacking)
+    code, out, _ = ovdet("doctor", "--json")
+    (problem,) = json.loads(out)["problems"]
+    assert code == 1 and "libGL.so.1" in problem and "apt-get install libgl1" in problem
+
+
 def test_a_detector_that_does_not_run(ovdet, quick, monkeypatch):
     monkeypatch.setattr(diagnosis, "version", lambda name: "1.2")
     monkeypatch.setattr(diagnosis, "seconds_per_photo", lambda: 1 / 0)

@@ -24,13 +24,15 @@ THINGS = ("cat", "cup", "spoon", "motorcycle", "wheel", "ear", "table", "mirror"
 
 
 @pytest.fixture
-def served():
-    """Process and address of a server with the package's detector."""
+def served(tmp_path):
+    """Process and address of a server with the package's detector; its log must stay empty."""
     command = [sys.executable, "-m", "ovdet", "serve", "--port", "0", "--device", "cpu", "--rate", "0", "--no-half"]
-    process = subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, text=True)
+    with open(tmp_path / "log", "w") as log:
+        process = subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, stderr=log, text=True)
     yield psutil.Process(process.pid), process.stdout.readline().strip()
     process.send_signal(signal.SIGTERM)
     process.wait(60)
+    assert not (tmp_path / "log").read_text()
 
 
 def post(address: str, fields: list[tuple[str, bytes]]) -> dict:
