@@ -7,9 +7,9 @@ from __future__ import annotations
 
 import json
 import pickle
+import zlib
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import closing
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -30,7 +30,7 @@ def stream_on_cluster(
     on_failure: OnFailure = log_failure,
     **options: Any,
 ) -> Iterator[StreamedPhoto]:
-    """The detections of a predictor's `stream`, without masks, in the order in which they are found.
+    """The detections of a predictor's `stream`, in the order in which they are found.
 
     Args:
         photos: files.
@@ -54,7 +54,7 @@ def stream_on_cluster(
             if row["error"]:
                 on_failure(photo, InputError(row["error"]))
             else:
-                yield StreamedPhoto(photo, pickle.loads(row["found"]), None)
+                yield StreamedPhoto(photo, pickle.loads(zlib.decompress(row["found"])), None)
 
 
 class StreamWorker:
@@ -65,14 +65,18 @@ class StreamWorker:
         self.options = options
 
     def __call__(self, batch: dict[str, Any]) -> dict[str, list]:
-        """One shard's photos -> a row for each: its path, its pickled Detections, or what is wrong with it."""
-        rows: list[tuple[str, Detections | None, str]] = []
+        """One shard's photos -> a row for each: its path, its packed Detections, or what is wrong with it."""
+        rows: list[tuple[str, bytes, str]] = []
 
         def note(photo: str, error: InputError) -> None:
-            rows.append((photo, None, str(error)))
+            rows.append((photo, b"", str(error)))
 
         photos = json.loads(batch["photos"][0])
         with closing(self.predictor.stream(photos, on_failure=note, **self.options)) as seen:
-            rows.extend((photo.source, replace(photo.detections, masks=None), "") for photo in seen)
-        photo, found, error = zip(*rows, strict=True)
-        return {"photo": list(photo), "found": [pickle.dumps(each) for each in found], "error": list(error)}
+            rows.extend((photo.source, _pack(photo.detections), "") for photo in seen)
+        photo, found, error = map(list, zip(*rows, strict=True))
+        return {"photo": photo, "found": found, "error": error}
+
+
+def _pack(found: Detections) -> bytes:
+    return zlib.compress(pickle.dumps(found), level=1)  # masks are long runs of one value

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from ovdet.errors import InputError
+from ovdet.inference.mask_formats import to_run_lengths
 
 if TYPE_CHECKING:
     import pandas
@@ -88,7 +89,9 @@ class Detections:
             category = int(self.class_ids[place]) + 1 if category_ids is None else category_ids[label]
             box = [round(value, 2) for value in (x1, y1, x2 - x1, y2 - y1)]
             row = {"image_id": image_id, "category_id": category, "bbox": box, "score": self[place]["score"]}
-            rows.append(row if self.masks is None else {**row, "segmentation": _run_lengths(self.masks[place])})
+            if self.masks is not None:
+                row["segmentation"] = {"size": list(self.size), "counts": to_run_lengths(self.masks[place])}
+            rows.append(row)
         return rows
 
     def to_pandas(self) -> pandas.DataFrame:
@@ -110,11 +113,3 @@ class Detections:
         from ovdet.integrations.supervision import to_supervision
 
         return to_supervision(self)
-
-
-def _run_lengths(mask: np.ndarray) -> dict:
-    """(H, W) bool -> {"size": [H, W], "counts": text}."""
-    from pycocotools import mask as coco_masks
-
-    encoded = coco_masks.encode(np.asfortranarray(mask.astype(np.uint8)))
-    return {"size": list(encoded["size"]), "counts": encoded["counts"].decode()}

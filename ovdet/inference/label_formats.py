@@ -16,16 +16,19 @@ from pathlib import Path
 from urllib.parse import quote
 from xml.etree import ElementTree
 
+import numpy as np
+
 from ovdet.errors import InputError
 from ovdet.files import atomic_write, temporary_path
 from ovdet.inference.labels import Box, LabeledPhoto, Labels
-from ovdet.integrations.label_studio import to_prediction
+from ovdet.inference.mask_formats import from_run_lengths, to_cvat_run_lengths, to_outline
+from ovdet.integrations.label_studio import OUTLINES, to_prediction
 
 VAL_SHARE = 0.2  # of the photos, in YOLO's split
 
 
 def write_coco(labels: Labels, folder: Path) -> Path:
-    """coco.json: COCO's detection format with a score at each annotation; ids count from 1."""
+    """coco.json: COCO's detection format with a score at each annotation, masks as run lengths; ids count from 1."""
     ids = {name: number for number, name in enumerate(labels.names, start=1)}
     images, annotations = [], []
     for number, photo in enumerate(labels.photos, start=1):
@@ -33,17 +36,19 @@ def write_coco(labels: Labels, folder: Path) -> Path:
         images.append({"id": number, "file_name": photo.image, **size})
         for box in photo.detections:
             x, y, width, height = _xywh(box)
-            annotations.append(
-                {
-                    "id": len(annotations) + 1,
-                    "image_id": number,
-                    "category_id": ids[box.label],
-                    "bbox": [x, y, width, height],
-                    "area": round(width * height, 2),
-                    "iscrowd": 0,
-                    "score": box.score,
-                }
-            )
+            row = {
+                "id": len(annotations) + 1,
+                "image_id": number,
+                "category_id": ids[box.label],
+                "bbox": [x, y, width, height],
+                "area": round(width * height, 2),
+                "iscrowd": 0,
+                "score": box.score,
+            }
+            if box.mask:
+                row["segmentation"] = {"size": [photo.height, photo.width], "counts": box.mask}
+                row["area"] = int(_mask(box, photo).sum())
+            annotations.append(row)
     categories = [{"id": number, "name": name} for name, number in ids.items()]
     content = {"images": images, "annotations": annotations, "categories": categories}
     return _write_json(folder / "coco.json", content)
@@ -96,28 +101,37 @@ def write_voc(labels: Labels, folder: Path) -> Path:
 
 
 def write_label_studio(labels: Labels, folder: Path) -> Path:
-    """label_studio.json: tasks with predictions, boxes in percent; label_studio.xml: the project's label config.
+    """label_studio.json: tasks with predictions, in percent; label_studio.xml: the project's label config.
+
+    A mask is the polygon around its largest part, in the place of the box.
 
     Photos are named as Label Studio's local storage serves them, with the folder of the photos as the storage's.
     """
     tasks = []
     for photo in labels.photos:
-        rows = [{"box": box.box, "score": box.score, "label": box.label} for box in photo.detections]
+        rows = [
+            {"box": box.box, "score": box.score, "label": box.label, "outline": _outline(box, photo)}
+            for box in photo.detections
+        ]
         names = {"model": labels.model, "from_name": "label", "to_name": "image"}
         prediction = to_prediction(rows, photo.width, photo.height, **names)
         where = f"/data/local-files/?d={quote(f'{labels.folder.name}/{photo.image}')}"
         tasks.append({"data": {"image": where}, "predictions": [prediction]})
     view = ElementTree.Element("View")
     ElementTree.SubElement(view, "Image", name="image", value="$image")
-    control = ElementTree.SubElement(view, "RectangleLabels", name="label", toName="image")
-    for name in labels.names:
-        ElementTree.SubElement(control, "Label", value=name)
+    controls = {"RectangleLabels": "label"}
+    if any(box.mask for photo in labels.photos for box in photo.detections):
+        controls["PolygonLabels"] = OUTLINES
+    for kind, name in controls.items():
+        control = ElementTree.SubElement(view, kind, name=name, toName="image")
+        for label in labels.names:
+            ElementTree.SubElement(control, "Label", value=label)
     _write_xml(folder / "label_studio.xml", view)
     return _write_json(folder / "label_studio.json", tasks)
 
 
 def write_cvat(labels: Labels, folder: Path) -> Path:
-    """cvat.xml: "CVAT for images 1.1"."""
+    """cvat.xml: "CVAT for images 1.1"; a mask stands in the place of its box."""
     root = ElementTree.Element("annotations")
     _add(root, "version", "1.1")
     task = _add(_add(root, "meta"), "task")
@@ -131,8 +145,10 @@ def write_cvat(labels: Labels, folder: Path) -> Path:
         size = {"width": str(photo.width), "height": str(photo.height)}
         image = ElementTree.SubElement(root, "image", id=str(number), name=photo.image, **size)
         for box in photo.detections:
-            sides = dict(zip(("xtl", "ytl", "xbr", "ybr"), map(str, box.box), strict=True))
-            ElementTree.SubElement(image, "box", label=box.label, source="auto", occluded="0", **sides, z_order="0")
+            mask = to_cvat_run_lengths(_mask(box, photo)) if box.mask else None
+            place = mask or dict(zip(("xtl", "ytl", "xbr", "ybr"), map(str, box.box), strict=True))
+            said = {"label": box.label, "source": "auto", "occluded": "0", **place, "z_order": "0"}
+            ElementTree.SubElement(image, "mask" if mask else "box", said)
     return _write_xml(folder / "cvat.xml", root)
 
 
@@ -162,6 +178,15 @@ def _xywh(box: Box) -> tuple[float, float, float, float]:
     """Left, top, width, height in pixels."""
     x1, y1, x2, y2 = box.box
     return x1, y1, round(x2 - x1, 2), round(y2 - y1, 2)
+
+
+def _mask(box: Box, photo: LabeledPhoto) -> np.ndarray:
+    return from_run_lengths(box.mask, photo.height, photo.width)
+
+
+def _outline(box: Box, photo: LabeledPhoto) -> list[list[float]] | None:
+    points = to_outline(_mask(box, photo)) if box.mask else None
+    return None if points is None else points.tolist()
 
 
 def _split(name: str) -> str:

@@ -20,18 +20,20 @@ import numpy as np
 from ovdet.errors import InputError, first_line
 from ovdet.files import make_folder
 from ovdet.inference.detections import Detections
+from ovdet.inference.mask_formats import to_run_lengths
 from ovdet.inference.stream import OnFailure, StreamedPhoto
 
 JOURNAL = "labels.jsonl"
 _FORMAT = 1
 
 
-class Box(msgspec.Struct, frozen=True):
+class Box(msgspec.Struct, frozen=True, omit_defaults=True):
     """A detection: `box` is XYXY in pixels of the upright photo."""
 
     box: tuple[float, float, float, float]
     score: float
     label: str
+    mask: str = ""  # of a detector that has masks: COCO's compressed run lengths, in the size of the photo
 
 
 class LabeledPhoto(msgspec.Struct, frozen=True):
@@ -157,8 +159,11 @@ def labeled_photo(name: str, found: Detections) -> LabeledPhoto:
     """Detections as a journal's row: boxes within the photo, of some width and height."""
     height, width = found.size
     boxes = np.clip(found.boxes.astype(np.float64), 0, [width, height, width, height]).round(2)
-    rows = zip(boxes.tolist(), found.scores.tolist(), found.labels, strict=True)
+    masks = [""] * len(boxes) if found.masks is None else map(to_run_lengths, found.masks)
+    rows = zip(boxes.tolist(), found.scores.tolist(), found.labels, masks, strict=True)
     kept = [
-        Box(tuple(box), round(score, 4), label) for box, score, label in rows if box[2] > box[0] and box[3] > box[1]
+        Box(tuple(box), round(score, 4), label, mask)
+        for box, score, label, mask in rows
+        if box[2] > box[0] and box[3] > box[1]
     ]
     return LabeledPhoto(name, width, height, tuple(kept))

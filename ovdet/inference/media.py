@@ -88,7 +88,7 @@ def sample_images() -> list[Path]:
     found = {package: importlib.util.find_spec(package) for package in SAMPLES}
     files = [Path(found[key].origin).parent / name for key, names in SAMPLES.items() if found[key] for name in names]
     if not all(found.values()) or not all(file.is_file() for file in files):
-        raise InputError("expected --input with a photo, or scikit-image for some of its own: pip install scikit-image")
+        raise InputError("expected a photo, or packages that have some: pip install scikit-image scikit-learn")
     return files
 
 

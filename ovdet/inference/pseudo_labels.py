@@ -52,7 +52,10 @@ def add_pseudo_labels(content: Mapping[str, Any], photos: Mapping[str, LabeledPh
             x1, y1, x2, y2 = box.box
             bbox = [x1, y1, round(x2 - x1, 2), round(y2 - y1, 2)]
             row = {"id": number, "image_id": image["id"], "category_id": ids[box.label], "bbox": bbox}
-            annotations.append({**row, "area": round(bbox[2] * bbox[3], 2), "iscrowd": 0, "score": box.score})
+            row |= {"area": round(bbox[2] * bbox[3], 2), "iscrowd": 0, "score": box.score}
+            if box.mask:
+                row["segmentation"] = {"size": [photo.height, photo.width], "counts": box.mask}
+            annotations.append(row)
     categories = [*content["categories"], *({"id": ids[name], "name": name} for name in new)]
     return {**content, "annotations": annotations, "categories": categories}
 

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 from xml.etree.ElementTree import ParseError
 
 from ovdet.errors import InputError
 
+OUTLINES = "outline"  # the name of the tag PolygonLabels, for detections with masks
 _LONGEST = 1_000_000  # characters of a label config
 
 
@@ -75,10 +76,11 @@ def parse_label_config(text: str) -> LabelConfig:
 def to_prediction(
     rows: Iterable[Mapping[str, Any]], width: int, height: int, *, model: str, from_name: str, to_name: str
 ) -> dict[str, Any]:
-    """Detections of one photo as a prediction: boxes in percent of the upright photo.
+    """Detections of one photo as a prediction: boxes and polygons in percent of the upright photo.
 
     Args:
-        rows: each {"box": [x1, y1, x2, y2] in pixels, "score", "label"}.
+        rows: each {"box": [x1, y1, x2, y2] in pixels, "score", "label"}; with an "outline" [[x, y], ...] it is
+            a polygon in the place of the box.
         width: of the photo.
         height: of it.
         model: its name, as Label Studio tells predictions apart.
@@ -87,24 +89,34 @@ def to_prediction(
     """
     results = []
     for number, row in enumerate(rows):
-        x1, y1, x2, y2 = row["box"]
-        sides = {"x": x1 / width, "y": y1 / height, "width": (x2 - x1) / width, "height": (y2 - y1) / height}
-        value = {key: round(100 * side, 5) for key, side in sides.items()}
+        is_polygon = row.get("outline") is not None
+        kind = "polygonlabels" if is_polygon else "rectanglelabels"
+        value = _polygon(row["outline"], width, height) if is_polygon else _rectangle(row["box"], width, height)
         results.append(
             {
                 "id": f"box{number}",
-                "from_name": from_name,
+                "from_name": OUTLINES if is_polygon else from_name,
                 "to_name": to_name,
-                "type": "rectanglelabels",
+                "type": kind,
                 "original_width": width,
                 "original_height": height,
                 "image_rotation": 0,
-                "value": {**value, "rotation": 0, "rectanglelabels": [row["label"]]},
+                "value": {**value, kind: [row["label"]]},
                 "score": row["score"],
             }
         )
     mean = sum(result["score"] for result in results) / max(len(results), 1)
     return {"model_version": model, "score": round(mean, 4), "result": results}
+
+
+def _rectangle(box: Sequence[float], width: int, height: int) -> dict[str, float]:
+    x1, y1, x2, y2 = box
+    sides = {"x": x1 / width, "y": y1 / height, "width": (x2 - x1) / width, "height": (y2 - y1) / height}
+    return {**{key: round(100 * side, 5) for key, side in sides.items()}, "rotation": 0}
+
+
+def _polygon(points: Sequence[Sequence[float]], width: int, height: int) -> dict[str, Any]:
+    return {"points": [[round(100 * x / width, 5), round(100 * y / height, 5)] for x, y in points], "closed": True}
 
 
 def _listed(text: str) -> tuple[str, ...]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import threading
 import time
 from collections import OrderedDict
+from functools import partial
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -20,7 +21,7 @@ from ovdet.serving.service import Busy, DetectionService, Example, UnknownPhoto
 from ovdet.typed import decoded
 from ovdet.version import VERSION
 
-_PAGE = Path(__file__).with_name("page.html")
+_PAGES = {"": "page.html", "docs": "api.html"}  # FastAPI's own page of the API takes its parts from the internet
 _CLIENTS = 10_000  # addresses whose rate is remembered
 _POLICY = "default-src 'self'; script-src 'unsafe-inline'; style-src 'unsafe-inline'; img-src 'self' blob: data:"
 _BYTES = "application/octet-stream"
@@ -46,16 +47,14 @@ def build_app(
         rate: requests a second of one address, in the mean of some seconds; 0 for any number.
         photos: reads those of Label Studio's tasks; None reads such as stand in the task itself.
     """
-    app = FastAPI(title="ovdet", version=VERSION, description="Open-vocabulary object detection")
+    about = "Open-vocabulary object detection"
+    app = FastAPI(title="ovdet", version=VERSION, description=about, docs_url=None, redoc_url=None)
     app.add_middleware(_RateLimit, service=service, rate=rate)
     app.add_middleware(_BodyLimit, service=service, max_bytes=max_bytes)
     _add_errors(app, service)
-    app.include_router(label_studio_routes(service, photos or PhotoSource(max_bytes=max_bytes), model=model))
 
-    @app.get("/", response_class=HTMLResponse, include_in_schema=False)
-    def page() -> HTMLResponse:
-        headers = {"Content-Security-Policy": _POLICY, "X-Content-Type-Options": "nosniff"}
-        return HTMLResponse(_PAGE.read_text(encoding="utf-8"), headers=headers)
+    for address, name in _PAGES.items():
+        app.get(f"/{address}", response_class=HTMLResponse, include_in_schema=False)(partial(_page, name))
 
     @app.get("/health")
     def health() -> dict[str, str]:
@@ -80,6 +79,7 @@ def build_app(
         return FileResponse(files[number])
 
     _add_questions(app, service)
+    app.include_router(label_studio_routes(service, photos or PhotoSource(max_bytes=max_bytes), model=model))
     return app
 
 
@@ -121,6 +121,11 @@ def _add_questions(app: FastAPI, service: DetectionService) -> None:
         boxes = decoded(examples, list[Example], "a list of examples", "what was sent")
         headers = {"Content-Disposition": 'attachment; filename="classes.safetensors"'}
         return Response(service.learn(image, boxes), media_type=_BYTES, headers=headers)
+
+
+def _page(name: str) -> HTMLResponse:
+    content = Path(__file__).with_name(name).read_text(encoding="utf-8")
+    return HTMLResponse(content, headers={"Content-Security-Policy": _POLICY, "X-Content-Type-Options": "nosniff"})
 
 
 def _samples() -> list[Path]:

@@ -2,6 +2,8 @@
 
 import json
 import os
+import re
+import shutil
 import signal
 import socket
 import subprocess
@@ -10,6 +12,7 @@ import urllib.request
 from pathlib import Path
 
 import pytest
+from PIL import Image
 
 from ovdet.learning.classes_file import load_classes
 
@@ -56,8 +59,6 @@ def served(tmp_path):
 def test_a_person_at_the_page(served, tmp_path):
     """In a real browser: a sample photo, names, other names, thresholds, a photo of one's own, a mistake."""
     playwright = pytest.importorskip("playwright.sync_api")
-    import shutil
-
     browser_file = shutil.which("chromium") or shutil.which("google-chrome")
     if browser_file is None:
         pytest.skip("no browser")
@@ -66,12 +67,17 @@ def test_a_person_at_the_page(served, tmp_path):
     with playwright.sync_playwright() as play:
         browser = play.chromium.launch(executable_path=browser_file, args=["--no-sandbox"])
         page = browser.new_page(viewport={"width": 1100, "height": 900})
-        errors = []
+        errors, elsewhere = [], []
         page.on("pageerror", lambda error: errors.append(str(error)))
+        page.on("request", lambda request: elsewhere.append(request.url) if not _is_of(request.url, served) else None)
         page.goto(served)
         page.locator("img.sample").first.click()
         page.wait_for_selector("#rows td:has-text('cat')", timeout=120_000)
         assert "found" in page.inner_text("#said")
+        # a name is hidden and shown again
+        for shown in (0, 1):
+            page.locator("#legend button:has-text('cat')").press("Enter")
+            assert min(page.locator("#rows td:has-text('cat')").count(), 1) == shown
         # other names on the same photo
         page.fill("#names", "dog, tabby cat; kitten")
         page.wait_for_selector("#rows td:has-text('tabby cat')", timeout=120_000)
@@ -81,6 +87,8 @@ def test_a_person_at_the_page(served, tmp_path):
         page.uncheck("#auto")
         page.evaluate("threshold.value = 0.95; threshold.dispatchEvent(new Event('input'))")
         assert page.locator("#rows tr").count() == 0 and "nothing above" in page.inner_text("#said")
+        page.click("#none button")  # the nearest
+        assert page.locator("#rows tr").count() >= 1
         page.evaluate("threshold.value = 0.02; threshold.dispatchEvent(new Event('input'))")
         assert page.locator("#rows tr").count() >= 1 and not requests
         # a photo of one's own, and a download
@@ -93,6 +101,12 @@ def test_a_person_at_the_page(served, tmp_path):
         content = json.loads(Path(download.value.path()).read_text())
         assert content["images"][0]["file_name"] == "coffee.png" and content["annotations"][0]["category_id"] == 1
         page.screenshot(path=tmp_path / "page.png")
+        with page.expect_download() as download:
+            page.click("#picture")
+        assert download.value.suggested_filename == "coffee.boxes.png"
+        with Image.open(download.value.path()) as picture, Image.open(photo) as before:
+            assert picture.size == before.size
+        _on_a_phone_at_night(page, tmp_path)
         # a mistake is told, and does not stay
         page.fill("#names", "cup, Cup")
         page.wait_for_selector("#said.error", timeout=60_000)
@@ -100,8 +114,54 @@ def test_a_person_at_the_page(served, tmp_path):
         page.fill("#names", "cup")
         page.wait_for_selector("#rows td:has-text('cup')", timeout=60_000)
         _teach(page, served, tmp_path)
+        page.goto(f"{served}/docs")
+        page.wait_for_selector("section:has-text('POST /detect')")
         browser.close()
-    assert not errors
+    assert not errors and not elsewhere
+
+
+def _is_of(address, served):
+    """Whether a request stays with the server or in the page."""
+    return address.startswith((f"{served}/", "data:", f"blob:{served}/"))
+
+
+def _on_a_phone_at_night(page, tmp_path):
+    """Nothing is wider than the screen; the page is dark where the system is."""
+    page.set_viewport_size({"width": 360, "height": 740})
+    page.emulate_media(color_scheme="dark")
+    page.wait_for_timeout(300)
+    assert page.evaluate("document.documentElement.scrollWidth") <= 360
+    color = page.evaluate("getComputedStyle(document.body).backgroundColor")
+    assert max(map(int, re.findall(r"\d+", color)[:3])) < 64
+    page.screenshot(path=tmp_path / "phone.png", full_page=True)
+    page.set_viewport_size({"width": 1100, "height": 900})
+    page.emulate_media(color_scheme="light")
+
+
+@pytest.mark.slow
+def test_the_camera_at_the_page(served):
+    """A browser's made-up camera: its picture becomes the photo; no camera is told."""
+    playwright = pytest.importorskip("playwright.sync_api")
+    browser_file = shutil.which("chromium") or shutil.which("google-chrome")
+    if browser_file is None:
+        pytest.skip("no browser")
+    with playwright.sync_playwright() as play:
+        options = dict(executable_path=browser_file, args=["--no-sandbox", "--use-fake-device-for-media-stream"])
+        browser = play.chromium.launch(**options)
+        page = browser.new_context(permissions=["camera"]).new_page()
+        page.goto(served)
+        page.click("#camera")
+        page.wait_for_selector("#shutter")
+        _wait_for(page, "live.videoWidth > 0")
+        page.click("#shutter")
+        page.wait_for_selector("#said:has-text('threshold'), #said:has-text('found')", timeout=120_000)
+        assert page.is_hidden("#live") and page.is_visible("#canvas")
+        assert "camera.jpg" in page.get_attribute("#canvas", "aria-label")
+        page = browser.new_context().new_page()  # asks nobody, so it is refused
+        page.goto(served)
+        page.click("#camera")
+        page.wait_for_selector("#said.error:has-text('no camera')")
+        browser.close()
 
 
 def _teach(page, served, tmp_path):

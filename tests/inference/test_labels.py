@@ -2,10 +2,12 @@
 
 import json
 from collections import Counter
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from xml.etree import ElementTree
 
+import cv2
 import numpy as np
 import pytest
 import supervision
@@ -213,6 +215,90 @@ def test_csv(labels, tmp_path):
     first = next(photo for photo in labels.photos if photo.detections)
     row, box = frame[frame.image == first.image].iloc[0], first.detections[0]
     assert (row.label, row.score, row.xmin, row.ymax) == (box.label, box.score, box.box[0], box.box[3])
+
+
+def detect_masks(rgb):
+    """As `detect`, with masks: of each box its ellipse and, of two, a piece apart from it."""
+    found = detect(rgb)
+    height, width = found.size
+    y, x = np.mgrid[:height, :width] + 0.5
+    masks = np.zeros((len(found), height, width), bool)
+    for mask, (x1, y1, x2, y2) in zip(masks, found.boxes, strict=True):
+        mask |= ((2 * x - x1 - x2) / (x2 - x1)) ** 2 + ((2 * y - y1 - y2) / (y2 - y1)) ** 2 <= 1
+        mask[0, :3] = len(masks) == 2
+    return replace(found, masks=masks)
+
+
+@pytest.fixture
+def masked(photos, tmp_path) -> tuple[Labels, list[np.ndarray]]:
+    """Labels with masks, and the masks as they were found, in the order of all detections."""
+    labels = labels_of(photos, tmp_path / "masked", detect_masks)
+    found = [detect_masks(np.asarray(Image.open(photo).convert("RGB"))) for photo in photos]
+    masks = [mask for each in found for mask in each.masks]
+    boxes = [box for photo in labels.photos for box in photo.detections]
+    assert len(boxes) == len(masks) > 10 and all(mask.any() for mask in masks)
+    return labels, masks
+
+
+def test_masks_last_in_the_journal(photos, masked, tmp_path):
+    labels, _ = masked
+    journal = Journal(tmp_path / "masked", ASKED)
+    assert tuple(journal.done[photo.name] for photo in photos) == labels.photos
+    assert "mask" not in (labels_of(photos, tmp_path / "plain") and (tmp_path / "plain" / JOURNAL).read_text())
+
+
+def test_masks_in_coco(masked, tmp_path, capsys):
+    labels, masks = masked
+    read = COCO(FORMATS["coco"](labels, tmp_path))
+    for row, mask in zip(read.loadAnns(sorted(read.getAnnIds())), masks, strict=True):
+        assert np.array_equal(read.annToMask(row), mask) and row["area"] == mask.sum()
+
+
+def test_masks_in_cvat(masked, tmp_path):
+    """Run lengths by their definition: zeros first, row by row, within the mask's own box."""
+    labels, masks = masked
+    root = ElementTree.parse(FORMATS["cvat"](labels, tmp_path)).getroot()
+    shapes = [(shape, image) for image in root.iter("image") for shape in image]
+    for (shape, image), mask in zip(shapes, masks, strict=True):
+        left, top, width, height = (int(shape.get(key)) for key in ("left", "top", "width", "height"))
+        lengths = [int(number) for number in shape.get("rle").split(",")]
+        part = np.repeat(np.arange(len(lengths)) % 2, lengths).reshape(height, width).astype(bool)
+        again = np.zeros((int(image.get("height")), int(image.get("width"))), bool)
+        again[top : top + height, left : left + width] = part
+        assert shape.tag == "mask" and np.array_equal(again, mask)
+
+
+def test_masks_in_cvat_as_its_sdk_has_them(masked, tmp_path):
+    encode_mask = pytest.importorskip("cvat_sdk.masks").encode_mask
+    labels, masks = masked
+    root = ElementTree.parse(FORMATS["cvat"](labels, tmp_path)).getroot()
+    for shape, mask in zip(root.iter("mask"), masks, strict=True):
+        left, top, width, height = (int(shape.get(key)) for key in ("left", "top", "width", "height"))
+        expected = encode_mask(mask, [left, top, left + width, top + height])
+        assert [int(number) for number in shape.get("rle").split(",")] == expected[:-4]
+
+
+def test_masks_in_label_studio(masked, tmp_path):
+    """The polygon, filled, is the mask's largest part to a pixel."""
+    labels, masks = masked
+    tasks = json.loads(FORMATS["labelstudio"](labels, tmp_path).read_text())
+    root = ElementTree.parse(tmp_path / "label_studio.xml").getroot()
+    assert [label.get("value") for label in root.find("PolygonLabels").iter("Label")] == list(NAMES)
+    results = [result for task in tasks for result in task["predictions"][0]["result"]]
+    polygons = 0
+    for result, mask in zip(results, masks, strict=True):
+        if result["type"] == "rectanglelabels":  # a mask of a pixel or two has no area
+            assert cv2.erode(mask.astype(np.uint8), np.ones((3, 3))).sum() == 0
+            continue
+        polygons += 1
+        assert result["from_name"] == root.find("PolygonLabels").get("name")
+        points = np.array(result["value"]["points"]) / 100 * [result["original_width"], result["original_height"]]
+        filled = cv2.fillPoly(np.zeros(mask.shape, np.uint8), [np.round(points - 0.5).astype(np.int32)], 1)
+        _, parts, sizes, _ = cv2.connectedComponentsWithStats(mask.astype(np.uint8))
+        largest = parts == 1 + sizes[1:, cv2.CC_STAT_AREA].argmax()
+        assert not (cv2.erode(filled, np.ones((3, 3))).astype(bool) & ~largest).any()
+        assert not (cv2.erode(largest.astype(np.uint8), np.ones((3, 3))).astype(bool) & ~filled.astype(bool)).any()
+    assert polygons > 10
 
 
 @pytest.mark.parametrize("name", FORMATS)
