@@ -13,7 +13,8 @@ from ovdet.class_embeddings import ClassEmbeddings
 from ovdet.evaluation.average_precision import CocoAP
 from ovdet.evaluation.ground_truth import GroundTruth
 from ovdet.evaluation.thresholds import choose_threshold, match_detections
-from ovdet.inference.predictor import EmbeddedPhoto, OpenVocabPredictor
+from ovdet.inference.embedded_photo import EmbeddedPhoto
+from ovdet.inference.predictor import OpenVocabPredictor
 from ovdet.learning.learn import AnnotatedPhoto
 from ovdet.text.class_names import normalize_class_name
 

@@ -13,7 +13,7 @@ from torchvision.ops import clip_boxes_to_image, nms
 
 from ovdet.class_embeddings import ClassEmbeddings
 from ovdet.errors import InputError
-from ovdet.inference.predictor import EmbeddedPhoto
+from ovdet.inference.embedded_photo import EmbeddedPhoto
 from ovdet.modeling.scoring import Regions, max_over_rows
 
 _IOU = 0.5  # of regions that are taken for the same

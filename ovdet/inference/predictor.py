@@ -9,9 +9,7 @@ Shape letters: H, W of the photo; K names; D embedding width.
 from __future__ import annotations
 
 import logging
-from collections import OrderedDict
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
 from functools import cached_property, partial
 from pathlib import Path
 from typing import Any
@@ -33,27 +31,21 @@ from ovdet.hub.find import find_model, open_config
 from ovdet.hub.load import load_detector
 from ovdet.inference.detections import Detections
 from ovdet.inference.draw import draw_detections
-from ovdet.inference.everyday_words import with_trained_words
+from ovdet.inference.embedded_photo import EmbeddedPhoto
 from ovdet.inference.photo import Photo, to_rgb
 from ovdet.inference.shown import CLASS_AGNOSTIC_IOU, MAX_CONTAINMENT, Shown, Threshold, to_detections
 from ovdet.inference.stream import OnFailure, StreamedPhoto, log_failure, photos_of, stream_photos
+from ovdet.inference.vocabulary_embedder import Names, VocabularyEmbedder
 from ovdet.learning.examples import to_boxes
 from ovdet.learning.exemplars import exemplar_photos
 from ovdet.learning.learn import AnnotatedPhoto, check_learner, learn_classes, told
 from ovdet.memory import collection_paused
 from ovdet.modeling.acceleration import speed_up
 from ovdet.modeling.fingerprint import detector_fingerprint
-from ovdet.modeling.region_embedding import EmbeddedImage
-from ovdet.text.classes import build_classes, join_classes, unknown_names
+from ovdet.text.classes import join_classes
 from ovdet.text.embedder import NameEmbedder
-from ovdet.text.embeddings import TextEmbeddings
-from ovdet.text.vocabulary import Vocabulary
 
 logger = logging.getLogger(__name__)
-
-Names = Vocabulary | TextEmbeddings | Sequence[str]
-
-_REMEMBERED = 32  # vocabularies that are kept ready
 
 
 class OpenVocabPredictor:
@@ -85,7 +77,11 @@ class OpenVocabPredictor:
         self.resize = resize
         self.training_classes = tuple(training_classes)
         self.classes: ClassEmbeddings | None = None  # what is asked for where a call does not say
-        self._embedded: OrderedDict[tuple, ClassEmbeddings] = OrderedDict()  # the last ones, by what they were made of
+        self._embed_vocabulary = VocabularyEmbedder(
+            embed_names,
+            training_classes=training_classes,
+            default_thresholds=getattr(model, "default_thresholds", None),  # of a detector with scores of its own kind
+        )
 
     @classmethod
     def from_pretrained(
@@ -190,28 +186,7 @@ class OpenVocabPredictor:
         Raises:
             InputError: no names, names that are none, or embeddings of another space than the model's.
         """
-        key = _key_of(vocabulary, negatives)
-        classes = None if key is None else self._embedded.get(key)
-        if classes is None:
-            base = self.training_classes
-            if not isinstance(vocabulary, (TextEmbeddings, str)):
-                vocabulary = vocabulary if isinstance(vocabulary, Vocabulary) else Vocabulary.of(vocabulary)
-                vocabulary, told = with_trained_words(vocabulary, self.embed_names.known_of(base))
-                for line in told:
-                    logger.warning(line)
-            classes = build_classes(vocabulary, self.embed_names, base_classes=base, negatives=negatives)
-            lowest = getattr(self.model, "default_thresholds", None)  # of a detector with scores of its own kind
-            if lowest is not None:
-                classes = replace(classes, thresholds=_by_kind(classes, *lowest))
-            if isinstance(vocabulary, Vocabulary):
-                classes = replace(classes, unknown=unknown_names(vocabulary, self.embed_names, base))
-                for name in classes.unknown:
-                    logger.warning("%s: near nothing that was trained, what is found says little", name)
-            if key is not None:
-                self._embedded[key] = classes
-                while len(self._embedded) > _REMEMBERED:
-                    self._embedded.popitem(last=False)
-        return classes
+        return self._embed_vocabulary(vocabulary, negatives)
 
     @float32_by_default()
     def learn(self, name: str, examples: Sequence[tuple[Photo, Any]], *, use_name: bool = True) -> ClassEmbeddings:
@@ -545,42 +520,3 @@ class OpenVocabPredictor:
         if getattr(getattr(self.model, "roi_heads", None), "region_teacher", None) is not None:
             inputs["image_orig"] = torch.from_numpy(rgb.transpose(2, 0, 1).copy())
         return inputs
-
-
-@dataclass(frozen=True, eq=False)
-class EmbeddedPhoto:
-    """Regions of a photo and their embeddings, which answer any number of questions.
-
-    Attributes:
-        seen: its regions.
-        size: (height, width) of the photo.
-    """
-
-    seen: EmbeddedImage
-    size: tuple[int, int]
-
-    @property
-    def num_bytes(self) -> int:
-        """Memory that it takes."""
-        seen = self.seen
-        tensors = {
-            id(each): each for each in (seen.boxes, seen.objectness_logits, seen.features, *(seen.regions or ()))
-        }
-        return sum(each.element_size() * each.nelement() for each in tensors.values() if each is not None)
-
-
-def _by_kind(classes: ClassEmbeddings, trained: float, other: float) -> torch.Tensor:
-    """(K,) the one for trained names, and where that is not known; the other for the rest."""
-    is_base = classes.is_base_class
-    is_base = torch.ones(len(classes.names), dtype=torch.bool) if is_base is None else is_base
-    return torch.where(is_base, trained, other)
-
-
-def _key_of(vocabulary: Names, negatives: Sequence[str] | None) -> tuple | None:
-    """The key of a vocabulary in the cache; None for those that are not kept: ready embeddings, and what is no list."""
-    if isinstance(vocabulary, (TextEmbeddings, str)) or isinstance(negatives, str):
-        return None
-    if not isinstance(vocabulary, Vocabulary):
-        vocabulary = Vocabulary.of(vocabulary)
-    synonyms = tuple((name, synonyms) for name, synonyms in vocabulary.synonyms.items())
-    return vocabulary.names, synonyms, vocabulary.negatives, None if negatives is None else tuple(negatives)

@@ -17,9 +17,10 @@ from ovdet.class_embeddings import ClassEmbeddings
 from ovdet.errors import InputError
 from ovdet.inference.detections import Detections
 from ovdet.inference.photo import Photo, to_rgb
-from ovdet.inference.predictor import Names, OpenVocabPredictor
+from ovdet.inference.predictor import OpenVocabPredictor
 from ovdet.inference.shown import CLASS_AGNOSTIC_IOU, MAX_CONTAINMENT
 from ovdet.inference.stream import OnFailure, StreamedPhoto, log_failure, photos_of, stream_photos
+from ovdet.inference.vocabulary_embedder import Names
 from ovdet.modeling.nms import nms_per_class
 from ovdet.modeling.postprocess import is_not_contained, is_not_outdone
 

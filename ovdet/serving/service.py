@@ -24,8 +24,9 @@ from ovdet.class_embeddings import ClassEmbeddings
 from ovdet.data.images import read_image
 from ovdet.errors import InputError
 from ovdet.inference.detections import Detections
+from ovdet.inference.embedded_photo import EmbeddedPhoto
 from ovdet.inference.nearest import nearest_regions
-from ovdet.inference.predictor import EmbeddedPhoto, OpenVocabPredictor
+from ovdet.inference.predictor import OpenVocabPredictor
 from ovdet.inference.shown import thresholds_of
 from ovdet.learning.classes_file import classes_content, load_classes
 from ovdet.learning.learn import AnnotatedPhoto
