@@ -147,8 +147,8 @@ def unknown_names(
     texts, class_ids = rows_of(vocabulary)
     embeddings, trained = embed_names(texts), base_rows(texts, class_ids, base_classes)
     known = set() if trained is None else {index for index, was in zip(class_ids, trained, strict=True) if was}
-    if base_classes:
-        known |= _near_ids(embeddings, class_ids, Concepts(tuple(base_classes), (embed_names(base_classes),)))
+    if held := embed_names.known_of(base_classes):
+        known |= _near_ids(embeddings, class_ids, Concepts(held, (embed_names(held),)))
     if len(known) < len(vocabulary):  # what knows ImageNet's classes is loaded only if it has to be asked
         imagenet = embed_names.imagenet_concepts()
         if imagenet is None:

@@ -209,7 +209,7 @@ def test_threads_with_vocabularies_of_their_own(predictor, photo):
     vocabularies = [[f"{color} {shape}", "wheel", f"thing {i}"] for i, (color, shape) in enumerate(
         (color, shape) for color in ("red", "blue") for shape in ("square", "circle", "star", "ring"))]  # fmt: skip
     alone = [predictor(photo, names=names, threshold=0) for names in vocabularies]
-    predictor._embedded.clear()
+    predictor._embed_vocabulary._kept.clear()
     barrier = threading.Barrier(len(vocabularies))
 
     def ask(names):

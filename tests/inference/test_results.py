@@ -132,7 +132,7 @@ def test_a_video_that_is_interrupted_leaves_what_is_done(video, tmp_path, error,
 
     with pytest.raises(error):
         write_video(stream_of(detect, Video.open(video)), Video.open(video), tmp_path / "out")
-    assert len(list((tmp_path / "out").iterdir())) == (2 if left else 0)
+    assert len(list(tmp_path.glob("out/*"))) == (2 if left else 0)
     if left:
         assert len(list(Video.open(tmp_path / "out/clip.mp4"))) == left
         assert len(json.loads((tmp_path / "out/detections.json").read_text())) == left
