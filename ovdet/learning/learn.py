@@ -204,6 +204,8 @@ def read_examples(
         raise InputError(f"expected a class of {annotations} ({', '.join(data.thing_classes[:8])}), got {odd[0]!r}")
     used = {each["category_id"] for record in data.dicts for each in record["annotations"]}
     chosen = [known[normalize_class_name(name)] for name in names] or sorted(used)
+    if not chosen:
+        raise InputError(f"expected boxes with an area to learn from in {annotations}, got none")
     place = {class_id: position for position, class_id in enumerate(chosen)}
     photos = []
     for record in data.dicts:
