@@ -111,6 +111,8 @@ def check_pip(words: list[str]) -> None:
 
 
 def check_curl(words: list[str]) -> None:
+    fields = [after for word, after in zip(words, words[1:], strict=False) if word == "-F"]
+    assert not any(";" in field for field in fields), "curl cuts these there: --form-string"
     route = re.fullmatch(r"https?://[^/]+(/\w*)", words[-1])[1]
     assert f'"{route}"' in (ROOT / "ovdet/serving/app.py").read_text(encoding="utf-8"), words
 

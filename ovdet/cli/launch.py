@@ -6,6 +6,7 @@ import argparse
 import logging
 import os
 import re
+import shutil
 import sys
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -71,7 +72,7 @@ def train_process(arguments: argparse.Namespace) -> None:
     check_files(config, resume=resume)
     build_options(config)
     with new_folder(config.train.output_dir), logged(config.train.output_dir):
-        logging.getLogger("ovdet").info("%s\n%s", arguments, collect_env_info())
+        logging.getLogger("ovdet").info("%s\n%s", arguments, environment_report())
         try:
             do_train(config, resume=resume)
         except RuntimeError as error:
@@ -80,6 +81,20 @@ def train_process(arguments: argparse.Namespace) -> None:
                 told = f"expected all processes to answer {waited}, one did not: {first_line(error)}"
                 raise InputError(told) from error
             raise
+
+
+def environment_report() -> str:
+    """detectron2's table of versions; its shell complains of no missing C++ compiler, which nothing here needs."""
+    given = os.environ.get("CXX")
+    if shutil.which(given or "c++") is None:
+        os.environ["CXX"] = "false"  # a program that fails and says nothing
+    try:
+        return collect_env_info()
+    finally:
+        if given is None:
+            os.environ.pop("CXX", None)
+        else:
+            os.environ["CXX"] = given
 
 
 @contextmanager

@@ -20,6 +20,7 @@ from ovdet.inference.predictor import OpenVocabPredictor
 
 ROOT = Path(__file__).parents[2]
 CLIENTS, SECONDS = 50, float(os.environ.get("OVDET_LOAD_SECONDS", "120"))
+WARM_UP = 10 * CLIENTS  # answers: until then buffers reach their size, libraries are paged in; nothing grows after it
 THINGS = ("cat", "cup", "spoon", "motorcycle", "wheel", "ear", "table", "mirror", "saucer", "eye")
 
 
@@ -74,17 +75,22 @@ def test_fifty_clients_get_their_own_right_answers(served, capsys):
 
     with ThreadPoolExecutor(CLIENTS) as pool:
         clients = [pool.submit(client, k) for k in range(CLIENTS)]
+        while len(times) < WARM_UP and not any(each.done() for each in clients):
+            time.sleep(0.1)
+        times.clear()
         until = time.monotonic() + SECONDS
         while time.monotonic() < until:
-            time.sleep(SECONDS / 20)
             sizes.append(process.memory_info().rss / 1e6)
+            time.sleep(SECONDS / 20)
+        sizes.append(process.memory_info().rss / 1e6)
         over.set()
         for each in clients:
             each.result()
     median, late = np.quantile(times, [0.5, 0.95])
-    early = sizes[len(sizes) // 4]  # by then everybody has asked
     with capsys.disabled():
         print(f"\n{len(times)} answers in {SECONDS:.0f} s, {len(wrong)} wrong; median {median:.2f} s, p95 {late:.2f} s")
-        print(f"memory {early:.0f} MB after a quarter of it, {sizes[-1]:.0f} MB at the end")
+        print(
+            f"memory {sizes[0]:.0f} MB after {WARM_UP} answers, {max(sizes):.0f} MB at most, {sizes[-1]:.0f} at the end"
+        )
     assert not wrong and len(times) >= CLIENTS
-    assert sizes[-1] <= 1.02 * early
+    assert max(sizes) <= 1.02 * sizes[0]
