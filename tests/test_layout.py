@@ -52,6 +52,7 @@ ALLOWED = {
         "hub",
         "inference",
         "modeling",
+        "regions",
         "teachers",
         "text",
     ),

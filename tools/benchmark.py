@@ -14,6 +14,7 @@ from ovdet.errors import InputError, command
 CASES: dict[str, str] = {
     # each a module of ovdet.benchmarks with add_arguments(parser) and run(arguments) -> list[Row]
     "evaluation": "AP per class from detections, against pycocotools",
+    "extraction": "photos into a region store, against the networks alone",
     "postprocess": "from scores to detections, against detectron2's post-processing",
     "vocabulary": "scoring 1 to 1,000,000 names, against a dense softmax and the bare matrix product",
     "teacher": "embeddings of regions, against one crop at a time and the teacher's forward alone",

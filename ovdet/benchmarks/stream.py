@@ -11,7 +11,7 @@ import numpy as np
 import torch
 from PIL import Image
 
-from ovdet.benchmarks.timing import Row, compare
+from ovdet.benchmarks.timing import Row, compare, with_rate
 from ovdet.data.images import find_images
 from ovdet.errors import InputError
 from ovdet.inference.predictor import OpenVocabPredictor
@@ -65,7 +65,7 @@ def _row(predictor: OpenVocabPredictor, files: Sequence[Path], batch_size: int, 
         for start in range(0, len(ready), batch_size):
             predictor.model(ready[start : start + batch_size], classes=classes)
 
-    return compare(
+    row = compare(
         f"{len(files)} photos, batches of {batch_size}",
         lambda: list(predictor.stream(files, batch_size=batch_size)),
         peer=("one by one", lambda: [predictor(file) for file in files]),
@@ -73,3 +73,4 @@ def _row(predictor: OpenVocabPredictor, files: Sequence[Path], batch_size: int, 
         rounds=rounds,
         device=next(predictor.model.parameters()).device,
     )
+    return with_rate(row, len(files))

@@ -7,7 +7,7 @@ import importlib
 import os
 import platform
 import subprocess
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from datetime import datetime, timezone
 from pathlib import Path
 
@@ -16,6 +16,7 @@ import torch
 from rich.console import Console
 
 from ovdet.benchmarks.detectors import run as run_detectors
+from ovdet.benchmarks.memory import Peak
 from ovdet.benchmarks.timing import Row, describe_device, ratio_text, seconds_text
 from ovdet.errors import InputError
 from ovdet.files import atomic_write
@@ -31,6 +32,17 @@ _DETECTORS = (
 )
 PARTS: dict[str, tuple[str, str, tuple[str, ...]]] = {
     # module: title, what is compared, its arguments
+    "start": (
+        "From the shell to the first box",
+        "The fastest of the rounds, clock time of whole processes; the peer is a bare `import torch, torchvision`.",
+        (),
+    ),
+    "stream": (
+        "A folder of photos",
+        "`predictor.stream`, files read and resized ahead. The peer is calls one by one, `limit` the network on photos "
+        "that are ready; photos a second of it and of that.",
+        (),
+    ),
     "evaluation": (
         "Evaluation",
         "From boxes in memory to each class's AP. The peer is pycocotools, `limit` is hotcoco alone.",
@@ -63,18 +75,31 @@ PARTS: dict[str, tuple[str, str, tuple[str, ...]]] = {
     "train": (
         "A training step",
         "Forward, backward and optimizer. The peer is detectron2's Faster R-CNN with the same backbone, `limit` "
-        "backbone and pyramid, forward and backward.",
+        "backbone and pyramid, forward and backward; photos a second of it and of that.",
+        (),
+    ),
+    "extraction": (
+        "Extraction into a region store",
+        "From files to shards: proposals by ovdet-lite, embeddings by `conse`. `limit` is both networks alone on "
+        "decoded photos and crops; photos a second of it and of that.",
         (),
     ),
 }
+MEMORY = "memory"  # minutes to an hour, so it is no part of --all
+_MEMORY = (
+    "Memory",
+    "Peak resident memory of whole processes, each beside a limit that it must not go beyond: `tools/peak_memory.py` "
+    "ends with exit code 1 where one does.",
+)
 
 
-class Section(msgspec.Struct):
-    """One table."""
+class Section(msgspec.Struct, omit_defaults=True):
+    """One table, of times or of memory."""
 
     title: str
     about: str
-    rows: list[Row]
+    rows: list[Row] = []
+    peaks: list[Peak] = []
 
 
 class Report(msgspec.Struct):
@@ -95,41 +120,34 @@ class Report(msgspec.Struct):
 
 def measure(
     *,
-    everything: bool,
+    parts: Sequence[str] = (),
+    detectors: bool = True,
     rounds: int,
     device: str,
     command: str,
     yolox_file: str = "",
     runtimes: Sequence[str] = (),
-    parts: Iterable[str] = PARTS,
 ) -> Report:
     """Run the benchmarks, a table printed as soon as it is there.
 
     Args:
-        everything: all of PARTS and OWLv2 too, instead of the detectors alone.
+        parts: of PARTS, and MEMORY.
+        detectors: these first; with all of PARTS OWLv2 is one of them.
         rounds: timed runs of each contender.
         device: of the detectors, the teacher and the training step.
         command: for the report.
         yolox_file: see `detectors.run`.
         runtimes: see `detectors.run`.
-        parts: of PARTS, with `everything`.
 
     Raises:
         InputError: a file or device that is not there.
     """
     load = os.getloadavg()[0]
-    given = dict(rounds=rounds, device=device, yolox_file=yolox_file, runtimes=runtimes, large_peers=everything)
-    sections = [_shown(Section(*_DETECTORS, run_detectors(**given)))]
-    for name in parts if everything else ():
-        title, about, words = PARTS[name]
-        module = importlib.import_module(f"{__package__}.{name}")
-        parser = argparse.ArgumentParser()
-        module.add_arguments(parser)
-        arguments = parser.parse_args(words)
-        arguments.rounds = min(rounds, 3)
-        if name in ("teacher", "published", "train"):
-            arguments.device = device
-        sections.append(_shown(Section(title, about, module.run(arguments))))
+    sections = []
+    if detectors:
+        given = dict(yolox_file=yolox_file, runtimes=runtimes, large_peers=set(PARTS) <= set(parts))
+        sections.append(_shown(Section(*_DETECTORS, run_detectors(rounds=rounds, device=device, **given))))
+    sections += [_shown(_run_part(name, rounds, device)) for name in parts]
     return Report(
         format=FORMAT,
         version=VERSION,
@@ -145,9 +163,23 @@ def measure(
     )
 
 
+def _run_part(name: str, rounds: int, device: str) -> Section:
+    module = importlib.import_module(f"{__package__}.{name}")
+    parser = argparse.ArgumentParser()
+    module.add_arguments(parser)
+    if name == MEMORY:
+        return Section(*_MEMORY, peaks=module.run(parser.parse_args([])))
+    title, about, words = PARTS[name]
+    arguments = parser.parse_args(words)
+    arguments.rounds = min(rounds, 3)
+    if hasattr(arguments, "device"):
+        arguments.device = device
+    return Section(title, about, module.run(arguments))
+
+
 def _shown(section: Section) -> Section:
     console = Console(width=200, soft_wrap=True)
-    console.print(section.title, *_table(section.rows), "", sep="\n", markup=False, highlight=False)
+    console.print(section.title, *_table(section), "", sep="\n", markup=False, highlight=False)
     return section
 
 
@@ -191,34 +223,38 @@ def page(reports: Sequence[Report]) -> str:
     lines = [
         "# Benchmarks",
         "",
-        "This page is written by `ovdet benchmark --page`, from files by `ovdet benchmark --all --output`. In each row "
-        "ours, peer and limit took turns in one process; times are medians, `spread` is (slowest - fastest) / median. "
-        "On another machine only the ratios mean something: `peer / ours` is how many times as fast ovdet is, a "
-        "`limit / ours` of 1 is as fast as it can be. What was measured by hand, on GPUs too, is in "
+        "This page is written by `ovdet benchmark --page`, from files by `ovdet benchmark --all` or `--parts` with "
+        "`--output`. In each row ours, peer and limit took turns in one process; times are medians, `spread` is "
+        "(slowest - fastest) / median. On another machine only the ratios mean something: `peer / ours` is how many "
+        "times as fast ovdet is, a `limit / ours` of 1 is as fast as it can be. What was measured by hand, on GPUs "
+        "too, is in "
         "[lab/speed.md](lab/speed.md).",
     ]
     for report in reports:
         lines += ["", f"## {report.device}", "", *_facts(report)]
         for section in report.sections:
-            lines += ["", f"### {section.title}", "", section.about, "", *_table(section.rows)]
+            lines += ["", f"### {section.title}", "", section.about, "", *_table(section)]
     return "\n".join(lines) + "\n"
 
 
 def _facts(report: Report) -> list[str]:
     versions = f"ovdet {report.version}{f' ({report.commit})' if report.commit else ''}, torch {report.torch}"
     lines = [f"`{report.command}`", "", f"{report.date}, {report.cores} cores; {versions}, Python {report.python}."]
-    if report.load > _IDLE:
+    if report.load > _IDLE and any(section.rows for section in report.sections):
         lines += ["", f"**Made on a loaded machine** (load average {report.load} before it began): rough figures."]
     return lines
 
 
-def _table(rows: Sequence[Row]) -> list[str]:
+def _table(section: Section) -> list[str]:
     """Rows of a Markdown table."""
+    if section.peaks:
+        cells = [(each.case, f"{each.peak_mib:,.0f} MiB", f"{each.limit_mib:,.0f} MiB") for each in section.peaks]
+        return ["| case | peak | limit |", "|---|---|---|", *(f"| {' | '.join(row)} |" for row in cells)]
     lines = [
         "| case | ours | peer | | limit | peer / ours | limit / ours | spread |",
         "|---|---|---|---|---|---|---|---|",
     ]
-    for row in rows:
+    for row in section.rows:
         cells = (row.case, seconds_text(row.ours_s), row.peer, seconds_text(row.peer_s), seconds_text(row.limit_s))
         ratios = (ratio_text(row.speedup), ratio_text(row.of_limit), f"{row.spread:.0%}")
         lines.append(f"| {' | '.join((*cells, *ratios))} |")

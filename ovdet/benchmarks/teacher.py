@@ -51,7 +51,7 @@ def run(arguments: argparse.Namespace) -> list[Row]:
     photos, boxes = _load_regions(arguments)
     teacher = load_teacher(arguments.teacher, choose_device(arguments.device))
     embedder = RegionEmbedder(teacher)
-    batches = _ready_batches(teacher, photos, boxes, embedder.scales)
+    batches = ready_batches(teacher, photos, boxes, embedder.scales)
 
     def crop_by_crop() -> Tensor:
         return torch.cat(
@@ -97,7 +97,7 @@ def embed_one_by_one(teacher: Teacher, photo: Tensor, boxes: Tensor, scales: Seq
     return torch.cat(rows)
 
 
-def _ready_batches(
+def ready_batches(
     teacher: Teacher, photos: Sequence[Tensor], boxes: Sequence[Tensor], scales: Sequence[float]
 ) -> tuple[Tensor, ...]:
     """All crops, preprocessed: batches (R, 3, h, w) of the fastest size, on the teacher's device."""
@@ -140,7 +140,7 @@ def _load_regions(arguments: argparse.Namespace) -> tuple[list[Tensor], list[Ten
         coarse = torch.rand(arguments.photos, 3, 30, 40, generator=generator)
         photos = list((F.interpolate(coarse, _RANDOM_SIZE, mode="bilinear") * 255).byte())
         known = [torch.zeros(0, 4)] * len(photos)
-    drawn = [_random_boxes(photo, arguments.regions, generator) for photo in photos]
+    drawn = [random_boxes(photo, arguments.regions, generator) for photo in photos]
     return photos, [torch.cat(both)[: arguments.regions] for both in zip(known, drawn, strict=True)]
 
 
@@ -159,7 +159,7 @@ def _read_photos(annotations: str, images: str, number: int) -> tuple[list[Tenso
     return photos, boxes
 
 
-def _random_boxes(photo: Tensor, number: int, generator: torch.Generator) -> Tensor:
+def random_boxes(photo: Tensor, number: int, generator: torch.Generator) -> Tensor:
     """Random boxes (M, 4) XYXY inside an image, sides from 8 pixels to all of it, more small than large ones."""
     extent = torch.tensor([photo.shape[2], photo.shape[1]])
     sides = 8 + (extent - 8) * torch.rand(number, 2, generator=generator) ** 2

@@ -11,7 +11,7 @@ import statistics
 import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
 import torch
@@ -137,6 +137,12 @@ def compare(
         device=describe_device(device),
         spread=(max(seconds["ours"]) - min(seconds["ours"])) / medians["ours"],
     )
+
+
+def with_rate(row: Row, photos: int) -> Row:
+    """A row whose case says how many photos a second that is, and would be at the lower bound."""
+    rates = f"{photos / row.ours_s:.3g} photos/s" + (f" of {photos / row.limit_s:.3g}" if row.limit_s else "")
+    return replace(row, case=f"{row.case}: {rates}")
 
 
 def describe_device(device: torch.device | str = "cpu") -> str:

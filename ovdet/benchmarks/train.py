@@ -17,7 +17,7 @@ from torch import Tensor, nn
 
 from ovdet.benchmarks.profile import PARTS, time_parts
 from ovdet.benchmarks.random_inputs import random_classes, random_training_photo
-from ovdet.benchmarks.timing import Row, compare
+from ovdet.benchmarks.timing import Row, compare, with_rate
 from ovdet.class_embeddings import ClassEmbeddings
 from ovdet.device import choose_device, half_type
 from ovdet.engine.config import load_config
@@ -66,6 +66,7 @@ def run(arguments: argparse.Namespace) -> list[Row]:
         rounds=arguments.rounds,
         device=device,
     )
+    row = with_rate(row, arguments.photos)
     if not arguments.profile:
         return [row]
     return [row, *time_parts(step, PARTS, rounds=arguments.rounds, device=device, trace=arguments.trace)]

@@ -2,6 +2,7 @@
 
 ovdet benchmark
 ovdet benchmark --all --yolox yolox_nano.onnx --runtimes onnx openvino --output bench.json    (under ten minutes)
+ovdet benchmark --parts start stream --output more.json              (these alone)
 ovdet benchmark --page docs/benchmarks.md bench.json gpu.json        (writes the page from such files)
 """
 
@@ -15,11 +16,27 @@ from pathlib import Path
 from ovdet.errors import InputError
 from ovdet.files import require_path
 
+# as of benchmarks/suite.py, which takes time to import
+PARTS = (
+    "start",
+    "stream",
+    "evaluation",
+    "postprocess",
+    "vocabulary",
+    "teacher",
+    "published",
+    "train",
+    "extraction",
+    "memory",
+)
+
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     add = parser.add_argument
     add("files", nargs="*", metavar="F.json", help="with --page: of earlier runs")
     add("--all", action="store_true", help="everything; without it the detectors alone")
+    parts = f"some of these alone: {', '.join(PARTS)}; memory takes half an hour and is no part of --all"
+    add("--parts", nargs="+", choices=PARTS, default=[], metavar="PART", help=parts)
     add("--output", metavar="F.json", help="write what was measured there too")
     add("--page", metavar="F.md", help="write a page from files instead of measuring")
     add("--rounds", type=int, default=5, metavar="N", help="timed runs of each (default: %(default)s)")
@@ -34,13 +51,15 @@ def run(arguments: argparse.Namespace) -> None:
         raise InputError(f"expected --rounds of at least 1, got {arguments.rounds}")
     if bool(arguments.page) != bool(arguments.files):
         raise InputError("expected --page F.md and files of earlier runs, or neither")
-    from ovdet.benchmarks.suite import measure, page, read_report, write_report
+    if arguments.all and arguments.parts:
+        raise InputError("expected --all or --parts, got both")
+    from ovdet.benchmarks import suite
     from ovdet.device import parse_device
     from ovdet.files import atomic_write
     from ovdet.memory import reuse_freed_memory
 
     if arguments.page:
-        content = page([read_report(file) for file in arguments.files])
+        content = suite.page([suite.read_report(file) for file in arguments.files])
         atomic_write(require_path(arguments.page), content.encode())
         return
     if arguments.yolox and not Path(arguments.yolox).is_file():
@@ -50,8 +69,9 @@ def run(arguments: argparse.Namespace) -> None:
     parse_device(arguments.device)
     reuse_freed_memory()
     words = [Path(word).name if Path(word).suffix in (".onnx", ".json") else word for word in sys.argv[1:]]
-    report = measure(
-        everything=arguments.all,
+    report = suite.measure(
+        parts=tuple(suite.PARTS) if arguments.all else arguments.parts,
+        detectors=not arguments.parts,
         rounds=arguments.rounds,
         device=arguments.device,
         yolox_file=arguments.yolox,
@@ -59,4 +79,4 @@ def run(arguments: argparse.Namespace) -> None:
         command=shlex.join(["ovdet", *words]),
     )
     if arguments.output:
-        write_report(report, arguments.output)
+        suite.write_report(report, arguments.output)

@@ -1,13 +1,17 @@
 """The report of all benchmarks: files, the page made of them, the command as a user runs it."""
 
+import importlib
 import json
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
 from ovdet.benchmarks import suite
 from ovdet.benchmarks.detectors import owl, rows_of
+from ovdet.benchmarks.memory import Peak
 from ovdet.benchmarks.timing import Row
+from ovdet.cli.benchmark import PARTS
 from ovdet.errors import InputError
 
 ROOT = Path(__file__).parents[2]
@@ -33,6 +37,40 @@ def test_the_page_has_a_chapter_for_each_file(ovdet, tmp_path):
     assert "loaded" not in first and "load average 7.5" in second and "2026-01-02" in second and "(abc)" in second
 
 
+def test_memory_is_a_table_of_its_own(tmp_path):
+    found = report(load=7.5)
+    found.sections = [suite.Section("Memory", "Peaks.", peaks=[Peak("a large photo", 1234.5, 2000.0)])]
+    suite.write_report(found, tmp_path / "f.json")
+    page = suite.page([suite.read_report(tmp_path / "f.json")])
+    assert "| a large photo | 1,234 MiB | 2,000 MiB |" in page and "peer | |" not in page
+    assert "loaded" not in page, "load changes times alone"
+
+
+def test_some_parts_alone(monkeypatch):
+    """As they are asked for; the detectors are left out. All parts are known to the command."""
+    assert set(PARTS) == {*suite.PARTS, suite.MEMORY}
+    asked = []
+
+    def find(name):
+        def run(arguments):
+            asked.append((name.rpartition(".")[2], arguments))
+            return [Peak("x", 1.0, 2.0)] if name.endswith("memory") else [Row("x", 1.0)]
+
+        add = importlib.import_module(name).add_arguments
+        return SimpleNamespace(add_arguments=add, run=run)
+
+    monkeypatch.setattr(suite, "importlib", SimpleNamespace(import_module=find))
+    given = dict(rounds=5, device="cpu", command="ovdet benchmark")
+    found = suite.measure(parts=["stream", "memory", "start"], detectors=False, **given)
+    assert [section.title for section in found.sections] == [
+        "A folder of photos",
+        "Memory",
+        "From the shell to the first box",
+    ]
+    assert [name for name, _ in asked] == ["stream", "memory", "start"]
+    assert asked[0][1].rounds == 3 and asked[0][1].device == "cpu" and asked[1][1].names == 1_000_000
+
+
 def test_the_documentations_page_is_made_of_its_files():
     files = sorted((ROOT / "docs/benchmarks").glob("*.json"))
     expected = suite.page([suite.read_report(file) for file in files])
@@ -44,6 +82,7 @@ def test_bad_input(ovdet, tmp_path):
     (tmp_path / "broken.json").write_text("{")
     for words, message in (
         (("--rounds", 0), "at least 1, got 0"),
+        (("--all", "--parts", "start"), "--all or --parts"),
         (("--page", tmp_path / "page.md"), "--page F.md and files"),
         ((tmp_path / "other.json",), "--page F.md and files"),
         (("--page", tmp_path / "page.md", tmp_path / "other.json"), "other.json"),
@@ -82,7 +121,7 @@ def test_measuring(tmp_path, capsys):
     """All peers, once; the largest of them small."""
     assert owl("cpu", small=True)().logits.shape[-1] == 100
     given = dict(rounds=1, device="cpu", yolox_file="", command="ovdet benchmark")
-    found = suite.measure(everything=False, **given)
+    found = suite.measure(**given)
     assert len(found.sections) == 1 and all(row.ours_s > 0 and row.peer_s > 0 for row in found.sections[0].rows)
     assert "| Faster R-CNN of detectron2" in capsys.readouterr().out
     suite.write_report(found, tmp_path / "f.json")
