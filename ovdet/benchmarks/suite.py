@@ -69,7 +69,8 @@ PARTS: dict[str, tuple[str, str, tuple[str, ...]]] = {
     "published": (
         "A published detector",
         "Detic's R50 (CenterNet2 proposals, cascade) on one photo of 480 x 640. The peer is detectron2's Mask R-CNN "
-        "R50-FPN; `limit` is backbone, pyramid and proposals alone. Both have random weights.",
+        "R50-FPN; `limit` is backbone, pyramid and proposals alone. Weights are random: the peer finds nothing, "
+        "draws no mask, and is timed so and with as many masks as ours.",
         (),
     ),
     "train": (

@@ -33,7 +33,14 @@ from ovdet.inference.detections import Detections
 from ovdet.inference.draw import draw_detections
 from ovdet.inference.embedded_photo import EmbeddedPhoto
 from ovdet.inference.photo import Photo, to_rgb
-from ovdet.inference.shown import CLASS_AGNOSTIC_IOU, MAX_CONTAINMENT, Shown, Threshold, to_detections
+from ovdet.inference.shown import (
+    CLASS_AGNOSTIC_IOU,
+    MAX_CONTAINMENT,
+    Shown,
+    Threshold,
+    thresholds_of,
+    to_detections,
+)
 from ovdet.inference.stream import OnFailure, StreamedPhoto, log_failure, photos_of, stream_photos
 from ovdet.inference.vocabulary_embedder import Names, VocabularyEmbedder
 from ovdet.learning.examples import to_boxes
@@ -327,8 +334,11 @@ class OpenVocabPredictor:
         """Detections of prepared photos."""
         if not inputs:
             return []
+        options = {}
+        if getattr(self.model, "has_masks", False):  # most of the time of a detector with masks; none that is not shown
+            options["mask_thresholds"] = thresholds_of(classes, shown.threshold)
         with torch.inference_mode():
-            outputs = self.model(inputs, classes=classes)
+            outputs = self.model(inputs, classes=classes, **options)
         return [to_detections(output["instances"].to("cpu"), classes, shown) for output in outputs]
 
     def _padded_size(self, inputs: dict) -> tuple[int, ...]:

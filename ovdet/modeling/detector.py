@@ -60,16 +60,25 @@ class OpenVocabRCNN(GeneralizedRCNN):
         self._memory_format = fast_memory_format(self.backbone, self.device)
         self.backbone.to(memory_format=self._memory_format)
 
-    def forward(self, batched_inputs: list[dict], *, classes: ClassEmbeddings) -> list[dict] | dict[str, Tensor]:
+    @property
+    def has_masks(self) -> bool:
+        """Whether detections come with masks."""
+        return self.roi_heads.mask_on
+
+    def forward(
+        self, batched_inputs: list[dict], *, classes: ClassEmbeddings, mask_thresholds: Tensor | None = None
+    ) -> list[dict] | dict[str, Tensor]:
         """detectron2's losses in training, its list of {"instances"} at test time.
 
         Args:
             batched_inputs: as detectron2's. In training `regions` of each input, at test time its `image_orig` (see
                 data/mapper.py), are used where the method asks for them.
             classes: what is asked for; `pred_classes` are indices into its names.
+            mask_thresholds: (K,) the lowest score of each name from which on a detection gets a mask at test time, in a
+                detector that has masks; those below get an empty one, as nobody looks at them. None: all get theirs.
         """
         if not self.training:
-            return self.inference(batched_inputs, classes=classes)
+            return self.inference(batched_inputs, classes=classes, mask_thresholds=mask_thresholds)
         classes = classes.to(self.device)
         images = self.preprocess_image(batched_inputs)
         targets = [x["instances"].to(self.device) for x in batched_inputs]
@@ -98,12 +107,18 @@ class OpenVocabRCNN(GeneralizedRCNN):
 
     @torch.no_grad()
     def inference(
-        self, batched_inputs: list[dict], *, classes: ClassEmbeddings, do_postprocess: bool = True
+        self,
+        batched_inputs: list[dict],
+        *,
+        classes: ClassEmbeddings,
+        mask_thresholds: Tensor | None = None,
+        do_postprocess: bool = True,
     ) -> list[dict] | list[Instances]:
-        """As detectron2's, without `detected_instances`."""
+        """As detectron2's, without `detected_instances`; masks see `forward`."""
         classes = classes.to(self.device)
         images, features, proposals, photos = self._propose(batched_inputs)
-        detections, _ = self.roi_heads(images, features, proposals, None, classes=classes, photos=photos)
+        given = dict(classes=classes, photos=photos, mask_thresholds=mask_thresholds)
+        detections, _ = self.roi_heads(images, features, proposals, None, **given)
         if not do_postprocess:
             return detections
         return self._postprocess(detections, batched_inputs, images.image_sizes)

@@ -52,10 +52,12 @@ class ImageLabelRCNN(OpenVocabRCNN):
         self.image_label_weight = image_label_weight
         self.image_label_proposals = image_label_proposals
 
-    def forward(self, batched_inputs: list[dict], *, classes: ClassEmbeddings) -> list[dict] | dict[str, Tensor]:
+    def forward(
+        self, batched_inputs: list[dict], *, classes: ClassEmbeddings, mask_thresholds: Tensor | None = None
+    ) -> list[dict] | dict[str, Tensor]:
         """As OpenVocabRCNN's; in training `loss_image_labels` besides."""
         if not self.training:
-            return super().forward(batched_inputs, classes=classes)
+            return super().forward(batched_inputs, classes=classes, mask_thresholds=mask_thresholds)
         labeled = [x for x in batched_inputs if LABELS_FIELD in x]
         boxed = [x for x in batched_inputs if LABELS_FIELD not in x]
         losses = super().forward(boxed or labeled[:1], classes=classes)

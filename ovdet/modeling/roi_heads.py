@@ -161,6 +161,7 @@ class OpenVocabROIHeads(StandardROIHeads):
         photos: list[Tensor] | None = None,
         words: list[Tensor] | None = None,
         captions: list[tuple[str, Tensor]] | None = None,
+        mask_thresholds: Tensor | None = None,
     ) -> tuple[list[Instances], dict[str, Tensor]]:
         """Detections at test time, losses in training; arguments beyond detectron2's:
 
@@ -170,13 +171,16 @@ class OpenVocabROIHeads(StandardROIHeads):
             words: (W, D) of each image, the embeddings of its caption's words, where an objective needs captions.
             captions: of each image, and their embeddings (D,), where an objective needs pairs; "" for none.
             photos: RGB images (3, H, W) in [0, 255] per image, for a region_teacher at test time.
+            mask_thresholds: see `OpenVocabRCNN.forward`.
         """
         width = self.box_predictor.classifier.width
         if classes.width != width:
             raise InputError(f"expected class embeddings of width {width}, got width {classes.width}")
         if not self.training:
             detections = detect(self, features, proposals, classes, photos)
-            return self.forward_with_given_boxes(features, detections), {}
+            if mask_thresholds is None or not self.mask_on:
+                return self.forward_with_given_boxes(features, detections), {}
+            return self._with_masks_above(mask_thresholds, features, detections), {}
         if len(classes.class_ids) != len(classes.names) or not classes.has_one_row_each:
             rows = f"{len(classes.class_ids)} rows for {len(classes.names)} classes"
             raise InputError(f"expected one row per class in training, in the order of the names, got {rows}")
@@ -184,6 +188,18 @@ class OpenVocabROIHeads(StandardROIHeads):
         losses = self._box_losses(features, proposals, targets, classes, OfPhotos(regions, words, captions))
         losses.update(self._forward_mask(features, proposals))
         return proposals, losses
+
+    def _with_masks_above(
+        self, thresholds: Tensor, features: dict[str, Tensor], detections: list[Instances]
+    ) -> list[Instances]:
+        """Detections with masks, those below the threshold (K,) of their class with empty ones."""
+        chosen = [each.scores >= thresholds.to(each.scores)[each.pred_classes] for each in detections]
+        above = [each[keep] for each, keep in zip(detections, chosen, strict=True)]
+        for each, keep, seen in zip(detections, chosen, self.forward_with_given_boxes(features, above), strict=True):
+            masks = seen.pred_masks.new_zeros(len(each), *seen.pred_masks.shape[1:])
+            masks[keep] = seen.pred_masks
+            each.pred_masks = masks
+        return detections
 
     def _box_losses(
         self,

@@ -18,9 +18,10 @@ def arguments(*words):
 
 @pytest.mark.slow
 def test_a_row_for_each_number_of_names():
-    (row,) = published.run(arguments("--size", "64", "96", "--classes", "3", "--backbone", "resnet18"))
-    assert "resnet18, photo of 64 x 96, 3 names" in row.case and "Mask R-CNN" in row.peer
+    row, masks = published.run(arguments("--size", "64", "96", "--classes", "3", "--backbone", "resnet18"))
+    assert "resnet18, photo of 64 x 96, 3 names, no mask" in row.case and "Mask R-CNN" in row.peer
     assert 0 < row.limit_s < 2 * row.ours_s and row.peer_s > 0
+    assert masks.case.endswith(" masks") and masks.ours_s > row.ours_s
 
 
 def test_bad_sizes():

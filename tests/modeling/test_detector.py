@@ -489,8 +489,22 @@ def test_class_agnostic_masks(build, make_inputs, make_unit_rows):
     assert step(model, empty, classes)["loss_mask"] == 0
     model.roi_heads.box_predictor.test_score_thresh = 0.0
     classes = ClassEmbeddings.of(make_unit_rows(20), [str(i) for i in range(20)])
-    for output in model.eval()(make_inputs(), classes=classes):
-        assert output["instances"].pred_masks.shape[1:] == (64, 96)
+    everything = [output["instances"] for output in model.eval()(make_inputs(), classes=classes)]
+    assert all(found.pred_masks.shape[1:] == (64, 96) for found in everything)
+    # masks of some alone
+    asked = []
+    model.roi_heads.mask_head.register_forward_pre_hook(lambda _, given: asked.append(len(given[0])))
+    thresholds = torch.full((20,), 2.0)
+    thresholds[everything[0].pred_classes[:2]] = 0.0
+    some = [output["instances"] for output in model(make_inputs(), classes=classes, mask_thresholds=thresholds)]
+    for each, found in zip(everything, some, strict=True):
+        is_above = each.scores >= thresholds[each.pred_classes]
+        assert 0 < int(is_above.sum()) < len(each) and torch.equal(found.scores, each.scores)
+        assert each.pred_masks[is_above].any() and torch.equal(found.pred_masks[is_above], each.pred_masks[is_above])
+        assert not found.pred_masks[~is_above].any()
+    assert sum(asked) == sum(int((each.scores >= thresholds[each.pred_classes]).sum()) for each in everything)
+    none = model(make_inputs(), classes=classes, mask_thresholds=torch.full((20,), 2.0))
+    assert not any(output["instances"].pred_masks.any() for output in none) and sum(asked[2:]) == 0
 
 
 def test_synonyms_and_negatives(methods, build, make_inputs, make_unit_rows):
