@@ -21,7 +21,7 @@ from ovdet.modeling.learned_rows import learned_log_scores, region_features
 from ovdet.modeling.postprocess import soft_nms_scores
 from ovdet.modeling.region_embedding import image_embeddings, join_objectness
 from ovdet.modeling.scoring import Regions, build_scorer
-from ovdet.modeling.tracing import min_steps, opaque, with_fixed_shapes
+from ovdet.modeling.tracing import min_steps, opaque, with_fixed_shapes, with_folded_norms
 
 CANDIDATES_PER_REGION = 10
 
@@ -35,9 +35,9 @@ class DetectionGraph(nn.Module):
             detector: trained, in evaluation mode. It is left as it is; its parameters are shared.
         """
         super().__init__()
-        self.backbone = with_fixed_shapes(detector.backbone)
+        self.backbone = with_fixed_shapes(with_folded_norms(detector.backbone))
         self.proposal_generator = detector.proposal_generator
-        self.roi_heads = detector.roi_heads
+        self.roi_heads = with_folded_norms(detector.roi_heads)
         self.min_steps = min_steps(detector.backbone)
         self.is_bgr = detector.input_format == "BGR"
         self.register_buffer("pixel_mean", detector.pixel_mean)

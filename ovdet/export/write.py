@@ -25,7 +25,7 @@ from omegaconf import DictConfig
 from rich.progress import track
 from torch.export import Dim, ExportedProgram
 
-from ovdet.errors import InputError
+from ovdet.errors import InputError, first_line
 from ovdet.export.graph import DetectionGraph
 from ovdet.export.proposals import check_proposals
 from ovdet.export.quantize import quantize_linear_layers
@@ -120,7 +120,7 @@ def trace(detector: OpenVocabRCNN, *, tells_base: bool, with_learned: bool = Fal
         with_learned: whether it has the inputs `learned_weights` (L, W) and `learned_biases` (L,), L free.
 
     Raises:
-        InputError: a method that is no graph, or a detector on another device.
+        InputError: a method that is no graph, or a detector on another device or with layers that do not trace.
     """
     if not isinstance(detector, OpenVocabRCNN):
         raise InputError(
@@ -152,9 +152,11 @@ def trace(detector: OpenVocabRCNN, *, tells_base: bool, with_learned: bool = Fal
         torch.no_grad(),
         torch.backends.mkldnn.flags(enabled=False),
     ):  # whose choice of layers asks for sizes
-        program = torch.export.export(
-            graph, (), inputs, dynamic_shapes=shapes, strict=False, prefer_deferred_runtime_asserts_over_guards=True
-        )
+        given = dict(dynamic_shapes=shapes, strict=False, prefer_deferred_runtime_asserts_over_guards=True)
+        try:
+            program = torch.export.export(graph, (), inputs, **given)
+        except Exception as error:  # tracing has families of errors of its own, and pages of text in each
+            raise InputError(f"expected a detector that torch.export traces, got: {first_line(error, 200)}") from error
     _drop_assertions(program)
     return program
 

@@ -5,9 +5,11 @@ from __future__ import annotations
 from copy import deepcopy
 
 import torch
+from detectron2.layers import Conv2d
 from detectron2.modeling.backbone.fpn import LastLevelMaxPool, LastLevelP6P7
 from timm.layers import Conv2dSame
 from torch import Tensor, nn
+from torch.nn.utils.fusion import fuse_conv_bn_weights
 
 from ovdet.imagenet_lite import same_padding, with_padding
 
@@ -40,6 +42,26 @@ def with_fixed_shapes(backbone: nn.Module) -> nn.Module:
         elif isinstance(module, Conv2dSame):
             backbone.set_submodule(name, with_even_padding(module))
     return backbone
+
+
+def with_folded_norms(part: nn.Module) -> nn.Module:
+    """A copy whose convolutions do what batch norms behind them do in evaluation; a part without any is not copied.
+
+    torch's batch norm asks for its input's strides, which are expressions of the photo's sides.
+    """
+    if not any(_is_normalized(layer) for layer in part.modules()):
+        return part
+    part = deepcopy(part)
+    for layer in filter(_is_normalized, part.modules()):
+        norm, layer.norm = layer.norm, None
+        statistics = (norm.running_mean, norm.running_var, norm.eps)
+        layer.weight, layer.bias = fuse_conv_bn_weights(layer.weight, layer.bias, *statistics, norm.weight, norm.bias)
+    return part
+
+
+def _is_normalized(layer: nn.Module) -> bool:
+    """Whether a layer is a convolution with a batch norm of its own that is not frozen."""
+    return isinstance(layer, Conv2d) and isinstance(layer.norm, nn.BatchNorm2d)
 
 
 class EverySecond(LastLevelMaxPool):
