@@ -45,6 +45,10 @@ class Res5BoxHead(nn.Module):
         )
         self.res5 = nn.Sequential(*blocks)
 
+    def stage(self, pooled: Tensor) -> Tensor:
+        """(R, C, P, P) -> (R, F, P / 2, P / 2), what masks are read off, too."""
+        return self.res5(pooled)
+
     def forward(self, pooled: Tensor) -> Tensor:
         """(R, C, P, P) -> (R, F)."""
-        return self.res5(pooled).mean(dim=(2, 3))
+        return self.stage(pooled).mean(dim=(2, 3))

@@ -10,6 +10,7 @@ from detectron2.model_zoo import get_config
 from detectron2.modeling.box_regression import Box2BoxTransform
 from detectron2.modeling.matcher import Matcher
 from detectron2.modeling.poolers import ROIPooler
+from detectron2.modeling.roi_heads import MaskRCNNConvUpsampleHead
 from omegaconf import DictConfig
 
 from ovdet.hub.published.variant import Origin, Space, Variant
@@ -21,6 +22,7 @@ from ovdet.modeling.embedding_heads import UnitNorm
 from ovdet.modeling.offline_proposals import OfflineProposals
 from ovdet.modeling.roi_heads import OpenVocabROIHeads
 from ovdet.modeling.score_fusion import TextScores, TextTimesLogit
+from ovdet.modeling.shared_stage_heads import SharedStageROIHeads
 from ovdet.modeling.soft_nms import SoftNMS
 from ovdet.modeling.sync_batch_norm import sync_batch_norm
 
@@ -100,17 +102,26 @@ def regionclip_ov_coco() -> DictConfig:
 
 
 def regionclip_ov_lvis() -> DictConfig:
-    """Fine-tuned on OV-LVIS's base classes, boxes alone; proposals of a detector trained with large-scale jitter."""
+    """Fine-tuned on OV-LVIS's base classes, with masks; proposals of a detector trained with large-scale jitter."""
     proposals = get_config("common/models/mask_rcnn_fpn.py").model
     norm = L(sync_batch_norm)()
     proposals.backbone.norm = proposals.backbone.bottom_up.stem.norm = proposals.backbone.bottom_up.stages.norm = norm
     proposals.proposal_generator.head.conv_dims = [-1, -1]
-    return regionclip(
+    model = regionclip(
         proposals,
         predictor=dict(test_score_thresh=0.02, test_topk_per_image=300),
         score_fusion=L(TextTimesLogit)(objectness_exponent=0.5),
         soft_nms=L(SoftNMS)(sigma=0.5, min_score=0.001),
     )
+    pooler = model.roi_heads.box_pooler
+    stage = L(ShapeSpec)(channels=2048, height=7, width=7)
+    model.roi_heads.update(
+        _target_=SharedStageROIHeads,
+        mask_in_features=["res4"],
+        mask_pooler=pooler,
+        mask_head=L(MaskRCNNConvUpsampleHead)(input_shape=stage, num_classes=1, conv_dims=[256]),
+    )
+    return model
 
 
 _variant = partial(
@@ -145,7 +156,7 @@ REGIONCLIP_OV_COCO = _variant(
 )
 REGIONCLIP_OV_LVIS = _variant(
     name="regionclip-ov-lvis",
-    title="RegionCLIP RN50 fine-tuned on OV-LVIS, boxes alone, proposals of an RPN on R50-FPN",
+    title="RegionCLIP RN50 fine-tuned on OV-LVIS, with masks, proposals of an RPN on R50-FPN",
     build_model=regionclip_ov_lvis,
-    unused=rf"{_UNUSED}|roi_heads\.mask_head\.",
+    unused=_UNUSED,
 )

@@ -80,9 +80,13 @@ class ClipRegionHead(nn.Module):
         self.layer4 = _clip_resnet(layers, width).layer4
         self.attnpool = AttentionPool(32 * width, pooled_side, num_heads, out_features)
 
+    def stage(self, pooled: Tensor) -> Tensor:
+        """(R, C, P, P) -> (R, 32 * width, P / 2, P / 2), what masks are read off, too."""
+        return self.layer4(pooled)
+
     def forward(self, pooled: Tensor) -> Tensor:
         """(R, C, P, P) -> (R, D)."""
-        return self.attnpool(self.layer4(pooled))
+        return self.attnpool(self.stage(pooled))
 
 
 class AttentionPool(nn.Module):

@@ -218,3 +218,12 @@ def test_the_table_names_variants_that_exist():
     assert set(ALIASES.values()) <= PUBLISHED.keys() and len(PUBLISHED) == 20
     assert {known.variant for known in PUBLISHED.values()} <= {variant.name for variant in VARIANTS}
     assert all(name.startswith(PREFIXES) for name in [*PUBLISHED, *ALIASES])
+
+
+def test_regionclip_s_masks_are_among_its_weights(rules):
+    stored = rules.shapes("regionclip_ft_lvis866")
+    variant = converting.find_variant(stored, "a file", family="regionclip")
+    assert variant.name == "regionclip-ov-lvis"
+    assert {source for source in stored if "mask_head" in source and "offline" not in source} == {
+        f"roi_heads.mask_head.{part}.{kind}" for part in ("deconv", "predictor") for kind in ("weight", "bias")
+    } <= set(variant.sources.values())  # fmt: skip
