@@ -54,7 +54,7 @@ def stream_on_cluster(
             if row["error"]:
                 on_failure(photo, InputError(row["error"]))
             else:
-                yield StreamedPhoto(photo, pickle.loads(zlib.decompress(row["found"])), None)
+                yield StreamedPhoto(photo, unpack(row["found"]), None)
 
 
 class StreamWorker:
@@ -76,6 +76,11 @@ class StreamWorker:
             rows.extend((photo.source, _pack(photo.detections), "") for photo in seen)
         photo, found, error = map(list, zip(*rows, strict=True))
         return {"photo": photo, "found": found, "error": error}
+
+
+def unpack(found: bytes) -> Detections:
+    """Detections as a worker sends them."""
+    return pickle.loads(zlib.decompress(found))
 
 
 def _pack(found: Detections) -> bytes:

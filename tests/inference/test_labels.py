@@ -1,6 +1,7 @@
 """Labels of a folder: a journal that survives any interruption, and formats that other readers read alike."""
 
 import json
+import types
 from collections import Counter
 from dataclasses import replace
 from functools import partial
@@ -17,6 +18,7 @@ from pycocotools.coco import COCO
 from streaming import stream_of
 
 from ovdet.errors import InputError
+from ovdet.inference.cluster_stream import StreamWorker, unpack
 from ovdet.inference.detections import Detections
 from ovdet.inference.label_formats import FORMATS
 from ovdet.inference.labels import JOURNAL, Box, Journal, LabeledPhoto, Labels, label_photos, labeled_photo
@@ -245,6 +247,18 @@ def test_masks_last_in_the_journal(photos, masked, tmp_path):
     journal = Journal(tmp_path / "masked", ASKED)
     assert tuple(journal.done[photo.name] for photo in photos) == labels.photos
     assert "mask" not in (labels_of(photos, tmp_path / "plain") and (tmp_path / "plain" / JOURNAL).read_text())
+
+
+def test_masks_come_from_a_cluster_too(photos):
+    """What a worker sends, without Ray."""
+    predictor = types.SimpleNamespace(stream=partial(stream_of, detect_masks))
+    worker = StreamWorker(lambda: predictor, {})
+    sent = worker({"photos": [json.dumps([str(photo) for photo in photos])]})
+    assert sent["photo"] == [str(photo) for photo in photos] and not any(sent["error"])
+    for photo, packed in zip(photos, sent["found"], strict=True):
+        expected, found = detect_masks(np.asarray(Image.open(photo).convert("RGB"))), unpack(packed)
+        assert list(found) == list(expected) and np.array_equal(found.masks, expected.masks)
+        assert len(packed) < 2000 + expected.masks.size / 8
 
 
 def test_masks_in_coco(masked, tmp_path, capsys):
