@@ -56,6 +56,7 @@ def served(tmp_path):
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(1200)
 def test_a_person_at_the_page(served, tmp_path):
     """In a real browser: a sample photo, names, other names, thresholds, a photo of one's own, a mistake."""
     playwright = pytest.importorskip("playwright.sync_api")
@@ -139,6 +140,7 @@ def _on_a_phone_at_night(page, tmp_path):
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(1200)
 def test_the_camera_at_the_page(served):
     """A browser's made-up camera: its picture becomes the photo; no camera is told."""
     playwright = pytest.importorskip("playwright.sync_api")
