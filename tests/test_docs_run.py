@@ -44,7 +44,6 @@ NOT_HERE = {
     r"ovdet_lite_mixture|ovdet_lite/model_final": "22 data sets, hours",
     r"tools/make_space": "tests/tools/test_containers.py",
     r"tools/reproduce_lite": "hours; tests/tools/test_reproduce.py",
-    r"output/lite/coca": "a detector that no page trains; tests/cli/test_describe.py",
     r"CONFIG": "stands for all of a folder; tests/test_configs.py",
 }
 # a detector that pages name, and the command of another page that trains it
