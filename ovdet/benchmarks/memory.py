@@ -74,12 +74,16 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(arguments: argparse.Namespace) -> list[Peak]:
-    """The peak of each job.
+    """The peak of each job, told on stderr as soon as it is there: they take minutes.
 
     Raises:
         InputError: no such job, a size below 1, or a job that failed.
     """
-    return list(peaks(arguments))
+    found = []
+    for each in peaks(arguments):
+        print(f"{each.case}: {each.peak_mib:,.0f} MiB", file=sys.stderr, flush=True)
+        found.append(each)
+    return found
 
 
 def peaks(arguments: argparse.Namespace) -> Iterator[Peak]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import argparse
 import json
 import subprocess
 import sys
@@ -64,6 +65,16 @@ def test_a_peak_is_of_the_job_alone(tmp_path):
     assert 2**28 < float(took[1]) * 2**20 < 2**29, len(held)
     with pytest.raises(InputError, match="a job to be done, its process ended with 3"):
         memory.run_apart("raise SystemExit(3)", tmp_path, "a job")
+
+
+def test_peaks_are_told_as_they_come(monkeypatch, capsys):
+    monkeypatch.setattr(memory, "peak", lambda name, sizes, folder: 1500.0 if name == "start" else 1600.0)
+    arguments = argparse.Namespace(cases=["start", "names"], photos=1, megapixels=1, names=2**20, images=1)
+    assert memory.run(arguments) == [
+        memory.Peak("one ordinary photo", 1500.0, 1300),
+        memory.Peak("1,048,576 names from a file in half precision", 1600.0, 1300 + 300 + 2 * 768),
+    ]
+    assert capsys.readouterr().err.splitlines()[1] == "1,048,576 names from a file in half precision: 1,600 MiB"
 
 
 def test_an_unknown_job(run_tool):
