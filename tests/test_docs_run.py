@@ -37,7 +37,7 @@ test_docs.loader.exec_module(docs)
 NOT_HERE = {
     r"--num-gpus|^torchrun|configs/(ov_coco|ov_lvis|transfer)/": "several GPUs, official data sets",
     r"^python datasets/": "official data sets; tests/datasets",
-    r"open_clip:|\bhf:|--push|^(cvat-cli|hf) ": "a network, an account",
+    r"open_clip:|\bhf:(?!//OWNER)|--push|^(cvat-cli|hf) ": "a network, an account",
     r"[Dd]etic": "a download",
     r"^(make|pip|source|export|docker) |-m venv": "sets up an environment; `make quick` is `ovdet train`",
     r"ov_coco_2017_val": "official data sets",
