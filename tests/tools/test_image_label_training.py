@@ -36,7 +36,8 @@ def test_two_steps_and_an_evaluation(trained, run_tool, tmp_path):
 @pytest.mark.timeout(3600)
 def test_both_losses_fall(run_tool, tmp_path):
     """The quick config with its backbone of ImageNet's weights, 300 steps."""
-    code, _, err = run_tool("train_net.py", "--config-file", "configs/quick/image_labels.py", *options(tmp_path, 300))
+    arguments = options(tmp_path, 300, **{"dataset.name": "both_losses"})  # that of the test above is registered
+    code, _, err = run_tool("train_net.py", "--config-file", "configs/quick/image_labels.py", *arguments)
     assert code == 0, err[-3000:]
     steps = steps_of(tmp_path / "run")
     labeled = [each["loss_image_labels"] for each in steps if each["loss_image_labels"] > 0]
