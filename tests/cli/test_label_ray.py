@@ -10,7 +10,7 @@ import pytest
 from cluster_workers import WorkerKiller
 from PIL import Image
 
-from ovdet.inference.cluster_stream import StreamWorker
+from ovdet.inference.cluster_stream import StreamWorker, unpack
 from ovdet.inference.labels import JOURNAL
 from ovdet.inference.load import load_predictor
 
@@ -41,7 +41,7 @@ def test_a_worker_finds_what_the_predictor_finds(tiny_files, photos):
     assert set(rows) == set(paths) and "07.png" in rows[paths[1]][1]
     predictor = make()
     for path in (paths[0], paths[2]):
-        assert list(pickle.loads(rows[path][0])) == list(predictor(path, threshold=0.0)) != []
+        assert list(unpack(rows[path][0])) == list(predictor(path, threshold=0.0)) != []
 
 
 @pytest.mark.slow

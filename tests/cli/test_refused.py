@@ -14,7 +14,12 @@ from ovdet.learning.classes_file import save_classes
 DATA = ["--annotations", "{photos}/my.json", "--images", "{photos}"]
 DETECTOR = ["{detector}"]
 TRAIN = ["--config-file", "configs/quick/vild.py", "dataset.root={data}", "train.output_dir={out}", "train.max_iter=1"]
-QUIET = ["dataset.prepare.num_train=4", "dataset.prepare.num_val=2", "dataloader.train.total_batch_size=2"]
+QUIET = [
+    "dataset.name=refused",
+    "dataset.prepare.num_train=4",
+    "dataset.prepare.num_val=2",
+    "dataloader.train.total_batch_size=2",
+]
 # by command, what it is given; "{detector}", "{out}" and folders are filled in
 FAULTS = {
     "evaluate": [
