@@ -97,7 +97,6 @@ def peaks(arguments: argparse.Namespace) -> Iterator[Peak]:
         case = CASES[name]
         limit = case.limit(sizes) + (0 if name == "start" else CASES["start"].limit(sizes))
         with tempfile.TemporaryDirectory() as folder:
-            write_inputs(name, sizes, Path(folder))
             yield Peak(case.title.format(**asdict(sizes)), peak(name, sizes, Path(folder)), limit)
 
 

@@ -54,10 +54,11 @@ def run(arguments: argparse.Namespace) -> None:
         if error.name and error.name.partition(".")[0] in ("fastapi", "starlette", "uvicorn", "python_multipart"):
             raise InputError(f"expected {error.name} to be installed: pip install 'ovdet[web]'") from error
         raise
+    from ovdet.inference import vocabulary_embedder
     from ovdet.inference.load import load_predictor
     from ovdet.serving.service import DetectionService, Limits
 
-    logging.getLogger("ovdet.inference.predictor").setLevel(logging.ERROR)  # who asks is told, in the answer
+    vocabulary_embedder.logger.setLevel(logging.ERROR)  # who asks is told, in the answer
     listening = _listen(arguments.host, arguments.port)
     chosen = {key: getattr(arguments, key) for key in ("model", "config_file", "weights", "device", "half")}
     predictor = load_predictor(**chosen, overrides=arguments.overrides)

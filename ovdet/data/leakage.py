@@ -184,10 +184,14 @@ def check_no_leak(report: LeakReport) -> None:
     counts = sorted(report.boxes["novel"].items(), key=lambda item: -item[1])
     proposals, weights = f"{report.proposal_source} was trained on", f"{report.weights_source} was trained on"
     for expected, told, names in (
-        ("no annotations of novel classes in training", "got", [f"{name} ({count})" for name, count in counts]),
-        ("a training vocabulary without novel classes", "it has", report.vocabulary["novel"]),
-        ("region proposals that know no novel class", proposals, report.proposal_classes["novel"]),
-        ("initial weights that know no novel class", weights, report.weights_classes["novel"]),
+        (
+            "no annotations of novel classes in training",
+            "got",
+            ", ".join(f"{name} ({count})" for name, count in counts),
+        ),
+        ("a training vocabulary without novel classes", "it has", listed(report.vocabulary["novel"])),
+        ("region proposals that know no novel class", proposals, listed(report.proposal_classes["novel"])),
+        ("initial weights that know no novel class", weights, listed(report.weights_classes["novel"])),
     ):
         if names:
-            raise InputError(f"expected {expected}, {told} {listed(names)}")
+            raise InputError(f"expected {expected}, {told} {names}")

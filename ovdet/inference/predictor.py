@@ -8,7 +8,6 @@ Shape letters: H, W of the photo; K names; D embedding width.
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from functools import cached_property, partial
 from pathlib import Path
@@ -51,8 +50,6 @@ from ovdet.modeling.acceleration import speed_up
 from ovdet.modeling.fingerprint import detector_fingerprint
 from ovdet.text.classes import join_classes
 from ovdet.text.embedder import NameEmbedder
-
-logger = logging.getLogger(__name__)
 
 
 class OpenVocabPredictor:
