@@ -13,6 +13,7 @@ import os
 import shutil
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
+from typing import TypeVar
 from urllib.parse import quote
 from xml.etree import ElementTree
 
@@ -21,9 +22,10 @@ import numpy as np
 from ovdet.errors import InputError
 from ovdet.files import atomic_write, temporary_path
 from ovdet.inference.labels import Box, LabeledPhoto, Labels
-from ovdet.inference.mask_formats import from_run_lengths, to_cvat_run_lengths, to_outline
-from ovdet.integrations.label_studio import OUTLINES, to_prediction
+from ovdet.inference.mask_formats import from_run_lengths, to_brush_run_lengths, to_cvat_run_lengths
+from ovdet.integrations.label_studio import MASKS, to_prediction
 
+_T = TypeVar("_T")
 VAL_SHARE = 0.2  # of the photos, in YOLO's split
 
 
@@ -103,14 +105,14 @@ def write_voc(labels: Labels, folder: Path) -> Path:
 def write_label_studio(labels: Labels, folder: Path) -> Path:
     """label_studio.json: tasks with predictions, in percent; label_studio.xml: the project's label config.
 
-    A mask is the polygon around its largest part, in the place of the box.
+    A mask is a brush region in the place of its box.
 
     Photos are named as Label Studio's local storage serves them, with the folder of the photos as the storage's.
     """
     tasks = []
     for photo in labels.photos:
         rows = [
-            {"box": box.box, "score": box.score, "label": box.label, "outline": _outline(box, photo)}
+            {"box": box.box, "score": box.score, "label": box.label, "rle": _mask_as(to_brush_run_lengths, box, photo)}
             for box in photo.detections
         ]
         names = {"model": labels.model, "from_name": "label", "to_name": "image"}
@@ -121,12 +123,13 @@ def write_label_studio(labels: Labels, folder: Path) -> Path:
     ElementTree.SubElement(view, "Image", name="image", value="$image")
     controls = {"RectangleLabels": "label"}
     if any(box.mask for photo in labels.photos for box in photo.detections):
-        controls["PolygonLabels"] = OUTLINES
+        controls["BrushLabels"] = MASKS
     for kind, name in controls.items():
         control = ElementTree.SubElement(view, kind, name=name, toName="image")
         for label in labels.names:
             ElementTree.SubElement(control, "Label", value=label)
-    _write_xml(folder / "label_studio.xml", view)
+    ElementTree.indent(view)  # without a declaration: the config is pasted, and read as text
+    atomic_write(folder / "label_studio.xml", ElementTree.tostring(view, encoding="utf-8") + b"\n")
     return _write_json(folder / "label_studio.json", tasks)
 
 
@@ -145,7 +148,7 @@ def write_cvat(labels: Labels, folder: Path) -> Path:
         size = {"width": str(photo.width), "height": str(photo.height)}
         image = ElementTree.SubElement(root, "image", id=str(number), name=photo.image, **size)
         for box in photo.detections:
-            mask = to_cvat_run_lengths(_mask(box, photo)) if box.mask else None
+            mask = _mask_as(to_cvat_run_lengths, box, photo)
             place = mask or dict(zip(("xtl", "ytl", "xbr", "ybr"), map(str, box.box), strict=True))
             said = {"label": box.label, "source": "auto", "occluded": "0", **place, "z_order": "0"}
             ElementTree.SubElement(image, "mask" if mask else "box", said)
@@ -184,9 +187,8 @@ def _mask(box: Box, photo: LabeledPhoto) -> np.ndarray:
     return from_run_lengths(box.mask, photo.height, photo.width)
 
 
-def _outline(box: Box, photo: LabeledPhoto) -> list[list[float]] | None:
-    points = to_outline(_mask(box, photo)) if box.mask else None
-    return None if points is None else points.tolist()
+def _mask_as(to_format: Callable[[np.ndarray], _T], box: Box, photo: LabeledPhoto) -> _T | None:
+    return to_format(_mask(box, photo)) if box.mask else None
 
 
 def _split(name: str) -> str:

@@ -1,14 +1,14 @@
-"""Masks as files have them: run lengths of COCO and of CVAT, outlines.
+"""Masks as files have them: run lengths of COCO, of CVAT and of Label Studio.
 
-Shape letters: H, W of the photo, P points.
+Shape letters: H, W of the photo.
 """
 
 from __future__ import annotations
 
-import cv2
 import numpy as np
 
-_SIMPLER = 0.5  # pixels that an outline may differ from the mask's
+_VALUE_BITS = 8  # of Label Studio's brush
+_LENGTH_BITS = 16  # of its runs
 
 
 def to_run_lengths(mask: np.ndarray) -> str:
@@ -36,18 +36,34 @@ def to_cvat_run_lengths(mask: np.ndarray) -> dict[str, str] | None:
     top, left = int(rows[0]), int(columns[0])
     part = mask[top : rows[-1] + 1, left : columns[-1] + 1]
     height, width = part.shape
-    flat = part.ravel()
-    ends = [*(np.flatnonzero(flat[1:] != flat[:-1]) + 1).tolist(), flat.size]
-    lengths = np.diff([0, *([0] if flat[0] else []), *ends]).tolist()
+    lengths, values = _runs(part)
     place = {"left": left, "top": top, "width": width, "height": height}
-    return {"rle": ", ".join(map(str, lengths)), **{key: str(value) for key, value in place.items()}}
+    zeros_first = [0, *lengths] if values[0] else lengths
+    return {"rle": ", ".join(map(str, zeros_first)), **{key: str(value) for key, value in place.items()}}
 
 
-def to_outline(mask: np.ndarray) -> np.ndarray | None:
-    """(H, W) bool -> (P, 2) x and y in pixels, around the largest part, without its holes; None below three points."""
-    outlines, _ = cv2.findContours(mask.astype(np.uint8), cv2.RETR_EXTERNAL, cv2.CHAIN_APPROX_NONE)
-    if not outlines:
+def to_brush_run_lengths(mask: np.ndarray) -> list[int] | None:
+    """(H, W) bool -> the bytes of Label Studio's `rle`: runs of an RGBA image that is 255 where the mask is, else 0.
+
+    Bits, the highest first: 32 count the image's values, 5 and four times 4 say the widths of a value and of a run's
+    length, each less one; then a run each: 1, which of the four widths, the length less one, the value. None of an
+    empty mask.
+    """
+    if not mask.any():
         return None
-    largest = max(outlines, key=cv2.contourArea)
-    points = cv2.approxPolyDP(largest, _SIMPLER, closed=True).reshape(-1, 2)
-    return points + 0.5 if len(points) > 2 else None  # OpenCV counts from the middle of a pixel
+    lengths, values = _runs(mask)
+    bits = [f"{4 * mask.size:032b}{_VALUE_BITS - 1:05b}", 4 * f"{_LENGTH_BITS - 1:04b}"]
+    for length, value in zip((4 * lengths).tolist(), values.tolist(), strict=True):
+        for start in range(0, length, 1 << _LENGTH_BITS):
+            part = min(length - start, 1 << _LENGTH_BITS)
+            bits.append(f"111{part - 1:0{_LENGTH_BITS}b}{255 * value:0{_VALUE_BITS}b}")
+    text = "".join(bits)
+    text += "0" * (-len(text) % 8)
+    return list(int(text, 2).to_bytes(len(text) // 8, "big"))
+
+
+def _runs(mask: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Row by row: how long each run is, and whether it is the mask's."""
+    flat = mask.ravel()
+    starts = np.flatnonzero(np.diff(flat, prepend=~flat[:1]))
+    return np.diff(starts, append=flat.size), flat[starts]

@@ -10,7 +10,7 @@ from xml.etree.ElementTree import ParseError
 
 from ovdet.errors import InputError
 
-OUTLINES = "outline"  # the name of the tag PolygonLabels, for detections with masks
+MASKS = "mask"  # the name of the tag BrushLabels, for detections with masks
 _LONGEST = 1_000_000  # characters of a label config
 
 
@@ -76,11 +76,11 @@ def parse_label_config(text: str) -> LabelConfig:
 def to_prediction(
     rows: Iterable[Mapping[str, Any]], width: int, height: int, *, model: str, from_name: str, to_name: str
 ) -> dict[str, Any]:
-    """Detections of one photo as a prediction: boxes and polygons in percent of the upright photo.
+    """Detections of one photo as a prediction: boxes in percent of the upright photo, masks as brush regions.
 
     Args:
-        rows: each {"box": [x1, y1, x2, y2] in pixels, "score", "label"}; with an "outline" [[x, y], ...] it is
-            a polygon in the place of the box.
+        rows: each {"box": [x1, y1, x2, y2] in pixels, "score", "label"}; with an "rle" (`to_brush_run_lengths`) it is
+            a mask in the place of the box.
         width: of the photo.
         height: of it.
         model: its name, as Label Studio tells predictions apart.
@@ -89,13 +89,13 @@ def to_prediction(
     """
     results = []
     for number, row in enumerate(rows):
-        is_polygon = row.get("outline") is not None
-        kind = "polygonlabels" if is_polygon else "rectanglelabels"
-        value = _polygon(row["outline"], width, height) if is_polygon else _rectangle(row["box"], width, height)
+        rle = row.get("rle")
+        kind = "rectanglelabels" if rle is None else "brushlabels"
+        value = _rectangle(row["box"], width, height) if rle is None else {"format": "rle", "rle": rle}
         results.append(
             {
                 "id": f"box{number}",
-                "from_name": OUTLINES if is_polygon else from_name,
+                "from_name": from_name if rle is None else MASKS,
                 "to_name": to_name,
                 "type": kind,
                 "original_width": width,
@@ -113,10 +113,6 @@ def _rectangle(box: Sequence[float], width: int, height: int) -> dict[str, float
     x1, y1, x2, y2 = box
     sides = {"x": x1 / width, "y": y1 / height, "width": (x2 - x1) / width, "height": (y2 - y1) / height}
     return {**{key: round(100 * side, 5) for key, side in sides.items()}, "rotation": 0}
-
-
-def _polygon(points: Sequence[Sequence[float]], width: int, height: int) -> dict[str, Any]:
-    return {"points": [[round(100 * x / width, 5), round(100 * y / height, 5)] for x, y in points], "closed": True}
 
 
 def _listed(text: str) -> tuple[str, ...]:

@@ -8,7 +8,6 @@ from functools import partial
 from pathlib import Path
 from xml.etree import ElementTree
 
-import cv2
 import numpy as np
 import pytest
 import supervision
@@ -22,6 +21,7 @@ from ovdet.inference.cluster_stream import StreamWorker, unpack
 from ovdet.inference.detections import Detections
 from ovdet.inference.label_formats import FORMATS
 from ovdet.inference.labels import JOURNAL, Box, Journal, LabeledPhoto, Labels, label_photos, labeled_photo
+from ovdet.inference.mask_formats import to_brush_run_lengths, to_run_lengths
 from ovdet.inference.review import least_sure, write_review
 
 NAMES = ("dog", 'red "kite" & co', "Straße")
@@ -220,13 +220,14 @@ def test_csv(labels, tmp_path):
 
 
 def detect_masks(rgb):
-    """As `detect`, with masks: of each box its ellipse and, of two, a piece apart from it."""
+    """As `detect`, with masks: of each box its ellipse with a hole and, of two, a piece apart from it."""
     found = detect(rgb)
     height, width = found.size
     y, x = np.mgrid[:height, :width] + 0.5
     masks = np.zeros((len(found), height, width), bool)
     for mask, (x1, y1, x2, y2) in zip(masks, found.boxes, strict=True):
-        mask |= ((2 * x - x1 - x2) / (x2 - x1)) ** 2 + ((2 * y - y1 - y2) / (y2 - y1)) ** 2 <= 1
+        distance = ((2 * x - x1 - x2) / (x2 - x1)) ** 2 + ((2 * y - y1 - y2) / (y2 - y1)) ** 2
+        mask |= (0.1 <= distance) & (distance <= 1)
         mask[0, :3] = len(masks) == 2
     return replace(found, masks=masks)
 
@@ -282,37 +283,99 @@ def test_masks_in_cvat(masked, tmp_path):
         assert shape.tag == "mask" and np.array_equal(again, mask)
 
 
-def test_masks_in_cvat_as_its_sdk_has_them(masked, tmp_path):
-    encode_mask = pytest.importorskip("cvat_sdk.masks").encode_mask
+@pytest.mark.slow
+def test_masks_in_cvat_as_its_sdk_reads_them(masked, tmp_path):
+    decode_mask = pytest.importorskip("cvat_sdk.masks").decode_mask
     labels, masks = masked
     root = ElementTree.parse(FORMATS["cvat"](labels, tmp_path)).getroot()
-    for shape, mask in zip(root.iter("mask"), masks, strict=True):
+    shapes = [(shape, image) for image in root.iter("image") for shape in image]
+    for (shape, image), mask in zip(shapes, masks, strict=True):
         left, top, width, height = (int(shape.get(key)) for key in ("left", "top", "width", "height"))
-        expected = encode_mask(mask, [left, top, left + width, top + height])
-        assert [int(number) for number in shape.get("rle").split(",")] == expected[:-4]
+        numbers = [int(number) for number in shape.get("rle").split(",")]
+        size = {"image_width": int(image.get("width")), "image_height": int(image.get("height"))}
+        again = decode_mask([*numbers, left, top, left + width - 1, top + height - 1], **size)
+        assert shape.tag == "mask" and np.array_equal(again, mask)
+
+
+def brush_pixels(rle):
+    """Values of a brush region's image, by the description of the npm package @thi.ng/rle-pack."""
+    bits = "".join(f"{byte:08b}" for byte in rle)
+    place = 0
+
+    def read(width):
+        nonlocal place
+        place += width
+        return int(bits[place - width : place], 2)
+
+    number, word = read(32), read(5) + 1
+    sizes = [read(4) + 1 for _ in range(4)]
+    values = []
+    while len(values) < number:
+        is_run = read(1)
+        length = read(sizes[read(2)]) + 1
+        values += [read(word)] * length if is_run else [read(word) for _ in range(length)]
+    assert len(values) == number and "1" not in bits[place:] and len(bits) - place < 8
+    return np.array(values)
+
+
+def test_a_brush_region_bit_by_bit():
+    header = "0" * 28 + "1000" + "00111" + "1111" * 4  # 2 pixels of 4 values, 8 bits a value, 16 a length
+    runs = "111" + "0" * 14 + "11" + "0" * 8 + "111" + "0" * 14 + "11" + "1" * 8  # 4 zeros, 4 times 255
+    bits = header + runs + "0" * 5
+    expected = [int(bits[start : start + 8], 2) for start in range(0, len(bits), 8)]
+    assert to_brush_run_lengths(np.array([[False, True]])) == expected
+    assert to_brush_run_lengths(np.zeros((2, 3), bool)) is None
+
+
+@pytest.mark.parametrize("pixels", [1, 1 << 14, (1 << 14) + 1, 100_000])
+def test_long_runs_of_a_brush_region(pixels):
+    mask = np.ones((2, pixels), bool)
+    mask[0, 0] = False
+    assert np.array_equal(brush_pixels(to_brush_run_lengths(mask)), np.repeat(255 * mask.ravel(), 4))
+
+
+def brush_results(labels, folder):
+    """Results of label_studio.json, all of them brush regions of the label config."""
+    tasks = json.loads(FORMATS["labelstudio"](labels, folder).read_text())
+    root = ElementTree.fromstring((folder / "label_studio.xml").read_text())
+    control = root.find("BrushLabels")
+    assert [label.get("value") for label in control.iter("Label")] == list(NAMES)
+    results = [result for task in tasks for result in task["predictions"][0]["result"]]
+    boxes = [box for photo in labels.photos for box in photo.detections]
+    for result, box in zip(results, boxes, strict=True):
+        assert (result["from_name"], result["type"]) == (control.get("name"), "brushlabels")
+        assert result["value"]["brushlabels"] == [box.label] and result["value"]["format"] == "rle"
+    return results
 
 
 def test_masks_in_label_studio(masked, tmp_path):
-    """The polygon, filled, is the mask's largest part to a pixel."""
+    """Holes and pieces apart too: of the image's four channels, each is the mask."""
     labels, masks = masked
-    tasks = json.loads(FORMATS["labelstudio"](labels, tmp_path).read_text())
-    root = ElementTree.parse(tmp_path / "label_studio.xml").getroot()
-    assert [label.get("value") for label in root.find("PolygonLabels").iter("Label")] == list(NAMES)
-    results = [result for task in tasks for result in task["predictions"][0]["result"]]
-    polygons = 0
-    for result, mask in zip(results, masks, strict=True):
-        if result["type"] == "rectanglelabels":  # a mask of a pixel or two has no area
-            assert cv2.erode(mask.astype(np.uint8), np.ones((3, 3))).sum() == 0
-            continue
-        polygons += 1
-        assert result["from_name"] == root.find("PolygonLabels").get("name")
-        points = np.array(result["value"]["points"]) / 100 * [result["original_width"], result["original_height"]]
-        filled = cv2.fillPoly(np.zeros(mask.shape, np.uint8), [np.round(points - 0.5).astype(np.int32)], 1)
-        _, parts, sizes, _ = cv2.connectedComponentsWithStats(mask.astype(np.uint8))
-        largest = parts == 1 + sizes[1:, cv2.CC_STAT_AREA].argmax()
-        assert not (cv2.erode(filled, np.ones((3, 3))).astype(bool) & ~largest).any()
-        assert not (cv2.erode(largest.astype(np.uint8), np.ones((3, 3))).astype(bool) & ~filled.astype(bool)).any()
-    assert polygons > 10
+    for result, mask in zip(brush_results(labels, tmp_path), masks, strict=True):
+        assert (result["original_height"], result["original_width"]) == mask.shape
+        image = brush_pixels(result["value"]["rle"]).reshape(*mask.shape, 4)
+        assert np.array_equal(image, np.repeat(255 * mask[..., None], 4, axis=2))
+
+
+@pytest.mark.slow
+def test_masks_in_label_studio_as_its_sdk_reads_them(masked, tmp_path):
+    interface = pytest.importorskip("label_studio_sdk.label_interface").LabelInterface
+    decode_rle = pytest.importorskip("label_studio_sdk.converter.brush").decode_rle
+    labels, masks = masked
+    for result, mask in zip(brush_results(labels, tmp_path), masks, strict=True):
+        image = decode_rle(result["value"]["rle"]).reshape(*mask.shape, 4)
+        assert np.array_equal(image[..., 3] > 0, mask)
+    config = interface((tmp_path / "label_studio.xml").read_text())
+    for task in json.loads((tmp_path / "label_studio.json").read_text()):
+        assert config.validate_prediction(task["predictions"][0], return_errors=True) == []
+
+
+@pytest.mark.parametrize("name", ["cvat", "labelstudio"])
+def test_an_empty_mask_leaves_its_box(name, photos, tmp_path):
+    empty = to_run_lengths(np.zeros((60, 90), bool))
+    photo = LabeledPhoto(photos[0].name, 90, 60, (Box((1, 2, 30, 40), 0.5, NAMES[0], empty),))
+    text = FORMATS[name](Labels(photos[0].parent, NAMES, (photo,), "m"), tmp_path / "labels").read_text()
+    assert 'xtl="1"' in text or '"rectanglelabels"' in text
 
 
 @pytest.mark.parametrize("name", FORMATS)
