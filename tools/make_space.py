@@ -12,13 +12,12 @@ import shutil
 from pathlib import Path
 
 import setuptools
-from packaging.requirements import Requirement
-from packaging.utils import canonicalize_name
 
 from ovdet.errors import InputError, command
 from ovdet.files import require_path
 
 ROOT = Path(__file__).parents[1]
+CONSTRAINTS = "constraints.txt"  # of all packages, those that others bring too
 EXTRAS = ("web",)
 SAMPLES = "scikit-image"  # photos to begin with
 
@@ -34,28 +33,20 @@ def main() -> None:
     ignored = shutil.ignore_patterns("__pycache__")
     shutil.copytree(ROOT / "ovdet", output / "ovdet", ignore=ignored)
     shutil.copytree(ROOT / "configs", output / "ovdet/configs", ignore=ignored)  # where the wheel has them
-    (output / "requirements.txt").write_text("\n".join(requirements()) + "\n", encoding="utf-8")
+    shutil.copyfile(ROOT / ".constraints.txt", output / CONSTRAINTS)
+    (output / "requirements.txt").write_text("\n".join([f"-c {CONSTRAINTS}", *requirements()]) + "\n", encoding="utf-8")
     print(f"{output}: {sum(file.stat().st_size for file in output.rglob('*')) / 2**20:.0f} MiB")
 
 
 def requirements() -> list[str]:
-    """The requirements of setup.py, in the versions of .constraints.txt where it has them."""
+    """The requirements of setup.py and of the page."""
     given: dict = {}
     setuptools.setup, setup = lambda **options: given.update(options), setuptools.setup
     try:
         runpy.run_path(str(ROOT / "setup.py"))
     finally:
         setuptools.setup = setup
-    tested: dict[str, list[str]] = {}
-    for line in (ROOT / ".constraints.txt").read_text(encoding="utf-8").splitlines():
-        if line and not line.startswith("#"):
-            tested.setdefault(canonicalize_name(Requirement(line).name), []).append(line)
-    asked = [
-        *given["install_requires"],
-        *(each for extra in EXTRAS for each in given["extras_require"][extra]),
-        SAMPLES,
-    ]
-    return [line for each in asked for line in tested.get(canonicalize_name(Requirement(each).name), [each])]
+    return [*given["install_requires"], *(each for extra in EXTRAS for each in given["extras_require"][extra]), SAMPLES]
 
 
 if __name__ == "__main__":

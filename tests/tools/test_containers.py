@@ -53,9 +53,14 @@ def space(tmp_path_factory):
 
 @pytest.mark.slow
 def test_a_space_is_whole(space):
-    assert {file.name for file in space.iterdir()} == {"README.md", "Dockerfile", "app.py", "requirements.txt", "ovdet"}
-    required = (space / "requirements.txt").read_text(encoding="utf-8")
-    assert all(f"\n{name}" in required for name in ("fastapi", "scikit-image", "supervision")) and "torch==" in required
+    lists = {"requirements.txt", "constraints.txt"}
+    assert {file.name for file in space.iterdir()} == {"README.md", "Dockerfile", "app.py", "ovdet", *lists}
+    first, *required = (space / "requirements.txt").read_text(encoding="utf-8").splitlines()
+    names = {re.match(r"[\w-]+", line)[0] for line in required}
+    assert first == "-c constraints.txt" and {"fastapi", "scikit-image", "supervision", "torch"} <= names
+    assert (space / "constraints.txt").read_bytes() == (ROOT / ".constraints.txt").read_bytes()
+    copied = [set(rest.split()) for name, rest in instructions(space / "Dockerfile") if name == "COPY"]
+    assert lists <= copied[0]
     head = (space / "README.md").read_text(encoding="utf-8").split("---\n")[1]
     given = dict(line.split(": ", 1) for line in head.splitlines() if ": " in line)
     assert given["sdk"] == "docker" and given["app_port"] == "7860" and len(given["short_description"]) <= 60
