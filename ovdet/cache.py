@@ -23,7 +23,7 @@ _SHIPPED = Path(__file__).parent / "assets/embeddings"  # of ImageNet's classes 
 
 
 def cache_folder() -> Path:
-    """Of this user, by the XDG base directory specification."""
+    """The cache folder of this user, by the XDG base directory specification."""
     configured = Path(os.environ.get("XDG_CACHE_HOME", ""))
     return (configured if configured.is_absolute() else Path(os.path.expanduser("~/.cache"))) / "ovdet"
 

@@ -82,7 +82,7 @@ def float32_by_default() -> Iterator[None]:
 
 
 class _Default:
-    """Who needs float32 now, and what was set before."""
+    """The default number type: how many need float32 now, and what was set before."""
 
     lock = threading.Lock()
     users = 0

@@ -48,12 +48,8 @@ def command(main: Callable[..., None]) -> Callable[..., None]:
             sys.argv[1:] = map(expand_home, sys.argv[1:])
             with _sigterm_unwinds():
                 main(*arguments)
-        except InputError as error:
-            message = input_error_of(str(error)) or " ".join(str(error).split())
-            print(f"error: {message}", file=sys.stderr)
-            sys.exit(2)
-        except ImportError as error:
-            message = missing_library(str(error))
+        except (InputError, ImportError) as error:
+            message = _told(error)
             if message is None:
                 raise
             print(f"error: {message}", file=sys.stderr)
@@ -66,6 +62,13 @@ def command(main: Callable[..., None]) -> Callable[..., None]:
             sys.exit(141)
 
     return run
+
+
+def _told(error: InputError | ImportError) -> str | None:
+    """The one line that the user is told; None of an import that failed for other reasons than the system's."""
+    if isinstance(error, ImportError):
+        return missing_library(str(error))
+    return input_error_of(str(error)) or " ".join(str(error).split())
 
 
 def expand_home(word: str) -> str:
@@ -115,7 +118,7 @@ def error_summary(error: BaseException) -> str:
 
 
 def missing_library(message: str) -> str | None:
-    """What to install where an import failed for want of a library of the system; None of other failures."""
+    """The message for an import that failed for want of a system library: what to install. None of other failures."""
     found = _LIBRARY.search(message)
     if found is None:
         return None

@@ -1,4 +1,4 @@
-"""What other papers add to ViLD, as small changes of one model: for few photos and short schedules."""
+"""Additions of other papers to ViLD, as small changes of one model: for few photos and short schedules."""
 
 from collections.abc import Sequence
 from copy import deepcopy
@@ -86,9 +86,10 @@ def soft_nms_sigma(model: DictConfig) -> DictConfig:
 
 
 def foreground_fusion(model: DictConfig) -> DictConfig:
-    """Of a novel name the text branch of a short schedule knows little, but still that there is a thing.
+    """Scores of novel names with 1 - background of the text branch, and with the box's area.
 
-    What it takes for one is often a part of something else where the box is small, so that large boxes come first.
+    The text branch of a short schedule knows little of a novel name, but still that there is a thing. What it takes for
+    one is often a part of something else where the box is small, so that large boxes come first.
     """
     model.roi_heads.score_fusion = L(GeometricScores)(
         base_exponent=0.85, novel_exponent=0.15, foreground_exponent=0.35, area_exponent=0.2, objectness_exponent=0.3

@@ -1,4 +1,4 @@
-"""What the configs of small photos share: data, schedule, and how a method trains its heads on the base detector."""
+"""The common part of the configs of small photos: data, schedule, and a method's heads on the base detector."""
 
 from detectron2.config import LazyCall as L
 from detectron2.data import transforms as T

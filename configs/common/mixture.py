@@ -32,7 +32,7 @@ def train_on(dataloader: DictConfig, sets: list[DictConfig], *, threshold: float
 
 
 def partial_labels(model: DictConfig) -> DictConfig:
-    """What a photo's set does not speak of is not held against the photo."""
+    """Losses that leave out the names of which a photo's set does not speak."""
     labels = L(set_labels)(name=_NAMES)
     model.roi_heads.box_predictor._target_ = PartialLabelBoxPredictor
     model.roi_heads.box_predictor.partial_labels = L(PartialLabels)(labels=labels)

@@ -26,6 +26,6 @@ def fine_tuned(model: DictConfig, *, masks: bool = False) -> DictConfig:
 
 
 def text_space(variant: Variant) -> dict:
-    """Whose embeddings a published detector knows, as a config's `teacher`."""
+    """The text space of a published detector, as a config's `teacher`."""
     space = variant.space
     return dict(name=space.name, width=space.width, templates=space.templates, embeddings=None)

@@ -18,7 +18,7 @@ MIB = 2**20
 
 @dataclass(frozen=True)
 class Sizes:
-    """How large the jobs are.
+    """The sizes of the jobs.
 
     Attributes:
         photos: of the folder, 12 megapixels each.
@@ -35,7 +35,7 @@ class Sizes:
 
 @dataclass(frozen=True)
 class Peak:
-    """What one job needed at most.
+    """The peak memory of one job, beside its limit.
 
     Attributes:
         case: what was done, with sizes.
@@ -101,7 +101,7 @@ def peaks(arguments: argparse.Namespace) -> Iterator[Peak]:
 
 
 def peak(name: str, sizes: Sizes, folder: Path) -> float:
-    """MiB that a job needed at most; what it reads is written before, by another process.
+    """A job's peak in MiB; what it reads is written before, by another process.
 
     Raises:
         InputError: it failed.
@@ -112,7 +112,7 @@ def peak(name: str, sizes: Sizes, folder: Path) -> float:
 
 
 def run_apart(statement: str, folder: Path, name: str) -> str:
-    """What a statement prints in a process of its own, in this folder.
+    """Run a statement in a process of its own, in this folder, and return what it prints.
 
     Raises:
         InputError: it failed, with the job's name.

@@ -17,6 +17,7 @@ from rich.console import Console
 
 from ovdet.benchmarks.detectors import run as run_detectors
 from ovdet.benchmarks.memory import Peak
+from ovdet.benchmarks.parts import MEMORY, MEMORY_TEXTS, PARTS
 from ovdet.benchmarks.timing import Row, describe_device, ratio_text, seconds_text
 from ovdet.errors import InputError
 from ovdet.files import atomic_write
@@ -29,68 +30,6 @@ _DETECTORS = (
     "The detectors",
     "ovdet-lite on one photo. `limit` is backbone, pyramid and RPN alone, which a detector of this kind has to run. "
     "Peers have random weights, so nothing passes their thresholds and their post-processing costs nothing.",
-)
-PARTS: dict[str, tuple[str, str, tuple[str, ...]]] = {
-    # module: title, what is compared, its arguments
-    "start": (
-        "From the shell to the first box",
-        "The fastest of the rounds, clock time of whole processes; the peer is a bare `import torch, torchvision`.",
-        (),
-    ),
-    "stream": (
-        "A folder of photos",
-        "`predictor.stream`, files read and resized ahead. The peer is calls one by one, `limit` the network on photos "
-        "that are ready; photos a second of it and of that.",
-        (),
-    ),
-    "evaluation": (
-        "Evaluation",
-        "From boxes in memory to each class's AP. The peer is pycocotools, `limit` is hotcoco alone.",
-        ("--images", "200"),
-    ),
-    "postprocess": (
-        "Post-processing",
-        "From 1000 boxes and their scores to 300 detections. The peer is detectron2's `fast_rcnn_inference`, whose "
-        "detections are bit-equal; `limit` is a bare top-k over the scores.",
-        (),
-    ),
-    "vocabulary": (
-        "Vocabularies",
-        "From 300 region embeddings to the candidates for detections. The peer is a softmax and a top-k over all "
-        "scores, `limit` the bare matrix product in chunks.",
-        ("--largest", "100000"),
-    ),
-    "teacher": (
-        "The teacher on regions",
-        "Embeddings of regions by `conse`. The peer cuts, resizes and embeds one region after the other; `limit` is "
-        "the teacher's forward pass alone.",
-        ("--photos", "1"),
-    ),
-    "published": (
-        "A published detector",
-        "Detic's R50 (CenterNet2 proposals, cascade) on one photo of 480 x 640. The peer is detectron2's Mask R-CNN "
-        "R50-FPN; `limit` is backbone, pyramid and proposals alone. Weights are random: the peer finds nothing, "
-        "draws no mask, and is timed so and with as many masks as ours.",
-        (),
-    ),
-    "train": (
-        "A training step",
-        "Forward, backward and optimizer. The peer is detectron2's Faster R-CNN with the same backbone, `limit` "
-        "backbone and pyramid, forward and backward; photos a second of it and of that.",
-        (),
-    ),
-    "extraction": (
-        "Extraction into a region store",
-        "From files to shards: proposals by ovdet-lite, embeddings by `conse`. `limit` is both networks alone on "
-        "decoded photos and crops; photos a second of it and of that.",
-        (),
-    ),
-}
-MEMORY = "memory"  # minutes to an hour, so it is no part of --all
-_MEMORY = (
-    "Memory",
-    "Peak resident memory of whole processes, each beside a limit that it must not go beyond: `tools/peak_memory.py` "
-    "ends with exit code 1 where one does.",
 )
 
 
@@ -169,7 +108,7 @@ def _run_part(name: str, rounds: int, device: str) -> Section:
     parser = argparse.ArgumentParser()
     module.add_arguments(parser)
     if name == MEMORY:
-        return Section(*_MEMORY, peaks=module.run(parser.parse_args([])))
+        return Section(*MEMORY_TEXTS, peaks=module.run(parser.parse_args([])))
     title, about, words = PARTS[name]
     arguments = parser.parse_args(words)
     arguments.rounds = min(rounds, 3)

@@ -13,30 +13,18 @@ import shlex
 import sys
 from pathlib import Path
 
+from ovdet.benchmarks.parts import MEMORY, PARTS
 from ovdet.errors import InputError
 from ovdet.files import require_path
-
-# as of benchmarks/suite.py, which takes time to import
-PARTS = (
-    "start",
-    "stream",
-    "evaluation",
-    "postprocess",
-    "vocabulary",
-    "teacher",
-    "published",
-    "train",
-    "extraction",
-    "memory",
-)
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     add = parser.add_argument
     add("files", nargs="*", metavar="F.json", help="with --page: of earlier runs")
     add("--all", action="store_true", help="everything; without it the detectors alone")
-    parts = f"some of these alone: {', '.join(PARTS)}; memory takes half an hour and is no part of --all"
-    add("--parts", nargs="+", choices=PARTS, default=[], metavar="PART", help=parts)
+    names = [*PARTS, MEMORY]
+    parts = f"some of these alone: {', '.join(names)}; {MEMORY} takes half an hour and is no part of --all"
+    add("--parts", nargs="+", choices=names, default=[], metavar="PART", help=parts)
     add("--output", metavar="F.json", help="write what was measured there too")
     add("--page", metavar="F.md", help="write a page from files instead of measuring")
     add("--rounds", type=int, default=5, metavar="N", help="timed runs of each (default: %(default)s)")
@@ -70,7 +58,7 @@ def run(arguments: argparse.Namespace) -> None:
     reuse_freed_memory()
     words = [Path(word).name if Path(word).suffix in (".onnx", ".json") else word for word in sys.argv[1:]]
     report = suite.measure(
-        parts=tuple(suite.PARTS) if arguments.all else arguments.parts,
+        parts=tuple(PARTS) if arguments.all else arguments.parts,
         detectors=not arguments.parts,
         rounds=arguments.rounds,
         device=arguments.device,

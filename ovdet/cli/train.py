@@ -17,7 +17,7 @@ TIMEOUT = 30.0  # minutes
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """Those of detectron2's `default_argument_parser`, and --timeout."""
+    """Add the arguments of detectron2's `default_argument_parser`, and --timeout."""
     add = parser.add_argument
     add_config_argument(parser, "of detector, data and schedule", default="")
     add("--resume", action="store_true", help="continue from the last checkpoint in train.output_dir")

@@ -8,7 +8,7 @@ import logging
 import math
 import os
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, Any, Literal, NamedTuple
 
@@ -280,7 +280,7 @@ def is_degenerate(box: Sequence[float], image: Mapping[str, Any]) -> bool:
     return not (has_area and touches)
 
 
-def usable_segmentation(segmentation: Any, image: Mapping[str, Any]) -> Any:
+def usable_segmentation(segmentation: Any, image: Mapping[str, Any], of: object = "an annotation") -> Any:
     """Polygons of at least three points, or a compressed RLE; an empty list where nothing is usable.
 
     What does not fit the photo is none: the C library behind it would write where it must not.
@@ -288,15 +288,30 @@ def usable_segmentation(segmentation: Any, image: Mapping[str, Any]) -> Any:
     Args:
         segmentation: of an annotation, as json has it.
         image: with height and width.
+        of: the annotation, for the message.
+
+    Raises:
+        InputError: a number in it is not finite.
     """
     height, width = image["height"], image["width"]
     if isinstance(segmentation, dict):
         if not is_rle_of(segmentation, height, width):
+            _refuse_non_finite(segmentation.values(), of)
             return []
         counts = segmentation["counts"]
         return mask_util.frPyObjects(segmentation, height, width) if isinstance(counts, list) else segmentation
     polygons = segmentation if isinstance(segmentation, list) else []
-    return [points for points in polygons if _is_polygon_near(points, height, width)]
+    usable = [points for points in polygons if _is_polygon_near(points, height, width)]
+    if len(usable) < len(polygons):
+        _refuse_non_finite(polygons, of)
+    return usable
+
+
+def _refuse_non_finite(parts: Iterable[Any], of: object) -> None:
+    numbers = (value for part in parts if isinstance(part, list) for value in part if isinstance(value, float))
+    odd = next((value for value in numbers if not math.isfinite(value)), None)
+    if odd is not None:
+        raise InputError(f"expected finite numbers in the segmentation of {of}, got {odd}")
 
 
 def is_rle_of(segmentation: Any, height: int, width: int) -> bool:

@@ -138,7 +138,9 @@ def _build_dicts(
                 "image_id": image_id,
                 "height": image["height"],
                 "width": image["width"],
-                "annotations": [_convert_annotation(annotation, image, to_contiguous) for annotation in kept],
+                "annotations": [
+                    _convert_annotation(annotation, image, to_contiguous, coco.path) for annotation in kept
+                ],
             }
         )
     if num_degenerate:
@@ -147,7 +149,7 @@ def _build_dicts(
 
 
 def _convert_annotation(
-    annotation: Mapping[str, Any], image: Mapping[str, Any], to_contiguous: Mapping[int, int]
+    annotation: Mapping[str, Any], image: Mapping[str, Any], to_contiguous: Mapping[int, int], path: Path
 ) -> dict[str, Any]:
     record = {
         "bbox": [float(value) for value in annotation["bbox"]],
@@ -158,7 +160,9 @@ def _convert_annotation(
     if annotation.get("score") is not None:
         record["score"] = float(annotation["score"])
     if annotation.get("segmentation"):
-        record["segmentation"] = usable_segmentation(annotation["segmentation"], image)
+        record["segmentation"] = usable_segmentation(
+            annotation["segmentation"], image, f"annotation {annotation['id']!r} in {path}"
+        )
     return record
 
 

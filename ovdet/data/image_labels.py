@@ -12,9 +12,8 @@ from ovdet.data.images import class_folders, photo_size
 from ovdet.errors import InputError
 from ovdet.text.class_names import normalize_class_name
 from ovdet.text.vocabulary import Vocabulary
+from ovdet.training_fields import LABELS_KEY
 from ovdet.typed import decoded
-
-LABELS_FIELD = "image_labels"  # of a dataset dict and of an input, for modeling/image_labels.py
 
 
 @dataclass(frozen=True)
@@ -59,7 +58,7 @@ class LabeledPhotos:
             of_photo = sorted({index[normalize_class_name(name)] for name in labels})
             height, width = photo_size(file)
             known = {"image_id": os.path.relpath(file, self.image_root), "height": height, "width": width}
-            dicts.append({"file_name": file, **known, "annotations": [], LABELS_FIELD: of_photo})
+            dicts.append({"file_name": file, **known, "annotations": [], LABELS_KEY: of_photo})
         return list(names), dicts
 
     def _by_folder(self) -> dict[str, list[str]]:

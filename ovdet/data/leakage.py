@@ -14,6 +14,7 @@ from tabulate import tabulate
 from ovdet.data.coco import listed
 from ovdet.errors import InputError
 from ovdet.text.class_names import normalize_class_name
+from ovdet.training_fields import SET_KEY
 
 
 class SetReport(NamedTuple):
@@ -109,8 +110,8 @@ def find_leaks(
     test_files = [record["file_name"] for record in test_dicts]
     by_set: dict[str, list[Mapping[str, Any]]] = {}
     for record in dicts:
-        if "set_index" in record:  # of data/mixture.py
-            by_set.setdefault(metadata.mixture.sets[record["set_index"]].name, []).append(record)
+        if SET_KEY in record:  # of data/mixture.py
+            by_set.setdefault(metadata.mixture.sets[record[SET_KEY]].name, []).append(record)
     own = {"proposal_source": "the detector in training itself", "training_classes": vocabulary}
     proposals = own if proposals is None else proposals
     return LeakReport(

@@ -33,16 +33,15 @@ from torch.utils.data import Sampler
 
 from ovdet.data.coco import read_json
 from ovdet.data.dataset import load_coco_subsets
-from ovdet.data.image_labels import LABELS_FIELD, LabeledPhotos
+from ovdet.data.image_labels import LabeledPhotos
 from ovdet.data.mapper import OpenVocabMapper
 from ovdet.data.samplers import count_photos
 from ovdet.errors import InputError
 from ovdet.text.class_names import normalize_class_name
+from ovdet.training_fields import LABELS_KEY, SCORES_FIELD, SET_FIELD, SET_KEY
 
 logger = logging.getLogger(__name__)
 
-SCORES_FIELD = "gt_scores"  # of a photo's Instances: 1, or a pseudo-label's score
-SET_FIELD = "gt_set"  # of a photo's Instances, for modeling/partial_labels.py: which set, once for each object
 _SYNONYMS = Path(__file__).with_name("synonyms.json")
 _TRIES = 5  # to crop a photo so that an object remains
 
@@ -155,9 +154,9 @@ def load_mixture(sets: Sequence[DataSet | LabeledPhotos], synonyms: Mapping[str,
         for record in kept:
             annotations = [{**each, "category_id": to_common[each["category_id"]]} for each in record["annotations"]]
             common = {"image_id": f"{data_set.name}/{record['image_id']}", "annotations": annotations}
-            if LABELS_FIELD in record:
-                common[LABELS_FIELD] = [to_common[label] for label in record[LABELS_FIELD]]
-            dicts.append({**record, **common, "set_index": number})
+            if LABELS_KEY in record:
+                common[LABELS_KEY] = [to_common[label] for label in record[LABELS_KEY]]
+            dicts.append({**record, **common, SET_KEY: number})
         numbers = data_set.name, len(kept), len(records) - len(kept), len(of_set)
         logger.info("%s: %d photos to train on, %d held out, %d names", *numbers)
     return Mixture(dicts, names, spoken, tuple(sets))
@@ -274,7 +273,7 @@ class MixtureMapper(OpenVocabMapper):
 
     def __call__(self, dataset_dict: dict[str, Any]) -> dict[str, Any]:
         """As OpenVocabMapper's; "instances" have `gt_set` besides, and labeled photos "image_labels" (int64)."""
-        is_labeled = LABELS_FIELD in dataset_dict
+        is_labeled = LABELS_KEY in dataset_dict
         for _ in range(1 if is_labeled else _TRIES):
             mapped = super().__call__(dataset_dict)
             if not self.is_train:
@@ -283,8 +282,8 @@ class MixtureMapper(OpenVocabMapper):
                 break
         instances = mapped["instances"]
         if is_labeled:
-            mapped[LABELS_FIELD] = torch.tensor(dataset_dict[LABELS_FIELD])
-        instances.set(SET_FIELD, torch.full((len(instances),), dataset_dict["set_index"], dtype=torch.int64))
+            mapped[LABELS_KEY] = torch.tensor(dataset_dict[LABELS_KEY])
+        instances.set(SET_FIELD, torch.full((len(instances),), dataset_dict[SET_KEY], dtype=torch.int64))
         return mapped
 
 
@@ -352,7 +351,7 @@ def mixture_sampler(name: str, threshold: float = 0.0) -> partial:
 def _mixture_sampler(
     dicts: Sequence[Mapping[str, Any]], *, name: str, threshold: float, seed: int = 0
 ) -> MixtureSampler:
-    set_indices = [record["set_index"] for record in dicts]
+    set_indices = [record[SET_KEY] for record in dicts]
     factors = np.ones(len(dicts))
     for number in sorted(set(set_indices)):
         where = [position for position, of in enumerate(set_indices) if of == number]

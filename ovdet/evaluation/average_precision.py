@@ -154,10 +154,10 @@ class CocoAP:
             yield entry
 
     def _segmentation(self, annotation: Mapping[str, Any], image_id: Any) -> Any:
-        if not usable_segmentation(annotation["segmentation"], self._truth.images[image_id]):
+        named = f"annotation {annotation['id']!r}"
+        if not usable_segmentation(annotation["segmentation"], self._truth.images[image_id], named):
             raise InputError(
-                f"expected polygons or run lengths that fit the photo to evaluate masks, those of annotation "
-                f"{annotation['id']} do not"
+                f"expected polygons or run lengths that fit the photo to evaluate masks, those of {named} do not"
             )
         return annotation["segmentation"]
 

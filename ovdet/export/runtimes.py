@@ -77,7 +77,7 @@ class OpenvinoSession:
         self._description = model.get_rt_info(place).astype(str) if model.has_rt_info(place) else "{}"
 
     def get_inputs(self) -> list[Any]:
-        """Those that must be given, each with a `name`."""
+        """The inputs that must be given, each with a `name`."""
         return [SimpleNamespace(name=each.get_any_name()) for each in self._compiled.inputs]
 
     def get_overridable_initializers(self) -> list[Any]:

@@ -55,7 +55,7 @@ class Resize(msgspec.Struct, forbid_unknown_fields=True):
 
 
 class TeacherEntry(msgspec.Struct):
-    """Whose space the detector's embeddings are in."""
+    """The teacher whose space the detector's embeddings are in."""
 
     name: str
     width: Width

@@ -7,6 +7,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
+from ovdet.class_embeddings import ClassEmbeddings
 from ovdet.device import float32_by_default
 from ovdet.engine.checkpoint import average_checkpoints
 from ovdet.errors import InputError
@@ -79,6 +80,7 @@ def compare_shares(
     if not shares or not all(0 < share <= 1 for share in shares):
         raise InputError(f"expected shares above 0 and up to 1, got {list(shares)}")
     read = [(data, *_read(data)) for data in (own, control)]
+    asked: dict[bool, list[ClassEmbeddings]] = {}  # of the detector before; of the averages, which all know the same
     results = []
     with tempfile.TemporaryDirectory() as folder:
         for share in (0.0, *sorted(shares)):
@@ -87,7 +89,10 @@ def compare_shares(
                 file = str(Path(folder) / "averaged.pth")
                 average_checkpoints(before[0], after, share, file)
                 predictor = open_predictor(file)
-            results.append(Share(share, *(_ap50(predictor, *each) for each in read)))
+            if (share > 0) not in asked:
+                asked[share > 0] = [predictor.embed(names, negatives=()) for _, names, _ in read]
+            sets = zip(read, asked[share > 0], strict=True)
+            results.append(Share(share, *(_ap50(predictor, *each, classes) for each, classes in sets)))
             tell(f"share {share:g}: own {results[-1].own:.1f}, control {results[-1].control:.1f}")
     return results
 
@@ -97,10 +102,16 @@ def _read(data: Data) -> tuple[list[str], list[AnnotatedPhoto]]:
     return names, photos[: data.max_photos]
 
 
-def _ap50(predictor: OpenVocabPredictor, data: Data, names: Sequence[str], photos: Sequence[AnnotatedPhoto]) -> float:
+def _ap50(
+    predictor: OpenVocabPredictor,
+    data: Data,
+    names: Sequence[str],
+    photos: Sequence[AnnotatedPhoto],
+    classes: ClassEmbeddings,
+) -> float:
     held_out = HeldOut(predictor, photos, load_ground_truth(data.annotations), names)
     show_progress("reading photos", held_out.embed(), len(photos))
-    return held_out.score(predictor.embed(names, negatives=())).AP50
+    return held_out.score(classes).AP50
 
 
 def write_share(before: str, after: str, share: float, output: str | Path) -> None:

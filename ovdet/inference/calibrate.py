@@ -44,7 +44,12 @@ class PhotoDetections(NamedTuple):
     truth: Sequence[dict[str, Any]]  # COCO annotations
 
     def matched(self, kept: np.ndarray, scores: np.ndarray) -> np.ndarray:
-        """Of some of its detections, (N,) indices and scores of all: 1 found an object, 0 none, -1 does not count."""
+        """(N,): 1 for a detection that found an object, else 0; -1 does not count.
+
+        Args:
+            kept: (N,) the detections, as indices.
+            scores: of all.
+        """
         corners, found = self.boxes.double().numpy()[kept], np.zeros(len(kept), dtype=np.int64)
         boxes = np.concatenate([corners[:, :2], corners[:, 2:] - corners[:, :2]], axis=1)
         for class_id in set(self.class_ids[kept].tolist()):

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from ovdet.errors import InputError
-from ovdet.inference.mask_formats import to_run_lengths
+from ovdet.inference.mask_formats import to_run_lengths, to_segmentation
 
 if TYPE_CHECKING:
     import pandas
@@ -90,7 +90,7 @@ class Detections:
             box = [round(value, 2) for value in (x1, y1, x2 - x1, y2 - y1)]
             row = {"image_id": image_id, "category_id": category, "bbox": box, "score": self[place]["score"]}
             if self.masks is not None:
-                row["segmentation"] = {"size": list(self.size), "counts": to_run_lengths(self.masks[place])}
+                row["segmentation"] = to_segmentation(to_run_lengths(self.masks[place]), *self.size)
             rows.append(row)
         return rows
 

@@ -40,7 +40,7 @@ class FineTuning:
 
     @property
     def method(self) -> str:
-        """Its name in a table."""
+        """The method's name in a table."""
         return f"fine-tuned, {self.max_iter} steps"
 
     def __call__(

@@ -13,7 +13,7 @@ import os
 import shutil
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
-from typing import TypeVar
+from typing import Any, TypeVar
 from urllib.parse import quote
 from xml.etree import ElementTree
 
@@ -22,7 +22,12 @@ import numpy as np
 from ovdet.errors import InputError
 from ovdet.files import atomic_write, temporary_path
 from ovdet.inference.labels import Box, LabeledPhoto, Labels
-from ovdet.inference.mask_formats import from_run_lengths, to_brush_run_lengths, to_cvat_run_lengths
+from ovdet.inference.mask_formats import (
+    from_run_lengths,
+    to_brush_run_lengths,
+    to_cvat_run_lengths,
+    to_segmentation,
+)
 from ovdet.integrations.label_studio import MASKS, to_prediction
 
 _T = TypeVar("_T")
@@ -37,23 +42,21 @@ def write_coco(labels: Labels, folder: Path) -> Path:
         size = {"width": photo.width, "height": photo.height}
         images.append({"id": number, "file_name": photo.image, **size})
         for box in photo.detections:
-            x, y, width, height = _xywh(box)
-            row = {
-                "id": len(annotations) + 1,
-                "image_id": number,
-                "category_id": ids[box.label],
-                "bbox": [x, y, width, height],
-                "area": round(width * height, 2),
-                "iscrowd": 0,
-                "score": box.score,
-            }
-            if box.mask:
-                row["segmentation"] = {"size": [photo.height, photo.width], "counts": box.mask}
-                row["area"] = int(_mask(box, photo).sum())
-            annotations.append(row)
+            row = {"id": len(annotations) + 1, "image_id": number, "category_id": ids[box.label]}
+            annotations.append({**row, **coco_annotation(box, photo)})
     categories = [{"id": number, "name": name} for name, number in ids.items()]
     content = {"images": images, "annotations": annotations, "categories": categories}
     return _write_json(folder / "coco.json", content)
+
+
+def coco_annotation(box: Box, photo: LabeledPhoto) -> dict[str, Any]:
+    """A detection as an annotation of a COCO json, without ids: box, area, mask where there is one, score."""
+    x, y, width, height = _xywh(box)
+    row = {"bbox": [x, y, width, height], "area": round(width * height, 2), "iscrowd": 0, "score": box.score}
+    if not box.mask:
+        return row
+    segmentation = to_segmentation(box.mask, photo.height, photo.width)
+    return {**row, "area": int(_mask(box, photo).sum()), "segmentation": segmentation}
 
 
 def write_yolo(labels: Labels, folder: Path) -> Path:

@@ -5,6 +5,8 @@ Shape letters: H, W of the photo.
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 
 _VALUE_BITS = 8  # of Label Studio's brush
@@ -22,7 +24,12 @@ def from_run_lengths(counts: str, height: int, width: int) -> np.ndarray:
     """`to_run_lengths` back: (H, W) bool."""
     from pycocotools import mask as coco_masks
 
-    return coco_masks.decode({"size": [height, width], "counts": counts.encode()}).astype(bool)
+    return coco_masks.decode(to_segmentation(counts, height, width)).astype(bool)
+
+
+def to_segmentation(counts: str, height: int, width: int) -> dict[str, Any]:
+    """The `segmentation` of a COCO json: run lengths and the photo's size."""
+    return {"size": [height, width], "counts": counts}
 
 
 def to_cvat_run_lengths(mask: np.ndarray) -> dict[str, str] | None:

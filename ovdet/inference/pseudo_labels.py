@@ -13,6 +13,7 @@ import torch
 from torchvision.ops import box_convert, box_iou
 
 from ovdet.data.mixture import common_name, load_synonyms
+from ovdet.inference.label_formats import coco_annotation
 from ovdet.inference.labels import LabeledPhoto
 
 _SAME_OBJECT = 0.7  # IoU from which on a box is of an object that has a name already
@@ -49,13 +50,8 @@ def add_pseudo_labels(content: Mapping[str, Any], photos: Mapping[str, LabeledPh
             if had:
                 continue
             number += 1
-            x1, y1, x2, y2 = box.box
-            bbox = [x1, y1, round(x2 - x1, 2), round(y2 - y1, 2)]
-            row = {"id": number, "image_id": image["id"], "category_id": ids[box.label], "bbox": bbox}
-            row |= {"area": round(bbox[2] * bbox[3], 2), "iscrowd": 0, "score": box.score}
-            if box.mask:
-                row["segmentation"] = {"size": [photo.height, photo.width], "counts": box.mask}
-            annotations.append(row)
+            row = {"id": number, "image_id": image["id"], "category_id": ids[box.label]}
+            annotations.append({**row, **coco_annotation(box, photo)})
     categories = [*content["categories"], *({"id": ids[name], "name": name} for name in new)]
     return {**content, "annotations": annotations, "categories": categories}
 

@@ -236,7 +236,7 @@ def track_video(
 
 
 def _draw(frame: np.ndarray, tracks: Tracks, names: Sequence[str]) -> np.ndarray:
-    """Those that have an id."""
+    """Draw the detections that have an id."""
     there = np.flatnonzero(tracks.ids >= 0)
     found, labels = tracks.detections, [tracks.detections.labels[place] for place in there]
     shown = (found.boxes[there], labels, found.scores[there])

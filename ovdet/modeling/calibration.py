@@ -63,7 +63,7 @@ class ScoreCalibration:
 
     @property
     def thresholds(self) -> tuple[float, float]:
-        """Of trained names and of others."""
+        """The default thresholds of trained names and of others."""
         return self.threshold, self.other_threshold
 
     def __call__(self, scores: Tensor, classes: ClassEmbeddings, class_ids: Tensor) -> Tensor:

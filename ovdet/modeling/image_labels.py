@@ -20,8 +20,7 @@ from ovdet.modeling.region_embedding import pool, with_boxes
 from ovdet.modeling.roi_heads import OpenVocabROIHeads
 from ovdet.modeling.text_classifier import SigmoidTextClassifier
 from ovdet.packable import packable
-
-LABELS_FIELD, SET_KEY = "image_labels", "set_index"  # of a photo's input, by data/mixture.py
+from ovdet.training_fields import LABELS_KEY, SET_KEY
 
 
 @packable
@@ -58,8 +57,8 @@ class ImageLabelRCNN(OpenVocabRCNN):
         """As OpenVocabRCNN's; in training `loss_image_labels` besides."""
         if not self.training:
             return super().forward(batched_inputs, classes=classes, mask_thresholds=mask_thresholds)
-        labeled = [x for x in batched_inputs if LABELS_FIELD in x]
-        boxed = [x for x in batched_inputs if LABELS_FIELD not in x]
+        labeled = [x for x in batched_inputs if LABELS_KEY in x]
+        boxed = [x for x in batched_inputs if LABELS_KEY not in x]
         losses = super().forward(boxed or labeled[:1], classes=classes)
         if not boxed:  # every step has the same losses, and all weights a gradient
             losses = {key: loss * 0.0 for key, loss in losses.items()}
@@ -74,7 +73,7 @@ class ImageLabelRCNN(OpenVocabRCNN):
         regions = [largest_proposal(each, self.image_label_proposals) for each in proposals]
         labels = torch.zeros(len(inputs), len(classes.names), dtype=torch.bool, device=self.device)
         for row, x in zip(labels, inputs, strict=True):
-            row[x[LABELS_FIELD].to(self.device)] = True
+            row[x[LABELS_KEY].to(self.device)] = True
         counts = torch.ones_like(labels)
         if self._get_labels is not None:
             counts = self._get_labels()[0].to(self.device)[[x[SET_KEY] for x in inputs]] | labels

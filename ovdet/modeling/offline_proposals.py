@@ -53,7 +53,7 @@ class OfflineProposals(nn.Module):
         self.eval()
 
     def train(self, mode: bool = True) -> OfflineProposals:
-        """It stays as it is in training."""
+        """Do nothing: the network stays as it is in training."""
         return super().train(False)
 
     @torch.no_grad()

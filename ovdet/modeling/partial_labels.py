@@ -17,9 +17,8 @@ from torch import Tensor
 
 from ovdet.modeling.box_predictor import OpenVocabBoxPredictor
 from ovdet.packable import packable
+from ovdet.training_fields import SCORES_FIELD, SET_FIELD
 
-SCORES_FIELD = "gt_scores"  # of a photo's Instances, by data/mixture.py: 1, or a pseudo-label's score
-SET_FIELD = "gt_set"  # of a photo's Instances, by data/mixture.py: which set it is of, once for each object
 IGNORED = -100  # the class that cross entropy leaves out
 
 
@@ -75,7 +74,7 @@ class PartialLabels:
         self.near = near
 
     def labels(self, device: torch.device) -> SetLabels:
-        """Of the sets, on a device."""
+        """The labels of the sets, on a device."""
         if self._labels is None:
             self._labels = SetLabels(*(part.to(device) for part in self._get_labels()))
         return self._labels

@@ -55,7 +55,7 @@ class RegionTeacher:
 def look_again(
     teacher: Callable[..., tuple[Tensor, Tensor]], regions: Regions, image_size: tuple[int, int], photo: Tensor
 ) -> Regions:
-    """Those of an image's regions that the teacher saw, with its embeddings in the place of the image branch's."""
+    """The regions of an image that the teacher saw, with its embeddings in the place of the image branch's."""
     regions = regions.finite()
     regions = regions._replace(boxes=clip_boxes_to_image(regions.boxes, image_size))  # as it will see them
     keep, embeddings = teacher(photo, regions.boxes, regions.objectness_logits, image_size)

@@ -226,7 +226,7 @@ class OpenVocabROIHeads(StandardROIHeads):
         return losses
 
     def objective_losses(self, batches: Mapping[str, RegionBatch]) -> dict[str, Tensor]:
-        """Of each objective, on the regions that have what it needs: batches by what they have."""
+        """The loss of each objective, on the regions that have what it needs: batches by what they have."""
         losses: dict[str, Tensor] = {}
         for objective in self.objectives:
             losses.update(objective(batches[next(iter(objective.needs))]))

@@ -58,7 +58,7 @@ def build_app(
 
     @app.get("/health")
     def health() -> dict[str, str]:
-        """That the server answers, and which detector it has; as Label Studio asks for it, too."""
+        """The server's status, which Label Studio asks for too: that it answers, and with which detector."""
         return {"status": "UP", "model_class": "ovdet", "model": model, "version": VERSION}
 
     @app.get("/metrics", response_class=PlainTextResponse)

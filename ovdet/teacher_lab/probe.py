@@ -75,7 +75,7 @@ class ProbeRow:
 
     @property
     def mean(self) -> float:
-        """Of `top1` over the seeds."""
+        """The mean of `top1` over the seeds."""
         return statistics.fmean(self.top1)
 
     @property

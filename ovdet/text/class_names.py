@@ -33,7 +33,7 @@ def same_class_name(first: str, second: str) -> bool:
 
 
 def names_among(names: Iterable[str], others: Iterable[str]) -> list[str]:
-    """Those of the names that are the same as one of the others."""
+    """The names that are the same as one of the others."""
     known = {normalize_class_name(other) for other in others}
     return [name for name in names if normalize_class_name(name) in known]
 

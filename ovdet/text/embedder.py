@@ -124,7 +124,7 @@ class NameEmbedder:
                 self._teacher.encode_text(["a"])
 
     def known_of(self, names: Sequence[str]) -> tuple[str, ...]:
-        """Those of the names that can be embedded: all by a teacher, those it holds by a file."""
+        """The names that can be embedded: all by a teacher, those it holds by a file."""
         return tuple(name for name in names if self._file is None or _key([name]) in self._known)
 
     def __call__(self, names: Sequence[str] | Vocabulary) -> Tensor:

@@ -10,10 +10,13 @@ import time
 import numpy as np
 import pytest
 from PIL import Image
+from pycocotools import mask as coco_masks
 
 from ovdet.cli.label import parse_thresholds
 from ovdet.errors import InputError
-from ovdet.inference.labels import JOURNAL, Box, LabeledPhoto
+from ovdet.inference.label_formats import FORMATS
+from ovdet.inference.labels import JOURNAL, Box, LabeledPhoto, Labels
+from ovdet.inference.mask_formats import to_run_lengths
 from ovdet.inference.pseudo_labels import add_pseudo_labels
 
 # a detector that costs nothing (its time is that of `--half`), in a process of its own
@@ -220,3 +223,14 @@ def test_another_word_for_a_name_of_the_json_is_not_missing():
     assert [each["name"] for each in added["categories"]] == ["sofa", "dog"]
     assert [each["category_id"] for each in added["annotations"]] == [1]
     assert add_pseudo_labels(content, {}) == content
+
+
+def test_masks_of_pseudo_labels_are_those_of_coco(tmp_path):
+    mask = np.zeros((9, 9), bool)
+    mask[2:4, 1:6] = True
+    photo = LabeledPhoto("a.png", 9, 9, (Box((1, 2, 6, 4), 0.5, "dog", to_run_lengths(mask)),))
+    content = {"images": [{"id": 7, "file_name": "a.png"}], "annotations": [], "categories": []}
+    (pseudo,) = add_pseudo_labels(content, {"a.png": photo})["annotations"]
+    written = json.loads(FORMATS["coco"](Labels(tmp_path, ("dog",), (photo,), "m"), tmp_path).read_text())
+    assert pseudo == {**written["annotations"][0], "image_id": 7} and pseudo["area"] == 10
+    assert np.array_equal(coco_masks.decode(pseudo["segmentation"]), mask)

@@ -163,10 +163,8 @@ def test_run_lengths_are_read_as_pycocotools_writes_them():
         {"size": [40, 30], "counts": None},
         {"size": [40, 30]},
         {"counts": COUNTS},
-        [[0, 0, 5, 0, float("nan"), 5]],
         [[0, 0, 5, 0, 1e9, 5]],
         [[0, 0, 5, 0, -1e9, 5]],
-        [[0, 0, 5, 0, float("inf"), 5]],
         [[0, 0, 5, 0, "5", 5]],
         [[0, 0, 5, 0, 5]],
         [[0, 0, 5, 5]],
@@ -176,6 +174,22 @@ def test_run_lengths_are_read_as_pycocotools_writes_them():
 )
 def test_segmentations_that_would_crash_the_process(segmentation):
     assert usable_segmentation(segmentation, PHOTO) == []
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf"), float("-inf")])
+@pytest.mark.parametrize("place", ["first", "last", "beside a good one", "run lengths", "size"])
+def test_numbers_that_are_not_finite_are_refused(value, place):
+    """As in boxes; other values that do not fit are none."""
+    good = [0, 0, 5, 0, 5, 5]
+    segmentation = {
+        "first": [[value, 0, 5, 0, 5, 5]],
+        "last": [[0, 0, 5, 0, 5, value]],
+        "beside a good one": [good, [0, 0, value, 0, 5, 5]],
+        "run lengths": {"size": [40, 30], "counts": [value, 1200]},
+        "size": {"size": [value, 30], "counts": [1200]},
+    }[place]
+    with pytest.raises(InputError, match=f"finite numbers in the segmentation of annotation 7, got {value}"):
+        usable_segmentation(segmentation, PHOTO, "annotation 7")
 
 
 def test_areas_below_zero_are_unknown():

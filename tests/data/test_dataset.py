@@ -159,6 +159,10 @@ def change(path, value):
         (change(["annotations", 0, "bbox"], [1, 2, 3]), r"annotations\[0\].bbox.*\[1, 2, 3\]"),
         (change(["annotations", 0, "bbox"], [1, 2, 3, "4"]), "bbox"),
         (change(["annotations", 0, "bbox"], [1, 2, 3, float("nan")]), "bbox"),
+        (
+            change(["annotations", 0, "segmentation"], [[1, 1, 9, 1, float("nan"), 9]]),
+            "finite numbers in the segmentation of annotation .*json, got nan",
+        ),
         (change(["images", 4, "file_name"], "nowhere.png"), "3 photos.*1 are missing: .*nowhere.png"),
     ],
 )

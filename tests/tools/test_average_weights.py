@@ -9,6 +9,7 @@ from detectron2.config import LazyConfig
 from ovdet.engine.config import load_config
 from ovdet.errors import InputError
 from ovdet.inference.averaging import Share, choose_share
+from ovdet.inference.predictor import OpenVocabPredictor
 
 
 def test_a_file_is_written(run_tool, tmp_path):
@@ -41,8 +42,12 @@ def test_the_best_share_that_keeps_the_control_is_chosen():
         choose_share(tried, -1)
 
 
-def test_shares_are_tried_on_photos(tiny_files, run_tool, striped, tmp_path):
+def test_shares_are_tried_on_photos(tiny_files, run_tool, striped, tmp_path, monkeypatch):
     """The tiny detector and another one; both jsons are the same photos."""
+    embed, embedded = OpenVocabPredictor.embed, []
+    monkeypatch.setattr(
+        OpenVocabPredictor, "embed", lambda self, *given, **more: embedded.append(1) or embed(self, *given, **more)
+    )
     _, config, _, before = tiny_files.arguments
     content = torch.load(before, weights_only=True)
     content["model"]["roi_heads.box_predictor.bbox_pred.bias"] += 0.1
@@ -59,6 +64,7 @@ def test_shares_are_tried_on_photos(tiny_files, run_tool, striped, tmp_path):
     assert all(each["own"] == each["control"] for each in told["tried"])
     best = max(told["tried"][1:], key=lambda each: each["own"])
     assert told["share"] == best["share"]
+    assert len(embedded) == 4  # names of both jsons: by the detector before, and once for all averages
     for more, message in (
         (["--shares", "0.5"], "--config-file"),
         (["--shares", "0.5", "--share", "1", *own, *control], "got both"),

@@ -48,7 +48,7 @@ class Row:
 
     @property
     def name(self) -> str:
-        """Its name on the command line and of its folder."""
+        """The row's name on the command line, and its folder's."""
         return self.config if self.share == 1 else f"{self.config}_averaged"
 
 

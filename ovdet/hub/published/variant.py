@@ -85,7 +85,7 @@ class Variant:
 
     @cached_property
     def shapes(self) -> Shapes:
-        """Of the detector's weights."""
+        """The shapes of the detector's weights."""
         return check_build(self.model, self.name)
 
     def published_name(self, key: str) -> str:
