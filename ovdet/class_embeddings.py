@@ -199,7 +199,9 @@ def unit_norm(embeddings: Tensor) -> Tensor:
     if embeddings.dim() != 2 or 0 in embeddings.shape or not embeddings.is_floating_point():
         raise InputError(f"expected class embeddings (S >= 1, D), got {tuple(embeddings.shape)} of {embeddings.dtype}")
     embeddings = embeddings.detach()
-    norms = torch.cat([rows.float().norm(dim=1) for rows in embeddings.split(_ROWS_AT_ONCE)])  # (S,)
+    norms = embeddings.new_empty(len(embeddings), dtype=torch.float32)  # (S,)
+    for some, rows in zip(norms.split(_ROWS_AT_ONCE), embeddings.split(_ROWS_AT_ONCE), strict=True):
+        some.copy_(rows.float().norm(dim=1))  # what is small and kept between large temporaries keeps malloc off theirs
     odd = (~(torch.isfinite(norms) & (norms > 0))).nonzero()
     if len(odd):
         raise InputError(f"expected finite class embeddings other than zero, row {int(odd[0])} is not")

@@ -243,7 +243,7 @@ CASES = {
         "a photo of {megapixels} megapixels", large_photo, lambda sizes: 200 + 9.5e6 * sizes.megapixels / MIB
     ),
     "names": Case(
-        "{names:,} names from a file in half precision", many_names, lambda sizes: 300 + 2 * 768 * sizes.names / MIB
+        "{names:,} names from a file in half precision", many_names, lambda sizes: 300 + 1000 * sizes.names / MIB
     ),
     "lvis": Case(
         "LVIS's figures of {images:,} images, 300 detections each",

@@ -16,11 +16,12 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ovdet.class_embeddings import ClassEmbeddings
+from ovdet.modeling.large_vocabulary import chunk_size
 from ovdet.modeling.scoring import dot_logits
 from ovdet.packable import packable
 
 _BUFFERS = ("embeddings", "definitions")
-_NAMES_AT_ONCE = 128  # beside a million classes half a gigabyte
+_NAMES_AT_ONCE = 128  # of an exported graph, which takes all classes at once
 _NOTHING = -1e4  # a logit whose exponential is 0, and yet a number
 
 
@@ -71,9 +72,13 @@ class BackgroundNames(nn.Module):
     def active(self, class_embeddings: Tensor) -> Tensor:
         """(S, D), unit norm -> (O,) bool: which of the background names are unlike all of them."""
         names = torch.cat([self.get_buffer(name) for name in _BUFFERS])  # (2 O, D)
-        class_embeddings = class_embeddings.to(names)  # once, not for each part of the names
-        nearest = [dot_logits(some, class_embeddings).amax(1) for some in names.split(_NAMES_AT_ONCE)]
-        return torch.cat(nearest).view(len(_BUFFERS), -1).amax(0) < self.near
+        if torch.compiler.is_exporting():  # a graph for any number of classes
+            nearest = torch.cat([dot_logits(some, class_embeddings).amax(1) for some in names.split(_NAMES_AT_ONCE)])
+        else:
+            nearest = names.new_full((len(names),), -torch.inf)
+            for rows in class_embeddings.split(chunk_size(*names.shape)):  # a float32 copy of a million would be large
+                nearest = torch.maximum(nearest, dot_logits(names, rows).amax(1))
+        return nearest.view(len(_BUFFERS), -1).amax(0) < self.near
 
     def forward(self, queries: Tensor, active: Tensor) -> Tensor:
         """The logit of the background.

@@ -4,7 +4,7 @@ The same candidates as modeling/scoring.py's, for 16,384 rows and more. The log 
 branches' logits less the same sum of their log-partitions. These are known only after the last row, but they do not
 change the order of a region's rows; where base and novel rows are weighted differently, not the order among each. So
 one pass over the rows in chunks is mostly enough: it adds up the log-partitions (streaming logsumexp) and keeps the
-best rows of each region. Where these might not be all, a second pass keeps more.
+best rows of each region. Of the regions for which these might not be all, a second pass keeps more.
 
 Shape letters: R regions of one image, D embedding width, S rows, K classes, B rows of one chunk, C candidates.
 """
@@ -44,9 +44,16 @@ def topk_chunked(
     rows_of_a_class = max(classes.max_rows, int((classes.class_ids == NEGATIVE).sum()) if with_negatives else 0)
     num_rows = min(number * rows_of_a_class, sys.maxsize)  # enough for `number` pairs, whatever rows they have
     num_kept = min(num_rows, max(_MIN_KEPT, 8 * num_rows // max(len(scorer.objectness_logits), 1)))
-    rows = _topk_rows(scorer, classes, threshold, num_rows, num_kept, with_negatives)
-    if num_kept < num_rows and len(rows.regions) and rows.regions.bincount().max() >= num_kept:
-        rows = _topk_rows(scorer, classes, threshold, num_rows, num_rows, with_negatives)  # some may have had more
+    rows, log_partitions = _topk_rows(scorer, classes, threshold, num_rows, num_kept, with_negatives)
+    if num_kept < num_rows and len(rows.regions):
+        is_full = rows.regions.bincount(minlength=len(scorer.objectness_logits)) >= num_kept  # there may have been more
+        full = is_full.nonzero().squeeze(1)
+        if len(full):
+            known = [None if of_branch is None else of_branch[full] for of_branch in log_partitions]
+            more, _ = _topk_rows(scorer.take(full), classes, threshold, num_rows, num_rows, with_negatives, known)
+            others = (part[~is_full[rows.regions]] for part in rows)
+            joined = zip(others, more._replace(regions=full[more.regions]), strict=True)
+            rows = first_of(Candidates(*map(torch.cat, joined)), len(classes.class_ids), -torch.inf, num_rows)
     return exponential(_best_row_of_class(rows, classes, number), threshold)
 
 
@@ -68,10 +75,15 @@ def _topk_rows(
     number: int,
     num_kept: int,
     with_negatives: bool,
-) -> Candidates:
-    """The first `number` rows, as logarithms, of the `num_kept` best (or more) of each region."""
+    log_partitions: list[Tensor | None] | None = None,
+) -> tuple[Candidates, list[Tensor | None]]:
+    """The first `number` rows, as logarithms, of the `num_kept` best (or more) of each region.
+
+    And the branches' log-partitions (R,), which are those that are given, where they are known.
+    """
     branches = (scorer.text, scorer.image)
-    partitions = [None if branch is None else _log_partition(branch) for branch in branches]
+    are_known = log_partitions is not None
+    partitions = [None if branch is None or are_known else _log_partition(branch) for branch in branches]
     groups = [
         (StreamingTopK(len(scorer.objectness_logits), num_kept, like=scorer.objectness_logits), *group)
         for group in _groups(scorer, classes, with_negatives)
@@ -87,14 +99,15 @@ def _topk_rows(
             if partition is not None:
                 partition.add_(of_branch)
     # logits to log scores
-    log_partitions = [None if partition is None else partition.value() for partition in partitions]  # (R,) each
+    if not are_known:
+        log_partitions = [None if partition is None else partition.value() for partition in partitions]
     terms = scorer.terms(log_partitions[0])
     kept = [
         _normalize(scorer, topk.kept(), fuse_branches(*log_partitions, exponents.text), terms, exponents)
         for topk, exponents, _ in groups
     ]
     kept = Candidates(*(torch.cat(parts) for parts in zip(*kept, strict=True)))
-    return first_of(kept, len(classes.class_ids), log_threshold(threshold), number)
+    return first_of(kept, len(classes.class_ids), log_threshold(threshold), number), log_partitions
 
 
 def _groups(

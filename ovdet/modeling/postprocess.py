@@ -116,10 +116,12 @@ def postprocess_image(
         return _detections(*_take_softly(soft_nms, topk, boxes, score_threshold, max_detections), image_size)
     nms = nms_class_agnostic if class_agnostic_nms else nms_per_class
     # NMS of the best candidates, of more as long as too few stay
-    number = 2 * max_detections + 1 if max_detections >= 0 else sys.maxsize - 1
+    number, num_seen = 2 * max_detections + 1 if max_detections >= 0 else sys.maxsize - 1, 0
     while True:
-        candidates = topk(score_threshold, max(number, few_candidates(boxes.device)) + 1)
-        found = boxes[candidates.regions, candidates.classes if boxes.shape[1] > 1 else 0]  # (C, 4)
+        if num_seen <= number:
+            num_seen = max(number, few_candidates(boxes.device)) + 1
+            candidates = topk(score_threshold, num_seen)
+            found = boxes[candidates.regions, candidates.classes if boxes.shape[1] > 1 else 0]  # (C, 4)
         keep = nms(found, candidates.scores, candidates.classes, nms_threshold, number)
         keep = keep if negative_class is None else keep[candidates.classes[keep] != negative_class]
         if 0 <= max_detections <= len(keep) or len(found) <= number:

@@ -43,6 +43,11 @@ class SoftmaxBranch:
         self.queries = queries
         self.background_logits = background_logits
 
+    def take(self, index: Tensor) -> SoftmaxBranch:
+        """Of some of the regions, by indices."""
+        background = None if self.background_logits is None else self.background_logits[index]
+        return SoftmaxBranch(self.queries[index], background_logits=background)
+
     def logits(self, embeddings: Tensor) -> Tensor:
         """(S, D) -> (R, S)."""
         return dot_logits(self.queries, embeddings)
@@ -106,6 +111,16 @@ class RegionScorer:
     objectness_logits: Tensor
     fusion: ScoreFusion
     log_areas: Tensor | None = None
+
+    def take(self, index: Tensor) -> RegionScorer:
+        """Of some of the regions, by indices."""
+        return RegionScorer(
+            None if self.text is None else self.text.take(index),
+            None if self.image is None else self.image.take(index),
+            self.objectness_logits[index],
+            self.fusion,
+            None if self.log_areas is None else self.log_areas[index],
+        )
 
     def log_scores(self, embeddings: Tensor, is_base: Tensor | None) -> Tensor:
         """(S, D) unit rows, (S,) bool or None -> (R, S), logarithms of the fused scores."""

@@ -54,6 +54,10 @@ class SigmoidBranch(SoftmaxBranch):
         super().__init__(queries)
         self.bias = bias
 
+    def take(self, index: Tensor) -> SigmoidBranch:
+        """Of some of the regions, by indices."""
+        return SigmoidBranch(self.queries[index], bias=self.bias)
+
     def logits(self, embeddings: Tensor) -> Tensor:
         """(S, D) -> (R, S), which are log-probabilities already."""
         return F.logsigmoid(dot_logits(self.queries, embeddings) + self.bias)
@@ -70,6 +74,10 @@ class MeanSigmoidBranch(SigmoidBranch):
         """One of each stage, of the same regions."""
         self.branches = tuple(branches)
         self.queries = self.branches[0].queries
+
+    def take(self, index: Tensor) -> MeanSigmoidBranch:
+        """Of some of the regions, by indices."""
+        return MeanSigmoidBranch([branch.take(index) for branch in self.branches])
 
     def logits(self, embeddings: Tensor) -> Tensor:
         """(S, D) -> (R, S), which are log-probabilities already."""

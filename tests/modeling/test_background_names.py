@@ -86,7 +86,7 @@ def test_a_detector_scores_lower_with_them(build, make_inputs):
 
 def test_rows_in_chunks_have_them_too(build, make_inputs, monkeypatch):
     model, found = detections(build, make_inputs, rows(3), with_names=True)
-    monkeypatch.setattr("ovdet.modeling.background_names._NAMES_AT_ONCE", 5)
+    monkeypatch.setattr("ovdet.modeling.background_names.chunk_size", lambda *sizes: 2)
     in_chunks, same = detections(build, make_inputs, rows(3), with_names=True, max_dense_rows=2)
     active = [x.roi_heads.background_names.active(rows(3)) for x in (in_chunks, model)]
     assert torch.equal(*active) and active[0].any()

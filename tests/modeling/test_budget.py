@@ -14,6 +14,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
 from ovdet.benchmarks.random_inputs import random_classes, random_photo
+from ovdet.class_embeddings import ClassEmbeddings
 from ovdet.inference.predictor import OpenVocabPredictor
 
 LARGE = 2**18  # bytes, from which on a copy counts
@@ -27,11 +28,14 @@ class Counts(TorchDispatchMode):
     def __init__(self) -> None:
         super().__init__()
         self.operations, self.copies, self.waits = Counter(), Counter(), Counter()
+        self.largest = 0  # bytes of one new tensor
 
     def __torch_dispatch__(self, function, types, args=(), kwargs=None):
         result = function(*args, **(kwargs or {}))
         name = function.overloadpacket.__name__
         self.operations[name] += 1
+        given, made = ({x.untyped_storage().data_ptr(): x.nbytes for x in plain_tensors(y)} for y in (args, result))
+        self.largest = max([self.largest, *(size for place, size in made.items() if place not in given)])  # no views
         if name in COPIES and isinstance(result, Tensor) and result.nbytes >= LARGE:
             is_new = not any(isinstance(x, Tensor) and x.data_ptr() == result.data_ptr() for x in tree_leaves(args))
             self.copies[name] += is_new or name == "copy_"
@@ -39,6 +43,11 @@ class Counts(TorchDispatchMode):
         if name in WAITS or by_mask:
             self.waits[name] += 1
         return result
+
+
+def plain_tensors(tree: object) -> list[Tensor]:
+    """Those of any values that have a storage; packed weights have none."""
+    return [x for x in tree_leaves(tree) if isinstance(x, Tensor) and not x.is_mkldnn]
 
 
 @pytest.fixture(scope="module")
@@ -54,11 +63,25 @@ def inputs() -> dict:
 def test_counts_what_it_says():
     x = torch.zeros(2**17)
     with torch.inference_mode(), Counts() as counts:
+        x[1:].view(torch.uint8)
+        assert counts.largest == 0
         (x + 1).clone()
         x.contiguous()
         x[x > 0]
         bool(x[0] > 0)
+    assert counts.largest == 2**19
     assert counts.copies.total() == 1 and counts.waits.total() == 2 and counts.operations["add"] == 1
+
+
+def test_a_large_vocabulary_in_half_precision_is_looked_at_in_parts(predictor, inputs):
+    """Neither a float32 copy of it, of 50,000 names 73 MiB, nor all its logits of 128 queries, 24 MiB."""
+    matrix = random_classes(50_000, 384, torch.Generator().manual_seed(1)).embeddings.half()
+    predictor.model([inputs], classes=random_classes(3, 384, torch.Generator().manual_seed(1)))  # weights are packed
+    with torch.inference_mode(), Counts() as counts:
+        classes = ClassEmbeddings.of(matrix, tuple(map(str, range(len(matrix)))))
+        predictor.model([inputs], classes=classes)
+    assert classes.embeddings.data_ptr() == matrix.data_ptr()
+    assert counts.largest <= 16 * 2**20
 
 
 @pytest.mark.parametrize(("names", "operations", "copies", "waits"), [(80, 1650, 6, 36), (1203, 1710, 8, 39)])

@@ -228,6 +228,7 @@ def test_no_more_candidates_than_it_takes():
     one_place, class_by_class = random_boxes(1).repeat(1000, 1), random_scores(1, 400).repeat(1000, 1)
     assert len(postprocess_image(partial(spy, class_by_class), one_place, SIZE, **options)) == 100
     assert 100_000 <= max(asked) < 300_000 and len(asked) < 10
+    assert len(set(asked)) == len(asked), "the same candidates twice"
 
 
 def test_regions_are_the_most_object_like_that_do_not_overlap():

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from dataclasses import replace
 
 import pytest
@@ -271,16 +272,24 @@ def test_half_matrices_and_autocast(make_scorer, make_classes, dtype, layout):
 
 
 @pytest.mark.parametrize("layout", LAYOUTS)
-def test_one_region_may_have_most_of_the_best(make_scorer, make_classes, layout):
-    """More than are kept of a region at first: it goes through the rows again."""
+def test_one_region_may_have_most_of_the_best(make_scorer, make_classes, layout, monkeypatch):
+    """More than are kept of a region at first: it alone goes through the rows again."""
     scorer = make_scorer(TextScores(), regions=100)
     strong = torch.full((100,), 50.0)
     strong[7] = -50.0  # the background leaves nothing to the others
     scorer = replace(scorer, text=SoftmaxBranch(scorer.text.queries / 20, background_logits=strong))
     classes = make_classes(layout=layout)
+    expected, seen, logits = dense(scorer, classes, 0.0, 500), Counter(), SoftmaxBranch.logits
+
+    def note(branch, embeddings):
+        seen[len(branch.queries)] += len(embeddings)
+        return logits(branch, embeddings)
+
+    monkeypatch.setattr(SoftmaxBranch, "logits", note)
     streamed = topk_chunked(scorer, classes, 0.0, 500)
-    assert set(streamed.regions.tolist()) == {7}
-    assert_same(streamed, dense(scorer, classes, 0.0, 500))
+    assert set(streamed.regions.tolist()) == {7} and seen[100] == 3000
+    assert seen[1] == (0 if layout in LAYOUTS[2:] else 3000), "with several rows of a class more are kept at first"
+    assert_same(streamed, expected)
 
 
 def test_log_sum_exp_in_parts():
