@@ -18,6 +18,7 @@ from ovdet.cli.arguments import (
     add_config_argument,
     add_device_argument,
     add_half_argument,
+    add_int8_argument,
     add_json_argument,
     add_runtime_argument,
     say,
@@ -69,6 +70,7 @@ def add_predictor_arguments(parser: argparse.ArgumentParser) -> None:
     add("--teacher", metavar="T", help="teacher that embeds the names (default: the config's)")
     add("--compile", action="store_true", help="torch.compile the backbone: takes a minute, then a little faster")
     add_half_argument(parser)
+    add_int8_argument(parser)
     add_runtime_argument(parser)
     batch = "photos of one shape that go through the network together (default: 1; more helps GPUs)"
     add("--batch-size", type=int, default=1, metavar="N", help=batch)
@@ -177,7 +179,7 @@ def predictor_for(arguments: argparse.Namespace, overrides: Sequence[str] = ()) 
     learned = load_all_classes(arguments.classes) if arguments.classes else None
     exemplars = parse_exemplars(arguments.exemplar)
     overrides = [*overrides, *([override("teacher.name", arguments.teacher)] if arguments.teacher else [])]
-    keys = ("model", "config_file", "weights", "device", "compile", "half", "runtime")
+    keys = ("model", "config_file", "weights", "device", "compile", "half", "int8", "runtime")
     chosen = {key: getattr(arguments, key) for key in keys}
     predictor = load_predictor(**chosen, overrides=overrides)
     if vocabulary is not None:

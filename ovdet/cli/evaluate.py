@@ -15,6 +15,7 @@ import json
 from ovdet.cli.arguments import (
     add_data_arguments,
     add_detector_arguments,
+    add_int8_argument,
     add_runtime_argument,
     open_predictor,
     reports_on_stderr,
@@ -55,6 +56,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add("--max-detections", type=int, metavar="N", help="per image (default: the config's and the protocol's)")
     add("--compile", action="store_true", help="torch.compile the backbone: takes a minute, then faster")
     add("--half", action="store_true", help="mixed precision: faster, AP may differ a little")
+    add_int8_argument(parser)
     add_runtime_argument(parser)
     add_detector_arguments(parser, json="the figures")
 
@@ -126,6 +128,7 @@ def evaluate(arguments: argparse.Namespace) -> None:
             precision=arguments.precision,
             compile=arguments.compile,
             half=arguments.half,
+            int8=arguments.int8,
             runtime=arguments.runtime,
         )
     if arguments.json:

@@ -162,7 +162,7 @@ def parse_thresholds(text: str | None) -> dict[str, float]:
 def _asked(arguments: argparse.Namespace, thresholds: dict[str, float]) -> dict[str, Any]:
     """The settings that decide about labels, for the journal."""
     keys = ("vocabulary", "classes", "exemplar", "missing", "negatives", "class_agnostic_iou", "max_containment")
-    detector = ("model", "config_file", "weights", "teacher", "half", "runtime", "tiles", "overrides")
+    detector = ("model", "config_file", "weights", "teacher", "half", "int8", "runtime", "tiles", "overrides")
     asked = {key: getattr(arguments, key) for key in (*keys, *detector)}
     return {
         **asked,

@@ -13,7 +13,13 @@ import math
 import os
 from pathlib import Path
 
-from ovdet.cli.arguments import add_device_argument, add_half_argument, add_model_arguments, add_overrides
+from ovdet.cli.arguments import (
+    add_device_argument,
+    add_half_argument,
+    add_int8_argument,
+    add_model_arguments,
+    add_overrides,
+)
 from ovdet.errors import InputError
 
 
@@ -22,6 +28,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add_model_arguments(parser, default="ovdet-lite")
     add_device_argument(parser)
     add_half_argument(parser)
+    add_int8_argument(parser)
     add("--host", default="127.0.0.1", metavar="H", help="0.0.0.0 for other machines too (default: this one alone)")
     add("--port", type=int, default=7860, metavar="P", help="0 takes a free one (default: %(default)s)")
     add("--max-megabytes", type=float, default=20, metavar="MB", help="of a request (default: %(default)s)")
@@ -60,7 +67,8 @@ def run(arguments: argparse.Namespace) -> None:
 
     vocabulary_embedder.logger.setLevel(logging.ERROR)  # who asks is told, in the answer
     listening = _listen(arguments.host, arguments.port)
-    chosen = {key: getattr(arguments, key) for key in ("model", "config_file", "weights", "device", "half")}
+    keys = ("model", "config_file", "weights", "device", "half", "int8")
+    chosen = {key: getattr(arguments, key) for key in keys}
     predictor = load_predictor(**chosen, overrides=arguments.overrides)
     predictor.embed_names.warm_up()
     service = DetectionService(predictor, Limits(kept_bytes=int(arguments.keep_megabytes * 2**20)))

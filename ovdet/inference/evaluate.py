@@ -77,6 +77,7 @@ def evaluate_on(
     precision: float | None = None,
     compile: bool = False,
     half: bool = False,
+    int8: bool = False,
     runtime: str = TORCH,
 ) -> Mapping[str, Any]:
     """Evaluate a detector on data of one's own; the data is checked before the model is loaded.
@@ -104,6 +105,7 @@ def evaluate_on(
         precision: the least that the thresholds are to give; None for the best F1.
         compile: see `speed_up`.
         half: see `speed_up`.
+        int8: likewise.
         runtime: see `load_predictor`.
 
     Returns:
@@ -132,7 +134,7 @@ def evaluate_on(
     with registered(dataset):
         names = dict(vocabulary=vocabulary, negatives=negatives, learned=learned)
         results, classes, detector = _evaluate(
-            config, output, weights, **names, compile=compile, half=half, runtime=runtime
+            config, output, weights, **names, compile=compile, half=half, int8=int8, runtime=runtime
         )
         if suggest_thresholds and comm.is_main_process():
             write_thresholds(output, dataset["name"], classes, detector(), precision)
@@ -195,11 +197,12 @@ class _Exported(nn.Module):
     """A detector's exported file, called like the detector."""
 
     def __init__(
-        self, config: DictConfig, weights: str, model: nn.Module, runtime: str, *, compile: bool, half: bool
+        self, config: DictConfig, weights: str, model: nn.Module, runtime: str, *, compile: bool, half: bool, int8: bool
     ) -> None:
         super().__init__()
-        if compile or (half and runtime != OPENVINO) or model.device.type != "cpu":
-            raise InputError("expected the CPU with --runtime, no --compile, and --half with torch or openvino alone")
+        if compile or int8 or (half and runtime != OPENVINO) or model.device.type != "cpu":
+            what = "the CPU with --runtime, no --compile, no --int8, and --half with torch or openvino alone"
+            raise InputError(f"expected {what}")
         file = exported_file(config, weights)
         loaded = load_openvino_predictor(file, half=half) if runtime == OPENVINO else load_onnx_predictor(file)
         self.detector, self.is_bgr = loaded.model, model.input_format == "BGR"

@@ -20,6 +20,7 @@ def load_predictor(
     device: str | None = None,
     compile: bool = False,
     half: bool | None = False,
+    int8: bool = False,
     runtime: str = TORCH,
 ) -> OpenVocabPredictor:
     """A trained or an exported detector, ready for names and images.
@@ -32,6 +33,7 @@ def load_predictor(
         device: see `OpenVocabPredictor.from_config`.
         compile: see `speed_up`; not for an .onnx file.
         half: see `speed_up`; with OpenVINO see `OpenvinoSession`; not with onnxruntime.
+        int8: see `speed_up`; not for an .onnx file.
         runtime: what runs the network: "torch", "onnx" (onnxruntime) or "openvino", by a file exported the first
             time. An .onnx file is run by onnxruntime where torch is asked for.
 
@@ -45,8 +47,8 @@ def load_predictor(
         raise InputError(
             "expected no model, config, teacher or overrides with an .onnx file, which holds what it needs"
         )
-    if compile and (exported or runtime != TORCH):
-        raise InputError("expected --compile with --runtime torch and no .onnx file")
+    if (compile or int8) and (exported or runtime != TORCH):
+        raise InputError(f"expected --{'compile' if compile else 'int8'} with --runtime torch and no .onnx file")
     if half and runtime != OPENVINO and (exported or runtime == ONNX):
         raise InputError("expected --half with --runtime torch or openvino, onnxruntime computes in float32")
     if runtime == OPENVINO and device not in (None, "cpu"):
@@ -57,7 +59,7 @@ def load_predictor(
         files = choose_model(model or (None if config_file else DEFAULT_MODEL), config_file, weights)
         if runtime == TORCH:
             return OpenVocabPredictor.from_config(
-                *files, overrides=overrides, device=device, compile=compile, half=half
+                *files, overrides=overrides, device=device, compile=compile, half=half, int8=int8
             )
         exported = exported_file(open_config(files.config_file, overrides), files.weights)
     if runtime == OPENVINO:

@@ -95,6 +95,7 @@ class OpenVocabPredictor:
         device: str | None = None,
         compile: bool = False,
         half: bool | None = False,
+        int8: bool = False,
     ) -> OpenVocabPredictor:
         """A ready detector.
 
@@ -105,11 +106,12 @@ class OpenVocabPredictor:
             device: None takes a GPU where there is one.
             compile: see `speed_up`.
             half: see `speed_up`.
+            int8: likewise.
 
         Raises:
             InputError: there is no such model, or it is damaged.
         """
-        return cls.from_config(*find_model(name), device=device, compile=compile, half=half)
+        return cls.from_config(*find_model(name), device=device, compile=compile, half=half, int8=int8)
 
     @classmethod
     @float32_by_default()
@@ -122,6 +124,7 @@ class OpenVocabPredictor:
         device: str | None = None,
         compile: bool = False,
         half: bool | None = False,
+        int8: bool = False,
     ) -> OpenVocabPredictor:
         """Build from a config (or the config.yaml of a run) and a checkpoint.
 
@@ -132,6 +135,7 @@ class OpenVocabPredictor:
             device: None leaves it to the config, which by default takes a GPU where there is one.
             compile: see `speed_up`.
             half: see `speed_up`.
+            int8: likewise.
 
         Raises:
             InputError: config or checkpoint are not there or do not fit each other.
@@ -140,12 +144,18 @@ class OpenVocabPredictor:
             config = open_config(config_file, overrides)
             if device:
                 config.train.device = str(device)
-            return cls.of(config, weights, compile=compile, half=half)
+            return cls.of(config, weights, compile=compile, half=half, int8=int8)
 
     @classmethod
     @float32_by_default()
     def of(
-        cls, config: DictConfig, weights: str = "", *, compile: bool = False, half: bool = False
+        cls,
+        config: DictConfig,
+        weights: str = "",
+        *,
+        compile: bool = False,
+        half: bool | None = False,
+        int8: bool = False,
     ) -> OpenVocabPredictor:
         """Build from a config that was opened; arguments as of `from_config`.
 
@@ -153,7 +163,7 @@ class OpenVocabPredictor:
             InputError: as there.
         """
         model, embed_names, header = load_detector(config, weights)
-        speed_up(model, compile=compile, half=half)
+        speed_up(model, compile=compile, half=half, int8=int8)
         resize = T.AugmentationList(list(instantiate(config.dataloader.test.mapper.augmentations)))
         return cls(model, embed_names, resize=resize, training_classes=header.get("training_classes", ()))
 

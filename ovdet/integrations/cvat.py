@@ -50,7 +50,7 @@ def create(names: str, model: str = "ovdet-lite", threshold: float | None = None
         names: with commas, synonyms with semicolons.
         model: see `OpenVocabPredictor.from_pretrained`.
         threshold: see DetectionFunction.
-        options: of `OpenVocabPredictor.from_pretrained`: device, half.
+        options: of `OpenVocabPredictor.from_pretrained`: device, half, int8.
     """
     predictor = OpenVocabPredictor.from_pretrained(model, **options)
     predictor.set_vocabulary(Vocabulary.from_text(names))

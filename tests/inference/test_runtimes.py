@@ -54,6 +54,7 @@ def test_the_file_goes_to_the_runtime(exports, monkeypatch, runtime):
         (dict(runtime="onnx", half=True), "--half with --runtime torch or openvino"),
         (dict(runtime="onnx", compile=True), "--compile with --runtime torch"),
         (dict(runtime="openvino", compile=True), "--compile with --runtime torch"),
+        (dict(runtime="openvino", int8=True), "--int8 with --runtime torch"),
         (dict(runtime="openvino", device="cuda"), "the CPU with --runtime openvino, got 'cuda'"),
     ],
 )

@@ -10,8 +10,8 @@ from torchvision.ops import box_iou
 
 from ovdet.class_embeddings import ClassEmbeddings
 from ovdet.engine.config import load_config
-from ovdet.modeling import acceleration
-from ovdet.modeling.acceleration import is_bfloat16_faster, speed_up
+from ovdet.modeling import acceleration, packed_layers
+from ovdet.modeling.acceleration import are_8_bits_faster, is_bfloat16_faster, speed_up
 
 SIZES = ((96, 160), (160, 96), (64, 70), (131, 200))
 
@@ -95,12 +95,16 @@ def test_half_finds_nearly_the_same(build_tiny, with_bfloat16):
     assert types == {torch.bfloat16}
     assert found.scores.dtype == found.pred_boxes.tensor.dtype == torch.float32
     assert all(parameter.dtype == torch.float32 for parameter in model.parameters())
+    assert_nearly_the_same(found, expected)
+
+
+def assert_nearly_the_same(found, expected, most=0.02):
     overlaps = box_iou(expected.pred_boxes.tensor, found.pred_boxes.tensor)
     overlaps[expected.pred_classes[:, None] != found.pred_classes] = 0
     best = overlaps.max(1)
     assert (best.values > 0.95).float().mean() > 0.9
     near = best.values > 0.95
-    assert (found.scores[best.indices] - expected.scores)[near].abs().max() < 0.02
+    assert (found.scores[best.indices] - expected.scores)[near].abs().max() < most
 
 
 @pytest.mark.parametrize("config", ["lite/ovdet_lite.py", "lite/vild_ensemble.py", "lite/vild_image.py"])
@@ -128,3 +132,64 @@ def test_half_is_chosen_where_it_is_faster(build_tiny, with_bfloat16, monkeypatc
     is_bfloat16_faster.cache_clear()
     expected = detect(speed_up(build_tiny(), half=is_faster))
     assert torch.equal(found.scores, expected.scores)
+
+
+@pytest.fixture
+def clock(monkeypatch, tmp_path):
+    """A clock by which what comes second takes this share of what comes first; nothing was measured before."""
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    ticks, found = iter(range(100)), SimpleNamespace(ratio=1.0, asked=0)
+
+    def process_time() -> float:
+        found.asked = next(ticks) + 1
+        return (found.asked + 1) % 2 * (1.0, found.ratio)[(found.asked - 1) // 2 % 2]
+
+    monkeypatch.setattr(acceleration, "time", SimpleNamespace(process_time=process_time))
+    are_8_bits_faster.cache_clear()
+    yield found
+    are_8_bits_faster.cache_clear()
+
+
+@pytest.mark.parametrize("half", [False, True])
+def test_8_bits_find_nearly_the_same(build_tiny, monkeypatch, with_bfloat16, half):
+    monkeypatch.setattr(packed_layers, "_LEAST_PRODUCTS", 1)
+    monkeypatch.setattr(acceleration, "are_8_bits_faster", lambda half: True)
+    model, expected = speed_up(build_tiny(), half=half, int8=True), speed_up(build_tiny(), half=half)
+    assert model.state_dict().keys() == expected.state_dict().keys()
+    found, expected = detect(model), detect(expected)
+    assert not torch.equal(found.scores[:20], expected.scores[:20])
+    assert_nearly_the_same(found, expected, most=0.05)
+
+
+@pytest.mark.parametrize(("ratio", "is_faster"), [(0.5, True), (0.9, False)])
+def test_8_bits_are_taken_where_they_are_faster(build_tiny, monkeypatch, clock, caplog, ratio, is_faster):
+    monkeypatch.setattr(packed_layers, "_LEAST_PRODUCTS", 1)
+    clock.ratio = ratio
+    found = detect(speed_up(build_tiny(), int8=True))
+    assert torch.equal(found.scores, detect(speed_up(build_tiny())).scores) != is_faster
+    assert ("going on without them" in caplog.text) != is_faster
+    are_8_bits_faster.cache_clear()
+    assert are_8_bits_faster(False) == is_faster and clock.asked == 16  # another run asks the file
+
+
+@pytest.mark.parametrize("fault", ["wrong", "missing"])
+def test_no_8_bits_where_the_processor_gets_them_wrong_or_has_none(monkeypatch, clock, fault):
+    """By a layer whose sums stop at a half of what they should be, and one that cannot run."""
+    clock.ratio = 0.5
+    assert are_8_bits_faster(False)
+    clock.ratio, (right, missing) = 0.5, (packed_layers._to_8_bits, RuntimeError("no such operator"))
+
+    def to_8_bits(x):
+        if fault == "missing":
+            raise missing
+        found = right(x)
+        return found._replace(numbers=found.numbers // 2)
+
+    monkeypatch.setattr(packed_layers, "_to_8_bits", to_8_bits)
+    assert not acceleration._measure_8_bits(False)
+
+
+def test_no_8_bits_for_detectors_of_another_kind(caplog, monkeypatch):
+    monkeypatch.setattr(acceleration, "are_8_bits_faster", lambda half: True)
+    speed_up(torch.nn.Sequential(torch.nn.Linear(9, 999)), int8=True)
+    assert "8 bits: no faster for this detector on this cpu" in caplog.text

@@ -9,9 +9,10 @@ from detectron2.modeling.roi_heads import FastRCNNConvFCHead
 from timm.layers import Conv2dSame
 from torch import nn
 
+from ovdet.modeling import packed_layers
 from ovdet.modeling.backbones.same_padding import pad_evenly
 from ovdet.modeling.backbones.timm_backbone import TimmBackbone
-from ovdet.modeling.packed_layers import PackedConv2d, PackedLinear, pack_layers
+from ovdet.modeling.packed_layers import PackedConv2d, PackedLinear, pack_layers, use_8_bits
 
 
 def frozen_norm(channels: int) -> FrozenBatchNorm2d:
@@ -106,3 +107,64 @@ def test_a_torch_without_onednn_is_left_alone(monkeypatch):
     monkeypatch.setattr(torch.backends.mkldnn, "is_available", lambda: False)
     network = nn.Sequential(nn.Linear(3, 3), nn.ReLU())
     assert not pack_layers(network) and "forward" not in vars(network[0])
+
+
+def in_8_bits(*parts: nn.Module) -> nn.ModuleDict:
+    """A detector of a backbone with a wide convolution, and these; packed, and what can be in 8 bits."""
+    backbone = nn.ModuleDict({"bottom_up": nn.Conv2d(8, 600, 1), "pyramid": nn.Conv2d(8, 64, 3)})
+    detector = nn.ModuleDict({"backbone": backbone, "heads": nn.ModuleList(parts)})
+    detector.backbone = backbone
+    pack_layers(detector)
+    return detector
+
+
+@pytest.mark.parametrize("is_half", [False, True])
+@pytest.mark.parametrize(
+    "name",
+    ["then ReLU", "frozen norm", "norm and bias", "dilated", "same padding", "flattened", "linear over channels"],
+)
+def test_8_bits_say_nearly_the_same(name, is_half, monkeypatch):
+    """Of inputs of both signs and of positive ones, and of weights that were altered; trained as they are."""
+    monkeypatch.setattr(packed_layers, "_LEAST_PRODUCTS", 1)
+    torch.manual_seed(0)
+    network = NETWORKS[name]().eval()
+    pad_evenly(nn.ModuleList([network]))
+    expected = deepcopy(network)
+    keys = list(network.state_dict())
+    assert use_8_bits(in_8_bits(network)) == 1 + sum(isinstance(m, (nn.Conv2d, nn.Linear)) for m in network.modules())
+    assert list(network.state_dict()) == keys
+    with torch.no_grad(), torch.autocast("cpu", torch.bfloat16, enabled=is_half, cache_enabled=False):
+        for x in (torch.randn(2, 8, 16, 24), 30 * torch.rand(1, 8, 16, 24), torch.zeros(1, 8, 16, 24)):
+            for layout in (torch.contiguous_format, torch.channels_last):
+                found, right = network(x.contiguous(memory_format=layout)), expected(x)
+                assert found.dtype == (torch.bfloat16 if is_half else torch.float32) and found.shape == right.shape
+                error = (found.float() - right.float()).norm() / right.float().norm().clamp(min=1e-3)
+                assert error < 0.03 and (is_half or error > 1e-5 or not x.any())
+        for parameter in (*network.parameters(), *expected.parameters()):
+            parameter.mul_(-0.5)
+        x = torch.randn(1, 8, 16, 24)
+        assert (network(x).float() - expected(x).float()).norm() < 0.03 * expected(x).float().norm()
+    x.requires_grad_()
+    torch.testing.assert_close(network(x), expected(x))  # as trained
+
+
+@pytest.mark.parametrize("value", [torch.inf, torch.nan])
+@pytest.mark.parametrize("layer", [nn.Conv2d(8, 64, 3), nn.Linear(24, 512)])
+def test_no_8_bits_where_an_input_is_not_finite(layer, value):
+    """It has no range; all else of it is as it was."""
+    expected, x = deepcopy(layer), torch.randn(1, 8, 16, 24)
+    assert use_8_bits(in_8_bits(layer)) == 2
+    x[0, 3, 5, 5] = value
+    with torch.no_grad():
+        torch.testing.assert_close(layer(x), expected(x), equal_nan=True, rtol=1e-4, atol=1e-5)
+
+
+def test_8_bits_where_they_pay():
+    """Not in the backbone, in narrow layers, in groups of channels, nor in detectors of another kind."""
+    wide, narrow, grouped = nn.Conv2d(8, 64, 3), nn.Linear(9, 500), nn.Conv2d(64, 640, 3, groups=64)
+    strided, linear = nn.Conv2d(8, 200, 3, stride=2), nn.Linear(9, 512)
+    detector = in_8_bits(wide, narrow, grouped, strided, linear)
+    assert use_8_bits(detector) == 3
+    chosen = [layer for layer in detector.modules() if getattr(vars(layer).get("forward"), "in_8_bits", False)]
+    assert chosen == [detector.backbone["pyramid"], wide, linear]
+    assert use_8_bits(nn.ModuleList([linear])) == 0

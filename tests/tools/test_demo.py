@@ -297,11 +297,12 @@ def test_options_reach_the_detector(photo, video, run_tool, tmp_path, monkeypatc
 
     monkeypatch.setattr("ovdet.inference.load.load_predictor", lambda **chosen: calls.append(chosen) or Spy())
     options = ("--vocabulary", "wheel,cup", "--output", tmp_path / "out")
-    more = ("--half", "--compile", "--max-containment", "0.7", "--class-agnostic-iou", "0.3", "--threshold", "0.2")
+    faster, limits = ("--half", "--int8", "--compile"), ("--max-containment", "0.7", "--class-agnostic-iou", "0.3")
+    more = (*faster, *limits, "--threshold", "0.2")
     code, out, err = run_tool("demo.py", "--input", photo, *options, *more, "--negatives", "dog; cat, bus")
     assert code == 0 and "out/photo.png: 1 detection; best: cup 0.90" in out, err
     chosen, vocabulary, shown = calls
-    assert chosen["half"] and chosen["compile"] and chosen["model"] is None
+    assert chosen["half"] and chosen["int8"] and chosen["compile"] and chosen["model"] is None
     assert vocabulary == (("wheel", "cup"), ("dog", "bus", "cat"))
     assert shown == {"threshold": 0.2, "class_agnostic_iou": 0.3, "max_containment": 0.7}
     expected = draw_detections(

@@ -164,7 +164,7 @@ def test_faster_on_demand(evaluate, monkeypatch):
 
     monkeypatch.setattr(torch, "compile", fail)
     monkeypatch.setattr("ovdet.modeling.acceleration.half_type", lambda device: torch.bfloat16)  # on any processor
-    code, last, folder = evaluate("--compile", "--half", ANY_SCORE)
+    code, last, folder = evaluate("--compile", "--half", "--int8", ANY_SCORE)
     assert code == 0, last
     assert (folder / "log.txt").read_text().count("torch.compile failed, going on without it: RuntimeError") == 1
     assert read(folder)["all"]["AP50"] > 0
