@@ -4,15 +4,20 @@ from collections.abc import Sequence
 from copy import deepcopy
 
 from detectron2.config import LazyCall as L
+from detectron2.data.datasets.builtin_meta import COCO_CATEGORIES
 from detectron2.modeling.matcher import Matcher
 from omegaconf import DictConfig
 
+from ovdet.data.mixture import load_synonyms
 from ovdet.device import choose_device
+from ovdet.modeling.backbones.nanodet import NanoDetBackbone
 from ovdet.modeling.background_names import BackgroundNames
 from ovdet.modeling.cascade_heads import CascadeOpenVocabROIHeads
 from ovdet.modeling.centernet import CenterNetHead, CenterNetProposals
 from ovdet.modeling.embedding_heads import FrozenBackboneBranch
+from ovdet.modeling.expert import ClosedSetExpert
 from ovdet.modeling.iou_head import IoUHead
+from ovdet.modeling.nanodet_weights import load_nanodet_backbone, load_nanodet_expert
 from ovdet.modeling.region_sources import OnlineRegions
 from ovdet.modeling.score_fusion import GeometricScores, TextScores
 from ovdet.teachers.conse import load_conse_background_names, load_conse_head
@@ -64,6 +69,24 @@ def background_names(model: DictConfig) -> DictConfig:
     model.roi_heads.background_names = L(BackgroundNames)(
         width="${teacher.width}", weights=L(load_conse_background_names)()
     )
+    return model
+
+
+def closed_set_expert(model: DictConfig, folder: str) -> DictConfig:
+    """A small frozen detector of COCO's 80 classes has a say in them at test time: NanoDet-Plus-m.
+
+    Args:
+        model: with `backbone` a FPNWithBackboneFeatures, of RGB photos.
+        folder: coco.param and coco.bin, ncnn's files of its weights.
+    """
+    files = dict(param=f"{folder}/coco.param", weights=f"{folder}/coco.bin")
+    scale = dict(mean="${model.pixel_mean}", std="${model.pixel_std}")
+    synonyms = load_synonyms()  # normal forms, synonym to name
+    classes = [each["name"] for each in COCO_CATEGORIES if each["isthing"]]
+    names = ["; ".join([name, *(key for key, value in synonyms.items() if value == name)]) for name in classes]
+    model.backbone.beside = L(NanoDetBackbone)(weights=L(load_nanodet_backbone)(**files, **scale))
+    weights = L(load_nanodet_expert)(**files, names="${..names}", embed_names="${name_embedder}")
+    model.roi_heads.expert = L(ClosedSetExpert)(names=names, width="${teacher.width}", weights=weights)
     return model
 
 

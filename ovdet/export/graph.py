@@ -15,9 +15,10 @@ from detectron2.modeling.poolers import ROIPooler
 from torch import Tensor, nn
 from torchvision.ops import nms
 
-from ovdet.export.proposals import apart, clip, propose
+from ovdet.export.proposals import propose
 from ovdet.modeling.detector import OpenVocabRCNN
 from ovdet.modeling.learned_rows import learned_log_scores, region_features
+from ovdet.modeling.nms import apart, clip
 from ovdet.modeling.postprocess import soft_nms_scores
 from ovdet.modeling.region_embedding import image_embeddings, join_objectness
 from ovdet.modeling.scoring import Regions, build_scorer
@@ -73,12 +74,18 @@ class DetectionGraph(nn.Module):
         for _ in range(heads.box_passes - 1):
             _, _, _, boxes = self._refine(maps, proposals, size)
             proposals = clip(boxes, size)
+        own, said = proposals.shape[0], None
+        if heads.expert is not None:
+            its_maps = [features[name] for name in heads.expert.in_features]
+            proposals, objectness, said = heads.expert.add_to(proposals, objectness, its_maps, size)
         pooled, box_features, text, boxes = self._refine(maps, proposals, size)
+        if heads.expert is not None:
+            boxes = torch.cat([boxes[:own], proposals[own:]])
         objectness = join_objectness(heads, box_features, objectness)
         image_branch = image_embeddings(heads, pooled, features, [proposals], text)
         boxes = clip(boxes, size)
         active = None if heads.background_names is None else heads.background_names.active(vocabulary)
-        scorer = build_scorer(heads, Regions(boxes, text, image_branch, objectness), size, active)
+        scorer = build_scorer(heads, Regions(boxes, text, image_branch, objectness, said), size, active)
         options = dict(
             score_threshold=predictor.test_score_thresh,
             nms_threshold=predictor.test_nms_thresh,

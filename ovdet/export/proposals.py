@@ -13,6 +13,7 @@ from torchvision.ops import nms
 
 from ovdet.errors import InputError
 from ovdet.modeling.centernet import CenterNetProposals, boxes_at, grid_locations, logit_of_log
+from ovdet.modeling.nms import apart, at_least_one, clip
 
 
 def check_proposals(generator: nn.Module) -> None:
@@ -75,27 +76,3 @@ def _propose_centers(generator: CenterNetProposals, maps: list[Tensor]) -> tuple
     boxes, log_scores = boxes[index], F.logsigmoid(logits[index]) / 2
     keep = at_least_one(nms(boxes, log_scores.exp(), generator.nms_threshold)[: generator.post_nms_topk[False]])
     return boxes[keep], logit_of_log(log_scores[keep])
-
-
-def at_least_one(keep: Tensor) -> Tensor:
-    """Indices as they are; tracing takes them for one at least."""
-    if torch.compiler.is_exporting():
-        torch._check(keep.shape[0] >= 1)  # sums over no regions are told apart in tracing, but need not be
-    return keep
-
-
-def clip(boxes: Tensor, size: tuple[int, int]) -> Tensor:
-    """(R, 4) XYXY -> the same within (height, width)."""
-    x, y = boxes[:, 0::2].clamp(0, size[1]), boxes[:, 1::2].clamp(0, size[0])
-    return torch.stack([x, y], dim=2).flatten(1)
-
-
-def apart(boxes: Tensor, groups: Tensor) -> Tensor:
-    """Move the boxes of each group to a place of their own, so that one NMS serves all groups.
-
-    Args:
-        boxes: (R, 4) XYXY, not negative.
-        groups: (R,) int64; small, or the boxes are rounded away.
-    """
-    reach = F.pad(boxes.flatten(), (0, 1)).amax(0) + 1  # the padding is for R = 0
-    return boxes + (groups * reach)[:, None]

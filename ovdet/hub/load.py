@@ -11,7 +11,7 @@ from detectron2.config.instantiate import locate
 from omegaconf import DictConfig, OmegaConf
 from torch import nn
 
-from ovdet.engine.checkpoint import SafeCheckpointer, text_space
+from ovdet.engine.checkpoint import SafeCheckpointer, classes_of_both, known_classes, text_space
 from ovdet.engine.options import build_options
 from ovdet.engine.resume import last_checkpoint
 from ovdet.errors import InputError
@@ -98,7 +98,8 @@ def load_detector(config: DictConfig, weights: str = "") -> tuple[nn.Module, Nam
         weights: see find_weights.
 
     Returns:
-        The model without what only trains it, what embeds names for it, and the checkpoint's header.
+        The model without what only trains it, what embeds names for it, and the checkpoint's header, with the classes
+        of an expert among those that it knows.
 
     Raises:
         InputError: there is no checkpoint, or it does not fit.
@@ -118,4 +119,7 @@ def load_detector(config: DictConfig, weights: str = "") -> tuple[nn.Module, Nam
             f"expected a classifier of the training set's {len(expected)} classes in their order, "
             f"got one of {len(actual)} others in {weights}"
         )
+    expert = getattr(getattr(model, "roi_heads", None), "expert", None)
+    if expert is not None:
+        header = {**header, "known_classes": classes_of_both(expert.names, known_classes(header))}
     return model.eval(), embed_names, header

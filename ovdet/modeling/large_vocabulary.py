@@ -81,12 +81,13 @@ def _topk_rows(
 
     And the branches' log-partitions (R,), which are those that are given, where they are known.
     """
+    known = _known_rows(scorer, classes, with_negatives)
     branches = (scorer.text, scorer.image)
     are_known = log_partitions is not None
     partitions = [None if branch is None or are_known else _log_partition(branch) for branch in branches]
     groups = [
         (StreamingTopK(len(scorer.objectness_logits), num_kept, like=scorer.objectness_logits), *group)
-        for group in _groups(scorer, classes, with_negatives)
+        for group in _groups(scorer, classes, with_negatives, known)
     ]
     # one pass over all rows
     for chunk in _chunks(scorer, classes):
@@ -106,16 +107,51 @@ def _topk_rows(
         _normalize(scorer, topk.kept(), fuse_branches(*log_partitions, exponents.text), terms, exponents)
         for topk, exponents, _ in groups
     ]
+    if len(known):
+        kept.append(_all_of_known(scorer, classes, known, log_partitions, terms))
     kept = Candidates(*(torch.cat(parts) for parts in zip(*kept, strict=True)))
     return first_of(kept, len(classes.class_ids), log_threshold(threshold), number), log_partitions
 
 
+def _known_rows(scorer: RegionScorer, classes: ClassEmbeddings, with_negatives: bool) -> Tensor:
+    """Indices (Q,) of the rows that an expert has a say in and that may be found: few, which are scored apart."""
+    if scorer.expert is None:
+        return classes.class_ids[:0]
+    found = [chunk.start + scorer.expert.known(classes.embeddings[chunk])[0] for chunk in _chunks(scorer, classes)]
+    known = torch.cat(found)
+    return known if with_negatives else known[classes.class_ids[known] != NEGATIVE]
+
+
+def _all_of_known(
+    scorer: RegionScorer,
+    classes: ClassEmbeddings,
+    known: Tensor,
+    log_partitions: list[Tensor | None],
+    terms: RegionTerms,
+) -> Candidates:
+    """All pairs of regions and known rows (Q,), with log scores in which the expert had its say."""
+    embeddings = classes.embeddings[known]
+    of_branches = [
+        None if branch is None else branch.logits(embeddings) - partition[:, None]
+        for branch, partition in zip((scorer.text, scorer.image), log_partitions, strict=True)
+    ]
+    is_base = None if classes.is_base is None else classes.is_base[known]
+    log_scores = scorer.expert.join(scorer.fusion(*of_branches, terms, is_base), embeddings)  # (R, Q)
+    regions = torch.arange(len(log_scores), device=known.device)
+    return Candidates(log_scores.flatten(), regions.repeat_interleave(len(known)), known.repeat(len(log_scores)))
+
+
 def _groups(
-    scorer: RegionScorer, classes: ClassEmbeddings, with_negatives: bool
+    scorer: RegionScorer, classes: ClassEmbeddings, with_negatives: bool, known: Tensor
 ) -> list[tuple[Exponents, Tensor | None]]:
-    """Exponents as numbers, and which of the rows (S,) that may be found share them; None for all."""
+    """Exponents as numbers, and which of the rows (S,) that may be found share them; None for all; `known` in none."""
     exponents = scorer.fusion.exponents(classes.is_base)
     may_be_found = None if with_negatives else classes.class_ids != NEGATIVE
+    if len(known):
+        may_be_found = torch.ones_like(classes.class_ids, dtype=torch.bool) if may_be_found is None else may_be_found
+        may_be_found[known] = False
+        if not may_be_found.any():
+            return []
     if may_be_found is not None and may_be_found.all():
         may_be_found = None
     if not any(isinstance(exponent, Tensor) for exponent in exponents):

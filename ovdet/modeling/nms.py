@@ -11,6 +11,7 @@ Shape letters: R regions of one image, C candidates of one image, best first.
 from __future__ import annotations
 
 import torch
+import torch.nn.functional as F
 from detectron2.layers import batched_nms
 from torch import Tensor
 from torchvision.ops import nms
@@ -107,3 +108,27 @@ def _nms_in_turn(boxes: Tensor, scores: Tensor, classes: Tensor, threshold: floa
     counts = classes[order].unique_consecutive(return_counts=True)[1].tolist()
     parts = zip(order.split(counts), boxes[order].split(counts), scores[order].split(counts), strict=True)
     return torch.cat([index[nms(b, s, threshold)] for index, b, s in parts]).sort().values
+
+
+def at_least_one(keep: Tensor) -> Tensor:
+    """Indices as they are; tracing takes them for one at least."""
+    if torch.compiler.is_exporting():
+        torch._check(keep.shape[0] >= 1)  # sums over no regions are told apart in tracing, but need not be
+    return keep
+
+
+def clip(boxes: Tensor, size: tuple[int, int]) -> Tensor:
+    """(R, 4) XYXY -> the same within (height, width)."""
+    x, y = boxes[:, 0::2].clamp(0, size[1]), boxes[:, 1::2].clamp(0, size[0])
+    return torch.stack([x, y], dim=2).flatten(1)
+
+
+def apart(boxes: Tensor, groups: Tensor) -> Tensor:
+    """Move the boxes of each group to a place of their own, so that one NMS serves all groups.
+
+    Args:
+        boxes: (R, 4) XYXY, not negative.
+        groups: (R,) int64; small, or the boxes are rounded away.
+    """
+    reach = F.pad(boxes.flatten(), (0, 1)).amax(0) + 1  # the padding is for R = 0
+    return boxes + (groups * reach)[:, None]

@@ -30,7 +30,11 @@ from ovdet.modeling.backbones.timm_backbone import TimmBackbone
 
 _ROWS = 200  # that weights of linear layers are laid out for; any number runs on them
 _NONE = ("none", [])
-_ACTIVATIONS = {nn.ReLU: ("relu", []), nn.ReLU6: ("hardtanh", [0.0, 6.0])}  # oneDNN's names
+_ACTIVATIONS = {  # oneDNN's names and numbers
+    nn.ReLU: lambda _: ("relu", []),
+    nn.ReLU6: lambda _: ("hardtanh", [0.0, 6.0]),
+    nn.LeakyReLU: lambda layer: ("leaky_relu", [layer.negative_slope]),
+}
 
 _LEAST_PRODUCTS = 512  # of each value of an input, from which on they outweigh the pass that brings it to 8 bits
 
@@ -171,7 +175,7 @@ class _Packed:
 
     def __init__(self, layer: nn.Module, activation: nn.Module | None) -> None:
         self.layer = layer
-        self.post = _NONE if activation is None else _ACTIVATIONS[type(activation)]
+        self.post = _NONE if activation is None else _ACTIVATIONS[type(activation)](activation)
         self._packs: dict[tuple, tuple[tuple, Pack]] = {}
 
     def __deepcopy__(self, memo: dict) -> _Packed:
@@ -207,7 +211,7 @@ class PackedConv2d(_Packed):
         super().__init__(layer, activation)
         self.then = getattr(layer, "activation", None)
         if isinstance(self.then, nn.ReLU) or self.then in (F.relu, F.relu_):
-            self.post, self.then = _ACTIVATIONS[nn.ReLU], None
+            self.post, self.then = _ACTIVATIONS[nn.ReLU](None), None
 
     def __call__(self, x: Tensor) -> Tensor:
         """(N, C, H, W) -> (N, C', H', W')."""

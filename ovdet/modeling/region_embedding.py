@@ -17,6 +17,7 @@ import torch
 from detectron2.structures import Boxes, Instances
 from torch import Tensor
 
+from ovdet.modeling.expert import ClosedSetExpert
 from ovdet.modeling.iou_head import geometric_mean_logits
 from ovdet.modeling.learned_rows import region_features
 from ovdet.modeling.region_teacher import look_again
@@ -65,10 +66,16 @@ def embed_images(
         for_learned: keep what learned rows look at.
     """
     # boxes
-    proposals = refined_proposals(heads, features, proposals)
+    sizes = [p.image_size for p in proposals]
+    proposals, said = refined_proposals(heads, features, proposals), [None] * len(proposals)
+    counts = [len(p) for p in proposals]
+    if heads.expert is not None:
+        proposals, said = add_expert(heads.expert, features, proposals)
     pooled, box_features, text, boxes = refine(heads, features, proposals)
     places = [p.proposal_boxes.tensor for p in proposals]
-    counts, sizes = [len(p) for p in proposals], [p.image_size for p in proposals]
+    if heads.expert is not None:  # its boxes stay as they are
+        boxes = [torch.cat([new[:own], place[own:]]) for own, new, place in zip(counts, boxes, places, strict=True)]
+        counts = [len(p) for p in proposals]
     # embeddings and objectness
     image = image_embeddings(heads, pooled, features, places, text)
     logits = join_objectness(heads, box_features, torch.cat([p.objectness_logits for p in proposals])).split(counts)
@@ -76,7 +83,7 @@ def embed_images(
     if for_learned:
         looked_at = region_features(heads, pooled, features, places, box_features, image).split(counts)
     if for_names:
-        regions = map(Regions, boxes, text.split(counts), image.split(counts), logits)
+        regions = map(Regions, boxes, text.split(counts), image.split(counts), logits, said)
         if heads.region_teacher is not None:
             regions = map(partial(look_again, heads.region_teacher), regions, sizes, photos)
     return [EmbeddedImage(*parts) for parts in zip(sizes, boxes, logits, regions, looked_at, strict=True)]
@@ -91,6 +98,21 @@ def refined_proposals(
         boxes = predictor.predict_boxes((None, deltas), proposals)
         proposals = [with_boxes(*pair) for pair in zip(proposals, boxes, strict=True)]
     return proposals
+
+
+def add_expert(
+    expert: ClosedSetExpert, features: Mapping[str, Tensor], proposals: list[Instances]
+) -> tuple[list[Instances], list[Tensor]]:
+    """Proposals with an expert's behind them, and what it says of all of them, log-probabilities (Ri, C)."""
+    maps, joined, said = [features[name] for name in expert.in_features], [], []
+    for index, own in enumerate(proposals):
+        of_image = [each[index : index + 1] for each in maps]
+        boxes, logits, log_probabilities = expert.add_to(
+            own.proposal_boxes.tensor, own.objectness_logits, of_image, own.image_size
+        )
+        joined.append(Instances(own.image_size, proposal_boxes=Boxes(boxes), objectness_logits=logits))
+        said.append(log_probabilities)
+    return joined, said
 
 
 def refine(

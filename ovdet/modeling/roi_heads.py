@@ -29,6 +29,7 @@ from ovdet.errors import InputError
 from ovdet.modeling.background_names import BackgroundNames
 from ovdet.modeling.box_predictor import BACKGROUND
 from ovdet.modeling.calibration import ScoreCalibration
+from ovdet.modeling.expert import ClosedSetExpert
 from ovdet.modeling.iou_head import IoUHead
 from ovdet.modeling.region_detection import detect
 from ovdet.modeling.region_embedding import pool
@@ -87,6 +88,7 @@ class OpenVocabROIHeads(StandardROIHeads):
         image_branch: nn.Module | None = None,
         region_teacher: RegionTeacher | None = None,
         iou_head: IoUHead | None = None,
+        expert: ClosedSetExpert | None = None,
         background_names: BackgroundNames | None = None,
         image_temperature: float = 0.01,
         box_passes: int = 1,
@@ -104,6 +106,7 @@ class OpenVocabROIHeads(StandardROIHeads):
                 branch's.
             region_teacher: test-time teacher whose embeddings replace the image branch's.
             iou_head: how well boxes fit, joined to the RPN's objectness; None leaves that as it is.
+            expert: a detector of fixed classes, at test time; None for none. The backbone has the maps that it reads.
             background_names: the image branch's background; None gives it none.
             image_temperature: divides the cosines of the image branch before its softmax.
             box_passes: number of box-refinement passes at test time.
@@ -127,6 +130,7 @@ class OpenVocabROIHeads(StandardROIHeads):
         self.image_branch = image_branch
         self.region_teacher = region_teacher
         self.iou_head = iou_head
+        self.expert = expert
         self.background_names = background_names
         self.image_temperature = image_temperature
         self.box_passes = box_passes

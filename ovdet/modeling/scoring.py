@@ -2,6 +2,7 @@
 
     branch     class logits and log-probabilities from text or image embeddings
     scorer     both branches, objectness, foreground and box area, fused to one log score for each region and row
+    expert     has its say in the rows that it knows, where there is one (modeling/expert.py)
     max        the best of a class's rows (its name, its synonyms) is the score of the class
     topk       the best (region, class) pairs above a threshold: what post-processing begins with
 
@@ -23,6 +24,7 @@ from ovdet.modeling.score_fusion import RegionTerms, ScoreFusion, log_area_share
 from ovdet.modeling.topk import Candidates, exponential, log_threshold, topk_of_matrix
 
 if TYPE_CHECKING:
+    from ovdet.modeling.expert import ExpertScores
     from ovdet.modeling.roi_heads import OpenVocabROIHeads
 
 MAX_DENSE_ROWS = 16384  # S up to which the whole matrix of scores is the faster way
@@ -77,20 +79,23 @@ class Regions(NamedTuple):
         text: (R, D), unit norm, for the text branch.
         image: (R, D), unit norm, for the image branch, where there is one.
         objectness_logits: (R,).
+        expert: (R, C), the log-probabilities of an expert's classes; None without one.
     """
 
     boxes: Tensor
     text: Tensor
     image: Tensor
     objectness_logits: Tensor
+    expert: Tensor | None = None
 
     def take(self, index: Tensor) -> Regions:
         """Some of them, by indices or a mask."""
-        return Regions(*(part[index] for part in self))
+        return Regions(*(None if part is None else part[index] for part in self))
 
     def finite(self) -> Regions:
-        """Without regions that have a non-finite box, embedding or objectness."""
-        mask = torch.stack([torch.isfinite(part[:, None].flatten(1)).all(1) for part in self]).all(0)
+        """Without regions that have a non-finite box, embedding, objectness or say of an expert."""
+        parts = [part[:, None].flatten(1) for part in self if part is not None]
+        mask = torch.stack([torch.isfinite(part).all(1) for part in parts]).all(0)
         return self if mask.all() else self.take(mask)
 
 
@@ -104,6 +109,7 @@ class RegionScorer:
         objectness_logits: (R,), finite.
         fusion: see modeling/score_fusion.py.
         log_areas: (R,) of `log_area_shares`; None where the fusion does not ask for it.
+        expert: what an expert says of the regions; None without one.
     """
 
     text: SoftmaxBranch | None
@@ -111,6 +117,7 @@ class RegionScorer:
     objectness_logits: Tensor
     fusion: ScoreFusion
     log_areas: Tensor | None = None
+    expert: ExpertScores | None = None
 
     def take(self, index: Tensor) -> RegionScorer:
         """Of some of the regions, by indices."""
@@ -126,7 +133,8 @@ class RegionScorer:
         """(S, D) unit rows, (S,) bool or None -> (R, S), logarithms of the fused scores."""
         text, log_partition = (None, None) if self.text is None else self.text.log_probabilities(embeddings)
         image = None if self.image is None else self.image.log_probabilities(embeddings)[0]
-        return self.fusion(text, image, self.terms(log_partition), is_base)
+        fused = self.fusion(text, image, self.terms(log_partition), is_base)
+        return fused if self.expert is None else self.expert.join(fused, embeddings)
 
     def terms(self, text_log_partition: Tensor | None) -> RegionTerms:
         """(R,) of the text branch -> class-independent log terms of the regions, (R, 1) each."""
@@ -150,6 +158,7 @@ def build_scorer(
         objectness_logits=regions.objectness_logits,
         fusion=fusion,
         log_areas=log_area_shares(regions.boxes, image_size) if fusion.needs_area else None,
+        expert=None if regions.expert is None else heads.expert.scores(regions.expert),
     )
 
 

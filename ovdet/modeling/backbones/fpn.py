@@ -16,20 +16,23 @@ from ovdet.packable import packable
 class FPNWithBackboneFeatures(Backbone):
     """The pyramid's maps ("p3", "p4", ...) and those of the backbone below it ("stride8", ...)."""
 
-    def __init__(self, bottom_up: Backbone, **pyramid) -> None:
+    def __init__(self, bottom_up: Backbone, *, beside: Backbone | None = None, **pyramid) -> None:
         """
         Args:
             bottom_up: maps (N, C, H / stride, W / stride) by name.
+            beside: another backbone, frozen, with maps of other names that an expert reads at test time (see
+                modeling/expert.py). It is not run in training.
             pyramid: what detectron2's FPN takes.
         """
         super().__init__()
-        self.bottom_up = bottom_up
+        self.bottom_up, self.beside = bottom_up, beside
         self.pyramid = FPN(bottom_up=_ReadyMaps(bottom_up.output_shape()), **pyramid)
 
     def forward(self, images: Tensor) -> dict[str, Tensor]:
         """(N, 3, H, W) -> maps (N, C, H / stride, W / stride) by name."""
         maps = self.bottom_up(images)
-        return {**maps, **self.pyramid(maps)}
+        more = {} if self.beside is None or self.training else self.beside(images)
+        return {**maps, **self.pyramid(maps), **more}
 
     def output_shape(self) -> dict[str, ShapeSpec]:
         return {**self.bottom_up.output_shape(), **self.pyramid.output_shape()}

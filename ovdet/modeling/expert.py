@@ -1,0 +1,175 @@
+"""A closed-set expert: a frozen detector of fixed classes that proposes boxes, and has a say in the names it knows.
+
+    score = fused ** (1 - g) * expert ** g
+
+for rows of ClassEmbeddings that mean one of its classes. `expert` is its probability of that class: on a box of its own
+as it says, elsewhere the least that it reports, so that what it does not see scores lower. Other rows keep their
+scores, and may be found on its boxes too.
+
+Shape letters: R regions of one image, M of them the expert's own, C its classes, J rows that mean one of them, S and Q
+rows of ClassEmbeddings, D embedding width, B bins of a distance.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+from torchvision.ops import nms
+
+from ovdet.errors import InputError
+from ovdet.modeling.centernet import grid_locations, logit_of_log
+from ovdet.modeling.nms import apart, at_least_one, clip
+from ovdet.packable import packable
+
+BINS = 8  # distances from 0 to 7 strides (Generalized Focal Loss, arXiv:2006.04388, has one more)
+SAME = 0.95  # cosine of two names from which on they mean the same: plurals, "cellphone" and "cell phone"
+
+
+@dataclass(frozen=True)
+class ExpertScores:
+    """What an expert says of one image's regions.
+
+    Attributes:
+        log_probabilities: (R, C).
+        rows: (J, D), unit norm, names of its classes.
+        class_of_row: (J,) int64, in [0, C).
+        exponent: g, its weight.
+    """
+
+    log_probabilities: Tensor
+    rows: Tensor
+    class_of_row: Tensor
+    exponent: float
+
+    def known(self, embeddings: Tensor) -> tuple[Tensor, Tensor]:
+        """(S, D) -> which of the rows mean one of its classes, ascending indices (Q,), and which class each, (Q,)."""
+        with torch.autocast(embeddings.device.type, enabled=False):
+            cosines, nearest = (embeddings.to(self.rows) @ self.rows.t()).max(1)
+        known = (cosines >= SAME).nonzero().squeeze(1)
+        return known, self.class_of_row[nearest[known]]
+
+    def join(self, log_scores: Tensor, embeddings: Tensor) -> Tensor:
+        """Fused log scores (R, S) of rows (S, D) -> the same with its say."""
+        known, classes = self.known(embeddings)
+        joined = torch.lerp(log_scores[:, known], self.log_probabilities[:, classes].to(log_scores), self.exponent)
+        return log_scores.index_copy(1, known, joined)
+
+
+@packable
+class ClosedSetExpert(nn.Module):
+    """The last layers of a detector with Generalized Focal Loss heads (NanoDet-Plus), on maps that the backbone has."""
+
+    def __init__(
+        self,
+        names: Sequence[str],
+        *,
+        width: int,
+        in_features: Sequence[str] = ("nanodet8", "nanodet16", "nanodet32", "nanodet64"),
+        strides: Sequence[int] = (8, 16, 32, 64),
+        channels: int = 96,
+        exponent: float = 0.7,
+        score_threshold: float = 0.03,
+        nms_threshold: float = 0.6,
+        pre_nms_topk: int = 500,
+        post_nms_topk: int = 100,
+        weights: Mapping[str, Tensor] | None = None,
+    ) -> None:
+        """
+        Args:
+            names: of its C classes, in the order of its outputs, synonyms behind them: "couch; sofa".
+            width: D of the detector's embedding space.
+            in_features: maps of `strides`, with `channels`.
+            strides: of these maps.
+            channels: of these maps.
+            exponent: g, within [0, 1].
+            score_threshold: boxes of lower probability are none.
+            nms_threshold: IoU, among boxes of one most probable class.
+            pre_nms_topk: locations that are looked at.
+            post_nms_topk: boxes at most.
+            weights: "rows", the embeddings (J, D) of all names and synonyms, and "heads.0.weight", ...; None: rows of
+                zeros, which mean nothing, and random heads.
+
+        Raises:
+            InputError: an exponent or a threshold outside of that.
+        """
+        super().__init__()
+        if not 0 <= exponent <= 1 or not 0 < score_threshold < 1:
+            raise InputError(
+                f"expected an exponent within [0, 1] and a score_threshold between 0 and 1, "
+                f"got {exponent} and {score_threshold}"
+            )
+        spoken = [[name.strip() for name in each.split(";")] for each in names]
+        self.names, self.in_features, self.strides = (
+            tuple(first for first, *_ in spoken),
+            tuple(in_features),
+            tuple(strides),
+        )
+        self.exponent, self.score_threshold, self.nms_threshold = exponent, score_threshold, nms_threshold
+        self.pre_nms_topk, self.post_nms_topk = pre_nms_topk, post_nms_topk
+        classes = [index for index, each in enumerate(spoken) for _ in each]
+        self.register_buffer("class_of_row", torch.tensor(classes), persistent=False)
+        self.register_buffer("rows", torch.zeros(len(classes), width))
+        outputs = len(self.names) + 4 * BINS
+        self.heads = nn.ModuleList(nn.Conv2d(channels, outputs, 1) for _ in strides)
+        if weights is not None:
+            self.load_state_dict(dict(weights))
+        self.requires_grad_(False)
+
+    @staticmethod
+    def spoken(names: Sequence[str]) -> list[str]:
+        """All names and synonyms, in the order of "rows"."""
+        return [name.strip() for each in names for name in each.split(";")]
+
+    def add_to(
+        self, boxes: Tensor, objectness_logits: Tensor, maps: Sequence[Tensor], size: tuple[int, int]
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        """One image's regions with its own behind them.
+
+        Args:
+            boxes: (R - M, 4) XYXY of the other regions.
+            objectness_logits: (R - M,).
+            maps: see `find`.
+            size: (height, width).
+
+        Returns:
+            Boxes (R, 4), logits (R,), and what it says of them, log-probabilities (R, C).
+        """
+        own, log_probabilities = self.find(maps, size)
+        least = torch.full_like(log_probabilities[:1], self.score_threshold).log()
+        said = torch.cat([least.expand(boxes.shape[0], -1), log_probabilities.clamp(min=least)])
+        logits = logit_of_log(log_probabilities.amax(1)).to(objectness_logits)
+        return torch.cat([boxes, own.to(boxes)]), torch.cat([objectness_logits, logits]), said
+
+    def find(self, maps: Sequence[Tensor], size: tuple[int, int]) -> tuple[Tensor, Tensor]:
+        """Its boxes in one image, the most probable first.
+
+        Args:
+            maps: (1, channels, H / stride, W / stride), of `in_features`.
+            size: (height, width) of the image, which boxes are clipped to.
+
+        Returns:
+            (M, 4) XYXY, M >= 1, and the log-probabilities of its classes (M, C).
+        """
+        boxes, logits = [], []
+        for head, x, stride in zip(self.heads, maps, self.strides, strict=True):
+            outputs = head(x)[0].float().flatten(1).t()  # (locations, C + 4 B)
+            of_classes, bins = outputs.split([len(self.names), 4 * BINS], 1)
+            best, index = of_classes.amax(1).topk(torch.sym_min(outputs.shape[0], self.pre_nms_topk))
+            distances = bins[index].unflatten(1, (4, BINS)).softmax(2) @ torch.arange(BINS).to(bins)  # (n, 4)
+            center = grid_locations(x.shape[2], x.shape[3], stride, x.device)[index] - stride // 2  # NanoDet's corner
+            boxes.append(torch.cat([center - distances[:, :2] * stride, center + distances[:, 2:] * stride], 1))
+            logits.append(of_classes[index])
+        boxes, log_probabilities = clip(torch.cat(boxes), size), nn.functional.logsigmoid(torch.cat(logits))
+        best, classes = log_probabilities.max(1)
+        least = torch.full_like(best[:1], self.score_threshold).log()
+        index = (best >= torch.minimum(least, best.amax())).nonzero().squeeze(1)  # one at least
+        keep = nms(apart(boxes[index], classes[index]), best[index], self.nms_threshold)
+        index = index[at_least_one(keep[: self.post_nms_topk])]
+        return boxes[index], log_probabilities[index]
+
+    def scores(self, log_probabilities: Tensor) -> ExpertScores:
+        """(R, C) of an image's regions, see ExpertScores."""
+        return ExpertScores(log_probabilities, self.rows, self.class_of_row, self.exponent)
