@@ -1,4 +1,4 @@
-"""Building a network whose weights are read from a file next: no time goes into random ones."""
+"""Weights of a network before a checkpoint is read: not drawn where one is read next, kept where it has none."""
 
 from __future__ import annotations
 
@@ -26,3 +26,15 @@ class WithoutRandomWeights(TorchFunctionMode):
             if isinstance(tensor, nn.Parameter):
                 return tensor
         return function(*args, **kwargs)
+
+
+class KeepsOwnWeights(nn.Module):
+    """A part that is built from a file of its own: what it was built with stays where a checkpoint has no such part."""
+
+    is_built = False  # True once it has them
+
+    def _load_from_state_dict(self, state_dict, prefix, *rest) -> None:
+        if self.is_built:
+            for key, value in self.state_dict().items():
+                state_dict.setdefault(prefix + key, value)
+        super()._load_from_state_dict(state_dict, prefix, *rest)

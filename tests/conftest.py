@@ -27,6 +27,9 @@ from safetensors.torch import save_file
 
 from ovdet.cache import cache_folder
 from ovdet.engine.config import load_config
+from ovdet.modeling.backbones.nanodet import NanoDetBackbone
+from ovdet.modeling.expert import ClosedSetExpert
+from ovdet.modeling.nanodet_weights import layer_names
 from ovdet.regions.plan import ImageRecord, RegionPlan, write_plan
 from ovdet.regions.shard import ImageRegions, write_shard
 from ovdet.regions.store import RegionStore
@@ -296,6 +299,25 @@ def spread(model: torch.nn.Module) -> torch.nn.Module:
             torch.nn.init.normal_(layer.weight, std=0.2)
             torch.nn.init.ones_(layer.bias)
     return model.eval()
+
+
+@pytest.fixture(scope="session")
+def nanodet_files(tmp_path_factory) -> Path:
+    """A folder with coco.param and coco.bin in ncnn's format: NanoDet-Plus-m's layers with small random numbers."""
+    folder, generator = tmp_path_factory.mktemp("nanodet"), np.random.default_rng(0)
+    expert = ClosedSetExpert([str(k) for k in range(80)], width=1)
+    shapes = {key: value.shape for part in (NanoDetBackbone(), expert) for key, value in part.state_dict().items()}
+    lines, numbers = [], b""
+    for number, name in enumerate(layer_names()):
+        shape = shapes[f"{name}.weight"]
+        kind = "Convolution" if shape[1] > 1 else "ConvolutionDepthWise"
+        lines.append(f"{kind} conv_{number} 1 1 {number} {number + 1} 0={shape[0]} 1={shape[2]} 5=1 6={shape.numel()}")
+        weight = generator.normal(0, shape[1:].numel() ** -0.5, shape.numel()).astype(np.float16).tobytes()
+        bias = generator.normal(0, 0.1, shape[0]).astype(np.float32)
+        numbers += np.uint32(0x01306B47).tobytes() + weight + b"\0" * (-len(weight) % 4) + bias.tobytes()
+    (folder / "coco.param").write_text("\n".join(["7767517", "201 237", "Input in0 0 1 in0", *lines]) + "\n")
+    (folder / "coco.bin").write_bytes(numbers)
+    return folder
 
 
 @pytest.fixture

@@ -54,8 +54,10 @@ def test_is_listed_in_readme(file):
 
 
 @pytest.mark.parametrize("file", CONFIGS, ids=names)
-def test_instantiates(file, tmp_path):
+def test_instantiates(file, tmp_path, nanodet_files):
     config = offline(LazyConfig.load(str(file)))
+    if "nanodet" in config.dataset:
+        config.dataset.nanodet = str(nanodet_files)
     assert isinstance(instantiate(config.train), TrainOptions)
     assert instantiate(config.name_embedder).width == 384
     instantiate(config.lr_multiplier)

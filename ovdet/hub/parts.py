@@ -70,6 +70,8 @@ TRAINING = {
     "ovdet.evaluation.evaluator.build_evaluator",
     "ovdet.imagenet_lite.load_efficientnet_lite_weights",
     "ovdet.load_teacher",
+    "ovdet.modeling.nanodet_weights.load_nanodet_backbone",
+    "ovdet.modeling.nanodet_weights.load_nanodet_expert",
     "ovdet.modeling.partial_labels.PartialLabels",
     "ovdet.modeling.region_sources.OnlineRegions",
     "ovdet.modeling.region_sources.StoredRegions",

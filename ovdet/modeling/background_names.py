@@ -13,10 +13,11 @@ from collections.abc import Mapping
 
 import torch
 import torch.nn.functional as F
-from torch import Tensor, nn
+from torch import Tensor
 
 from ovdet.class_embeddings import ClassEmbeddings
-from ovdet.modeling.large_vocabulary import chunk_size
+from ovdet.class_embeddings import ClassEmbeddings
+from ovdet.initialization import KeepsOwnWeights
 from ovdet.modeling.scoring import dot_logits
 from ovdet.packable import packable
 
@@ -26,7 +27,7 @@ _NOTHING = -1e4  # a logit whose exponential is 0, and yet a number
 
 
 @packable
-class BackgroundNames(nn.Module):
+class BackgroundNames(KeepsOwnWeights):
     """Embeddings of background names, and which of them are active: unlike all asked classes.
 
     By what they are called and by what that means: to `conse` a "whippet" is far from a "dog" (cosine 0.13), with its
@@ -49,17 +50,12 @@ class BackgroundNames(nn.Module):
         self.near = near
         for name in _BUFFERS:
             self.register_buffer(name, F.normalize(torch.randn(num_names, width), dim=1))
-        self._is_built = False
         self._active: weakref.WeakKeyDictionary[ClassEmbeddings, Tensor] = weakref.WeakKeyDictionary()
         if weights is not None:
             self.load_state_dict(weights)
-            self._is_built = True
+            self.is_built = True
 
     def _load_from_state_dict(self, state_dict, prefix, *rest) -> None:
-        """A checkpoint of a detector that was trained without other names has none: those it was built with stay."""
-        if self._is_built:
-            for name in _BUFFERS:
-                state_dict.setdefault(prefix + name, self.get_buffer(name))
         self._active.clear()  # of other names
         super()._load_from_state_dict(state_dict, prefix, *rest)
 

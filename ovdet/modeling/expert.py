@@ -20,11 +20,12 @@ from torch import Tensor, nn
 from torchvision.ops import nms
 
 from ovdet.errors import InputError
+from ovdet.initialization import KeepsOwnWeights
 from ovdet.modeling.centernet import grid_locations, logit_of_log
 from ovdet.modeling.nms import apart, at_least_one, clip
 from ovdet.packable import packable
 
-BINS = 8  # distances from 0 to 7 strides (Generalized Focal Loss, arXiv:2006.04388, has one more)
+BINS = 8  # a side's distance from 0 to 7 strides, as a distribution (Generalized Focal Loss, arXiv:2006.04388)
 SAME = 0.95  # cosine of two names from which on they mean the same: plurals, "cellphone" and "cell phone"
 
 
@@ -59,7 +60,7 @@ class ExpertScores:
 
 
 @packable
-class ClosedSetExpert(nn.Module):
+class ClosedSetExpert(KeepsOwnWeights):
     """The last layers of a detector with Generalized Focal Loss heads (NanoDet-Plus), on maps that the backbone has."""
 
     def __init__(
@@ -116,6 +117,7 @@ class ClosedSetExpert(nn.Module):
         self.heads = nn.ModuleList(nn.Conv2d(channels, outputs, 1) for _ in strides)
         if weights is not None:
             self.load_state_dict(dict(weights))
+            self.is_built = True
         self.requires_grad_(False)
 
     @staticmethod

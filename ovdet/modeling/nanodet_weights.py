@@ -43,18 +43,18 @@ def read_ncnn(param: str, weights: str) -> Iterator[Convolution]:
         size = count * np.dtype(dtype).itemsize
         if start + size > len(numbers):
             raise InputError(f"expected the weights of {param}, {weights} ends before them")
-        values = np.frombuffer(numbers, dtype, count, start).astype(np.float32)
+        values = np.frombuffer(numbers, dtype, count, start)
         start += -(-size // 4) * 4
-        return torch.from_numpy(values)
+        return torch.from_numpy(values.astype(np.int64 if dtype == "<u4" else np.float32))
 
     for line in lines[2:]:
-        kind, _, *rest = line.split()
-        if not kind.startswith("Convolution"):
+        if not line.startswith("Convolution"):
             continue
-        facts = dict(entry.split("=") for entry in rest if "=" in entry)
-        outside, kernel, count, groups = (int(facts.get(key, 1)) for key in ("0", "1", "6", "7"))
-        mark = int(np.frombuffer(numbers, "<u4", 1, start)[0]) if start + 4 <= len(numbers) else 0
-        start += 4
+        facts = dict(entry.split("=", 1) for entry in line.split() if "=" in entry)
+        outside, kernel, count = (int(facts[key]) if facts.get(key, "").isdecimal() else 0 for key in ("0", "1", "6"))
+        if not outside * kernel or count % (outside * kernel**2):
+            raise InputError(f"expected the sizes of a convolution in {param}, got {line[:100]!r}")
+        mark = int(take(1, "<u4"))
         weight = take(count, "<f2" if mark == _HALF else "<f4")
         yield Convolution(weight.reshape(outside, -1, kernel, kernel), take(outside, "<f4"))
     if start != len(numbers):
@@ -101,7 +101,7 @@ def load_nanodet_expert(
 
 
 def _state(param: str, weights: str) -> dict[str, Tensor]:
-    convolutions, names = list(read_ncnn(param, weights)), list(_layer_names())
+    convolutions, names = list(read_ncnn(param, weights)), list(layer_names())
     if len(convolutions) != len(names):
         raise InputError(f"expected NanoDet-Plus-m's {len(names)} convolutions, {param} lists {len(convolutions)}")
     state: dict[str, Tensor] = {}
@@ -110,7 +110,7 @@ def _state(param: str, weights: str) -> dict[str, Tensor]:
     return state
 
 
-def _layer_names() -> Iterator[str]:
+def layer_names() -> Iterator[str]:
     """The layers in the order of ncnn's list."""
     yield "stem.0.0"
     for stage, units in enumerate((4, 8, 4)):

@@ -19,10 +19,12 @@ from ovdet.engine.config import load_config
 from ovdet.errors import InputError
 from ovdet.export.graph import DetectionGraph, keep_best, pool
 from ovdet.export.write import pack_onnx, trace
+from ovdet.modeling.backbones.nanodet import NanoDetBackbone
 from ovdet.modeling.backbones.swin import SwinBackbone
 from ovdet.modeling.background_names import BackgroundNames
 from ovdet.modeling.box_predictor import FederatedBoxPredictor
 from ovdet.modeling.embedding_heads import FrozenBackboneBranch
+from ovdet.modeling.expert import ClosedSetExpert
 from ovdet.modeling.postprocess import postprocess_images
 from ovdet.modeling.score_fusion import GeometricScores
 from ovdet.modeling.soft_nms import SoftNMS
@@ -146,7 +148,24 @@ def like_detic(model):
     return model
 
 
+def with_expert(model):
+    """A closed-set expert with a say in the second name; boxes refined twice."""
+    model = vild_ensemble(model)
+    model.roi_heads.box_passes = 2
+    model.backbone.beside = L(NanoDetBackbone)()
+    rows = F.normalize(torch.randn(20, 384, generator=torch.Generator().manual_seed(1)), dim=1)[1:2]
+    model.roi_heads.expert = L(known)(rows=rows.tolist())
+    return model
+
+
+def known(rows: list[list[float]]) -> ClosedSetExpert:
+    expert = ClosedSetExpert(["second"], width=384, score_threshold=0.3)
+    expert.rows.copy_(torch.tensor(rows))
+    return expert
+
+
 METHODS = {
+    "expert": with_expert,
     "like Detic": like_detic,
     "ViLD": lambda model: model,
     "ensemble": vild_ensemble,

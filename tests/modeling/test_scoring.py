@@ -11,6 +11,7 @@ import torch.nn.functional as F
 
 from ovdet.class_embeddings import NEGATIVE, ClassEmbeddings
 from ovdet.modeling import large_vocabulary
+from ovdet.modeling.expert import ExpertScores
 from ovdet.modeling.large_vocabulary import StreamingLogSumExp, StreamingTopK, first_of, topk_chunked
 from ovdet.modeling.score_fusion import GeometricScores, ImageScores, TextScores
 from ovdet.modeling.scoring import RegionScorer, SoftmaxBranch, max_over_rows, topk_dense
@@ -209,6 +210,23 @@ def test_chunks_with_synonyms_and_negatives(make_scorer, make_classes, fusion, l
             found = topk_chunked(scorer, classes, *arguments, with_negatives=with_negatives)
             assert_same(found, dense(scorer, classes, *arguments, with_negatives=with_negatives))
             assert found.classes.max(dim=0).values <= len(classes.names) - (not with_negatives)
+
+
+@pytest.mark.parametrize("with_negatives", [False, True])
+@pytest.mark.parametrize("base", [None, 0.5])
+@pytest.mark.parametrize("layout", LAYOUTS)
+@pytest.mark.parametrize("fusion", ["text", "image", "all"])
+def test_chunks_with_an_expert(make_scorer, make_classes, fusion, layout, base, with_negatives):
+    """Rows that it knows are few or all, and it makes them better or worse than the others."""
+    for seed, rows in enumerate((3000, 700, 40, 1)):
+        classes, regions = make_classes(rows, base, layout, seed=seed), 12
+        known = torch.randperm(rows, generator=torch.Generator().manual_seed(seed))[: 40 if seed % 2 else 300]
+        said = torch.rand(regions, 5, generator=torch.Generator().manual_seed(seed)).clamp(min=0.03).log()
+        expert = ExpertScores(said, classes.embeddings[known], torch.arange(len(known)) % 5, exponent=0.7)
+        scorer = replace(make_scorer(FUSIONS[fusion], regions, seed=seed), expert=expert)
+        for arguments in ((1e-4, 200), (0.0, 10)):
+            found = topk_chunked(scorer, classes, *arguments, with_negatives=with_negatives)
+            assert_same(found, dense(scorer, classes, *arguments, with_negatives=with_negatives))
 
 
 @pytest.mark.parametrize("num_asked", [1, 200, 2700])

@@ -17,6 +17,7 @@ from detectron2.layers import ShapeSpec
 from detectron2.modeling import Backbone
 from torch import Tensor, nn
 
+from ovdet.initialization import KeepsOwnWeights
 from ovdet.packable import packable
 
 _STAGES = {58: 4, 116: 8, 232: 4}  # channels of a branch: units, of strides 8, 16 and 32
@@ -24,7 +25,7 @@ _WIDTH = 96
 
 
 @packable
-class NanoDetBackbone(Backbone):
+class NanoDetBackbone(KeepsOwnWeights, Backbone):
     """Maps of 96 channels and strides 8, 16, 32 and 64 ("nanodet8", ...), frozen."""
 
     def __init__(self, weights: Mapping[str, Tensor] | None = None) -> None:
@@ -48,6 +49,7 @@ class NanoDetBackbone(Backbone):
         self.towers = nn.ModuleList(nn.Sequential(*_separable(), *_separable()) for _ in range(4))
         if weights is not None:
             self.load_state_dict(dict(weights))
+            self.is_built = True
         self.requires_grad_(False)
 
     def forward(self, images: Tensor) -> dict[str, Tensor]:
