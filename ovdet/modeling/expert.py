@@ -12,11 +12,12 @@ rows of ClassEmbeddings, D embedding width, B bins of a distance.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
+from torch.utils.weak import WeakIdKeyDictionary
 from torchvision.ops import nms
 
 from ovdet.errors import InputError
@@ -26,7 +27,27 @@ from ovdet.modeling.nms import apart, at_least_one, clip
 from ovdet.packable import packable
 
 BINS = 8  # a side's distance from 0 to 7 strides, as a distribution (Generalized Focal Loss, arXiv:2006.04388)
+_ROWS_AT_ONCE = 8192
 SAME = 0.95  # cosine of two names from which on they mean the same: plurals, "cellphone" and "cell phone"
+
+
+def known_rows(embeddings: Tensor, rows: Tensor, class_of_row: Tensor) -> tuple[Tensor, Tensor]:
+    """The rows that mean one of an expert's classes.
+
+    Args:
+        embeddings: (S, D), unit norm.
+        rows: (J, D), unit norm, names of its classes.
+        class_of_row: (J,) int64.
+
+    Returns:
+        Ascending indices (Q,) into the S rows, and the class that each of them means (Q,).
+    """
+    parts = (embeddings,) if torch.compiler.is_exporting() else embeddings.split(_ROWS_AT_ONCE)
+    with torch.autocast(embeddings.device.type, enabled=False):
+        best = [(part.to(rows) @ rows.t()).max(1) for part in parts]
+    cosines, nearest = (torch.cat(each) for each in zip(*best, strict=True))
+    known = (cosines >= SAME).nonzero().squeeze(1)
+    return known, class_of_row[nearest[known]]
 
 
 @dataclass(frozen=True)
@@ -35,22 +56,13 @@ class ExpertScores:
 
     Attributes:
         log_probabilities: (R, C).
-        rows: (J, D), unit norm, names of its classes.
-        class_of_row: (J,) int64, in [0, C).
+        known: see `known_rows`: embeddings (S, D) to the rows of its classes.
         exponent: g, its weight.
     """
 
     log_probabilities: Tensor
-    rows: Tensor
-    class_of_row: Tensor
+    known: Callable[[Tensor], tuple[Tensor, Tensor]]
     exponent: float
-
-    def known(self, embeddings: Tensor) -> tuple[Tensor, Tensor]:
-        """(S, D) -> which of the rows mean one of its classes, ascending indices (Q,), and which class each, (Q,)."""
-        with torch.autocast(embeddings.device.type, enabled=False):
-            cosines, nearest = (embeddings.to(self.rows) @ self.rows.t()).max(1)
-        known = (cosines >= SAME).nonzero().squeeze(1)
-        return known, self.class_of_row[nearest[known]]
 
     def join(self, log_scores: Tensor, embeddings: Tensor) -> Tensor:
         """Fused log scores (R, S) of rows (S, D) -> the same with its say."""
@@ -114,6 +126,7 @@ class ClosedSetExpert(KeepsOwnWeights):
         self.register_buffer("class_of_row", torch.tensor(classes), persistent=False)
         self.register_buffer("rows", torch.zeros(len(classes), width))
         outputs = len(self.names) + 4 * BINS
+        self._known: WeakIdKeyDictionary = WeakIdKeyDictionary()  # embeddings: (known, classes)
         self.heads = nn.ModuleList(nn.Conv2d(channels, outputs, 1) for _ in strides)
         if weights is not None:
             self.load_state_dict(dict(weights))
@@ -172,6 +185,18 @@ class ClosedSetExpert(KeepsOwnWeights):
         index = index[at_least_one(keep[: self.post_nms_topk])]
         return boxes[index], log_probabilities[index]
 
+    def known(self, embeddings: Tensor) -> tuple[Tensor, Tensor]:
+        """`known_rows` of (S, D), looked for once for each such tensor: those of a ClassEmbeddings do not change."""
+        if torch.compiler.is_exporting():
+            return known_rows(embeddings, self.rows, self.class_of_row)
+        if embeddings not in self._known:
+            self._known[embeddings] = known_rows(embeddings, self.rows, self.class_of_row)
+        return self._known[embeddings]
+
+    def _load_from_state_dict(self, *arguments) -> None:
+        self._known.clear()  # of other rows
+        super()._load_from_state_dict(*arguments)
+
     def scores(self, log_probabilities: Tensor) -> ExpertScores:
         """(R, C) of an image's regions, see ExpertScores."""
-        return ExpertScores(log_probabilities, self.rows, self.class_of_row, self.exponent)
+        return ExpertScores(log_probabilities, self.known, self.exponent)

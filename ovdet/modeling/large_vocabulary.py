@@ -117,8 +117,7 @@ def _known_rows(scorer: RegionScorer, classes: ClassEmbeddings, with_negatives: 
     """Indices (Q,) of the rows that an expert has a say in and that may be found: few, which are scored apart."""
     if scorer.expert is None:
         return classes.class_ids[:0]
-    found = [chunk.start + scorer.expert.known(classes.embeddings[chunk])[0] for chunk in _chunks(scorer, classes)]
-    known = torch.cat(found)
+    known, _ = scorer.expert.known(classes.embeddings)
     return known if with_negatives else known[classes.class_ids[known] != NEGATIVE]
 
 

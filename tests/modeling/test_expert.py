@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
+from functools import partial
 
 import pytest
 import torch
@@ -13,7 +15,7 @@ from torchvision.ops import batched_nms
 from ovdet.class_embeddings import ClassEmbeddings
 from ovdet.errors import InputError
 from ovdet.modeling.backbones.nanodet import NanoDetBackbone
-from ovdet.modeling.expert import BINS, ClosedSetExpert, ExpertScores
+from ovdet.modeling.expert import BINS, ClosedSetExpert, ExpertScores, known_rows
 from ovdet.modeling.region_embedding import embed_images
 
 NAMES = ("cat", "couch; sofa", "dog")
@@ -99,7 +101,11 @@ def test_its_regions_stand_behind_the_others(make_expert, maps):
 @pytest.fixture
 def say(make_unit_rows) -> ExpertScores:
     probabilities = torch.tensor([[0.9, 0.03, 0.2], [0.03, 0.03, 0.03]])
-    return ExpertScores(probabilities.log(), make_unit_rows(4), torch.tensor([0, 1, 1, 2]), exponent=0.7)
+    return ExpertScores(probabilities.log(), known_by(make_unit_rows(4)), exponent=0.7)
+
+
+def known_by(rows: torch.Tensor) -> partial:
+    return partial(known_rows, rows=rows, class_of_row=torch.tensor([0, 1, 1, 2]))
 
 
 def test_its_say_is_the_formula_and_other_rows_are_as_they_were(say, make_unit_rows):
@@ -115,23 +121,25 @@ def test_its_say_is_the_formula_and_other_rows_are_as_they_were(say, make_unit_r
 
 
 @pytest.mark.parametrize(("cosine", "is_known"), [(0.99, True), (0.951, True), (0.949, False), (0.5, False)])
-def test_a_row_is_known_that_nearly_is_one_of_its_rows(say, cosine, is_known):
-    own, other = say.rows[3], torch.linalg.qr(say.rows[[3, 0]].T).Q[:, 1]
+def test_a_row_is_known_that_nearly_is_one_of_its_rows(make_unit_rows, cosine, is_known):
+    rows = make_unit_rows(4)
+    own, other = rows[3], torch.linalg.qr(rows[[3, 0]].T).Q[:, 1]
     row = cosine * own + (1 - cosine**2) ** 0.5 * other / other.norm()
-    known, classes = say.known(row[None])
+    known, classes = known_by(rows)(row[None])
     assert known.tolist() == ([0] if is_known else []) and classes.tolist() == ([2] if is_known else [])
 
 
 @pytest.mark.parametrize(("regions", "rows"), [(0, 4), (2, 0), (0, 0)])
 def test_no_regions_and_no_rows(say, make_unit_rows, regions, rows):
-    say = ExpertScores(say.log_probabilities[:regions], say.rows, say.class_of_row, say.exponent)
+    say = replace(say, log_probabilities=say.log_probabilities[:regions])
     assert say.join(torch.zeros(regions, rows), make_unit_rows(4)[:rows]).shape == (regions, rows)
 
 
-def test_gradient_of_its_say(say):
-    say = ExpertScores(say.log_probabilities.double(), say.rows.double(), say.class_of_row, say.exponent)
+def test_gradient_of_its_say(say, make_unit_rows):
+    rows = make_unit_rows(4).double()
+    say = ExpertScores(say.log_probabilities.double(), known_by(rows), say.exponent)
     scores = torch.rand(2, 4, dtype=torch.double).log().requires_grad_()
-    assert torch.autograd.gradcheck(lambda x: say.join(x, say.rows), (scores,))
+    assert torch.autograd.gradcheck(lambda x: say.join(x, rows), (scores,))
 
 
 @pytest.mark.parametrize("options", [{"exponent": 1.1}, {"exponent": -0.1}, {"score_threshold": 0.0}])
@@ -214,6 +222,17 @@ def test_a_checkpoint_without_one_leaves_it_as_it_was_built(pair, nanodet_files,
     plain_expert = ClosedSetExpert(NAMES, width=WIDTH)
     with pytest.raises(RuntimeError, match="Missing key"):
         plain_expert.load_state_dict({})
+
+
+def test_rows_are_looked_for_once_for_each_vocabulary_and_forgotten_with_it(make_expert, make_unit_rows):
+    expert, rows = make_expert(), make_unit_rows(20_000)
+    known, classes = expert.known(rows)
+    assert known.tolist() == [0, 1, 2, 3] and classes.tolist() == [0, 1, 1, 2]
+    assert expert.known(rows)[0] is known and len(expert._known) == 1
+    expert.load_state_dict({**expert.state_dict(), "rows": -expert.rows})
+    assert 0 not in expert.known(rows)[0].tolist()
+    del rows, known
+    assert len(expert._known) == 0
 
 
 def test_embedding_nothing_for_names_asks_for_no_say(pair, make_inputs):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from dataclasses import replace
+from functools import partial
 
 import pytest
 import torch
@@ -11,7 +12,7 @@ import torch.nn.functional as F
 
 from ovdet.class_embeddings import NEGATIVE, ClassEmbeddings
 from ovdet.modeling import large_vocabulary
-from ovdet.modeling.expert import ExpertScores
+from ovdet.modeling.expert import ExpertScores, known_rows
 from ovdet.modeling.large_vocabulary import StreamingLogSumExp, StreamingTopK, first_of, topk_chunked
 from ovdet.modeling.score_fusion import GeometricScores, ImageScores, TextScores
 from ovdet.modeling.scoring import RegionScorer, SoftmaxBranch, max_over_rows, topk_dense
@@ -222,7 +223,8 @@ def test_chunks_with_an_expert(make_scorer, make_classes, fusion, layout, base, 
         classes, regions = make_classes(rows, base, layout, seed=seed), 12
         known = torch.randperm(rows, generator=torch.Generator().manual_seed(seed))[: 40 if seed % 2 else 300]
         said = torch.rand(regions, 5, generator=torch.Generator().manual_seed(seed)).clamp(min=0.03).log()
-        expert = ExpertScores(said, classes.embeddings[known], torch.arange(len(known)) % 5, exponent=0.7)
+        rows = dict(rows=classes.embeddings[known], class_of_row=torch.arange(len(known)) % 5)
+        expert = ExpertScores(said, partial(known_rows, **rows), exponent=0.7)
         scorer = replace(make_scorer(FUSIONS[fusion], regions, seed=seed), expert=expert)
         for arguments in ((1e-4, 200), (0.0, 10)):
             found = topk_chunked(scorer, classes, *arguments, with_negatives=with_negatives)
