@@ -180,7 +180,7 @@ class ClosedSetExpert(KeepsOwnWeights):
         boxes, log_probabilities = clip(torch.cat(boxes), size), nn.functional.logsigmoid(torch.cat(logits))
         best, classes = log_probabilities.max(1)
         least = torch.full_like(best[:1], self.score_threshold).log()
-        index = (best >= torch.minimum(least, best.amax())).nonzero().squeeze(1)  # one at least
+        index = (best >= torch.minimum(least, best.amax(0))).nonzero().squeeze(1)  # one at least
         keep = nms(apart(boxes[index], classes[index]), best[index], self.nms_threshold)
         index = index[at_least_one(keep[: self.post_nms_topk])]
         return boxes[index], log_probabilities[index]
