@@ -46,6 +46,7 @@ from ovdet.export.onnx_detector import read_description
 from ovdet.hub.find import SHIPPED
 from ovdet.hub.model_folder import read_model_config
 from ovdet.learning.classes_file import load_classes, save_classes
+from ovdet.modeling.nanodet_weights import read_ncnn
 from ovdet.regions.plan import ImageRecord, RegionPlan, write_plan
 from ovdet.regions.shard import ImageRegions, write_shard
 from ovdet.regions.store import RegionStore
@@ -323,6 +324,15 @@ def images(folder: Path) -> list[bytes]:
     return found
 
 
+_NCNN_LIST = "7767517\n1 1\nConvolution a 1 1 0 1 0=2 1=1 5=1 6=6 9=2 -23310=1,1.0e-01\n"
+_NCNN_WEIGHTS = bytes(4) + np.arange(6, dtype=np.float32).tobytes() + np.ones(2, np.float32).tobytes()
+
+
+def read_ncnn_list(path: Path) -> None:
+    (path.parent / "x.bin").write_bytes(_NCNN_WEIGHTS)
+    list(read_ncnn(str(path), str(path.parent / "x.bin")))
+
+
 def lines(*texts: str) -> Callable[[Path], list[bytes]]:
     return lambda folder: [text.encode() for text in texts]
 
@@ -360,6 +370,7 @@ KINDS = {
     "override": Kind(".bin", lines("train.max_iter=3", 'dataset.root="a b"', "optimizer.lr=1e-3", "model.x=[1,2]"),
                      lambda path: apply_overrides(load_config(QUICK), [path.read_bytes().decode("utf-8", "replace")]),
                      mutate_bytes),
+    "ncnn": Kind(".param", lines(_NCNN_LIST), read_ncnn_list, mutate_bytes),
     "image": Kind(".img", images, read_image, mutate_bytes),
 }  # fmt: skip
 
