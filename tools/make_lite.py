@@ -2,8 +2,10 @@
 
 tools/make_lite.py --data PATH --card card.md --output output/make_lite --test PATH/instances_val.json=PATH/images
     --calibrate new_photos.json=DIR --calibrate other_names.json=DIR --set dataset.more=SETS train.max_iter=7476
-PATH and SETS as for configs/lite/ovdet_lite_mixture.py. 7,476 steps take six hours on one core, evaluation of 478
-photos two minutes; --from-nothing trains ovdet-lite-base48's recipe before, some ten hours more.
+PATH and SETS as for configs/lite/ovdet_lite_mixture.py. With pseudo-labels and the expert, as shipped:
+    --config configs/lite/ovdet_lite_expert.py --set dataset.more=SETS dataset.labels=LABELS dataset.nanodet=FOLDER
+7,476 steps take six hours on one core, evaluation of 478 photos two minutes; --from-nothing trains
+ovdet-lite-base48's recipe before, some ten hours more.
 """
 
 from __future__ import annotations

@@ -99,7 +99,7 @@ def load_detector(config: DictConfig, weights: str = "") -> tuple[nn.Module, Nam
 
     Returns:
         The model without what only trains it, what embeds names for it, and the checkpoint's header, with the classes
-        of an expert among those that it knows.
+        of an expert among those that it was trained on and knows.
 
     Raises:
         InputError: there is no checkpoint, or it does not fit.
@@ -122,4 +122,6 @@ def load_detector(config: DictConfig, weights: str = "") -> tuple[nn.Module, Nam
     expert = getattr(getattr(model, "roi_heads", None), "expert", None)
     if expert is not None:
         header = {**header, "known_classes": classes_of_both(expert.names, known_classes(header))}
+        if trained := header.get("training_classes"):
+            header["training_classes"] = classes_of_both(expert.names, trained)
     return model.eval(), embed_names, header

@@ -82,5 +82,5 @@ def test_packed_and_opened(file, tmp_path, undrawn, nanodet_files):
     assert all(torch.equal(value, state[key]) for key, value in opened.state_dict().items())
     assert (embed_names.teacher_name, embed_names.width) == ("conse", 384)
     if (expert := getattr(opened.roi_heads, "expert", None)) is not None:
-        header["known_classes"] = [*names, *expert.names]
+        header["known_classes"] = header["training_classes"] = [*names, *expert.names]
     assert opened_header == header
