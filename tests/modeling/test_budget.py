@@ -84,13 +84,13 @@ def test_a_large_vocabulary_in_half_precision_is_looked_at_in_parts(predictor, i
     assert counts.largest <= 16 * 2**20
 
 
-@pytest.mark.parametrize(("names", "operations", "copies", "waits"), [(80, 1650, 6, 36), (1203, 1710, 8, 39)])
+@pytest.mark.parametrize(("names", "operations", "copies", "waits"), [(80, 2150, 14, 40), (1203, 2100, 16, 36)])
 def test_detection(predictor, inputs, names, operations, copies, waits):
     classes = random_classes(names, 384, torch.Generator().manual_seed(1))
     predictor.model([inputs], classes=classes)  # weights are packed, anchors laid out
     with torch.inference_mode(), Counts() as counts:
         predictor.model([inputs], classes=classes)
-    assert counts.operations["_convolution_pointwise"] == 67, "a layer that is packed no longer, or one more"
+    assert counts.operations["_convolution_pointwise"] == 177, "a layer that is packed no longer, or one more"
     assert counts.operations.total() <= operations, counts.operations
     assert counts.copies.total() <= copies, counts.copies
     assert counts.waits.total() <= waits, counts.waits
@@ -102,6 +102,6 @@ def test_other_names_on_a_photo_that_was_seen(predictor, inputs):
         seen = predictor.model.embed_images([inputs])
         with Counts() as counts:
             predictor.model.score_images(seen, [(224, 288)], classes=classes)
-    assert counts.operations.total() <= 480, counts.operations
+    assert counts.operations.total() <= 545, counts.operations
     assert not counts.operations.keys() & {"_convolution_pointwise", "_linear_pointwise", "convolution"}
-    assert counts.waits.total() <= 28, counts.waits
+    assert counts.waits.total() <= 34, counts.waits
