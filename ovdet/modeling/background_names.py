@@ -16,8 +16,8 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from ovdet.class_embeddings import ClassEmbeddings
-from ovdet.class_embeddings import ClassEmbeddings
 from ovdet.initialization import KeepsOwnWeights
+from ovdet.modeling.large_vocabulary import chunk_size
 from ovdet.modeling.scoring import dot_logits
 from ovdet.packable import packable
 

@@ -13,7 +13,7 @@ rows of ClassEmbeddings, D embedding width, B bins of a distance.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor, nn
@@ -63,6 +63,10 @@ class ExpertScores:
     log_probabilities: Tensor
     known: Callable[[Tensor], tuple[Tensor, Tensor]]
     exponent: float
+
+    def take(self, index: Tensor) -> ExpertScores:
+        """Of some of the regions, by indices."""
+        return replace(self, log_probabilities=self.log_probabilities[index])
 
     def join(self, log_scores: Tensor, embeddings: Tensor) -> Tensor:
         """Fused log scores (R, S) of rows (S, D) -> the same with its say."""

@@ -127,6 +127,7 @@ class RegionScorer:
             self.objectness_logits[index],
             self.fusion,
             None if self.log_areas is None else self.log_areas[index],
+            None if self.expert is None else self.expert.take(index),
         )
 
     def log_scores(self, embeddings: Tensor, is_base: Tensor | None) -> Tensor:
