@@ -55,10 +55,10 @@ PARTS: dict[str, tuple[str, str, tuple[str, ...]]] = {
         "Extraction into a region store",
         "From files to shards: proposals by ovdet-lite, embeddings by `conse`. `limit` is both networks alone on "
         "decoded photos and crops; photos a second of it and of that.",
-        (),
+        ("--photos", "2"),
     ),
 }
-MEMORY = "memory"  # minutes to an hour, so it is no part of --all
+MEMORY = "memory"  # minutes, so it is no part of --all
 MEMORY_TEXTS = (
     "Memory",
     "Peak resident memory of whole processes, each beside a limit that it must not go beyond: `tools/peak_memory.py` "

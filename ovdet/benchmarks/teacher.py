@@ -43,7 +43,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(arguments: argparse.Namespace) -> list[Row]:
-    """Two rows: all images in one batch, and one image at a time.
+    """A row of all images in one batch, and where there are several, one of one image at a time.
 
     Raises:
         InputError: no such teacher, device or images.
@@ -72,10 +72,8 @@ def run(arguments: argparse.Namespace) -> list[Row]:
         raise AssertionError(f"expected the two ways to give the same embeddings, got a cosine of {worst:.4f}")
     sizes = f"{arguments.teacher}, {len(photos)} photos x {arguments.regions} regions x {len(embedder.scales)} crops"
     options = {"limit": limit, "rounds": arguments.rounds, "device": teacher.device}
-    return [
-        compare(f"{sizes}, together", together, peer=("crop by crop", crop_by_crop), **options),
-        compare(f"{sizes}, photo by photo", each, **options),
-    ]
+    rows = [compare(f"{sizes}, together", together, peer=("crop by crop", crop_by_crop), **options)]
+    return rows if len(photos) == 1 else [*rows, compare(f"{sizes}, photo by photo", each, **options)]
 
 
 def embed_one_by_one(teacher: Teacher, photo: Tensor, boxes: Tensor, scales: Sequence[float]) -> Tensor:

@@ -23,7 +23,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add("files", nargs="*", metavar="F.json", help="with --page: of earlier runs")
     add("--all", action="store_true", help="everything; without it the detectors alone")
     names = [*PARTS, MEMORY]
-    parts = f"some of these alone: {', '.join(names)}; {MEMORY} takes half an hour and is no part of --all"
+    parts = f"some of these alone: {', '.join(names)}; {MEMORY} takes minutes and is no part of --all"
     add("--parts", nargs="+", choices=names, default=[], metavar="PART", help=parts)
     add("--output", metavar="F.json", help="write what was measured there too")
     add("--page", metavar="F.md", help="write a page from files instead of measuring")

@@ -28,6 +28,10 @@ def test_drawn_photos(run_tool, teacher, tmp_path):
     assert together["case"] == f"{teacher}, 2 photos x 3 regions x 2 crops, together"
     assert together["speedup"] > 0 and together["of_limit"] > 0 and each["of_limit"] > 0
     assert each["peer"] == "" and each["case"].endswith("photo by photo")
+    code, out, err = run_tool(
+        "benchmark.py", "teacher", "--teacher", teacher, *SMALL, "--photos", 1, "--output", output
+    )
+    assert code == 0 and len(json.loads(output.read_text())) == 1, "one photo is the same by itself and together"
 
 
 def test_photos_of_ones_own(run_tool, teacher, tmp_path):
