@@ -99,8 +99,14 @@ def run(arguments: argparse.Namespace) -> list[Row]:
 
 
 def share_proposals(peer: nn.Module, model: nn.Module) -> None:
+    """Give a peer our backbone's and RPN's weights, without those of a backbone that stands beside ours.
+
+    Raises:
+        InputError: they do not fit.
+    """
+    weights = {key: value for key, value in model.backbone.state_dict().items() if not key.startswith("beside.")}
     try:
-        peer.backbone.load_state_dict(model.backbone.state_dict())
+        peer.backbone.load_state_dict(weights)
         peer.proposal_generator.load_state_dict(model.proposal_generator.state_dict())
     except RuntimeError as error:
         raise InputError("expected a --peer-config with the backbone and RPN of --config-file, got others") from error

@@ -2,7 +2,13 @@
 
 import json
 
+import pytest
+import torch
+from torch import nn
+
+from ovdet.benchmarks.inference import share_proposals
 from ovdet.benchmarks.profile import PARTS
+from ovdet.errors import InputError
 
 SMALL = ("--photos", "1", "--rounds", "1", "--size", "64", "96", "--device", "cpu")
 
@@ -47,3 +53,18 @@ def test_bad_input(run_tool):
     assert code == 2 and "--peer-config with the backbone" in err
     code, _, err = run_tool("benchmark.py", "inference", *SMALL, "--yolox", "/nowhere.onnx")
     assert code == 2 and "/nowhere.onnx does not exist" in err
+
+
+def test_a_peer_has_our_backbone_without_what_stands_beside_it():
+    def detector(width: int, beside: bool) -> nn.Module:
+        backbone = nn.ModuleDict({"bottom_up": nn.Linear(2, width), **({"beside": nn.Linear(5, 5)} if beside else {})})
+        model = nn.Module()
+        model.backbone, model.proposal_generator = backbone, nn.Linear(3, 1)
+        return model
+
+    ours, peer = detector(4, beside=True), detector(4, beside=False)
+    share_proposals(peer, ours)
+    assert torch.equal(peer.backbone["bottom_up"].weight, ours.backbone["bottom_up"].weight)
+    assert torch.equal(peer.proposal_generator.weight, ours.proposal_generator.weight)
+    with pytest.raises(InputError, match="the backbone and RPN of --config-file"):
+        share_proposals(detector(6, beside=False), ours)
