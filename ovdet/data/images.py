@@ -214,7 +214,9 @@ def _upright(image: Image.Image) -> Image.Image:
 def _read_with_opencv(path: Path) -> np.ndarray:
     """(H, W, 3) uint8 RGB of what PIL does not recognize (some TIFF layouts, PFM, ...)."""
     try:
-        array = cv2.imdecode(np.fromfile(path, dtype=np.uint8), cv2.IMREAD_UNCHANGED)
+        content = np.fromfile(path, dtype=np.uint8)
+        is_pam = content[:2].tobytes() == b"P7"  # its red and blue OpenCV takes for each other
+        array = None if is_pam else cv2.imdecode(content, cv2.IMREAD_UNCHANGED)
     except (cv2.error, OSError) as error:
         raise InputError(f"expected a readable image, {path} is broken: {error_summary(error)}") from error
     if array is None:

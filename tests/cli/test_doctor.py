@@ -2,13 +2,16 @@
 
 import json
 import subprocess
+import sys
 import venv
 from importlib.metadata import PackageNotFoundError
 from pathlib import Path
 
 import pytest
+import torch
 
 from ovdet.cli import diagnosis
+from ovdet.inference.predictor import OpenVocabPredictor
 
 ROOT = Path(__file__).parents[2]
 
@@ -77,3 +80,54 @@ def test_an_empty_environment_gets_an_answer(tmp_path):
     assert any("detectron2" in problem for problem in json.loads(run.stdout)["problems"])
     run = subprocess.run([*command, "--fix"], cwd=ROOT, capture_output=True, text=True, timeout=120)
     assert run.returncode == 2 and "could not install sal-detectron2" in run.stderr and "Traceback" not in run.stderr
+
+
+def test_an_environment_that_was_not_installed(ovdet, quick, monkeypatch):
+    """A checkout: no list of what is needed, and no complaint."""
+
+    def nothing(name):
+        raise PackageNotFoundError(name)
+
+    monkeypatch.setattr(diagnosis, "requires", nothing)
+    code, out, _ = ovdet("doctor", "--json")
+    found = json.loads(out)
+    assert code == 0 and set(found["versions"]) == {"ovdet", "python", "detectron2"} and not found["problems"]
+
+
+@pytest.mark.parametrize(("code", "expected"), [(1, ["ovdet 1.0 requires torch, which is not installed."]), (0, [])])
+def test_what_pip_says_of_others_is_not_told(monkeypatch, code, expected):
+    lines = (
+        "ovdet 1.0 requires torch, which is not installed.\nother 2.0 has requirement numpy<2.\novdetails 1.0 is odd.\n"
+    )
+    done = subprocess.CompletedProcess([], code, stdout=lines, stderr="")
+    monkeypatch.setattr(diagnosis.subprocess, "run", lambda command, **options: done)
+    assert diagnosis._pip_check()[: len(expected)] == expected and len(diagnosis._pip_check()) == len(expected)
+
+
+def test_the_device(monkeypatch):
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    assert diagnosis._device() == f"cpu: {torch.get_num_threads()} threads"
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "get_device_name", lambda: "a GPU")
+    assert diagnosis._device() == "cuda: a GPU"
+    monkeypatch.setitem(sys.modules, "torch", None)
+    assert diagnosis._device() is None
+
+
+def test_the_fastest_photo_counts(monkeypatch):
+    """The first one is not timed."""
+    clock, took = [0.0], iter([100.0, 3.0, 1.0, 2.0])
+
+    class Predictor:
+        names = ()
+
+        def set_vocabulary(self, names):
+            self.names = names
+
+        def __call__(self, photo):
+            assert len(self.names) == 5 and photo.shape == (480, 640, 3)
+            clock[0] += next(took)
+
+    monkeypatch.setattr(OpenVocabPredictor, "from_pretrained", lambda name: Predictor())
+    monkeypatch.setattr(diagnosis.time, "perf_counter", lambda: clock[0])
+    assert diagnosis.seconds_per_photo(rounds=3) == 1.0

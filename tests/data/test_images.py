@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import os
+
 import cv2
 import numpy as np
 import pytest
 from PIL import Image
 
-from ovdet.data.images import find_images, read_image
+from ovdet.data import images
+from ovdet.data.images import find_images, photo_size, read_image
 from ovdet.errors import InputError
 
 
@@ -176,3 +179,90 @@ def test_files_that_might_have_been_meant_are_named(tmp_path, caplog):
     (tmp_path / "a.png").unlink()
     with pytest.raises(InputError, match="got 1.HEIC, 2.dng, 3.mp4 and 2 more"):
         find_images(tmp_path)
+
+
+@pytest.mark.parametrize("kind", [np.int32, np.int16])
+def test_layouts_that_opencv_alone_knows(tmp_path, rgb, kind):
+    """TIFFs of signed numbers, which count as 16 bits."""
+    bgr = rgb[:, :, ::-1].astype(kind) * (257 if kind == np.int32 else 100)
+    cv2.imwrite(str(tmp_path / "a.tiff"), bgr)
+    expected = rgb if kind == np.int32 else np.round(rgb.astype(float) * 100 / 257)
+    np.testing.assert_array_equal(read_image(tmp_path / "a.tiff"), expected)
+    np.testing.assert_array_equal(read_image(tmp_path / "a.tiff", "BGR"), expected[:, :, ::-1])
+    cv2.imwrite(str(tmp_path / "a.tiff"), -bgr)
+    with pytest.raises(InputError, match=r"8 or 16 bits, in .*a\.tiff .*not integers of 8 or 16 bits"):
+        read_image(tmp_path / "a.tiff")
+
+
+def test_transparency_that_opencv_reads(tmp_path):
+    """Flattened on white, as PIL's is."""
+    pixels = np.zeros((1, 3, 4), np.int32)
+    pixels[0, :, 2] = 200 * 257  # red
+    pixels[0, :, 3] = (0, 128 * 257, 65535)
+    cv2.imwrite(str(tmp_path / "a.tiff"), pixels)
+    found = read_image(tmp_path / "a.tiff")[0]
+    np.testing.assert_allclose(found[:, 0], [255, 227, 200], atol=1)
+    np.testing.assert_allclose(found[:, 2], [255, 127, 0], atol=1)
+
+
+@pytest.mark.parametrize("broken", [False, True])
+def test_what_has_no_header_is_decoded_for_its_size(tmp_path, broken):
+    (tmp_path / "a.tiff").write_bytes(b"II*\0")
+    if broken:
+        with pytest.raises(InputError, match=r"a\.tiff"):
+            photo_size(tmp_path / "a.tiff")
+        return
+    cv2.imwrite(str(tmp_path / "a.tiff"), np.zeros((8, 12, 3), np.int32))
+    assert photo_size(tmp_path / "a.tiff") == (8, 12)
+
+
+def test_numbers_without_a_range_are_refused(tmp_path):
+    cv2.imwrite(str(tmp_path / "a.hdr"), np.ones((4, 4, 3), np.float32))
+    with pytest.raises(InputError, match=r"8 or 16 bits, in .*a\.hdr .*its pixels are not integers"):
+        read_image(tmp_path / "a.hdr")
+
+
+def test_pam_is_no_known_format(tmp_path):
+    """OpenCV gives its red for blue."""
+    head = b"P7\nWIDTH 1\nHEIGHT 1\nDEPTH 3\nMAXVAL 255\nTUPLTYPE RGB\nENDHDR\n"
+    (tmp_path / "a.pam").write_bytes(head + bytes([200, 0, 0]))
+    with pytest.raises(InputError, match=r"a\.pam is not an image in a known format"):
+        read_image(tmp_path / "a.pam")
+
+
+def test_a_file_that_is_no_file(tmp_path):
+    os.mkfifo(tmp_path / "a.png")
+    with pytest.raises(InputError, match="is not an ordinary file"):  # else it would wait for ever
+        read_image(tmp_path / "a.png")
+
+
+def test_more_pixels_than_are_read(tmp_path, rgb, monkeypatch):
+    Image.fromarray(rgb).save(tmp_path / "a.png")
+    monkeypatch.setattr(images, "MAX_PIXELS", 95)
+    with pytest.raises(InputError, match="too many pixels: 12 x 8, at most 95 are read"):
+        read_image(tmp_path / "a.png")
+    monkeypatch.setattr(images, "MAX_PIXELS", 96)
+    np.testing.assert_array_equal(read_image(tmp_path / "a.png"), rgb)
+
+
+def test_an_orientation_that_cannot_be_applied_counts_for_none(tmp_path, rgb, monkeypatch):
+    Image.fromarray(rgb).save(tmp_path / "a.png")
+
+    def fail(image, *, in_place):
+        raise SyntaxError("not a TIFF file")
+
+    monkeypatch.setattr(images.ImageOps, "exif_transpose", fail)
+    np.testing.assert_array_equal(read_image(tmp_path / "a.png"), rgb)
+
+
+def test_a_decoder_that_fails_is_one_line(tmp_path, monkeypatch):
+    """OpenCV refuses some sizes with an exception of its own."""
+    (tmp_path / "a.pfm").write_bytes(b"no photo")
+
+    def fail(*_):
+        raise cv2.error("OpenCV(5) loadsave.cpp:80: error: (-215) pixels <= CV_IO_MAX_IMAGE_PIXELS\n")
+
+    monkeypatch.setattr(images.cv2, "imdecode", fail)
+    with pytest.raises(InputError, match=r"a\.pfm is broken: .*CV_IO_MAX_IMAGE_PIXELS") as caught:
+        read_image(tmp_path / "a.pfm")
+    assert "\n" not in str(caught.value)

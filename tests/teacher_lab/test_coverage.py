@@ -117,3 +117,21 @@ def test_imagenet_is_embedded_once(tiny_clip, monkeypatch):
     again = imagenet_concepts(teacher)
     assert all(torch.allclose(a, b) for a, b in zip(first.matrices, again.matrices, strict=True))
     assert first.matrices[0].shape == (1000, 24)
+
+
+def test_imagenet_in_a_small_teachers_space(color_teacher, monkeypatch):
+    """By names and by definitions, of synonyms the mean; a second look comes from the cache."""
+    classes = [(("red", "deep red"), "a color of gray"), (("blue",), "a thing that is green")]
+    monkeypatch.setattr(coverage, "imagenet_classes", lambda: classes)
+    encode, asked = color_teacher.encode_text, []
+    monkeypatch.setattr(color_teacher, "encode_text", lambda texts: asked.extend(texts) or encode(texts), raising=False)
+    concepts = imagenet_concepts(color_teacher, ["a {}", "the {}"])
+    by_name, by_definition = concepts.matrices
+    assert concepts.names == ("red", "blue")
+    assert torch.allclose(by_name, torch.tensor([[1.0, 0, 0], [0, 0, 1]]))
+    assert torch.allclose(by_definition, torch.tensor([[3**-0.5] * 3, [0, 1, 0]]))
+    assert len(asked) == 2 * 2 * 3 and "the deep red, a color of gray" in asked
+    again = imagenet_concepts(color_teacher, ["a {}", "the {}"])
+    assert len(asked) == 12 and torch.equal(again.matrices[1], by_definition)
+    imagenet_concepts(color_teacher, ["a {}"])
+    assert len(asked) == 18, "other prompts, other embeddings"
