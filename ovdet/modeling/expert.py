@@ -27,8 +27,13 @@ from ovdet.modeling.nms import apart, at_least_one, clip
 from ovdet.packable import packable
 
 BINS = 8  # a side's distance from 0 to 7 strides, as a distribution (Generalized Focal Loss, arXiv:2006.04388)
-_ROWS_AT_ONCE = 8192
 SAME = 0.95  # cosine of two names from which on they mean the same: plurals, "cellphone" and "cell phone"
+_ROWS_AT_ONCE = 8192
+
+
+def names_and_synonyms(names: Sequence[str]) -> list[list[str]]:
+    """["dog", "couch; sofa"] -> [["dog"], ["couch", "sofa"]]."""
+    return [[name.strip() for name in each.split(";")] for each in names]
 
 
 def known_rows(embeddings: Tensor, rows: Tensor, class_of_row: Tensor) -> tuple[Tensor, Tensor]:
@@ -104,7 +109,7 @@ class ClosedSetExpert(KeepsOwnWeights):
             exponent: g, within [0, 1].
             score_threshold: boxes of lower probability are none.
             nms_threshold: IoU, among boxes of one most probable class.
-            pre_nms_topk: locations that are looked at.
+            pre_nms_topk: locations of each map that are looked at.
             post_nms_topk: boxes at most.
             weights: "rows", the embeddings (J, D) of all names and synonyms, and "heads.0.weight", ...; None: rows of
                 zeros, which mean nothing, and random heads.
@@ -118,12 +123,9 @@ class ClosedSetExpert(KeepsOwnWeights):
                 f"expected an exponent within [0, 1] and a score_threshold between 0 and 1, "
                 f"got {exponent} and {score_threshold}"
             )
-        spoken = [[name.strip() for name in each.split(";")] for each in names]
-        self.names, self.in_features, self.strides = (
-            tuple(first for first, *_ in spoken),
-            tuple(in_features),
-            tuple(strides),
-        )
+        spoken = names_and_synonyms(names)
+        self.names = tuple(name for name, *_ in spoken)
+        self.in_features, self.strides = tuple(in_features), tuple(strides)
         self.exponent, self.score_threshold, self.nms_threshold = exponent, score_threshold, nms_threshold
         self.pre_nms_topk, self.post_nms_topk = pre_nms_topk, post_nms_topk
         classes = [index for index, each in enumerate(spoken) for _ in each]
@@ -136,11 +138,6 @@ class ClosedSetExpert(KeepsOwnWeights):
             self.load_state_dict(dict(weights))
             self.is_built = True
         self.requires_grad_(False)
-
-    @staticmethod
-    def spoken(names: Sequence[str]) -> list[str]:
-        """All names and synonyms, in the order of "rows"."""
-        return [name.strip() for each in names for name in each.split(";")]
 
     def add_to(
         self, boxes: Tensor, objectness_logits: Tensor, maps: Sequence[Tensor], size: tuple[int, int]

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from ovdet.errors import InputError
-from ovdet.modeling.expert import ClosedSetExpert
+from ovdet.modeling.expert import names_and_synonyms
 
 _HALF = 0x01306B47  # ncnn's mark of 16-bit floats
 MEAN, STD = (123.675, 116.28, 103.53), (58.395, 57.12, 57.375)  # NanoDet's, as RGB; its network wants BGR
@@ -97,7 +97,7 @@ def load_nanodet_expert(
         InputError: files of another model.
     """
     heads = {key: value for key, value in _state(param, weights).items() if key.startswith("heads.")}
-    return {**heads, "rows": embed_names(ClosedSetExpert.spoken(names))}
+    return {**heads, "rows": embed_names(sum(names_and_synonyms(names), []))}
 
 
 def _state(param: str, weights: str) -> dict[str, Tensor]:
