@@ -69,6 +69,33 @@ def test_some_parts_alone(monkeypatch):
     assert asked[0][1].rounds == 3 and asked[0][1].device == "cpu" and asked[1][1].names == 1_000_000
 
 
+def test_the_command_writes_what_it_measured(ovdet, monkeypatch, tmp_path):
+    """Of the detectors and what was asked for; the command is written without the folders of this machine."""
+    asked = {}
+
+    def run(**given):
+        asked.update(given)
+        return [Row("a photo", 0.05, "another", 0.1)]
+
+    monkeypatch.setattr(suite, "run_detectors", run)
+    (tmp_path / "yolox.onnx").write_bytes(b"")
+    words = ("--rounds", 2, "--device", "cpu", "--yolox", tmp_path / "yolox.onnx", "--output", tmp_path / "f.json")
+    code, out, err = ovdet("benchmark", *words)
+    assert code == 0, err
+    assert "another" in out and asked["rounds"] == 2 and asked["large_peers"] is False
+    found = suite.read_report(tmp_path / "f.json")
+    assert found.command == "ovdet benchmark --rounds 2 --device cpu --yolox yolox.onnx --output f.json"
+    assert [section.rows for section in found.sections] == [[Row("a photo", 0.05, "another", 0.1)]]
+
+
+def test_a_copy_without_git(monkeypatch):
+    def fail(*given, **options):
+        raise FileNotFoundError("git")
+
+    monkeypatch.setattr(suite.subprocess, "run", fail)
+    assert suite._commit() == ""
+
+
 def test_the_documentations_page_is_made_of_its_files():
     files = sorted((ROOT / "docs/benchmarks").glob("*.json"))
     expected = suite.page([suite.read_report(file) for file in files])

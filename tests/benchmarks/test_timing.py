@@ -1,9 +1,12 @@
 """The arithmetic of a benchmark, with contenders whose cost is known."""
 
 import json
+import os
 import time
+from pathlib import Path
 
 import pytest
+import torch
 
 from ovdet.benchmarks import timing
 from ovdet.benchmarks.timing import Row, compare, print_rows, time_in_turns, write_rows
@@ -50,3 +53,18 @@ def test_rows_are_written_and_shown(tmp_path, capsys):
     assert "case" in capsys.readouterr().out
     with pytest.raises(InputError):
         write_rows(rows, "/proc/nowhere/rows.json")
+
+
+def test_the_name_of_a_device(monkeypatch):
+    """A GPU's own; a processor's where the system tells it, else its kind."""
+    monkeypatch.setattr(torch.cuda, "get_device_name", lambda device: "a GPU")
+    waited = []
+    monkeypatch.setattr(torch.cuda, "synchronize", waited.append)
+    assert timing.describe_device("cuda:1") == "a GPU"
+    timing.wait_for("cuda:1")
+    timing.wait_for("cpu")
+    assert waited == ["cuda:1"]
+    monkeypatch.setattr(timing, "Path", lambda name: Path(os.devnull, "cpuinfo"))
+    monkeypatch.setattr(timing.platform, "processor", lambda: "")
+    monkeypatch.setattr(timing.platform, "machine", lambda: "riscv64")
+    assert timing.describe_device() == f"riscv64, {torch.get_num_threads()} threads"

@@ -1,14 +1,17 @@
 """`ovdet calibrate` as a user runs it, and what it makes of detections that are right as often as they say."""
 
+import dataclasses
 import json
 import re
 
 import numpy as np
 import pytest
+import torch
 from PIL import Image
 from skimage import data
 
 from ovdet.errors import InputError
+from ovdet.hub.find import find_model, open_config
 from ovdet.inference import calibrate
 from ovdet.inference.calibrate import Measured, PhotoDetections, fit_calibration
 from ovdet.inference.predictor import OpenVocabPredictor
@@ -18,8 +21,6 @@ NAMES = ["chair", "bottle", "tabby cat"]  # two were trained
 
 def measured(number=200, hit=lambda score, random: random.random() < score):
     """Photos with one detection of each of two names, of which the first was trained."""
-    import torch
-
     random, into = np.random.default_rng(0), Measured(["dog", "red kite"], [True, False])
     for _ in range(number):
         scores, box = random.uniform(0.05, 0.95, 2), [10.0, 10, 20, 20]
@@ -64,6 +65,12 @@ def test_scores_that_tell_nothing_are_refused():
         fit_calibration(measured(hit=lambda score, random: random.random() < 0.95 - score), 0.9)
 
 
+def test_a_precision_that_no_threshold_has_is_refused():
+    into = measured(hit=lambda score, random: random.random() < score / 2)
+    with pytest.raises(InputError, match="from which on 0.95 of trained names are right, there is none"):
+        fit_calibration(into, 0.95)
+
+
 @pytest.fixture
 def photo_set(tmp_path):
     """A folder with two photos and a json of the names."""
@@ -85,11 +92,57 @@ def photo_set(tmp_path):
         (["--set", "nothing"], "--set X.json=DIR"),
         (["--set", "gone.json=photos"], "gone.json"),
         (["--set", "gone.json=photos", "--card", "gone.md"], "model card"),
+        (["--set", "gone.json=photos", "--precision", "0"], "--precision within (0, 1], got 0.0"),
+        (["--set", "gone.json=photos", "--precision", "1.5"], "--precision within (0, 1], got 1.5"),
     ],
 )
 def test_bad_input_is_one_line(ovdet, tmp_path, words, expected):
     code, _, err = ovdet("calibrate", "--model", "ovdet-lite-base48", "--output", tmp_path / "out", *words)
     assert code == 2 and expected in err and not (tmp_path / "out").exists()
+
+
+def test_what_is_measured(tiny_files, tmp_path):
+    """All that a detector finds of all names, with their places among the names of the sets before."""
+    _, config, _, weights = tiny_files.arguments
+    predictor = OpenVocabPredictor.from_config(config, weights, overrides=tiny_files.overrides)
+    Image.new("RGB", (64, 48), "red").save(tmp_path / "a.png")
+    Image.new("RGB", (48, 64), "blue").save(tmp_path / "b.png")
+    images = [{"id": n, "file_name": f"{name}.png", "width": 64, "height": 48} for n, name in enumerate("ab")]
+    images[1].update(width=48, height=64)
+    categories = [{"id": 5, "name": "Red_Circle"}, {"id": 9, "name": "wheel"}]
+    box = {"id": 1, "image_id": 1, "category_id": 9, "bbox": [2, 3, 20, 20], "iscrowd": 0, "area": 400}
+    file = tmp_path / "set.json"
+    file.write_text(json.dumps({"images": images, "categories": categories, "annotations": [box]}))
+    into = Measured(["lynx", "wheel"], [False, False])
+    calibrate.measure(predictor, file, tmp_path, into)
+    assert into.names == ["lynx", "wheel", "red circle"] and into.is_trained == [False, False, True]
+    assert [[each["category_id"] for each in photo.truth] for photo in into.photos] == [[], [1]]
+    for photo, size in zip(into.photos, ((64, 48), (48, 64)), strict=True):
+        assert len(photo.boxes) == len(photo.scores) == len(photo.class_ids) > 0
+        assert set(photo.class_ids.tolist()) <= {1, 2} and (photo.boxes.amax(0)[2:] <= torch.tensor(size) + 1e-3).all()
+    raw = predictor(tmp_path / "a.png", ["red circle", "wheel"], threshold=0, class_agnostic_iou=1, max_containment=1)
+    np.testing.assert_allclose(np.sort(into.photos[0].scores), np.sort(raw.scores), atol=1e-5)
+    unknown = predictor.embed
+    predictor.embed = lambda names: dataclasses.replace(unknown(names), is_base=None)
+    with pytest.raises(InputError, match="says which names it was trained on, this one does not"):
+        calibrate.measure(predictor, file, tmp_path, Measured())
+
+
+def test_the_command_writes_a_folder_and_says_its_figures(ovdet, tmp_path, monkeypatch):
+    """Of figures that stand for what is measured; the folder has them in its config."""
+    asked = []
+    monkeypatch.setattr(calibrate, "measure", lambda predictor, *given: asked.append(given[:2]))
+    monkeypatch.setattr(calibrate, "Measured", measured)
+    words = ["--model", "ovdet-lite-base48", "--set", "a=b.json=photos", "--set", "c.json=more"]
+    code, out, err = ovdet("calibrate", *words, "--output", tmp_path / "out", "--precision", "0.6", "--json")
+    assert code == 0, err
+    assert asked == [("a=b.json", "photos"), ("c.json", "more")]
+    said = json.loads(out)
+    expected, kinds = fit_calibration(measured(), 0.6)
+    assert said["calibration"] == dataclasses.asdict(expected) and said["trained"] == kinds["trained"]._asdict()
+    assert said["output"] == str(tmp_path / "out")
+    written = open_config(find_model(tmp_path / "out").config_file).model.roi_heads.calibration
+    assert written.threshold == kinds["trained"].threshold and written.other_threshold == kinds["other"].threshold
 
 
 @pytest.mark.slow

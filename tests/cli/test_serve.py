@@ -1,5 +1,6 @@
 """`ovdet serve` as a process, and what it says where it cannot serve."""
 
+import argparse
 import json
 import os
 import re
@@ -8,12 +9,16 @@ import signal
 import socket
 import subprocess
 import sys
+import threading
+import urllib.error
 import urllib.request
 from pathlib import Path
 
 import pytest
+import uvicorn
 from PIL import Image
 
+from ovdet.cli import serve
 from ovdet.learning.classes_file import load_classes
 
 ROOT = Path(__file__).parents[2]
@@ -24,6 +29,8 @@ ROOT = Path(__file__).parents[2]
     [
         (("--port", "70000"), "0 to 65535"),
         (("--max-megabytes", "-1"), "--max-megabytes of 0 or more"),
+        (("--rate", "nan"), "--rate of 0 or more, got nan"),
+        (("--photos", "/nowhere"), "--photos to be a folder, got /nowhere"),
         (("--host", "256.1.1.1"), "cannot be had"),
         (("--port", "0", "--model", "nowhere"), "got nowhere"),
     ],
@@ -43,6 +50,54 @@ def test_without_the_packages_of_the_extra(ovdet, monkeypatch):
     monkeypatch.setitem(sys.modules, "uvicorn", None)
     code, _, err = ovdet("serve", "--port", "0")
     assert code == 2 and "pip install 'ovdet[web]'" in err
+
+
+def test_a_module_of_its_own_that_is_missing_is_a_fault(monkeypatch):
+    """Not something that a user could install."""
+    parser = argparse.ArgumentParser()
+    serve.add_arguments(parser)
+    monkeypatch.setitem(sys.modules, "ovdet.serving.app", None)
+    with pytest.raises(ModuleNotFoundError, match="ovdet.serving.app"):
+        serve.run(parser.parse_args(["--port", "0"]))
+
+
+def test_what_is_served(ovdet, tiny_files, tmp_path, monkeypatch):
+    """The address on stdout once it listens; the limits of the command line hold."""
+    Image.new("RGB", (40, 30)).save(tmp_path / "a.png")
+
+    def run(server, sockets):
+        app = server.config.app
+        thread = threading.Thread(target=real, args=(server,), kwargs={"sockets": sockets})
+        thread.start()
+        address = f"http://127.0.0.1:{sockets[0].getsockname()[1]}"
+        try:
+            answers["health"] = json.loads(urllib.request.urlopen(f"{address}/health", timeout=60).read())
+            request = urllib.request.Request(f"{address}/detect", b"x" * 200_000, {"Content-Type": "text/plain"})
+            with pytest.raises(urllib.error.HTTPError) as refused:
+                urllib.request.urlopen(request, timeout=60)
+            answers["too long"] = refused.value.code
+        finally:
+            server.should_exit = True
+            thread.join(60)
+        assert app.title
+
+    real, answers = uvicorn.Server.run, {}
+    monkeypatch.setattr(uvicorn.Server, "run", run)
+    words = (
+        "--port",
+        "0",
+        "--max-megabytes",
+        "0.1",
+        "--photos",
+        tmp_path,
+        *tiny_files.arguments,
+        *tiny_files.overrides,
+    )
+    code, out, err = ovdet("serve", *words)
+    assert code == 0, err
+    assert re.fullmatch(r"http://localhost:\d+\n", out) and int(out.rpartition(":")[2]) > 0
+    assert answers["health"]["status"] == "UP" and answers["health"]["model"] == tiny_files.arguments[3]
+    assert answers["too long"] == 413
 
 
 @pytest.fixture

@@ -7,10 +7,12 @@ import pytest
 import torch
 from detectron2.engine import SimpleTrainer, hooks
 from detectron2.utils.events import TensorboardXWriter
+from omegaconf import OmegaConf
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from ovdet.class_embeddings import ClassEmbeddings
-from ovdet.engine.show import ShowPhotos, draw_photo
+from ovdet.engine import show
+from ovdet.engine.show import ShowPhotos, draw_photo, photos_to_show
 
 NAMES = ("red circle", "wheel", "blue star")
 
@@ -103,3 +105,20 @@ def test_a_training_shows_photos_and_is_the_same_as_without(run_tool, trained, t
         expected = [f"photo_{number}/{what}" for number in (1, 2) for what in wanted] if period else []
         assert sorted(events.Tags()["images"]) == expected
     assert all(torch.equal(weights[0][key], weights[1][key]) for key in weights[0])
+
+
+def test_photos_with_novel_things_come_first(monkeypatch):
+    records = [
+        {"id": n, "annotations": [{"category_id": k} for k in ids]} for n, ids in enumerate(([0], [], [1, 0], [2]))
+    ]
+    monkeypatch.setattr(show.DatasetCatalog, "get", lambda name: records)
+    monkeypatch.setattr(show, "instantiate", lambda node: lambda record: record["id"])
+    config = OmegaConf.create({"dataloader": {"test": {"mapper": None}}})
+
+    def shown(is_base):
+        return photos_to_show(config, "drawn", ClassEmbeddings.of(torch.randn(3, 384), NAMES, is_base))
+
+    monkeypatch.setattr(show, "_PHOTOS", 3)
+    assert shown([True, False, False]) == [2, 3, 0]
+    assert shown([True, True, True]) == [0, 1, 2]
+    assert photos_to_show(config, "drawn", ClassEmbeddings.of(torch.randn(3, 384), NAMES)) == [0, 1, 2]

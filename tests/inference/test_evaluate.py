@@ -2,11 +2,14 @@
 
 import logging
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
 
+from ovdet.class_embeddings import ClassEmbeddings, LearnedRows
 from ovdet.engine.config import load_config, prepare_dataset
+from ovdet.errors import InputError
 from ovdet.inference import evaluate as evaluate_only
 from ovdet.inference.evaluate import evaluate_config, evaluate_on
 
@@ -65,3 +68,76 @@ def test_weights_that_know_novel_classes_of_data_of_ones_own(config, warnings_fo
     (warning,) = warnings_for(evaluate, **known)
     assert "novel here: Blue_Circle, yellow star" in warning
     assert warnings_for(lambda weights: evaluate(weights, split=None), **known) == []  # nothing is novel there
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"setting": "zero"}, "a setting out of .*, got 'zero'"),
+        ({"setting": "constrained"}, "a split that says which classes are novel"),
+        ({"max_detections": 0}, "at least 1 detection a photo, got 0"),
+        ({"iou_types": ("bbox", "segm")}, "a detector with masks to score masks"),
+    ],
+)
+def test_what_cannot_be_asked_for_is_refused_before_the_photos(config, tmp_path, options, message):
+    with pytest.raises(InputError, match=message):
+        evaluate_on(config, "gone.json", "gone", tmp_path / "out", weights="gone.pth", **options)
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_detector_does_not_find_masks_that_nobody_scores(config):
+    config.model.roi_heads.mask_in_features = ["p4"]
+    evaluate_only._score(config, "out", ("bbox", "segm"), None)
+    assert config.model.roi_heads.mask_in_features == ["p4"]
+    evaluate_only._score(config, "out", ("bbox",), 7)
+    assert config.model.roi_heads.mask_in_features is None
+    assert config.model.roi_heads.box_predictor.test_topk_per_image == config.dataloader.evaluator.max_detections == 7
+
+
+def test_learned_classes_that_the_json_lacks(config, tiny_files, tmp_path, monkeypatch):
+    prepare_dataset(config)
+    data = tmp_path / "data"
+    monkeypatch.setattr(evaluate_only, "detector_fingerprint", lambda model: "ab12")
+
+    def evaluate(detector):
+        rows = LearnedRows(torch.zeros(1, 32), torch.zeros(1), torch.zeros(1, dtype=torch.int64))
+        parts = torch.zeros(0, 384), torch.zeros(0, dtype=torch.int64), ("unicorn",)
+        learned = ClassEmbeddings(*parts, None, rows, None, detector)
+        files = data / "instances_val.json", data / "images", tmp_path / "out"
+        evaluate_on(config, *files, weights=tiny_files.arguments[3], learned=learned)
+
+    with pytest.raises(InputError, match="expected learned classes that the json has, got 'unicorn'"):
+        evaluate("ab12")
+    with pytest.raises(InputError, match=r"that this detector learned, got another's \(cd34\)"):
+        evaluate("cd34")
+    assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize("runtime", ["onnx", "openvino"])
+@pytest.mark.parametrize("order", ["BGR", "RGB"])
+def test_an_exported_file_takes_rgb(monkeypatch, runtime, order):
+    """Whatever the detector's own order is."""
+    seen, asked = [], []
+
+    def load(file, **options):
+        asked.append((file, options))
+        return SimpleNamespace(model=lambda inputs, *, classes: seen.append(inputs[0]["image"][:, 0, 0]) or [classes])
+
+    monkeypatch.setattr(evaluate_only, "exported_file", lambda config, weights: "file.onnx")
+    monkeypatch.setattr(evaluate_only, "load_openvino_predictor", load)
+    monkeypatch.setattr(evaluate_only, "load_onnx_predictor", load)
+    model = SimpleNamespace(device=torch.device("cpu"), input_format=order)
+    given = dict(compile=False, int8=False, half=runtime == "openvino")
+    exported = evaluate_only._Exported({}, "weights", model, runtime, **given)
+    image = torch.tensor([1, 2, 3])[:, None, None].expand(3, 2, 2)
+    assert exported([{"image": image}], classes="classes") == ["classes"]
+    assert seen[0].tolist() == ([3, 2, 1] if order == "BGR" else [1, 2, 3])
+    assert asked == [("file.onnx", {"half": True} if runtime == "openvino" else {})]
+
+
+@pytest.mark.parametrize("more", [{"compile": True}, {"int8": True}, {"half": True}, {"device": "cuda"}])
+def test_what_an_exported_file_cannot_do_is_refused(more):
+    given = dict(compile=False, half=False, int8=False) | more
+    model = SimpleNamespace(device=torch.device(given.pop("device", "cpu")), input_format="RGB")
+    with pytest.raises(InputError, match="the CPU with --runtime, no --compile, no --int8"):
+        evaluate_only._Exported({}, "weights", model, "onnx", **given)
