@@ -8,7 +8,7 @@ import torch.nn.functional as F
 
 from ovdet import class_embeddings
 from ovdet.benchmarks.memory import run_apart
-from ovdet.class_embeddings import ClassEmbeddings, unit_norm
+from ovdet.class_embeddings import ClassEmbeddings, LearnedRows, unit_norm
 from ovdet.errors import InputError
 
 
@@ -144,3 +144,21 @@ def test_a_small_half_matrix_becomes_float32(dtype):
     found = unit_norm(unit_rows(5).to(dtype))
     assert found.dtype == torch.float32
     torch.testing.assert_close(found.norm(dim=1), torch.ones(5))
+
+
+@pytest.mark.parametrize(
+    "shapes", [((0, 4), (0,), (0,)), ((2, 4), (1,), (2,)), ((2, 4), (2,), (3,)), ((4,), (4,), (4,))]
+)
+def test_learned_rows_that_do_not_fit_each_other(shapes):
+    with pytest.raises(InputError, match=r"expected learned rows \(L, W\), L biases and L class ids, got"):
+        LearnedRows(*map(torch.zeros, shapes))
+
+
+def test_classes_of_examples_alone():
+    rows = LearnedRows(torch.ones(2, 4), torch.zeros(2), torch.tensor([0, 1]))
+    none = torch.zeros(0, 16), torch.zeros(0, dtype=torch.long)
+    assert ClassEmbeddings(*none, ("a", "b"), None, rows).is_of_examples
+    assert not ClassEmbeddings(unit_rows(1), torch.tensor([2]), ("a", "b", "c"), None, rows).is_of_examples
+    assert not with_ids([0, 1]).is_of_examples
+    moved = rows.to(torch.device("cpu"))
+    assert torch.equal(moved.weights, rows.weights) and torch.equal(moved.class_ids, rows.class_ids)

@@ -7,7 +7,7 @@ import os
 import pytest
 
 from ovdet.errors import InputError
-from ovdet.files import atomic_write, atomic_writer, check_place, new_folder
+from ovdet.files import atomic_write, atomic_writer, check_place, file_sha256, make_folder, new_folder
 
 
 @pytest.mark.parametrize("mask", [0o022, 0o027, 0o077])
@@ -94,3 +94,12 @@ def test_a_place_is_checked_and_nothing_is_made(tmp_path):
     for path in ("", tmp_path / "file/below"):
         with pytest.raises(InputError, match="expected a"):
             check_place(path)
+
+
+def test_a_folder_that_cannot_be_made_and_a_file_that_cannot_be_read(tmp_path):
+    (tmp_path / "file").write_bytes(b"abc")
+    with pytest.raises(InputError, match="expected a place to write to, got .*below: Not a directory"):
+        make_folder(tmp_path / "file" / "below")
+    assert file_sha256(tmp_path / "file").startswith("ba7816bf")
+    with pytest.raises(InputError, match=r"expected a readable file, got .*: Is a directory"):
+        file_sha256(tmp_path)

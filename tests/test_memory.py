@@ -7,6 +7,7 @@ import sys
 
 import pytest
 
+from ovdet import memory
 from ovdet.memory import collection_paused, imports_kept
 
 
@@ -37,3 +38,11 @@ def test_what_was_imported_is_left_alone_and_what_follows_is_not(tmp_path, monke
     cycle.append(cycle)
     del cycle
     assert gc.collect() >= 1
+
+
+@pytest.mark.parametrize("system", ["darwin", "linux"])
+def test_without_glibc_nothing_is_done(monkeypatch, system):
+    """Other systems and other C libraries have no such function."""
+    monkeypatch.setattr(memory.sys, "platform", system)
+    monkeypatch.setattr(memory.ctypes, "CDLL", lambda name: object())
+    assert memory.give_back_freed_memory() is False

@@ -312,3 +312,31 @@ def test_a_type_that_would_crash_numpy(tmp_path):
         read_checkpoint(str(tmp_path / "w.pkl"))
     except InputError as error:
         assert "\n" not in str(error)
+
+
+def test_a_checkpoint_of_something_else(tmp_path):
+    torch.save([torch.zeros(1)], tmp_path / "m.pth")
+    with pytest.raises(InputError, match=r"named tensors, .*m\.pth holds a list"):
+        read_checkpoint(str(tmp_path / "m.pth"))
+
+
+def test_a_process_that_does_not_write_writes_nothing(tmp_path):
+    SafeCheckpointer(nn.Linear(3, 2), str(tmp_path), save_to_disk=False).save("m")
+    SafeCheckpointer(nn.Linear(3, 2), "").save("m")
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_disk_that_fills_up_while_tensors_are_written(tmp_path, full_disk):
+    """torch.save makes an error of its own of it."""
+    with pytest.raises(InputError, match=r"expected a place to write to, got .*m\.pth: File too large"):
+        SafeCheckpointer(nn.Linear(300, 200), str(tmp_path)).save("m")
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_other_faults_of_a_write_are_no_full_disk(tmp_path, monkeypatch):
+    def fail(*given):
+        raise RuntimeError("a tensor without storage")
+
+    monkeypatch.setattr(torch, "save", fail)
+    with pytest.raises(RuntimeError, match="without storage"):
+        SafeCheckpointer(nn.Linear(3, 2), str(tmp_path)).save("m")

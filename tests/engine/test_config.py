@@ -7,7 +7,7 @@ from detectron2.config import LazyConfig, instantiate
 from detectron2.layers import ShapeSpec
 
 from ovdet.device import choose_device
-from ovdet.engine.config import find_config, load_config, override
+from ovdet.engine.config import find_config, load_config, override, read_run_values
 from ovdet.engine.options import TrainOptions
 from ovdet.errors import InputError
 
@@ -131,3 +131,11 @@ def test_configs_of_the_package_by_name(tmp_path, monkeypatch):
     (tmp_path / "quick").mkdir()
     (tmp_path / "quick/vild.py").write_text("")
     assert find_config("quick/vild.py") == "quick/vild.py"  # a file of one's own comes first
+
+
+def test_a_runs_config_that_holds_something_else(tmp_path):
+    (tmp_path / "config.yaml").write_text("- a list")
+    with pytest.raises(InputError, match=r"config\.yaml holds a list"):
+        read_run_values(tmp_path / "config.yaml")
+    (tmp_path / "config.yaml").write_text("")
+    assert read_run_values(tmp_path / "config.yaml") == {}

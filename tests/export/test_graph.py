@@ -274,3 +274,21 @@ def test_what_does_not_export_is_refused_before_the_work(build_tiny, part):
         model.backbone.bottom_up = SwinBackbone(embed_dim=8, depths=(1,), num_heads=(1,), out_indices=(0,))
     with pytest.raises(InputError, match=part):
         trace(model, tells_base=False)
+
+
+def test_a_detector_of_fixed_classes_or_on_another_device(build_tiny, monkeypatch):
+    with pytest.raises(InputError, match="an open-vocabulary detector, got Linear, whose classes are fixed"):
+        trace(torch.nn.Linear(2, 2), tells_base=False)
+    model = build_tiny(without_objectives).to("meta")
+    with pytest.raises(InputError, match="a detector on the CPU, got one on meta: set train.device=cpu"):
+        trace(model, tells_base=False)
+
+
+def test_what_torch_cannot_trace_is_one_line(build_tiny, monkeypatch):
+    def fail(*given, **options):
+        raise RuntimeError("a graph break\nin many lines")
+
+    monkeypatch.setattr(torch.export, "export", fail)
+    with pytest.raises(InputError, match="a detector that torch.export traces, got: .*a graph break") as caught:
+        trace(build_tiny(without_objectives), tells_base=False)
+    assert "\n" not in str(caught.value)

@@ -17,6 +17,7 @@ from pycocotools.coco import COCO
 from streaming import stream_of
 
 from ovdet.errors import InputError
+from ovdet.inference import label_formats
 from ovdet.inference.cluster_stream import StreamWorker, unpack
 from ovdet.inference.detections import Detections
 from ovdet.inference.label_formats import FORMATS
@@ -393,3 +394,39 @@ def test_the_review_shows_the_least_sure(labels, tmp_path):
     page = write_review(labels, thresholds, tmp_path / "labels", number=3).read_text()
     assert page.count("<figure>") == page.count("data:image/jpeg;base64,") == 3
     assert "<kite" not in page and 'red "kite" & co' not in page
+
+
+def test_a_disk_without_links_gets_copies(tmp_path, monkeypatch):
+    def fail(*_):
+        raise OSError(18, "Invalid cross-device link")
+
+    (tmp_path / "a.png").write_bytes(b"photo")
+    monkeypatch.setattr(label_formats.os, "link", fail)
+    label_formats._link(tmp_path / "a.png", tmp_path / "b.png")
+    assert (tmp_path / "b.png").read_bytes() == b"photo"
+    with pytest.raises(InputError, match="expected a photo, .*gone.png cannot be copied: No such file"):
+        label_formats._link(tmp_path / "gone.png", tmp_path / "c.png")
+    assert sorted(file.name for file in tmp_path.iterdir()) == ["a.png", "b.png"]
+
+
+def test_a_photo_whose_name_has_signs_that_nobody_can_write(tmp_path):
+    """It is left out with a line, and the others are labeled."""
+    folder, refused = tmp_path / "photos", []
+    folder.mkdir()
+    for name in ("a\nb.png", "c.png"):
+        Image.new("RGB", (20, 10)).save(folder / name)
+    journal = Journal(tmp_path / "out", ASKED)
+    done = label_photos(
+        partial(stream_of, detect), sorted(folder.iterdir()), journal, lambda photo, error: refused.append(str(error))
+    )
+    assert [labeled.image for _, labeled in done] == ["c.png"] and list(journal.done) == ["c.png"]
+    assert refused == ["expected a photo with a name of ordinary characters, got 'a\\nb.png'"]
+
+
+def test_a_journal_that_cannot_be_written_to(tmp_path):
+    journal = Journal(tmp_path / "out", ASKED)
+    journal.path.unlink()
+    journal.path.mkdir()
+    with pytest.raises(InputError, match="expected a place to write to, got .*: Is a directory"):
+        journal.add(LabeledPhoto("a.png", 20, 10, ()))
+    assert not journal.done

@@ -1,6 +1,7 @@
 """Runtimes by name: a detector's file is exported once, and what an runtime cannot do is refused before any work."""
 
 import importlib.util
+from types import SimpleNamespace
 
 import pytest
 
@@ -68,3 +69,24 @@ def test_an_engine_that_is_not_installed_is_named(exports, monkeypatch):
     monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
     with pytest.raises(InputError, match="openvino to be installed"):
         load_predictor(None, None, None, runtime="openvino")
+
+
+def test_weights_that_cannot_be_read(exports, tmp_path):
+    config_file, _ = find_model("ovdet-lite")
+    with pytest.raises(InputError, match="expected a checkpoint, got .*, which cannot be read"):
+        runtimes.exported_file(open_config(config_file), str(tmp_path))
+    assert not exports
+
+
+def test_a_damaged_file_for_openvino(monkeypatch):
+    """With a stand-in of the package, which says of a file that it cannot be read."""
+
+    class Core:
+        def read_model(self, path):
+            raise RuntimeError("Check 'model' failed\nat frontend.cpp:1")
+
+    monkeypatch.setattr(runtimes, "check_packages", lambda names: None)
+    monkeypatch.setattr(runtimes.importlib, "import_module", lambda name: SimpleNamespace(Core=Core))
+    with pytest.raises(InputError, match="expected an ONNX model, a.onnx does not load: .*failed") as caught:
+        runtimes.OpenvinoSession("a.onnx")
+    assert "\n" not in str(caught.value)

@@ -98,3 +98,8 @@ def test_names_are_merged_apart():
 def test_tiles_that_make_no_sense(side, overlap):
     with pytest.raises(InputError, match="tiles"):
         TiledPredictor(Spy(), side, overlap=overlap)
+
+
+def test_what_a_detector_knows_of_its_names():
+    tiled = TiledPredictor(Spy(), 64)
+    assert (tiled.names, tiled.training_classes, tiled.classes) == (("square",), (), None)

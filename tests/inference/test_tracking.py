@@ -2,11 +2,13 @@
 
 import json
 import shutil
+import sys
 
 import numpy as np
 import pytest
 
 from ovdet.data.images import Frame
+from ovdet.errors import InputError
 from ovdet.inference.detections import Detections
 from ovdet.inference.media import Video
 from ovdet.inference.stream import StreamedPhoto
@@ -174,3 +176,9 @@ def test_an_error_leaves_what_is_done(tmp_path, tracker):
         track_video(moving(frames()), tracker, tmp_path / "out.mp4", rate=25)
     assert len(list(Video.open(tmp_path / "out.mp4"))) == 5
     assert len((tmp_path / "out.jsonl").read_text().splitlines()) == 5
+
+
+def test_without_the_package(monkeypatch):
+    monkeypatch.setitem(sys.modules, "trackers", None)
+    with pytest.raises(InputError, match=r"expected trackers to be installed: pip install 'ovdet\[track\]'"):
+        ObjectTracker(THRESHOLDS, rate=25, lost_seconds=0.4)

@@ -80,3 +80,21 @@ def test_nothing_and_faults():
     assert index.shape == scores.shape == (0,)
     with pytest.raises(InputError, match="-1"):
         SoftNMS(sigma=-1)
+
+
+@pytest.mark.parametrize(
+    ("given", "message"),
+    [
+        (dict(train_on_pred_boxes=True), "heads for boxes and masks"),
+        (dict(keypoint_in_features=["p4"]), "heads for boxes and masks"),
+        (dict(box_passes=0), "box_passes of at least 1, got 0"),
+        (dict(soft_nms_sigma=0.0), "a positive soft_nms_sigma or none, got 0.0"),
+    ],
+)
+def test_heads_that_make_no_sense(build_tiny, given, message):
+    def change(model):
+        model.roi_heads.update(given)
+        return model
+
+    with pytest.raises(Exception, match=message):
+        build_tiny(change)

@@ -17,6 +17,7 @@ from PIL import Image
 from ovdet.errors import InputError
 from ovdet.learning.classes_file import load_classes
 from ovdet.learning.learn import AnnotatedPhoto
+from ovdet.serving import app
 from ovdet.serving.service import Busy, DetectionService, Limits, UnknownPhoto, parse_names
 from ovdet.text.classes import join_classes
 
@@ -240,3 +241,22 @@ def test_too_many_requests_of_one_address(predictor, serve):
     client = serve(DetectionService(predictor), rate=1.0)
     codes = [client.get("/health")[0] for _ in range(12)]
     assert codes[:5] == [200] * 5 and 429 in codes[5:]
+
+
+def test_samples_that_are_not_there(client, monkeypatch):
+    def nothing():
+        raise InputError("expected scikit-image")
+
+    number = len(json.loads(client.get("/samples")[1]))
+    assert client.get(f"/samples/{number}")[0] == client.get("/samples/-1")[0] == 404
+    monkeypatch.setattr(app, "sample_images", nothing)
+    assert client.get("/samples") == (200, "[]")
+
+
+def test_a_limit_remembers_some_addresses(monkeypatch):
+    """Many addresses do not fill the memory; the oldest is forgotten, and may ask anew."""
+    monkeypatch.setattr(app, "_CLIENTS", 3)
+    monkeypatch.setattr(app.time, "monotonic", lambda: 1.0)
+    limit = app._RateLimit(None, None, rate=0.2)  # one at once
+    assert [limit._may(address) for address in "abcc"] == [True, True, True, False]
+    assert limit._may("d") and limit._may("a") and not limit._may("d")

@@ -264,3 +264,16 @@ def test_a_minus_makes_a_negative(text, tmp_path):
 def test_negatives_that_are_none(text, message):
     with pytest.raises(InputError, match=message):
         Vocabulary.from_text(text)
+
+
+@pytest.mark.parametrize(
+    ("given", "message"),
+    [
+        (dict(names=["cat"], synonyms=["kitty"]), "synonyms to be a mapping of lists of names, got list"),
+        (dict(names=["cat", 3]), "to be text, got 3"),
+        (dict(names={"cat"}), "the names to be a list, got set"),
+    ],
+)
+def test_objects_that_are_no_names(given, message):
+    with pytest.raises(InputError, match=message):
+        Vocabulary(**given)
