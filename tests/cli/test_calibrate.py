@@ -10,6 +10,7 @@ import torch
 from PIL import Image
 from skimage import data
 
+from ovdet.class_embeddings import ClassEmbeddings
 from ovdet.errors import InputError
 from ovdet.hub.find import find_model, open_config
 from ovdet.inference import calibrate
@@ -105,6 +106,8 @@ def test_what_is_measured(tiny_files, tmp_path):
     """All that a detector finds of all names, with their places among the names of the sets before."""
     _, config, _, weights = tiny_files.arguments
     predictor = OpenVocabPredictor.from_config(config, weights, overrides=tiny_files.overrides)
+    rows = torch.randn(2, 384)  # of any text encoder
+    predictor.embed = lambda names: ClassEmbeddings.of(rows, names, [True, False])
     Image.new("RGB", (64, 48), "red").save(tmp_path / "a.png")
     Image.new("RGB", (48, 64), "blue").save(tmp_path / "b.png")
     images = [{"id": n, "file_name": f"{name}.png", "width": 64, "height": 48} for n, name in enumerate("ab")]
@@ -120,10 +123,10 @@ def test_what_is_measured(tiny_files, tmp_path):
     for photo, size in zip(into.photos, ((64, 48), (48, 64)), strict=True):
         assert len(photo.boxes) == len(photo.scores) == len(photo.class_ids) > 0
         assert set(photo.class_ids.tolist()) <= {1, 2} and (photo.boxes.amax(0)[2:] <= torch.tensor(size) + 1e-3).all()
-    raw = predictor(tmp_path / "a.png", ["red circle", "wheel"], threshold=0, class_agnostic_iou=1, max_containment=1)
+    everything = dict(threshold=0, class_agnostic_iou=1, max_containment=1)
+    raw = predictor(tmp_path / "a.png", classes=predictor.embed(["red circle", "wheel"]), **everything)
     np.testing.assert_allclose(np.sort(into.photos[0].scores), np.sort(raw.scores), atol=1e-5)
-    unknown = predictor.embed
-    predictor.embed = lambda names: dataclasses.replace(unknown(names), is_base=None)
+    predictor.embed = lambda names: ClassEmbeddings.of(rows, names)
     with pytest.raises(InputError, match="says which names it was trained on, this one does not"):
         calibrate.measure(predictor, file, tmp_path, Measured())
 

@@ -56,6 +56,9 @@ def torchrun(monkeypatch):
         monkeypatch.setenv(name, str(value))
     monkeypatch.setattr(comm, "_LOCAL_PROCESS_GROUP", None)
     monkeypatch.setattr(launch.torch.cuda, "is_available", lambda: False)
+    comm.create_local_process_group.cache_clear()  # once a process, else
+    yield
+    comm.create_local_process_group.cache_clear()
 
 
 def test_torchrun_joins_the_processes(torchrun, monkeypatch):
