@@ -8,6 +8,7 @@ import sys
 
 import pytest
 import torch
+from detectron2.model_zoo import get_config
 from PIL import Image
 from streaming import Streaming
 from torch import nn
@@ -200,6 +201,13 @@ def test_a_row_for_each_number_of_names(monkeypatch):
         timed.append((case, peer[0], ours(), peer[1](), limit()))
         return case
 
+    def narrow(name):
+        config = get_config(name)
+        config.model.roi_heads.box_head.fc_dims = [8]
+        config.model.roi_heads.box_predictor.input_shape.channels = 8
+        return config
+
+    monkeypatch.setattr(published, "get_config", narrow)
     monkeypatch.setattr(published, "compare", compare)
     words = ("--size", 32, 64, "--classes", 3, "--backbone", "resnet18", "--device", "cpu")
     three, masks = published.run(arguments(published, *words))

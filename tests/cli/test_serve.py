@@ -19,7 +19,9 @@ import uvicorn
 from PIL import Image
 
 from ovdet.cli import serve
+from ovdet.inference import vocabulary_embedder
 from ovdet.learning.classes_file import load_classes
+from ovdet.text.embedder import NameEmbedder
 
 ROOT = Path(__file__).parents[2]
 
@@ -81,7 +83,9 @@ def test_what_is_served(ovdet, tiny_files, tmp_path, monkeypatch):
             thread.join(60)
         assert app.title
 
-    real, answers = uvicorn.Server.run, {}
+    real, answers, warm = uvicorn.Server.run, {}, []
+    monkeypatch.setattr(NameEmbedder, "warm_up", lambda embedder: warm.append(embedder))
+    monkeypatch.setattr(vocabulary_embedder.logger, "setLevel", lambda level: None)  # is for the whole process
     monkeypatch.setattr(uvicorn.Server, "run", run)
     words = (
         "--port",
@@ -97,7 +101,7 @@ def test_what_is_served(ovdet, tiny_files, tmp_path, monkeypatch):
     assert code == 0, err
     assert re.fullmatch(r"http://localhost:\d+\n", out) and int(out.rpartition(":")[2]) > 0
     assert answers["health"]["status"] == "UP" and answers["health"]["model"] == tiny_files.arguments[3]
-    assert answers["too long"] == 413
+    assert answers["too long"] == 413 and len(warm) == 1, "the first who asks does not wait for the text encoder"
 
 
 @pytest.fixture
