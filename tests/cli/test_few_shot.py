@@ -7,7 +7,10 @@ import json
 import pytest
 
 from ovdet.engine.config import load_config
+from ovdet.errors import InputError
+from ovdet.inference import few_shot as protocol
 from ovdet.inference.evaluate import evaluate_on
+from ovdet.inference.predictor import OpenVocabPredictor
 
 
 @pytest.fixture
@@ -92,3 +95,34 @@ def test_results_of_other_data_are_not_mixed(few_shot, striped, tmp_path):
     (tmp_path / "one.json").write_text(json.dumps(content))
     code, _, last = few_shot(annotations=tmp_path / "one.json")
     assert code == 2 and "both parts" in last
+
+
+def test_fine_tuning_is_scored_beside_the_rest(tiny_files, striped, tmp_path):
+    """Once for each number of shots, and not again; here nothing is trained."""
+    predictor = OpenVocabPredictor.from_config(
+        tiny_files.arguments[1], tiny_files.arguments[3], overrides=tiny_files.overrides
+    )
+    asked = []
+
+    class Tuning:
+        method = "tuned"
+
+        def __call__(self, photos, held, names, truth, seed):
+            asked.append((len(photos), len(held), list(names), seed))
+            return predictor
+
+    def results():
+        given = dict(shots=[1], seeds=1, fine_tuning=Tuning(), tell=lambda line: None)
+        return protocol.few_shot(predictor, striped / "my.json", striped, tmp_path / "out", **given)
+
+    found = {result.method: result for result in results()}
+    assert asked == [(1, 3, ["zebra crossing"], 0)]
+    assert found["tuned"].AP50 == pytest.approx(found["text"].AP50), "the same detector, asked for the same names"
+    results()
+    assert len(asked) == 1
+
+
+def test_one_photo_is_nothing_to_compare_on(tiny_files):
+    predictor = OpenVocabPredictor.from_config(*tiny_files.arguments[1::2], overrides=tiny_files.overrides)
+    with pytest.raises(InputError, match="two photos or more to compare on some of them, got 1"):
+        protocol.compare(predictor, "gone.json", ["dog"], [object()])

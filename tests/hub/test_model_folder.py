@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import json
+import logging
 import pickle
 import shutil
 from pathlib import Path
@@ -19,6 +20,7 @@ from safetensors.torch import load_file, save_file
 from ovdet.class_embeddings import ClassEmbeddings
 from ovdet.engine.checkpoint import read_checkpoint
 from ovdet.errors import InputError
+from ovdet.hub import model_folder
 from ovdet.hub.find import find_model, open_config
 from ovdet.hub.load import find_weights, has_teacher, load_detector
 from ovdet.hub.model_folder import CARD, CONFIG, FORMAT, NAMES, WEIGHTS, read_model_config, write_model_folder
@@ -336,3 +338,37 @@ def test_a_full_disk_leaves_an_older_detector(config, weights, folder, monkeypat
     with pytest.raises(InputError, match=f"{WEIGHTS}: No space left on device"):
         write_model_folder(config, weights, folder, card="")
     assert {file.name: file.read_bytes() for file in folder.iterdir()} == before
+
+
+def test_a_folder_of_0_1_or_that_cannot_be_read(folder):
+    content = json.loads((folder / CONFIG).read_text())
+    (folder / CONFIG).write_text(json.dumps({**content, "format": "ovdet model 1"}))
+    with pytest.raises(InputError, match="of version 0.2, .* is of 0.1: train and pack that detector anew"):
+        read_model_config(folder / CONFIG)
+    (folder / CONFIG).unlink()
+    (folder / CONFIG).mkdir()
+    with pytest.raises(InputError, match=f"expected the {CONFIG} of a model folder, .* cannot be read: Is a directory"):
+        read_model_config(folder / CONFIG)
+
+
+def test_a_config_is_looked_at_without_its_weights(folder):
+    (folder / WEIGHTS).unlink()
+    assert read_model_config(folder / CONFIG).model.roi_heads.box_predictor is not None
+
+
+def test_trained_names_of_a_text_encoder_that_is_not_here(caplog, monkeypatch):
+    """The detector is packed all the same, and that is said."""
+
+    class Embedder:
+        teacher_name, templates, fingerprint = "elsewhere", ("a {}",), "ab"
+
+        def known_of(self, names):
+            return tuple(names)
+
+        def __call__(self, names):
+            raise InputError("expected the text encoder, it cannot be fetched")
+
+    monkeypatch.setattr(logging.getLogger("ovdet"), "propagate", True)
+    assert model_folder.known_names(Embedder(), {"training_classes": ["dog"]}) is None
+    assert "each use asks the text encoder: expected the text encoder" in caplog.text
+    assert model_folder.known_names(Embedder(), {}) is None
