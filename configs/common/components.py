@@ -8,8 +8,8 @@ from detectron2.data.datasets.builtin_meta import COCO_CATEGORIES
 from detectron2.modeling.matcher import Matcher
 from omegaconf import DictConfig
 
-from ovdet.data.mixture import load_synonyms
 from ovdet.device import choose_device
+from ovdet.inference.everyday_words import same_or_narrower
 from ovdet.modeling.backbones.nanodet import NanoDetBackbone
 from ovdet.modeling.background_names import BackgroundNames
 from ovdet.modeling.cascade_heads import CascadeOpenVocabROIHeads
@@ -81,9 +81,8 @@ def closed_set_expert(model: DictConfig, folder: str) -> DictConfig:
     """
     files = dict(param=f"{folder}/coco.param", weights=f"{folder}/coco.bin")
     scale = dict(mean="${model.pixel_mean}", std="${model.pixel_std}")
-    synonyms = load_synonyms()  # normal forms, synonym to name
     classes = [each["name"] for each in COCO_CATEGORIES if each["isthing"]]
-    names = ["; ".join([name, *(key for key, value in synonyms.items() if value == name)]) for name in classes]
+    names = ["; ".join([name, *same_or_narrower(name)]) for name in classes]
     model.backbone.beside = L(NanoDetBackbone)(weights=L(load_nanodet_backbone)(**files, **scale))
     weights = L(load_nanodet_expert)(**files, names="${..names}", embed_names="${name_embedder}")
     model.roi_heads.expert = L(ClosedSetExpert)(names=names, width="${teacher.width}", weights=weights)

@@ -2,7 +2,7 @@
 
 Words that mean the same become rows of the class that is asked for. Of words that mean less ("man") or more
 ("animal"), and of what looks misspelt, the user is told which trained name to ask for: as rows they would give all
-persons the label "man".
+persons the label "man". A closed-set expert has its say in words that mean less, too: no man where no person is.
 """
 
 from __future__ import annotations
@@ -48,6 +48,13 @@ def with_trained_words(vocabulary: Vocabulary, training_classes: Sequence[str]) 
         elif same is None:
             told += _advice(name, trained)
     return replace(vocabulary, synonyms=synonyms), told
+
+
+def same_or_narrower(name: str) -> list[str]:
+    """Words that mean the same as a name or less: what is one of these is one of the name's things."""
+    words = _load()
+    same = [word for table in (load_synonyms(), words["same"]) for word, known in table.items() if known == name]
+    return list(dict.fromkeys([*same, *(word for word, wider in words["kinds"].items() if name in wider)]))
 
 
 def _texts(vocabulary: Vocabulary, name: str) -> tuple[str, ...]:

@@ -101,7 +101,8 @@ class ClosedSetExpert(KeepsOwnWeights):
     ) -> None:
         """
         Args:
-            names: of its C classes, in the order of its outputs, synonyms behind them: "couch; sofa".
+            names: of its C classes, in the order of its outputs, behind them words that mean the same or less: "couch;
+                sofa", "person; man; woman". Of a man it says what it says of a person.
             width: D of the detector's embedding space.
             in_features: maps of `strides`, with `channels`.
             strides: of these maps.

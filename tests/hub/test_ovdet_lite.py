@@ -74,6 +74,13 @@ def test_the_best_detection_has_the_obvious_name(predictor, photo, name):
     assert found.labels[0] == name
 
 
+def test_a_narrower_word_is_found_where_the_wider_one_is_and_scores_lower(predictor):
+    photo = Path(pytest.importorskip("skimage").__file__).with_name("data") / "camera.png"
+    person, man = (predictor(photo, names=[name]) for name in ("person", "man"))
+    assert man.labels[0] == "man" and man.scores[0] < person.scores[0] / 2
+    assert box_iou(*(torch.from_numpy(found.boxes[:1]) for found in (person, man))).item() > 0.8
+
+
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="no GPU")
 def test_a_gpu_is_taken_where_there_is_one_and_finds_the_same(predictor):
     data = Path(pytest.importorskip("skimage").__file__).with_name("data")

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from ovdet.data.mixture import load_synonyms
-from ovdet.inference.everyday_words import _load, with_trained_words
+from ovdet.inference.everyday_words import _load, same_or_narrower, with_trained_words
 from ovdet.inference.predictor import OpenVocabPredictor
 from ovdet.text.class_names import normalize_class_name
 from ovdet.text.embedder import NameEmbedder
@@ -60,6 +60,14 @@ def test_what_stays_as_it_is():
     assert with_trained_words(both, TRAINED) == (both, [])
     assert with_trained_words(Vocabulary(("couch",)), ("sofa",))[0].synonyms == {"couch": ("sofa",)}
     assert with_trained_words(Vocabulary(("people",)), ())[0].synonyms == {}
+
+
+def test_words_that_mean_the_same_or_less():
+    assert {"people", "man", "toddler"} <= set(same_or_narrower("person"))
+    assert {"sofa"} <= set(same_or_narrower("couch")) and same_or_narrower("anvil") == []
+    for name in ("car", "bird", "cup"):
+        words = same_or_narrower(name)
+        assert len(set(words)) == len(words) > 2 and name not in words
 
 
 def test_the_files_words_are_in_normal_form_and_mean_one_thing():
