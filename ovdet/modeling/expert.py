@@ -13,9 +13,10 @@ rows of ClassEmbeddings, D embedding width, B bins of a distance.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 import torch
+from detectron2.structures import Boxes, Instances
 from torch import Tensor, nn
 from torch.utils.weak import WeakIdKeyDictionary
 from torchvision.ops import nms
@@ -68,10 +69,6 @@ class ExpertScores:
     log_probabilities: Tensor
     known: Callable[[Tensor], tuple[Tensor, Tensor]]
     exponent: float
-
-    def take(self, index: Tensor) -> ExpertScores:
-        """Of some of the regions, by indices."""
-        return replace(self, log_probabilities=self.log_probabilities[index])
 
     def join(self, log_scores: Tensor, embeddings: Tensor) -> Tensor:
         """Fused log scores (R, S) of rows (S, D) -> the same with its say."""
@@ -139,6 +136,18 @@ class ClosedSetExpert(KeepsOwnWeights):
             self.load_state_dict(dict(weights))
             self.is_built = True
         self.requires_grad_(False)
+
+    def join_proposals(
+        self, proposals: list[Instances], features: Mapping[str, Tensor]
+    ) -> tuple[list[Instances], list[Tensor]]:
+        """Proposals with its own behind them, and what it says of all of each image, log-probabilities (R, C)."""
+        maps, joined, said = [features[name] for name in self.in_features], [], []
+        for index, others in enumerate(proposals):
+            given = others.proposal_boxes.tensor, others.objectness_logits, [each[index : index + 1] for each in maps]
+            boxes, logits, log_probabilities = self.add_to(*given, others.image_size)
+            joined.append(Instances(others.image_size, proposal_boxes=Boxes(boxes), objectness_logits=logits))
+            said.append(log_probabilities)
+        return joined, said
 
     def add_to(
         self, boxes: Tensor, objectness_logits: Tensor, maps: Sequence[Tensor], size: tuple[int, int]

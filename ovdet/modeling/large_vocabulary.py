@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Iterator
+from dataclasses import replace
 
 import torch
 import torch.nn.functional as F
@@ -50,11 +51,26 @@ def topk_chunked(
         full = is_full.nonzero().squeeze(1)
         if len(full):
             known = [None if of_branch is None else of_branch[full] for of_branch in log_partitions]
-            more, _ = _topk_rows(scorer.take(full), classes, threshold, num_rows, num_rows, with_negatives, known)
+            more, _ = _topk_rows(
+                _of_regions(scorer, full), classes, threshold, num_rows, num_rows, with_negatives, known
+            )
             others = (part[~is_full[rows.regions]] for part in rows)
             joined = zip(others, more._replace(regions=full[more.regions]), strict=True)
             rows = first_of(Candidates(*map(torch.cat, joined)), len(classes.class_ids), -torch.inf, num_rows)
     return exponential(_best_row_of_class(rows, classes, number), threshold)
+
+
+def _of_regions(scorer: RegionScorer, index: Tensor) -> RegionScorer:
+    """The scorer of some of the regions, by indices."""
+    expert = scorer.expert
+    return replace(
+        scorer,
+        text=scorer.text and scorer.text.take(index),
+        image=scorer.image and scorer.image.take(index),
+        objectness_logits=scorer.objectness_logits[index],
+        log_areas=None if scorer.log_areas is None else scorer.log_areas[index],
+        expert=expert and replace(expert, log_probabilities=expert.log_probabilities[index]),
+    )
 
 
 def _best_row_of_class(rows: Candidates, classes: ClassEmbeddings, number: int) -> Candidates:

@@ -15,7 +15,7 @@ from torch import Tensor
 
 from ovdet.class_embeddings import LearnedRows
 from ovdet.errors import InputError
-from ovdet.modeling.score_fusion import RegionTerms, log_area_shares
+from ovdet.modeling.score_fusion import Exponents, RegionTerms, log_area_shares
 
 if TYPE_CHECKING:
     from ovdet.modeling.roi_heads import OpenVocabROIHeads
@@ -62,4 +62,5 @@ def learned_log_scores(
     """(R, L) logits of learned rows -> (R, L) log scores: a sigmoid each, joined with objectness (R,) and box area."""
     areas = log_area_shares(boxes, image_size)[:, None] if heads.score_fusion.needs_area else None
     terms = RegionTerms(heads.score_fusion.log_objectness(objectness_logits)[:, None], None, areas)
-    return heads.score_fusion.join_learned(F.logsigmoid(logits), terms)
+    exponents = Exponents(1.0, 0.0, heads.score_fusion.area_exponent)  # as of classes that were not trained
+    return heads.score_fusion.join_terms(F.logsigmoid(logits), terms, exponents)

@@ -17,7 +17,6 @@ import torch
 from detectron2.structures import Boxes, Instances
 from torch import Tensor
 
-from ovdet.modeling.expert import ClosedSetExpert
 from ovdet.modeling.iou_head import geometric_mean_logits
 from ovdet.modeling.learned_rows import region_features
 from ovdet.modeling.region_teacher import look_again
@@ -55,27 +54,20 @@ def embed_images(
     for_names: bool = True,
     for_learned: bool = True,
 ) -> list[EmbeddedImage]:
-    """All of `detect` that does not hang on the classes.
+    """All of `detect`, with its arguments, that does not hang on the classes.
 
-    Args:
-        heads: see `detect`.
-        features: see `detect`.
-        proposals: see `detect`.
-        photos: see `detect`.
-        for_names: embed regions.
-        for_learned: keep what learned rows look at.
+    `for_names` embeds regions, `for_learned` keeps what learned rows look at.
     """
     # boxes
-    sizes = [p.image_size for p in proposals]
-    proposals, said = refined_proposals(heads, features, proposals), [None] * len(proposals)
-    counts = [len(p) for p in proposals]
+    sizes, said = [p.image_size for p in proposals], [None] * len(proposals)
+    proposals = refined_proposals(heads, features, proposals)
+    own = [len(p) for p in proposals]
     if heads.expert is not None:
-        proposals, said = add_expert(heads.expert, features, proposals)
+        proposals, said = heads.expert.join_proposals(proposals, features)
     pooled, box_features, text, boxes = refine(heads, features, proposals)
-    places = [p.proposal_boxes.tensor for p in proposals]
+    places, counts = [p.proposal_boxes.tensor for p in proposals], [len(p) for p in proposals]
     if heads.expert is not None:  # its boxes stay as they are
-        boxes = [torch.cat([new[:own], place[own:]]) for own, new, place in zip(counts, boxes, places, strict=True)]
-        counts = [len(p) for p in proposals]
+        boxes = [torch.cat([new[:n], place[n:]]) for n, new, place in zip(own, boxes, places, strict=True)]
     # embeddings and objectness
     image = image_embeddings(heads, pooled, features, places, text)
     logits = join_objectness(heads, box_features, torch.cat([p.objectness_logits for p in proposals])).split(counts)
@@ -98,21 +90,6 @@ def refined_proposals(
         boxes = predictor.predict_boxes((None, deltas), proposals)
         proposals = [with_boxes(*pair) for pair in zip(proposals, boxes, strict=True)]
     return proposals
-
-
-def add_expert(
-    expert: ClosedSetExpert, features: Mapping[str, Tensor], proposals: list[Instances]
-) -> tuple[list[Instances], list[Tensor]]:
-    """Proposals with an expert's behind them, and what it says of all of them, log-probabilities (Ri, C)."""
-    maps, joined, said = [features[name] for name in expert.in_features], [], []
-    for index, own in enumerate(proposals):
-        of_image = [each[index : index + 1] for each in maps]
-        boxes, logits, log_probabilities = expert.add_to(
-            own.proposal_boxes.tensor, own.objectness_logits, of_image, own.image_size
-        )
-        joined.append(Instances(own.image_size, proposal_boxes=Boxes(boxes), objectness_logits=logits))
-        said.append(log_probabilities)
-    return joined, said
 
 
 def refine(

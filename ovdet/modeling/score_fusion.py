@@ -96,10 +96,6 @@ class ScoreFusion(ABC):
         exponents = self.exponents(is_base)
         return self.join_terms(fuse_branches(text, image, exponents.text), terms, exponents)
 
-    def join_learned(self, log_scores: Tensor, terms: RegionTerms) -> Tensor:
-        """(R, L) log scores of learned rows, with objectness, and area as of classes that were not trained."""
-        return self.join_terms(log_scores, terms, Exponents(1.0, 0.0, self.area_exponent))
-
     def join_terms(self, log_scores: Tensor, terms: RegionTerms, exponents: Exponents) -> Tensor:
         """Add the class-independent terms to fused branch scores of any shape; terms broadcast to them."""
         if self.needs_foreground:

@@ -119,17 +119,6 @@ class RegionScorer:
     log_areas: Tensor | None = None
     expert: ExpertScores | None = None
 
-    def take(self, index: Tensor) -> RegionScorer:
-        """Of some of the regions, by indices."""
-        return RegionScorer(
-            None if self.text is None else self.text.take(index),
-            None if self.image is None else self.image.take(index),
-            self.objectness_logits[index],
-            self.fusion,
-            None if self.log_areas is None else self.log_areas[index],
-            None if self.expert is None else self.expert.take(index),
-        )
-
     def log_scores(self, embeddings: Tensor, is_base: Tensor | None) -> Tensor:
         """(S, D) unit rows, (S,) bool or None -> (R, S), logarithms of the fused scores."""
         text, log_partition = (None, None) if self.text is None else self.text.log_probabilities(embeddings)
