@@ -45,6 +45,7 @@ _NEVER = -1e4  # logit of a row that finds nothing
 _MAX_SIDE = 16384  # pixels; tracing wants a bound
 
 
+@torch.inference_mode(False)  # of the caller: what is made in it cannot be traced
 def export_detector(config: DictConfig, weights: str, output: str | Path, form: Form) -> dict[str, Any]:
     """Write a trained detector as one file.
 

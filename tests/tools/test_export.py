@@ -20,8 +20,10 @@ from PIL import Image
 from torchvision.ops import box_iou
 
 from configs.common.methods import vild_ensemble
-from ovdet.class_embeddings import LearnedRows
+from ovdet.class_embeddings import ClassEmbeddings, LearnedRows
+from ovdet.engine.config import load_config
 from ovdet.errors import InputError
+from ovdet.export import write
 from ovdet.export.onnx_detector import load_onnx_predictor, load_openvino_predictor
 from ovdet.hub.find import open_config
 from ovdet.hub.model_folder import write_model_folder
@@ -275,6 +277,18 @@ def test_files_that_are_no_detectors(exported, shared_data, tmp_path, photo, run
         assert code == 2 and message in last_line(err)
 
 
+def test_the_callers_inference_mode_does_not_reach_the_export(monkeypatch, tiny_files, tmp_path):
+    """Parameters that are made in it cannot be traced."""
+
+    def load(config, weights):
+        raise InputError(f"inference mode: {torch.is_inference_mode_enabled()}")
+
+    monkeypatch.setattr(write, "load_detector", load)
+    with torch.inference_mode(), pytest.raises(InputError, match="inference mode: False"):
+        config = load_config(tiny_files.arguments[1], list(tiny_files.overrides))
+        write.export_detector(config, tiny_files.arguments[3], tmp_path / "tiny.pt2", write.FORMATS["torch_export"])
+
+
 @pytest.mark.slow
 def test_torch_export_finds_what_the_detector_finds(tiny_files, photo, run_tool, tmp_path):
     """The file needs torch and torchvision alone; only files of one's own are for torch.export.load."""
@@ -291,9 +305,9 @@ def test_torch_export_finds_what_the_detector_finds(tiny_files, photo, run_tool,
     image = eager.prepare(Image.open(photo))["image"]
     for number in (1, 65, 1203):
         vocabulary = F.normalize(torch.randn(number, 384, generator=torch.Generator().manual_seed(number)), dim=1)
-        eager.model.set_vocabulary([str(k) for k in range(number)], vocabulary)
+        asked = ClassEmbeddings.of(vocabulary, [str(k) for k in range(number)])
         with torch.no_grad():
-            (expected,) = eager.model.inference([{"image": image}], do_postprocess=False)
+            (expected,) = eager.model.inference([{"image": image}], classes=asked, do_postprocess=False)
             boxes, scores, classes = program(image=image, vocabulary=vocabulary)
         assert len(expected) > 10 and torch.equal(classes, expected.pred_classes)
         assert torch.allclose(scores, expected.scores, atol=1e-4)
