@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
 from torch import Tensor, nn
@@ -32,6 +33,12 @@ class KeepsOwnWeights(nn.Module):
     """A part that is built from a file of its own: what it was built with stays where a checkpoint has no such part."""
 
     is_built = False  # True once it has them
+
+    def build_with(self, weights: Mapping[str, Tensor] | None) -> None:
+        """Take the weights of its own file; None leaves it as it is."""
+        if weights is not None:
+            self.load_state_dict(dict(weights))
+            self.is_built = True
 
     def _load_from_state_dict(self, state_dict, prefix, *rest) -> None:
         if self.is_built:

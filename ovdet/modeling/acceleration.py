@@ -135,7 +135,7 @@ def _measure_8_bits(half: bool) -> bool:
 
 
 def _ratio(run: Callable[[bool], object]) -> float:
-    """How long it takes with True, in the time with False."""
+    """The time that it takes with True, in that with False."""
     seconds: dict[bool, list[float]] = {False: [], True: []}
     for _ in range(4):  # in turns, the first to warm up; of this process, so that others beside it do not count
         for which, times in seconds.items():

@@ -51,9 +51,7 @@ class BackgroundNames(KeepsOwnWeights):
         for name in _BUFFERS:
             self.register_buffer(name, F.normalize(torch.randn(num_names, width), dim=1))
         self._active: weakref.WeakKeyDictionary[ClassEmbeddings, Tensor] = weakref.WeakKeyDictionary()
-        if weights is not None:
-            self.load_state_dict(weights)
-            self.is_built = True
+        self.build_with(weights)
 
     def _load_from_state_dict(self, state_dict, prefix, *rest) -> None:
         self._active.clear()  # of other names

@@ -58,7 +58,7 @@ def known_rows(embeddings: Tensor, rows: Tensor, class_of_row: Tensor) -> tuple[
 
 @dataclass(frozen=True)
 class ExpertScores:
-    """What an expert says of one image's regions.
+    """The say of an expert in one image's regions.
 
     Attributes:
         log_probabilities: (R, C).
@@ -132,9 +132,7 @@ class ClosedSetExpert(KeepsOwnWeights):
         outputs = len(self.names) + 4 * BINS
         self._known: WeakIdKeyDictionary = WeakIdKeyDictionary()  # embeddings: (known, classes)
         self.heads = nn.ModuleList(nn.Conv2d(channels, outputs, 1) for _ in strides)
-        if weights is not None:
-            self.load_state_dict(dict(weights))
-            self.is_built = True
+        self.build_with(weights)
         self.requires_grad_(False)
 
     def join_proposals(

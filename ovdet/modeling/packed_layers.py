@@ -92,7 +92,7 @@ def use_8_bits(detector: nn.Module) -> int:
 
 
 def _num_products(layer: nn.Module) -> float:
-    """How many products each value of an input goes into, about; 0 for convolutions in groups."""
+    """The number of products that each value of an input goes into, about; 0 for convolutions in groups."""
     weight = layer.weight
     if isinstance(layer, nn.Linear):
         return len(weight)

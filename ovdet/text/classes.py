@@ -204,7 +204,7 @@ def unlike(embeddings: Tensor, classes: Tensor, near: float = NEAR) -> list[bool
 
 
 def _new_names(texts: Sequence[str], more: Iterable[str]) -> list[str]:
-    """Those of `more` that are the same as none of the texts and none before."""
+    """Names of `more` that are the same as none of the texts and none before."""
     more, added = list(more), []
     taken = {normalize_class_name(text) for text in texts} if more else set()
     for name in more:

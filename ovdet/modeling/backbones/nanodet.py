@@ -39,7 +39,7 @@ class NanoDetBackbone(KeepsOwnWeights, Backbone):
         before = (24, *(2 * width for width in _STAGES))
         self.stages = nn.ModuleList(
             nn.Sequential(_Down(inside, width), *(_Unit(width) for _ in range(units - 1)))
-            for inside, (width, units) in zip(before, _STAGES.items(), strict=False)
+            for inside, (width, units) in zip(before[:-1], _STAGES.items(), strict=True)
         )
         self.reduce = nn.ModuleList(_convolution(channels, _WIDTH) for channels in before[1:])
         self.top_down = nn.ModuleList(_Ghost() for _ in range(2))  # to stride 8, to stride 16
@@ -47,9 +47,7 @@ class NanoDetBackbone(KeepsOwnWeights, Backbone):
         self.bottom_up = nn.ModuleList(_Ghost() for _ in range(2))  # of stride 16, of stride 32
         self.extra_before, self.extra_after = _separable(stride=2), _separable(stride=2)
         self.towers = nn.ModuleList(nn.Sequential(*_separable(), *_separable()) for _ in range(4))
-        if weights is not None:
-            self.load_state_dict(dict(weights))
-            self.is_built = True
+        self.build_with(weights)
         self.requires_grad_(False)
 
     def forward(self, images: Tensor) -> dict[str, Tensor]:
