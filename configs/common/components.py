@@ -17,6 +17,7 @@ from ovdet.modeling.centernet import CenterNetHead, CenterNetProposals
 from ovdet.modeling.embedding_heads import FrozenBackboneBranch
 from ovdet.modeling.expert import ClosedSetExpert
 from ovdet.modeling.iou_head import IoUHead
+from ovdet.modeling.localization_rpn import LocalizationRPN
 from ovdet.modeling.nanodet_weights import load_nanodet_backbone, load_nanodet_expert
 from ovdet.modeling.region_sources import OnlineRegions
 from ovdet.modeling.score_fusion import GeometricScores, TextScores
@@ -92,6 +93,14 @@ def closed_set_expert(model: DictConfig, folder: str) -> DictConfig:
 def iou_head(model: DictConfig) -> DictConfig:
     """Boxes are ranked by how well they fit, too (OLN, arXiv:2108.06753)."""
     model.roi_heads.iou_head = L(IoUHead)(in_features=model.roi_heads.box_head.fc_dims[-1])
+    return model
+
+
+def objectness_by_localization(model: DictConfig) -> DictConfig:
+    """Proposals are ranked by how well their place fits an object; no anchor is background (OLN, arXiv:2108.06753)."""
+    model.proposal_generator._target_ = LocalizationRPN
+    matcher = L(Matcher)(thresholds=[0.3], labels=[-1, 1], allow_low_quality_matches=True)
+    model.proposal_generator.update(anchor_matcher=matcher, positive_fraction=1.0)
     return model
 
 

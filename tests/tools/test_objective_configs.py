@@ -25,6 +25,7 @@ CONFIGS = {
     "lit": {"distill"},
     "ovr_cnn": {"captions"},
     "fast_rcnn": set(),
+    "localization_rpn": set(),
 }
 SOON = {"declip", "distill_contrast"}  # of the default tier
 RPN = "model.proposal_generator.post_nms_topk=[100,50]"
