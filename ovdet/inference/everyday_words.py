@@ -1,8 +1,9 @@
-"""Everyday words for what a detector was trained on: "people" and "sofa" count as "person" and "couch".
+"""Everyday words for trained names: "people", "sofa" and "pet" count as "person", "couch", and "cat" or "dog".
 
-Words that mean the same become rows of the class that is asked for. Of words that mean less ("man") or more
-("animal"), and of what looks misspelt, the user is told which trained name to ask for: as rows they would give all
-persons the label "man". A closed-set expert has its say in words that mean less, too: no man where no person is.
+Words that mean the same become rows of the class that is asked for, and so does what is one of its things: a dog is an
+animal. Of words that mean less ("man"), and of what looks misspelt, the user is told which trained name to ask for: as
+rows they would give all persons the label "man". A closed-set expert has its say in words that mean less, too: no man
+where no person is.
 """
 
 from __future__ import annotations
@@ -24,29 +25,35 @@ _ALIKE, _LONG = 0.8, 6  # of their letters by difflib, and letters, from which o
 
 
 def with_trained_words(vocabulary: Vocabulary, training_classes: Sequence[str]) -> tuple[Vocabulary, list[str]]:
-    """A vocabulary with the trained names that mean the same as one of its own, as synonyms.
+    """A vocabulary with the trained names that mean the same as one of its own, or are kinds of it, as synonyms.
 
     Args:
-        vocabulary: names of which any were trained stay as they are.
+        vocabulary: names that were trained stay as they are, but for their kinds; what is asked for by itself, or as a
+            negative, is no other name's.
         training_classes: the names that a detector was trained on.
 
     Returns:
-        The vocabulary, and a line for the user of each name that it would be better to ask for otherwise.
+        The vocabulary, and a line for the user of each name that is scored, or would better be asked for, otherwise.
     """
     trained = {_common(name): name for name in training_classes}
-    taken = {normalize_class_name(text) for name in vocabulary.names for text in _texts(vocabulary, name)}
+    known = set(map(normalize_class_name, training_classes))
+    asked = [text for name in vocabulary.names for text in _texts(vocabulary, name)]
+    taken = set(map(normalize_class_name, [*asked, *vocabulary.negatives]))
     synonyms, told = dict(vocabulary.synonyms), []
     for name in vocabulary.names:
         texts = _texts(vocabulary, name)
-        if {normalize_class_name(text) for text in texts} & {normalize_class_name(each) for each in training_classes}:
-            continue
-        same = next((trained[each] for text in texts for each in _readings(text) if each in trained), None)
-        if same is not None and normalize_class_name(same) not in taken:
-            synonyms[name] = (*synonyms.get(name, ()), same)
-            taken.add(normalize_class_name(same))
-            told.append(f"{name}: scored as {same!r} too, which the detector was trained on")
-        elif same is None:
+        is_trained = not known.isdisjoint(map(normalize_class_name, texts))
+        readings = [reading for text in texts for reading in _readings(text)]
+        same = None if is_trained else next((trained[each] for each in readings if each in trained), None)
+        kinds = [trained[each] for each in _narrower(readings) if each in trained] if same is None else [same]
+        added = [each for each in dict.fromkeys(kinds) if normalize_class_name(each) not in taken]
+        if added:
+            synonyms[name] = (*synonyms.get(name, ()), *added)
+            told.append(f"{name}: scored as {_quoted(added)} too, which the detector was trained on")
+        elif not kinds and not is_trained:
             told += _advice(name, trained)
+        if same is not None:
+            taken.update(map(normalize_class_name, added))
     return replace(vocabulary, synonyms=synonyms), told
 
 
@@ -66,13 +73,18 @@ def _advice(name: str, trained: Mapping[str, str]) -> list[str]:
     words = _load()
     readings = _readings(name)
     meant = [trained[each] for reading in readings for each in words["kinds"].get(reading, ()) if each in trained]
-    meant += [trained[each] for reading in readings for each in words["groups"].get(reading, ()) if each in trained]
     if meant:
         return [f"{name}: not trained, scores are low; the detector was trained on {_quoted(dict.fromkeys(meant))}"]
     near = max((known for known in trained if known[0] == name[0]), key=partial(_likeness, readings[0]), default="")
     if len(name) >= _LONG and _likeness(readings[0], near) >= _ALIKE:
         return [f"{name}: not trained, scores are low; near it is {trained[near]!r}, which was"]
     return []
+
+
+def _narrower(readings: Iterable[str]) -> list[str]:
+    """Names of things that are of the kinds that wider words name."""
+    groups = _load()["groups"]
+    return [each for reading in readings for each in groups.get(reading, ())]
 
 
 def _likeness(name: str, other: str) -> float:

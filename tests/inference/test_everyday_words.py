@@ -48,9 +48,22 @@ def test_misspelt_words_of_many_kinds(word, trained):
     assert len(told) == 1 and repr(trained) in told[0]
 
 
-def test_wider_words_name_all_that_was_trained():
-    _, told = with_trained_words(Vocabulary(("animals",)), TRAINED)
-    assert "'cat', 'dog', 'sheep'" in told[0] and "'cow'" not in told[0]
+def test_of_wider_words_all_that_was_trained_become_rows():
+    found, told = with_trained_words(Vocabulary(("animals", "pet")), TRAINED)
+    assert found.synonyms == {"animals": ("cat", "dog", "sheep"), "pet": ("cat", "dog")}
+    assert "'cat', 'dog', 'sheep'" in told[0] and "pet" in told[1] and len(told) == 2
+
+
+def test_kinds_that_are_asked_for_by_themselves_are_no_other_names():
+    asked = Vocabulary(("animal", "dog", "couch"), {"couch": ("sheep",)}, negatives=("cat",))
+    assert with_trained_words(asked, TRAINED) == (asked, [])
+    found, _ = with_trained_words(Vocabulary(("animal", "dog")), TRAINED)
+    assert found.synonyms == {"animal": ("cat", "sheep")}
+
+
+def test_a_wider_word_that_was_trained_has_its_kinds_too():
+    found, told = with_trained_words(Vocabulary(("fruit",)), ("fruit", "apple", "dog"))
+    assert found.synonyms == {"fruit": ("apple",)} and len(told) == 1
 
 
 def test_what_stays_as_it_is():
