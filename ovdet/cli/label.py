@@ -12,9 +12,10 @@ import argparse
 import json
 import sys
 from collections import Counter
+from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from ovdet.cli.arguments import add_json_argument, add_overrides, say
 from ovdet.cli.detect import (
@@ -26,6 +27,10 @@ from ovdet.cli.detect import (
 )
 from ovdet.errors import InputError
 from ovdet.files import atomic_write, require_path
+
+if TYPE_CHECKING:
+    from ovdet.inference.labels import Journal, Labels
+    from ovdet.inference.predictor import OpenVocabPredictor
 
 _FORMATS = ("coco", "yolo", "voc", "labelstudio", "cvat", "csv")
 
@@ -51,67 +56,98 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(arguments: argparse.Namespace) -> None:
-    from rich.console import Console
-    from rich.progress import track
-
-    from ovdet.cluster import import_ray
     from ovdet.data.images import find_images
-    from ovdet.inference.cluster_stream import stream_on_cluster
-    from ovdet.inference.label_formats import FORMATS
-    from ovdet.inference.labels import Journal, Labels, label_photos
-    from ovdet.inference.pseudo_labels import add_pseudo_labels
-    from ovdet.inference.results import check_output
+    from ovdet.inference.labels import Journal, Labels
     from ovdet.inference.review import write_review
     from ovdet.inference.shown import thresholds_of
 
-    limits, output, folder = checked_limits(arguments), Path(require_path(arguments.output)), Path(arguments.folder)
-    if arguments.processes < 0 or arguments.processes and arguments.engine == "local":
-        raise InputError(f"expected --processes of 0 or more, with --engine ray, got {arguments.processes}")
-    if arguments.engine == "ray":
-        import_ray()  # before anything is written
-    if not folder.is_dir():
-        raise InputError(f"expected a folder of photos, got {folder}")
-    check_output(output, str(folder))
+    # what is asked
+    limits, output, folder = _checked(arguments)
     own = None if arguments.missing is None else _read_own(arguments)
     photos = find_images(folder) if own is None else _photos_of(own, folder, arguments.missing)
     given = parse_thresholds(arguments.thresholds)
     predictor = predictor_for(arguments, arguments.overrides)
-    names = predictor.names
     thresholds_of(predictor.classes, given)  # refuses names that are not asked for
     lowest = thresholds_of(predictor.classes, limits["threshold"]).tolist()
-    thresholds = {name: given.get(name, round(value, 4)) for name, value in zip(names, lowest, strict=True)}
+    thresholds = {name: given.get(name, round(value, 4)) for name, value in zip(predictor.names, lowest, strict=True)}
+    # labels
     journal = Journal(output, _asked(arguments, thresholds))
     before = len(journal.done)
-    wanted = {**limits, "threshold": thresholds, "batch_size": arguments.batch_size}
-    stream = partial(predictor.stream, **wanted)
-    if arguments.engine == "ray":
-        build = partial(predictor_for, arguments, arguments.overrides)
-        stream = partial(stream_on_cluster, build=build, processes=arguments.processes, **wanted)
-    failures = []
-
-    def leave_out(photo: Path, error: InputError) -> None:
-        failures.append(error)
-        print(f"left out: {error}", file=sys.stderr)
-
-    labeled = label_photos(stream, photos, journal, leave_out)
-    for _ in track(labeled, "labeling", len(photos) - before, console=Console(stderr=True)):
-        pass
+    stream = _stream(arguments, predictor, {**limits, "threshold": thresholds, "batch_size": arguments.batch_size})
+    failures = _label(stream, photos, journal)
+    # files
     here = [journal.done[photo.name] for photo in photos if photo.name in journal.done]
-    labels = Labels(folder, names, tuple(here), arguments.model or arguments.weights or "ovdet-lite")
-    if own is None:
-        files = [str(FORMATS[name](labels, output)) for name in dict.fromkeys(arguments.format)]
-    else:
-        files = [str(output / "coco.json")]
-        pairs = zip((image["file_name"] for image in own["images"]), photos, strict=True)
-        found = {name: journal.done[photo.name] for name, photo in pairs if photo.name in journal.done}
-        beside = add_pseudo_labels(own, found)
-        atomic_write(files[0], json.dumps(beside, ensure_ascii=False).encode())
+    labels = Labels(folder, predictor.names, tuple(here), arguments.model or arguments.weights or "ovdet-lite")
+    files = _write(arguments, labels, output) if own is None else [_write_beside(own, photos, journal, output)]
     files += [str(write_review(labels, thresholds, output, number=arguments.review))] if arguments.review > 0 else []
     boxes = sum(len(photo.detections) for photo in here)
     line = f"{', '.join(files)}: {boxes} boxes on {len(here)} photos, {len(here) - before} of them new"
     say(arguments, line, {"files": files, "photos": len(here), "boxes": boxes, "left_out": len(failures)})
     if failures:
         raise InputError(f"{len(failures)} photos cannot be used, the first: {failures[0]}")
+
+
+def _checked(arguments: argparse.Namespace) -> tuple[dict[str, Any], Path, Path]:
+    """Limits of what is shown, output and folder; InputError where one cannot be used, before anything is written."""
+    from ovdet.cluster import import_ray
+    from ovdet.inference.results import check_output
+
+    limits, output, folder = checked_limits(arguments), Path(require_path(arguments.output)), Path(arguments.folder)
+    if arguments.processes < 0 or arguments.processes and arguments.engine == "local":
+        raise InputError(f"expected --processes of 0 or more, with --engine ray, got {arguments.processes}")
+    if arguments.engine == "ray":
+        import_ray()
+    if not folder.is_dir():
+        raise InputError(f"expected a folder of photos, got {folder}")
+    check_output(output, str(folder))
+    return limits, output, folder
+
+
+def _stream(arguments: argparse.Namespace, predictor: OpenVocabPredictor, wanted: dict[str, Any]) -> Callable:
+    """What detects on photos: the predictor here, or one in each process of a cluster."""
+    from ovdet.inference.cluster_stream import stream_on_cluster
+
+    if arguments.engine == "local":
+        return partial(predictor.stream, **wanted)
+    build = partial(predictor_for, arguments, arguments.overrides)
+    return partial(stream_on_cluster, build=build, processes=arguments.processes, **wanted)
+
+
+def _label(stream: Callable, photos: Sequence[Path], journal: Journal) -> list[InputError]:
+    """Label the photos that a journal lacks, behind a progress bar; what is wrong with those that cannot be used."""
+    from rich.console import Console
+    from rich.progress import track
+
+    from ovdet.inference.labels import label_photos
+
+    failures = []
+
+    def leave_out(photo: Path, error: InputError) -> None:
+        failures.append(error)
+        print(f"left out: {error}", file=sys.stderr)
+
+    total = len(photos) - len(journal.done)
+    for _ in track(label_photos(stream, photos, journal, leave_out), "labeling", total, console=Console(stderr=True)):
+        pass
+    return failures
+
+
+def _write(arguments: argparse.Namespace, labels: Labels, output: Path) -> list[str]:
+    """Write labels in each format that is asked for; the files."""
+    from ovdet.inference.label_formats import FORMATS
+
+    return [str(FORMATS[name](labels, output)) for name in dict.fromkeys(arguments.format)]
+
+
+def _write_beside(own: dict[str, Any], photos: Sequence[Path], journal: Journal, output: Path) -> str:
+    """Write a json's own boxes with what was found of the names that it lacks; the file."""
+    from ovdet.inference.pseudo_labels import add_pseudo_labels
+
+    pairs = zip((image["file_name"] for image in own["images"]), photos, strict=True)
+    found = {name: journal.done[photo.name] for name, photo in pairs if photo.name in journal.done}
+    file = output / "coco.json"
+    atomic_write(file, json.dumps(add_pseudo_labels(own, found), ensure_ascii=False).encode())
+    return str(file)
 
 
 def _read_own(arguments: argparse.Namespace) -> dict[str, Any]:

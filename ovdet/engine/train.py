@@ -5,7 +5,7 @@ from __future__ import annotations
 import copy
 import json
 import logging
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -276,10 +276,7 @@ def _train(config: DictConfig, options: TrainOptions, resume: bool) -> Mapping[s
     prepare_dataset(config)
     embed_names = instantiate(config.name_embedder)
     space = text_space(config, embed_names)
-    first = initial_weights(options, resume=resume)
-    check_ranks_agree(first)
-    if first.step > options.max_iter:
-        raise InputError(f"expected steps to train, {options.output_dir} is at step {first.step} of {options.max_iter}")
+    first = _first_weights(options, resume)
     seed = _seed(options, first)
     seed_all_rng(seed + comm.get_rank())  # of initial weights
     loader, leaks = build_train_loader(config, space, first, seed)
@@ -295,22 +292,17 @@ def _train(config: DictConfig, options: TrainOptions, resume: bool) -> Mapping[s
     devices = {} if options.torch_device().type == "cuda" else {"device_ids": None}
     parallel = create_ddp_model(model, broadcast_buffers=False, **devices)
     trainer = build_trainer(options, AskedFor(parallel, classes), loader, optimizer)
-    # what checkpoints say of the run
-    well_known = MetadataCatalog.get(dataset_name).get("well_known", names)  # of a mixture those with boxes enough
-    if not hasattr(model, "training_classes"):  # a closed-set classifier forgets; where names are embedded none is lost
-        well_known = classes_of_both(first.training_classes, well_known)
-    header = {**space, "training_classes": well_known, "known_classes": classes_of_both(first.classes, names)}
+    # checkpoints, evaluation
+    header = {**space, **_known_names(model, first, names, dataset_name)}
     facts = RunFacts(**{"train.seed": seed, "dataloader.train.total_batch_size": _batch_size(config)})
     checkpointer = SafeCheckpointer(model, options.output_dir, header=header, trainer=trainer, run=facts)
-    results: dict[str, Any] = {}
-
-    test_name = instantiate(config.dataloader.test.dataset.names)
+    test_name, results = instantiate(config.dataloader.test.dataset.names), {}
 
     def evaluate() -> Mapping[str, Any]:
         results.update(do_test(config, model, classes_of(test_name, embed_names, names)))
         return results
 
-    # first weights, hooks, and the steps
+    # first weights, hooks
     if not first.step:
         _load_first_weights(checkpointer, options)
     if 0 < options.show_period <= options.max_iter and comm.is_main_process():
@@ -322,6 +314,7 @@ def _train(config: DictConfig, options: TrainOptions, resume: bool) -> Mapping[s
         resume_run(checkpointer, optimizer)
     if comm.is_main_process():
         _begin(as_given, checkpointer, leaks, resumed=first.step > 0)
+    # steps
     if first.step == options.max_iter:  # interrupted behind the last step
         logger.info("all %d steps are done: what is left is to save and to evaluate", first.step)
         checkpointer.save("model_final", iteration=first.step - 1)
@@ -333,6 +326,25 @@ def _train(config: DictConfig, options: TrainOptions, resume: bool) -> Mapping[s
             f"expected finite losses, got nan or infinity at step {trainer.iter}: try a lower optimizer.lr"
         ) from error
     return results
+
+
+def _first_weights(options: TrainOptions, resume: bool) -> InitialWeights:
+    """What the run begins or goes on with, the same on all processes."""
+    first = initial_weights(options, resume=resume)
+    check_ranks_agree(first)
+    if first.step > options.max_iter:
+        raise InputError(f"expected steps to train, {options.output_dir} is at step {first.step} of {options.max_iter}")
+    return first
+
+
+def _known_names(
+    model: nn.Module, first: InitialWeights, names: Sequence[str], dataset_name: str
+) -> dict[str, Sequence[str]]:
+    """What checkpoints say of names: those trained with boxes enough, and all of which a box was seen."""
+    trained = MetadataCatalog.get(dataset_name).get("well_known", names)  # of a mixture those with boxes enough
+    if not hasattr(model, "training_classes"):  # a closed-set classifier forgets; where names are embedded none is lost
+        trained = classes_of_both(first.training_classes, trained)
+    return {"training_classes": trained, "known_classes": classes_of_both(first.classes, names)}
 
 
 def _batch_size(config: DictConfig) -> int:
