@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import copy
+import gc
 import json
 import logging
 import os
@@ -12,21 +14,23 @@ import shutil
 import subprocess
 import sys
 from collections.abc import Callable
-from functools import cached_property
+from functools import cache, cached_property, wraps
 from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
 import pytest
 import torch
-from detectron2.config import instantiate
+from detectron2.config import LazyConfig, instantiate
 from detectron2.utils.logger import setup_logger
 from filelock import FileLock
 from PIL import Image
 from safetensors.torch import save_file
 
+from ovdet import imagenet_lite
 from ovdet.cache import cache_folder
 from ovdet.engine.config import load_config
+from ovdet.imagenet_lite import load_efficientnet_lite_weights
 from ovdet.modeling.backbones.nanodet import NanoDetBackbone
 from ovdet.modeling.expert import ClosedSetExpert
 from ovdet.modeling.nanodet_weights import layer_names
@@ -40,6 +44,14 @@ from ovdet.teachers.registry import load_teacher
 # reproduce is no part of the package; streaming.py is beside this file
 sys.path[:0] = [str(Path(__file__).resolve().parents[1] / "tools"), str(Path(__file__).parent)]
 torch.set_num_threads(1)  # the tensors are small; more threads only get in each other's way
+gc.disable()  # until all is collected: what is made up to then stays, and is not looked through again and again
+
+
+def pytest_collection_finish() -> None:
+    gc.collect()
+    gc.freeze()
+    gc.set_threshold(20_000, 20, 20)  # a test's own garbage
+    gc.enable()
 
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -110,6 +122,29 @@ def one_conse_teacher():
         if not torch.cuda.is_available():  # else somebody may move them
             for name in ("_sentence_encoder", "_sentences_digest", "fingerprint", "classifier"):
                 patch.setattr(ConseTeacher, name, _read_once(name))
+        yield
+
+
+@pytest.fixture(scope="session", autouse=True)
+def configs_read_once():
+    """A config of the project is read once a process, of which each test gets a copy; so are ImageNet's weights."""
+    load, load_weights, configs = LazyConfig.load, cache(load_efficientnet_lite_weights), {}
+
+    def load_config_once(path: str, *keys):
+        file = os.path.abspath(path)
+        if keys or not file.startswith(f"{ROOT}/configs/"):
+            return load(path, *keys)
+        if file not in configs:
+            configs[file] = load(path)
+        return copy.deepcopy(configs[file])
+
+    @wraps(load_efficientnet_lite_weights)
+    def load_weights_once(variant: int) -> dict[str, torch.Tensor]:
+        return dict(load_weights(variant))
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(LazyConfig, "load", staticmethod(load_config_once))
+        patch.setattr(imagenet_lite, "load_efficientnet_lite_weights", load_weights_once)
         yield
 
 
@@ -318,6 +353,14 @@ def nanodet_files(tmp_path_factory) -> Path:
     (folder / "coco.param").write_text("\n".join(["7767517", "201 237", "Input in0 0 1 in0", *lines]) + "\n")
     (folder / "coco.bin").write_bytes(numbers)
     return folder
+
+
+@pytest.fixture
+def undrawn(monkeypatch):
+    """Networks come with whatever lies in memory: to draw a large one's weights takes a second."""
+    for name in dir(torch.nn.init):
+        if name.endswith("_") and not name.startswith("_"):
+            monkeypatch.setattr(torch.nn.init, name, lambda tensor, *_, **__: tensor)
 
 
 @pytest.fixture

@@ -129,6 +129,7 @@ def test_a_large_matrix_of_unit_rows_is_not_copied(monkeypatch, dtype):
         unit_norm(matrix.index_fill(0, torch.tensor([31, 40]), 0))
 
 
+@pytest.mark.slow
 def test_a_look_at_the_norms_of_a_large_matrix_takes_little_memory(tmp_path):
     """At 200,000 rows a tenth of what one float32 copy of them would take."""
     statement = (

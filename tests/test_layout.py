@@ -1,6 +1,7 @@
 """Who may import whom, held by reading the source: the table, no circles, and what an import must not load."""
 
 import ast
+import functools
 import graphlib
 import subprocess
 import sys
@@ -95,8 +96,10 @@ def fits(name: str, prefixes) -> bool:
     return any(f"{name}.".startswith(f"{prefix}.") for prefix in prefixes)
 
 
-def imports(file: Path) -> set[str]:
+@functools.cache
+def imports(name: str) -> set[str]:
     """Absolute names of all that a file imports, in functions too; what type checkers alone import is left out."""
+    file = FILES[name]
     tree = ast.parse(file.read_text(encoding="utf-8"))
     for node in ast.walk(tree):
         if isinstance(node, ast.If) and ast.unparse(node.test).endswith("TYPE_CHECKING"):
@@ -112,12 +115,9 @@ def imports(file: Path) -> set[str]:
     return found
 
 
-IMPORTS = {name: imports(file) for name, file in FILES.items()}
-
-
 @pytest.mark.parametrize("name", FILES)
 def test_imports_are_those_of_the_table(name):
-    own = {imported.removeprefix("ovdet.") for imported in IMPORTS[name] if imported.startswith("ovdet.")}
+    own = {imported.removeprefix("ovdet.") for imported in imports(name) if imported.startswith("ovdet.")}
     if name in LEAVES:
         assert own <= LEAVES, f"{name} may import {sorted(LEAVES)} alone, it imports {sorted(own - LEAVES)}"
         return
@@ -130,32 +130,22 @@ def test_imports_are_those_of_the_table(name):
 
 @pytest.mark.parametrize("name", FILES)
 def test_imports_of_other_packages(name):
-    tops = {imported.split(".")[0] for imported in IMPORTS[name]}
-    assert "ovdet" not in IMPORTS[name], "name the module, not the facade"
+    tops = {imported.split(".")[0] for imported in imports(name)}
+    assert "ovdet" not in imports(name), "name the module, not the facade"
     assert not tops & {"tools", "configs", "tests"}
     assert not ("detectron2" in tops and fits(name, WITHOUT_DETECTRON2))
 
 
 def test_no_file_imports_itself_by_way_of_others():
-    graph = {name: {each.removeprefix("ovdet.") for each in found} & FILES.keys() for name, found in IMPORTS.items()}
+    graph = {name: {each.removeprefix("ovdet.") for each in imports(name)} & FILES.keys() for name in FILES}
     graphlib.TopologicalSorter(graph).prepare()  # CycleError names the files
 
 
-@pytest.mark.parametrize(
-    ("statement", "heavy"),
-    [
-        ("import ovdet", {"torch", "numpy", "detectron2"}),
-        (
-            "from ovdet.engine.config import load_config; load_config('configs/lite/vild.py')",
-            {"matplotlib", "hotcoco", "ray", "transformers", "open_clip", "onnxruntime", "ovdet.engine.train"},
-        ),
-    ],
-    ids=["ovdet", "config"],
-)
-def test_what_an_import_does_not_load(statement, heavy):
-    script = f"import sys; {statement}; print(*sys.modules, sep='\\n')"
+def test_what_an_import_does_not_load():
+    """What the first box and a config do not: tests/inference/test_start.py."""
+    script = "import sys, ovdet; print(*sys.modules, sep='\\n')"
     run = subprocess.run([sys.executable, "-c", script], cwd=ROOT, capture_output=True, text=True, check=True)
-    assert not heavy & set(run.stdout.split("\n"))
+    assert not {"torch", "numpy", "detectron2"} & set(run.stdout.split("\n"))
 
 
 def top_level() -> set[str]:

@@ -13,8 +13,9 @@ from ovdet.memory import collection_paused, imports_kept
 
 @pytest.fixture(autouse=True)
 def unfrozen():
-    yield
     gc.unfreeze()
+    yield
+    gc.freeze()  # as for the other tests
 
 
 def test_no_collection_in_a_block():

@@ -49,10 +49,14 @@ def test_bad_input(run_tool):
     assert code == 2 and "--trace with --profile" in err
     code, _, err = run_tool("benchmark.py", "train", "--size", "64", "0")
     assert (code, err) == (2, "error: expected --size of at least 1 x 1, got 64 x 0\n")
-    code, _, err = run_tool("benchmark.py", "inference", *SMALL, "--config-file", "configs/ov_coco/vild_text.py")
-    assert code == 2 and "--peer-config with the backbone" in err
     code, _, err = run_tool("benchmark.py", "inference", *SMALL, "--yolox", "/nowhere.onnx")
     assert code == 2 and "/nowhere.onnx does not exist" in err
+
+
+@pytest.mark.slow  # a large detector is built
+def test_a_peer_with_another_backbone(run_tool):
+    code, _, err = run_tool("benchmark.py", "inference", *SMALL, "--config-file", "configs/ov_coco/vild_text.py")
+    assert code == 2 and "--peer-config with the backbone" in err
 
 
 def test_a_peer_has_our_backbone_without_what_stands_beside_it():

@@ -12,7 +12,7 @@ from PIL import Image
 from ovdet.benchmarks.vocabulary import map_random_rows, peak_memory
 
 
-@pytest.mark.parametrize("half", [(), ("--half",)])
+@pytest.mark.parametrize("half", [pytest.param((), marks=pytest.mark.slow), ("--half",)])
 def test_rows_and_picture(run_tool, tmp_path, half):
     files = ("--output", tmp_path / "rows.json", "--picture", tmp_path / "cost.png")
     sizes = ("--regions", 20, "--largest", 1203, "--rounds", 1)

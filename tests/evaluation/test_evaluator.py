@@ -322,6 +322,7 @@ def test_warning_of_annotation_zero_and_no_annotations(registered, tmp_path, cap
     assert "no annotations" in caplog.text
 
 
+@pytest.mark.slow  # in the default tier tests/objectives has two
 def test_two_processes_equal_one(registered, run_two_processes, tmp_path):
     """Images parted between two processes, one image run by both."""
     register, content = registered

@@ -52,7 +52,7 @@ def test_precision_recall(drawn):
     assert not pyplot.get_fignums()
 
 
-@pytest.mark.parametrize("num_classes", [3, 65, 1203])
+@pytest.mark.parametrize("num_classes", [3, pytest.param(65, marks=pytest.mark.slow), 1203])
 def test_bars(drawn, num_classes):
     names = [f"class_{k}" for k in range(num_classes)]
     per_class = make_per_class(num_classes)

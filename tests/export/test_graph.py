@@ -178,7 +178,7 @@ METHODS = {
 
 @pytest.mark.parametrize("method", METHODS)
 @pytest.mark.parametrize("tells_base", [True, False])
-@pytest.mark.parametrize("input_format", ["RGB", "BGR"])
+@pytest.mark.parametrize("input_format", ["RGB", pytest.param("BGR", marks=pytest.mark.slow)])
 def test_graph_is_the_detector(build_tiny, photo, method, tells_base, input_format):
     def change(model):
         model = METHODS[method](model)

@@ -1,11 +1,9 @@
 """Every config of configs/ can be passed on: packed as a model folder, and opened as the detector that it was."""
 
-from pathlib import Path
-
 import pytest
 import torch
+from config_files import in_tiers, name_of
 from detectron2.config import LazyConfig, instantiate
-from torch import nn
 
 from ovdet.engine.config import load_config, read_run_values
 from ovdet.hub.find import find_model, open_config
@@ -13,49 +11,25 @@ from ovdet.hub.load import load_detector, without_training
 from ovdet.hub.model_folder import write_model_folder
 from ovdet.hub.parts import check_build, check_parts, check_run_parts, to_data
 
-CONFIGS = sorted(file for file in Path("configs").rglob("*.py") if "common" not in file.parts)
 
-
-@pytest.fixture
-def undrawn(monkeypatch):
-    """Networks come with whatever lies in memory: to draw a large one's weights takes a second."""
-    for name in dir(nn.init):
-        if name.endswith("_") and not name.startswith("_"):
-            monkeypatch.setattr(nn.init, name, lambda tensor, *_, **__: tensor)
-
-
-@pytest.mark.parametrize("file", CONFIGS, ids=str)
+@pytest.mark.parametrize("file", in_tiers())
 def test_a_run_of_it_opens_by_its_folder(file, tmp_path):
     LazyConfig.save(load_config(str(file)), str(tmp_path / "config.yaml"))
-    check_run_parts(read_run_values(tmp_path / "config.yaml"), str(file))
+    check_run_parts(read_run_values(tmp_path / "config.yaml"), name_of(file))
 
 
-@pytest.mark.parametrize("file", CONFIGS, ids=str)
+@pytest.mark.parametrize("file", in_tiers())
 def test_every_part_may_be_named(file):
     model = without_training(load_config(str(file))).model
     if "training_classes" in model:  # of the registered data set, else of the checkpoint
         model.training_classes = [str(number) for number in range(model.roi_heads.num_classes)]
     content = to_data(model)
-    check_parts(content, str(file))
-    check_build(content, str(file))
+    check_parts(content, name_of(file))
+    check_build(content, name_of(file))
 
 
-# one of each kind in the default tier: an expert, a teacher at test time, a closed set, masks and a federated loss
-SOON = {
-    "lite/ovdet_lite",
-    "lite/ovdet_lite_expert",
-    "lite/vild_text_teacher",
-    "lite/closed_set",
-    "ov_lvis/vild_ensemble_federated",
-}
-
-
-def tier(file: Path):
-    is_soon = str(file.relative_to("configs").with_suffix("")) in SOON
-    return pytest.param(file, id=str(file), marks=[] if is_soon else [pytest.mark.slow])
-
-
-@pytest.mark.parametrize("file", map(tier, CONFIGS))
+# an expert, a teacher at test time, a closed set; masks are packed in tests/tools/test_export.py
+@pytest.mark.parametrize("file", in_tiers({"lite/ovdet_lite_expert", "lite/vild_text_teacher", "lite/closed_set"}))
 def test_packed_and_opened(file, tmp_path, undrawn, nanodet_files):
     config = load_config(str(file), ["train.device=cpu"])
     if "nanodet" in config.dataset:

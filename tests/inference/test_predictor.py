@@ -108,7 +108,7 @@ def test_detections_are_sorted_in_the_photo_and_plain(predictor, photo):
     assert {type(value) for row in rows for value in row.values()} == {list, float, str}
 
 
-@pytest.mark.parametrize("number", [1, 65, 1203])
+@pytest.mark.parametrize("number", [1, 65, pytest.param(1203, marks=pytest.mark.slow)])
 def test_any_number_of_names(predictor, photo, number):
     predictor.set_vocabulary([f"thing {i}" for i in range(number)])
     assert len(predictor.names) == number

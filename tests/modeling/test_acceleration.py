@@ -107,9 +107,12 @@ def assert_nearly_the_same(found, expected, most=0.02):
     assert (found.scores[best.indices] - expected.scores)[near].abs().max() < most
 
 
-@pytest.mark.parametrize("config", ["lite/ovdet_lite.py", "lite/vild_ensemble.py", "lite/vild_image.py"])
+@pytest.mark.parametrize(
+    "config",
+    ["ovdet_lite", *(pytest.param(each, marks=pytest.mark.slow) for each in ("vild_ensemble", "vild_image"))],
+)
 def test_half_takes_every_kind_of_image_branch(config, with_bfloat16):
-    node = load_config(f"configs/{config}").model
+    node = load_config(f"configs/lite/{config}.py").model
     if "region_source" in node:
         node.region_source, node.roi_heads.objectives = None, []
     model = speed_up(instantiate(node).eval(), half=True)

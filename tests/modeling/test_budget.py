@@ -73,6 +73,7 @@ def test_counts_what_it_says():
     assert counts.copies.total() == 1 and counts.waits.total() == 2 and counts.operations["add"] == 1
 
 
+@pytest.mark.slow
 def test_a_large_vocabulary_in_half_precision_is_looked_at_in_parts(predictor, inputs):
     """Neither a float32 copy of it, of 50,000 names 73 MiB, nor all its logits of 128 queries, 24 MiB."""
     matrix = random_classes(50_000, 384, torch.Generator().manual_seed(1)).embeddings.half()

@@ -82,6 +82,7 @@ def with_online_if_distilled(model):
     return with_online(model) if model.roi_heads.get("objectives") else model
 
 
+SLOW = pytest.mark.slow
 BASE_LOSSES = {"loss_rpn_cls", "loss_rpn_loc", "loss_cls", "loss_box_reg"}
 
 
@@ -109,7 +110,7 @@ def coca() -> CoCa:
 LABELED = [filip, coca, DeViSE, RegionTextInfoNCE, UniCL, NearestTexts, SimCLR, partial(SimSiam, 16)]
 
 
-@pytest.mark.parametrize("build_objective", LABELED)
+@pytest.mark.parametrize("build_objective", [*LABELED[:2], *(pytest.param(each, marks=SLOW) for each in LABELED[2:])])
 def test_objectives_on_regions_of_known_classes_train(build, make_inputs, make_unit_rows, build_objective):
     model, plain = build(), build()
     model.roi_heads.objectives.append(build_objective())
@@ -374,7 +375,7 @@ def test_a_missing_store_is_named(methods, build, make_inputs, make_unit_rows):
 
 
 @pytest.mark.parametrize("method", ["vild", "vild_image", "vild_ensemble", "vild_text_teacher", "rcnn_style"])
-@pytest.mark.parametrize("number", [1, 65])
+@pytest.mark.parametrize("number", [1, pytest.param(65, marks=SLOW)])
 def test_detections_at_any_number_of_classes(methods, build, make_inputs, make_unit_rows, method, number):
     model = build(lambda node: with_online_if_distilled(with_crops(getattr(methods, method)(node))))
     model.roi_heads.box_predictor.test_score_thresh = 0.0
@@ -566,7 +567,7 @@ def test_checkpoint_of_48_classes_detects_1_65_and_1203(build, make_inputs, make
         assert other(make_inputs(1), classes=classes)[0]["instances"].pred_classes.max() < number
 
 
-@pytest.mark.parametrize("method", ["vild", "vild_ensemble"])
+@pytest.mark.parametrize("method", [pytest.param("vild", marks=SLOW), "vild_ensemble"])
 def test_training_with_other_classes_in_every_step(methods, build, make_inputs, make_unit_rows, method):
     """One model, data sets with classes of their own: each loss is what a model that sees no others has."""
     model = build(lambda node: with_online(getattr(methods, method)(node)))

@@ -187,8 +187,13 @@ def test_gradient_of_the_best_rows(make_scorer, make_classes):
     assert torch.autograd.gradcheck(best, [x.double().requires_grad_() for x in inputs])
 
 
+def later(*values) -> list:
+    """Of a parameter that goes the same way: values for the slow tier."""
+    return [pytest.param(value, marks=pytest.mark.slow) for value in values]
+
+
 @pytest.mark.parametrize("classifier", [TextClassifier, SigmoidTextClassifier])
-@pytest.mark.parametrize("base", [None, 0.01, 0.5, 0.0, 1.0])
+@pytest.mark.parametrize("base", [None, 0.5, *later(0.01, 0.0, 1.0)])
 @pytest.mark.parametrize("fusion", FUSIONS)
 def test_chunks_give_what_the_matrix_gives(make_scorer, make_classes, fusion, base, classifier):
     scorer, classes = make_scorer(FUSIONS[fusion], classifier=classifier), make_classes(base=base)
@@ -199,7 +204,7 @@ def test_chunks_give_what_the_matrix_gives(make_scorer, make_classes, fusion, ba
 @pytest.mark.parametrize("with_negatives", [False, True])
 @pytest.mark.parametrize("base", [None, 0.5])
 @pytest.mark.parametrize("layout", LAYOUTS[1:])
-@pytest.mark.parametrize("fusion", ["text", "image", "geometric", "all"])
+@pytest.mark.parametrize("fusion", ["text", "all", *later("image", "geometric")])
 def test_chunks_with_synonyms_and_negatives(make_scorer, make_classes, fusion, layout, base, with_negatives):
     """On random cases of all sizes: more rows, regions and candidates than are kept at first, and fewer."""
     for seed in range(4):
@@ -216,7 +221,7 @@ def test_chunks_with_synonyms_and_negatives(make_scorer, make_classes, fusion, l
 @pytest.mark.parametrize("with_negatives", [False, True])
 @pytest.mark.parametrize("base", [None, 0.5])
 @pytest.mark.parametrize("layout", LAYOUTS)
-@pytest.mark.parametrize("fusion", ["text", "image", "all"])
+@pytest.mark.parametrize("fusion", ["all", *later("text", "image")])
 def test_chunks_with_an_expert(make_scorer, make_classes, fusion, layout, base, with_negatives):
     """Rows that it knows are few or all, and it makes them better or worse than the others."""
     for seed, rows in enumerate((3000, 700, 40, 1)):
@@ -322,7 +327,7 @@ def test_log_sum_exp_in_parts():
 
 
 @pytest.mark.parametrize("order", ["random", "ascending", "descending", "equal", "coarse"])
-@pytest.mark.parametrize("number", [1, 7, 100])
+@pytest.mark.parametrize("number", [1, 100, *later(7)])
 def test_the_best_of_each_row_are_kept_and_little_else(order, number):
     """In every order they can come in; equal scores go to the lower class."""
     matrix = torch.rand(3, 100_000, generator=torch.Generator().manual_seed(0))

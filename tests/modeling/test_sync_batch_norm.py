@@ -87,6 +87,7 @@ def two_processes(run_two_processes, tmp_path_factory):
     return list(zip(calls, *results, strict=True))
 
 
+@pytest.mark.slow  # in the default tier tests/objectives has two processes
 @pytest.mark.parametrize("number", range(len(SHARES) - 1), ids=[str(share) for share in SHARES[:-1]])
 def test_two_processes_have_that_of_all_inputs(two_processes, number):
     inputs, first, second = two_processes[number]
@@ -105,6 +106,7 @@ def test_two_processes_have_that_of_all_inputs(two_processes, number):
         torch.testing.assert_close(found["var"], var)
 
 
+@pytest.mark.slow
 def test_two_processes_without_inputs_keep_their_statistics(two_processes):
     before = prepared(nn.BatchNorm2d(CHANNELS))
     for found in two_processes[len(SHARES) - 1][1:]:
@@ -112,6 +114,7 @@ def test_two_processes_without_inputs_keep_their_statistics(two_processes):
         assert torch.equal(found["mean"], before.running_mean) and torch.equal(found["var"], before.running_var)
 
 
+@pytest.mark.slow
 def test_two_processes_in_mixed_precision(two_processes):
     inputs, first, second = two_processes[-1]
     exact = prepared(nn.BatchNorm2d(CHANNELS))(torch.cat(inputs).float())

@@ -103,7 +103,12 @@ def test_photos_as_a_shell_finds_them(demo, photo, tmp_path):
     assert [row["image"] for row in rows] == list(map(str, files))
 
 
-@pytest.mark.parametrize("kind", ["gray", "1x1", "cmyk", "16bit", "exif", "palette"])
+SLOW = pytest.mark.slow
+
+
+@pytest.mark.parametrize(
+    "kind", ["1x1", "16bit", "exif", *(pytest.param(k, marks=SLOW) for k in ("gray", "cmyk", "palette"))]
+)
 def test_unusual_photos_give_the_right_result(demo, tmp_path, kind):
     noise = np.random.default_rng(0).integers(0, 255, (60, 80), dtype=np.uint8)
     path, size = tmp_path / f"{kind}.png", (80, 60)
@@ -229,20 +234,24 @@ def test_bad_distractors(demo, photo, tmp_path, negatives):
     assert code == 2 and rows is None and last.startswith("error: ") and "Traceback" not in err
 
 
-@pytest.mark.parametrize("vocabulary", ["кошка, 猫, château", "one name only", "Red Square", "$5$ bill $x_$"])
+@pytest.mark.parametrize(
+    "vocabulary",
+    ["кошка, 猫, château", "$5$ bill $x_$", *(pytest.param(v, marks=SLOW) for v in ("one name only", "Red Square"))],
+)
 def test_names_of_any_script(demo, photo, vocabulary):
     code, err, rows = demo(photo, vocabulary)
     assert code == 0, err
     check(rows[0], 120, 90, {name.strip() for name in vocabulary.split(",")})
 
 
-def test_many_names(demo, photo, tmp_path):
+@pytest.mark.parametrize("number", [130, pytest.param(1203, marks=SLOW)])
+def test_many_names(demo, photo, tmp_path, number):
     file = tmp_path / "names.txt"
-    file.write_text("\n".join(f"thing number {i}" for i in range(1203)))
+    file.write_text("\n".join(f"thing number {i}" for i in range(number)))
     code, err, rows = demo(photo, file)
     assert code == 0, err
     assert rows[0]["detections"]
-    check(rows[0], 120, 90, {f"thing number {i}" for i in range(1203)})
+    check(rows[0], 120, 90, {f"thing number {i}" for i in range(number)})
 
 
 @pytest.mark.parametrize(

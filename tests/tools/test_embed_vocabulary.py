@@ -28,14 +28,20 @@ def run(monkeypatch, *arguments: object) -> int:
     return 0
 
 
-def test_names_become_a_file_of_their_embeddings(tmp_path, conse_teacher):
+@pytest.mark.parametrize("apart", [False, pytest.param(True, marks=pytest.mark.slow)], ids=["here", "apart"])
+def test_names_become_a_file_of_their_embeddings(tmp_path, conse_teacher, run_tool, apart):
+    """Also by another process, whose fingerprint it then has."""
     output = tmp_path / "animals.safetensors"
-    command = [sys.executable, str(TOOL), "--vocabulary", "cat, Kühlschrank, red kite", "--output", str(output)]
-    done = subprocess.run(command, capture_output=True, text=True, cwd=TOOL.parents[1])
-    assert done.returncode == 0, done.stderr
-    assert done.stdout == f"{output}: 3 classes, width 384, teacher conse, 1 template\n"
-    assert done.stderr == ""
-    loaded = load_embeddings(output, teacher=conse_teacher)  # the fingerprint is that of another process
+    words = ["--vocabulary", "cat, Kühlschrank, red kite", "--output", str(output)]
+    if apart:
+        done = subprocess.run([sys.executable, TOOL, *words], capture_output=True, text=True, cwd=TOOL.parents[1])
+        code, out, err = done.returncode, done.stdout, done.stderr
+    else:
+        code, out, err = run_tool("embed_vocabulary.py", *words)
+    assert code == 0, err
+    assert out == f"{output}: 3 classes, width 384, teacher conse, 1 template\n"
+    assert err == ""
+    loaded = load_embeddings(output, teacher=conse_teacher)
     expected = conse_teacher.encode_text(["a cat", "a kühlschrank", "a red kite"])
     assert loaded.names == ("cat", "Kühlschrank", "red kite")
     torch.testing.assert_close(loaded.matrix, expected, rtol=0, atol=1e-5)

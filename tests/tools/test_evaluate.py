@@ -125,6 +125,7 @@ def test_vocabularies_of_other_classes(evaluate, tmp_path, content, value):
     assert code == 2 and value in last
 
 
+@pytest.mark.slow
 def test_a_model_folder_does_as_well_as_the_run(trained, data, evaluate, tmp_path):
     """Its weights are in half precision: nearly as well."""
     config = open_config(str(trained.output / "config.yaml"), ["train.device=cpu"])

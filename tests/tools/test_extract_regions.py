@@ -124,6 +124,7 @@ def test_resume_computes_what_is_missing_and_nothing_else(extract, store, data):
     assert contents(store) == before
 
 
+@pytest.mark.slow
 def test_resume_with_other_proposals_is_refused(trained, extract, data, tmp_path):
     whole = json.loads(data[1].read_text())
     whole.update(images=whole["images"][:2], annotations=[])  # two images are enough

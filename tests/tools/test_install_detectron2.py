@@ -8,6 +8,7 @@ import venv
 from pathlib import Path
 
 import detectron2
+import pytest
 
 TOOL = Path(__file__).parents[2] / "tools/install_detectron2.py"
 
@@ -16,11 +17,27 @@ def install(python: str | Path) -> subprocess.CompletedProcess:
     return subprocess.run([python, TOOL], capture_output=True, text=True, timeout=120)
 
 
+@pytest.mark.slow
 def test_what_is_there_is_left_alone():
     before = Path(detectron2.__file__).stat().st_mtime_ns
     run = install(sys.executable)
     assert run.returncode == 0 and f"left alone: {detectron2.__file__}" in run.stdout
     assert Path(detectron2.__file__).stat().st_mtime_ns == before
+
+
+def test_all_that_is_used_is_enough_to_be_left_alone(tmp_path):
+    """What can be imported is not looked at; a part less, and it fails."""
+    venv.create(tmp_path / "bare", with_pip=False)
+    package = next((tmp_path / "bare").rglob("site-packages")) / "detectron2"
+    package.mkdir()
+    for name in ("__init__", "config", "data", "engine", "evaluation", "modeling", "structures"):
+        (package / f"{name}.py").touch()
+    run = install(tmp_path / "bare/bin/python")
+    assert run.returncode == 0 and f"left alone: {package}/__init__.py" in run.stdout
+    assert len(list(package.glob("*.py"))) == 7
+    (package / "structures.py").unlink()
+    run = install(tmp_path / "bare/bin/python")
+    assert run.returncode == 1 and "structures" in run.stderr.strip().splitlines()[-1]
 
 
 def test_what_pip_cannot_do_is_said(tmp_path):

@@ -27,7 +27,7 @@ CONFIGS = {
     "fast_rcnn": set(),
     "localization_rpn": set(),
 }
-SOON = {"declip", "distill_contrast"}  # of the default tier
+SOON = {"declip"}  # of the default tier: three objectives
 RPN = "model.proposal_generator.post_nms_topk=[100,50]"
 LITTLE = (
     *("dataset.num_base=24", "dataset.split=${dataset.root}/ov_split.json", "train.max_iter=2", "train.log_period=1"),

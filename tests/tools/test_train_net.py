@@ -203,7 +203,8 @@ def test_two_runs_in_one_folder(trained, run_tool, tmp_path):
     assert contents(tmp_path / "run").keys() - before.keys() <= {str(tmp_path / "run/.lock")}
 
 
-@pytest.mark.parametrize("kills", [2, pytest.param(50, marks=pytest.mark.slow)])
+@pytest.mark.slow
+@pytest.mark.parametrize("kills", [2, 50])
 def test_kills_change_nothing(trained, tmp_path, kills):
     overrides = interrupted(trained, tmp_path / "run", "model_0000001.pth")
     script = Path(__file__).parents[1] / "kill_training.py"

@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib.util
 import json
 from collections.abc import Callable
+from functools import lru_cache
 from pathlib import Path
 from types import ModuleType
 from typing import NamedTuple
@@ -96,8 +97,12 @@ PHOTOS = {"photo_a": ("000000000009.jpg", 800, 1333), "photo_b": ("000000000036.
 def build_case(rules, converted, shared_data) -> Callable[..., Case]:
     """`build_case(case, photo, classes)`: the synthetic photo or one of COCO; made-up classes, or those of a file."""
 
+    @lru_cache(maxsize=1)  # the tests of a case come one after the other
+    def load(case: str) -> OpenVocabPredictor:
+        return OpenVocabPredictor.from_pretrained(converted(case), device="cpu")
+
     def build_case(case: str, photo: str, classes: str = "") -> Case:
-        predictor = OpenVocabPredictor.from_pretrained(converted(case), device="cpu")
+        predictor = load(case)
         if classes.startswith("roi_heads."):
             rows = rules.class_rows(case, classes)
         elif classes:
