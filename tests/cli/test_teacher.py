@@ -47,7 +47,7 @@ def folders(tmp_path):
     return folders
 
 
-@pytest.mark.parametrize("shim", ["inspect_teacher.py", "teacher.py"])
+@pytest.mark.parametrize("shim", [pytest.param("inspect_teacher.py", marks=pytest.mark.slow), "teacher.py"])
 def test_the_embedded_teacher_knows_a_cat_and_a_cup_of_coffee(run_tool, data, tmp_path, shim):
     output = tmp_path / "figures.json"
     words = ["conse", *data] if shim == "inspect_teacher.py" else ["zero-shot", "conse", *data[2:], *data[:2]]

@@ -73,6 +73,7 @@ def test_bars(drawn, num_classes):
     assert not pyplot.get_fignums()
 
 
+@pytest.mark.slow
 def test_bars_of_many_classes_at_0_are_drawn_once_each(drawn):
     scores, objects = np.zeros(120), np.arange(120)
     scores[:10] = np.arange(10, 0, -1)

@@ -265,6 +265,7 @@ def test_little_is_told(tiny_files, run_tool, data, tmp_path):
     assert code == 2 and "error: expected boxes with an area to learn from in" in error.splitlines()[-1]
 
 
+@pytest.mark.slow
 def test_base_names_score_the_same_to_the_bit_beside_learned_ones(data, shared_data):
     """ovdet-lite-base48 on photos of COCO, before and after learning."""
     lite = OpenVocabPredictor.from_pretrained("ovdet-lite-base48", device="cpu")

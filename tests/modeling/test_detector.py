@@ -411,7 +411,14 @@ def test_text_detections_equal_detectron2s_own_inference(build, make_inputs, mak
         torch.testing.assert_close(ours.scores, theirs.scores, rtol=1e-5, atol=0)
 
 
-@pytest.mark.parametrize("method", ["vild", "vild_image", "vild_ensemble", "vild_text_teacher", "rcnn_style"])
+@pytest.mark.parametrize(
+    "method",
+    [
+        "vild_ensemble",
+        "vild_text_teacher",
+        *(pytest.param(m, marks=SLOW) for m in ("vild", "vild_image", "rcnn_style")),
+    ],
+)
 def test_rows_in_chunks_give_the_same_detections(methods, build, make_inputs, make_unit_rows, method):
     model = build(lambda node: with_online_if_distilled(with_crops(getattr(methods, method)(node)))).eval()
     model.roi_heads.box_predictor.test_score_thresh = 1e-4

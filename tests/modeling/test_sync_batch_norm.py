@@ -135,7 +135,11 @@ def large_model():
 
 
 @pytest.mark.parametrize(
-    ("objects", "regions", "zero"), [(1, 3, set()), (0, 3, {"loss_mask"}), (1, 0, {"loss_distill"})]
+    ("objects", "regions", "zero"),
+    [
+        (0, 3, {"loss_mask"}),
+        *(pytest.param(*each, marks=pytest.mark.slow) for each in ((1, 3, set()), (1, 0, {"loss_distill"}))),
+    ],
 )
 def test_photos_without_objects_or_regions_train(large_model, objects, regions, zero):
     instances = Instances((128, 128))

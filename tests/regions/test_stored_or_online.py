@@ -8,6 +8,7 @@ from ovdet.modeling.region_sources import OnlineRegions
 from ovdet.teachers.crops import RegionEmbedder
 
 
+@pytest.mark.slow
 def test_stored_embeddings_are_the_online_ones(write_store, conse_teacher):
     photos = pytest.importorskip("skimage.data")
     photos = [torch.from_numpy(image).permute(2, 0, 1)[:, :90, :120] for image in (photos.chelsea(), photos.coffee())]

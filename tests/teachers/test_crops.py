@@ -183,7 +183,7 @@ def test_regions_are_the_normalized_sum_over_scales(photo):
         embed_regions(teacher, image, boxes, scales=())
 
 
-@pytest.mark.parametrize("dtype", [torch.uint8, torch.float32])
+@pytest.mark.parametrize("dtype", [torch.uint8, pytest.param(torch.float32, marks=pytest.mark.slow)])
 def test_photos_together_are_as_each_by_itself(photo, conse_teacher, dtype):
     embedder = RegionEmbedder(conse_teacher)
     photos = [to_tensor(photo), to_tensor(photo)[:, :150, :90], to_tensor(photo)[:, 100:101, :], to_tensor(photo)]

@@ -129,6 +129,7 @@ def test_pickles_and_code_are_not_read(hugging_face_folder, tmp_path):
     assert not (tmp_path / "ran").exists()
 
 
+@pytest.mark.slow
 def test_a_detector_trains_with_one_and_nothing_else_changes(trained, run_tool, hugging_face_folder, tmp_path):
     overrides = [o for o in trained.overrides if not o.startswith(("train.output_dir", "train.max_iter"))]
     teacher = (f"teacher.name=hf:{hugging_face_folder('align')}", "teacher.width=24")

@@ -160,6 +160,7 @@ def test_distractors_are_nothing_that_is_found(demo, photo):
     assert 1 < len(asked) < len(found) and np.allclose(found[: len(asked)], asked, atol=0.02)
 
 
+@pytest.mark.slow
 def test_a_run_by_its_folder_on_the_samples(trained, run_tool, tmp_path):
     """--model instead of config and weights, and no photo of one's own."""
     pytest.importorskip("skimage")

@@ -95,6 +95,7 @@ def test_figures_are_train_nets_and_pycocotools(trained, data, evaluate, run_too
         )
 
 
+@pytest.mark.slow
 def test_synonyms_and_negatives_by_the_route_of_the_demo(trained, data, evaluate, tmp_path):
     """Other figures than without, and the predictor's detections with the same vocabulary."""
     names = [category["name"] for category in read(data, "instances_val.json")["categories"]]
@@ -157,6 +158,7 @@ def test_constrained_asks_for_novel_names_alone(trained, data, evaluate):
     assert metrics["setting"] == "constrained" and metrics["vocabulary"] == len(novel) == len(metrics["per_class"])
 
 
+@pytest.mark.slow
 def test_faster_on_demand(evaluate, monkeypatch):
     """Mixed precision; and where there is no compiler, a line in the log and no more."""
 

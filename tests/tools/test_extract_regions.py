@@ -359,6 +359,7 @@ def test_verify_finds_what_is_wrong(trained, extract, run_tool, data, tmp_path):
         assert code == 2 and message in last_line(err)
 
 
+@pytest.mark.slow
 def test_verify_finds_wrong_embeddings(extract, run_tool, data, tmp_path):
     """Whatever made them: red and blue swapped in one image, or a teacher that is nearly the plan's."""
     assert extract("--output", tmp_path / "regions", *data, "--proposals", "ground-truth")[0] == 0

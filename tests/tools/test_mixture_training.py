@@ -68,6 +68,7 @@ def losses(folder: Path) -> list[float]:
     return [each["loss_distill"] for each in lines if "loss_distill" in each]
 
 
+@pytest.mark.slow
 def test_the_teacher_online(trained, several, run_tool, tmp_path):
     overrides = [*trained.overrides, f"train.output_dir={tmp_path}/run", "train.max_iter=1", "train.log_period=1"]
     code, _, err = run_tool("train_net.py", "--config-file", several / "online.py", *overrides)

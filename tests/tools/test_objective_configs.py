@@ -27,7 +27,6 @@ CONFIGS = {
     "fast_rcnn": set(),
     "localization_rpn": set(),
 }
-SOON = {"declip"}  # of the default tier: three objectives
 RPN = "model.proposal_generator.post_nms_topk=[100,50]"
 LITTLE = (
     *("dataset.num_base=24", "dataset.split=${dataset.root}/ov_split.json", "train.max_iter=2", "train.log_period=1"),
@@ -75,9 +74,8 @@ def test_ovr_cnn_in_two_steps(trained, run_tool, tmp_path, captions):
     assert not torch.equal(before["roi_heads.box_head.fc1.weight"], after["roi_heads.box_head.fc1.weight"])
 
 
-@pytest.mark.parametrize(
-    "name", [pytest.param(each, marks=[] if each in SOON else [pytest.mark.slow]) for each in CONFIGS]
-)
+@pytest.mark.slow  # in the default tier tests/objectives and tests/modeling/test_detector.py train each
+@pytest.mark.parametrize("name", CONFIGS)
 def test_two_steps_and_an_evaluation(trained, run_tool, tmp_path, captions, name):
     config = f"configs/lite/{name}.py"
     overrides = [f"dataset.root={trained.output.parent}/data", f"train.output_dir={tmp_path}/run", *LITTLE]

@@ -101,6 +101,7 @@ def test_the_first_command_of_a_newcomer_runs(run_tool, tmp_path):
     assert len(parts) > 100 and all(torch.equal(after[key], before[key].to(after[key].dtype)) for key in parts)
 
 
+@pytest.mark.slow
 def test_parts_of_other_weights_are_where_a_run_begins(trained, run_tool, tmp_path):
     """And nothing but these parts: the heads are new."""
     weights = trained.output / "model_final.pth"
@@ -168,7 +169,7 @@ def interrupted(trained, folder: Path, last: str) -> list[str]:
     ]
 
 
-@pytest.mark.parametrize("last", ["model_0000001.pth", "model_0000003.pth"])
+@pytest.mark.parametrize("last", ["model_0000001.pth", pytest.param("model_0000003.pth", marks=pytest.mark.slow)])
 def test_a_resumed_run_ends_as_the_unbroken_one(trained, run_tool, tmp_path, last):
     """To the bit: weights, optimizer, figures; also one that was killed behind its last step."""
     overrides = interrupted(trained, tmp_path / "run", last)
@@ -187,6 +188,7 @@ def test_a_resumed_run_ends_as_the_unbroken_one(trained, run_tool, tmp_path, las
     assert not list((tmp_path / "run").rglob(".*.part"))
 
 
+@pytest.mark.slow
 def test_a_fresh_start_that_dies_leaves_no_older_run_to_resume(trained, run_tool, tmp_path):
     shutil.copytree(trained.output, tmp_path / "run")
     options = (*trained.overrides, f"train.output_dir={tmp_path}/run", "optimizer.lr=1e30", "train.max_iter=9")
@@ -274,6 +276,7 @@ def test_a_process_that_hangs_ends_the_run_in_one_line(trained, tmp_path):
     assert run.returncode and len(said) == 1 and "within --timeout 0.5 minutes" in said[0], log[-3000:]
 
 
+@pytest.mark.slow
 def test_after_fine_tuning_the_names_of_before_are_still_trained_ones(trained, run_tool, tmp_path):
     content = torch.load(trained.output / "model_final.pth", weights_only=True)
     content["ovdet"].update(training_classes=["red kite"], known_classes=["red kite"])

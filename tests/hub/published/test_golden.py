@@ -173,12 +173,12 @@ def test_detections(build_case, of):
 
 _ROWS = "roi_heads.box_predictor.{}cls_score.weight"
 REGIONCLIP = {"regionclip_zs_coco65": _ROWS.format(""), "regionclip_ft_coco48": _ROWS.format("test_")}
-REGIONCLIP_SOON, *REGIONCLIP_LATER = [
+REGIONCLIPS = [
     (case, photo, rows) for photo in ("synthetic", "photo_a", "photo_b") for case, rows in REGIONCLIP.items()
 ]
 
 
-@pytest.fixture(scope="module", params=told([REGIONCLIP_SOON]) + told(REGIONCLIP_LATER, pytest.mark.slow))
+@pytest.fixture(scope="module", params=told(REGIONCLIPS, pytest.mark.slow))
 def regionclip(request, build_case):
     return build_case(*request.param)
 
@@ -238,7 +238,7 @@ def test_regionclip_box_head(regionclip):
     assert close(boxes[0], golden["head.boxes"], OF_BOXES)
 
 
-@pytest.mark.parametrize("of", told([REGIONCLIP_SOON, *REGIONCLIP_LATER], pytest.mark.slow))
+@pytest.mark.parametrize("of", told(REGIONCLIPS, pytest.mark.slow))
 def test_regionclip_detections(build_case, of):
     case = build_case(*of)
     golden = case.golden

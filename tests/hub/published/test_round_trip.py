@@ -105,6 +105,7 @@ def data(tmp_path_factory) -> Path:
     return build_synthetic(tmp_path_factory.mktemp("drawn") / "data", num_train=6, num_val=2)
 
 
+@pytest.mark.slow
 def test_masks_in_results_and_figures(folder, data, run_tool, tmp_path):
     photo = next((data / "images").iterdir())
     found = OpenVocabPredictor.from_pretrained(folder, device="cpu")(photo, NAMES, threshold=0.0)
