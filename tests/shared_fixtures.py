@@ -100,7 +100,7 @@ def same_random_numbers():
 @pytest.fixture(autouse=True)
 def own_log_handlers():
     """A test's log handlers go with it: they write to streams that pytest closes. Nor does one of before close what
-    pytest writes to: absl's (of tensorboard) would, where a server sets up its log.
+    pytest writes to: absl's (which OpenVINO loads) would, where a server sets up its log.
     """
     logging._handlerList.clear()
     yield
