@@ -45,7 +45,7 @@ def with_trained_words(vocabulary: Vocabulary, training_classes: Sequence[str]) 
         is_trained = not known.isdisjoint(map(normalize_class_name, texts))
         readings = [reading for text in texts for reading in _readings(text)]
         same = None if is_trained else next((trained[each] for each in readings if each in trained), None)
-        kinds = [trained[each] for each in _narrower(readings) if each in trained] if same is None else [same]
+        kinds = _kinds(readings, training_classes) if same is None else [same]
         added = [each for each in dict.fromkeys(kinds) if normalize_class_name(each) not in taken]
         if added:
             synonyms[name] = (*synonyms.get(name, ()), *added)
@@ -81,10 +81,11 @@ def _advice(name: str, trained: Mapping[str, str]) -> list[str]:
     return []
 
 
-def _narrower(readings: Iterable[str]) -> list[str]:
-    """Names of things that are of the kinds that wider words name."""
+def _kinds(readings: Iterable[str], names: Sequence[str]) -> list[str]:
+    """Those of some names whose things are of the kinds that wider words name."""
     groups = _load()["groups"]
-    return [each for reading in readings for each in groups.get(reading, ())]
+    narrower = {each for reading in readings for each in groups.get(reading, ())}
+    return [name for name in names if _common(name) in narrower]
 
 
 def _likeness(name: str, other: str) -> float:
