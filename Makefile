@@ -6,7 +6,7 @@ RUN := $(VENV)/bin/python
 
 # `make demo IMAGE=photo.jpg VOCABULARY="red kite, wheel"` asks for other names on another photo
 IMAGE ?=
-VOCABULARY ?= tabby cat; kitten, dog, cup of coffee; espresso, spoon, motorcycle, wheel; tyre, person, hair, flower; daisy, pagoda; palace, bench, umbrella
+VOCABULARY ?= tabby cat; kitten, dog, cup of coffee; espresso, spoon, motorcycle, wheel; tyre, person, hair, flower; daisy, pagoda; palace, building, helmet, umbrella
 DATA ?= datasets/lite
 SETS ?= $(DATA)/more
 CARD ?= ovdet/assets/ovdet_lite/README.md
