@@ -25,7 +25,6 @@ def test_inference(run_tool, tmp_path):
     assert "Faster R-CNN" in out
 
 
-@pytest.mark.slow
 def test_training_step(run_tool, tmp_path):
     output = tmp_path / "rows.json"
     code, _, err = run_tool(
