@@ -13,6 +13,7 @@ from ovdet.errors import InputError
 SMALL = ("--photos", "1", "--rounds", "1", "--size", "64", "96", "--device", "cpu")
 
 
+@pytest.mark.slow
 def test_inference(run_tool, tmp_path):
     output = tmp_path / "rows.json"
     code, out, err = run_tool("benchmark.py", "inference", *SMALL, "--crops", "2", "--half", "--output", output)

@@ -11,6 +11,7 @@ from torchvision.ops import box_iou
 from ovdet.benchmarks.postprocess import draw_cases
 
 
+@pytest.mark.slow
 def test_rows(run_tool, tmp_path):
     output = tmp_path / "rows.json"
     sizes = ("--regions", 100, "--classes", 30, "--detections", 20, "--rounds", 1)

@@ -149,6 +149,7 @@ def small(monkeypatch):
     monkeypatch.setattr(OpenVocabPredictor, "from_pretrained", load_small)
 
 
+@pytest.mark.slow
 def test_detectors(once, small, monkeypatch):
     """Each contender runs, and rows have the seconds of the right ones; of what is slow or not here stand-ins run."""
     ran = []
@@ -193,6 +194,7 @@ def test_detectors(once, small, monkeypatch):
     assert [row.limit_s for row in rows[:3]] == [took["limit"], took["limit"], None]
 
 
+@pytest.mark.slow
 def test_a_row_for_each_number_of_names(monkeypatch):
     """And one with as many masks of the peer as are found."""
     timed = []

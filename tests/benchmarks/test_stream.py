@@ -57,6 +57,7 @@ def test_peaks():
     assert all(case in done.stdout for case in cases)
 
 
+@pytest.mark.slow
 def test_a_peak_is_of_the_job_alone(tmp_path):
     """Neither what this process holds counts, nor what wrote the job's files."""
     held = b"x" * 2**29

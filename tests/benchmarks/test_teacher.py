@@ -34,6 +34,7 @@ def test_drawn_photos(run_tool, teacher, tmp_path):
     assert code == 0 and len(json.loads(output.read_text())) == 1, "one photo is the same by itself and together"
 
 
+@pytest.mark.slow
 def test_photos_of_ones_own(run_tool, teacher, tmp_path):
     images = [{"id": i, "file_name": f"{i}.png", "height": 60, "width": 40 + i} for i in range(2)]
     for image in images:

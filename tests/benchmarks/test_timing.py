@@ -32,6 +32,7 @@ def test_a_contender_begins_when_the_threads_of_the_last_are_at_rest(monkeypatch
     assert sum(slept) == pytest.approx(expected, abs=0.011)
 
 
+@pytest.mark.slow
 def test_ratios():
     row = compare(
         "sleeping", lambda: time.sleep(0.02), peer=("slow", lambda: time.sleep(0.06)), limit=lambda: time.sleep(0.01)

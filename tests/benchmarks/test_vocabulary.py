@@ -12,6 +12,7 @@ from PIL import Image
 from ovdet.benchmarks.vocabulary import map_random_rows, peak_memory
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("half", [pytest.param((), marks=pytest.mark.slow), ("--half",)])
 def test_rows_and_picture(run_tool, tmp_path, half):
     files = ("--output", tmp_path / "rows.json", "--picture", tmp_path / "cost.png")

@@ -52,6 +52,7 @@ def test_a_row_after_fine_tuning(few_shot, tmp_path):
     assert results[:-1] == before and results[-1]["method"] == "fine-tuned, 1 steps"
 
 
+@pytest.mark.slow
 def test_figures_of_names_are_those_of_evaluate(few_shot, tiny_files, striped, tmp_path):
     assert few_shot("--shots", "1", "--seeds", "1")[0] == 0
     results = json.loads((tmp_path / "out/few_shot.json").read_text())["results"]

@@ -76,7 +76,7 @@ def test_a_folder_and_a_file(track, videos, tmp_path):
 def test_an_address(track, videos, tmp_path):
     handler = functools.partial(http.server.SimpleHTTPRequestHandler, directory=str(videos))
     with http.server.ThreadingHTTPServer(("127.0.0.1", 0), handler) as server:
-        threading.Thread(target=server.serve_forever, daemon=True).start()
+        threading.Thread(target=server.serve_forever, args=(0.02,), daemon=True).start()
         address = f"http://127.0.0.1:{server.server_port}/a.mp4"
         code, out, err = track(address)
         server.shutdown()

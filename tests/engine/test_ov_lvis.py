@@ -79,6 +79,7 @@ def test_training_photos_and_weights(config, root):
     assert len(weights) == 24 and torch.allclose(weights.square(), torch.tensor(expected).float())
 
 
+@pytest.mark.slow
 def test_figures_are_lvis_ones_by_config_and_by_hand(config, root, trained, conse_teacher):
     run = find_model(trained.output)
     quick = load_config(run.config_file, ["model.roi_heads.box_predictor.test_score_thresh=0.0"])

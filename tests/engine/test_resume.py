@@ -34,7 +34,7 @@ def test_files_and_addresses_say_what_they_know(tmp_path, monkeypatch, header, c
     torch.save({"model": {}, **header}, tmp_path / "w.pth")
     monkeypatch.setenv("FVCORE_CACHE", str(tmp_path / "cache"))
     server = ThreadingHTTPServer(("localhost", 0), partial(SimpleHTTPRequestHandler, directory=tmp_path))
-    threading.Thread(target=server.serve_forever, daemon=True).start()
+    threading.Thread(target=server.serve_forever, args=(0.02,), daemon=True).start()
     for source in (f"{tmp_path}/w.pth", f"http://localhost:{server.server_port}/w.pth"):
         options = TrainOptions(output_dir=str(tmp_path), init_checkpoint=source)
         trained = tuple(header.get("ovdet", {}).get("training_classes", ()))

@@ -244,6 +244,7 @@ def test_a_repeated_image_counts_once(registered):
     assert run(evaluator, batches) == run(evaluator, batches + batches)
 
 
+@pytest.mark.slow
 def test_detections_are_not_in_memory_together(registered, tmp_path, monkeypatch):
     """Neither while the images are run nor while they are scored: Python's own peak stays far under what was kept."""
     register, content = registered

@@ -83,6 +83,7 @@ def test_bars_of_many_classes_at_0_are_drawn_once_each(drawn):
     assert shown == [*range(10), *range(119, 49, -1)]  # of those at 0 the 70 with most objects
 
 
+@pytest.mark.slow
 @pytest.mark.filterwarnings("error")
 def test_nothing_to_show_and_names_that_mean_something_to_matplotlib():
     nothing = PerClass({m: np.full(2, np.nan) for m in METRICS}, np.full((101, 2), np.nan), np.zeros(2, dtype=int))

@@ -82,6 +82,7 @@ def test_small_photos_are_enlarged_with_their_boxes(size, enlarged):
     assert all(changed[side] for side in sides([round(side * scale) for side in box]))
 
 
+@pytest.mark.slow
 def test_large_photos_are_made_smaller_with_all_that_is_on_them():
     box = (600, 1200, 3000, 2400)
     mask = np.zeros((1, 3000, 4000), dtype=bool)

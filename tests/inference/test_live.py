@@ -182,7 +182,7 @@ def rtsp(clip, tmp_path):
 
     def rtsp(**options) -> str:
         servers.append(RtspServer(clip, tmp_path, **options))
-        threading.Thread(target=servers[-1].serve_forever, daemon=True).start()
+        threading.Thread(target=servers[-1].serve_forever, args=(0.02,), daemon=True).start()
         return servers[-1].address
 
     yield rtsp
@@ -213,7 +213,7 @@ def test_a_file_at_an_address_is_not_live(clip):
     handler = functools.partial(http.server.SimpleHTTPRequestHandler, directory=str(clip.parent))
     handler.log_message = lambda *more: None
     with http.server.ThreadingHTTPServer(("127.0.0.1", 0), handler) as server:
-        threading.Thread(target=server.serve_forever, daemon=True).start()
+        threading.Thread(target=server.serve_forever, args=(0.02,), daemon=True).start()
         (video,) = find_videos([f"http://127.0.0.1:{server.server_port}/clip.mp4"])
         assert not video.is_live and len(list(video)) == FRAMES  # all of them
         server.shutdown()

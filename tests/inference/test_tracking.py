@@ -145,6 +145,7 @@ def test_times_are_kept(tmp_path, rate):
     assert np.allclose([seconds for seconds, _ in Video.open(done.video).timed_frames()], expected, atol=1e-3)
 
 
+@pytest.mark.slow
 def test_what_is_on_disk_can_be_read_at_any_moment(tmp_path, tracker):
     """As a process leaves it that is killed at this moment."""
     kept = []

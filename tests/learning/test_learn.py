@@ -224,6 +224,7 @@ def test_photos_of_another_json_are_background(tiny_files, run_tool, data, tmp_p
     assert code == 0 and "from 10 photos" in told
 
 
+@pytest.mark.slow
 def test_compare_says_what_names_and_examples_give(tiny_files, run_tool, data, tmp_path):
     arguments = ["--annotations", data / "my.json", "--images", data, "--output", tmp_path / "my.safetensors"]
     detector = [*tiny_files.arguments, *tiny_files.overrides]

@@ -134,6 +134,7 @@ def large_model():
     return instantiate(config.model).train()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("objects", "regions", "zero"),
     [

@@ -128,7 +128,7 @@ def test_uploaded_photos_come_with_a_token(folder):
 
     handler = functools.partial(Handler, directory=str(folder))
     with http.server.ThreadingHTTPServer(("127.0.0.1", 0), handler) as server:
-        threading.Thread(target=server.serve_forever, daemon=True).start()
+        threading.Thread(target=server.serve_forever, args=(0.02,), daemon=True).start()
         address = f"http://127.0.0.1:{server.server_port}"
         source = PhotoSource(host=address, token="abc")
         content = (folder / "a b&c.png").read_bytes()

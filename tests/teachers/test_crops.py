@@ -183,6 +183,7 @@ def test_regions_are_the_normalized_sum_over_scales(photo):
         embed_regions(teacher, image, boxes, scales=())
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("dtype", [torch.uint8, pytest.param(torch.float32, marks=pytest.mark.slow)])
 def test_photos_together_are_as_each_by_itself(photo, conse_teacher, dtype):
     embedder = RegionEmbedder(conse_teacher)
@@ -227,6 +228,7 @@ def classifier_cosines(teacher: Teacher, photo: Image.Image, boxes: torch.Tensor
     return F.cosine_similarity(*features)
 
 
+@pytest.mark.slow
 def test_features_of_crops_equal_those_of_pillow(photo, conse_teacher):
     cosines = classifier_cosines(conse_teacher, photo, boxes_of_all_kinds(photo, 24))
     assert cosines.median() >= 0.999 and cosines.quantile(0.05) >= 0.99

@@ -143,6 +143,7 @@ def test_the_cache_keeps_the_newest_vocabularies(monkeypatch, tmp_path):
     assert sorted(file.stem for file in cache_folder().iterdir()) == [f"{VOCABULARY}{number}" for number in (2, 3, 4)]
 
 
+@pytest.mark.slow
 def test_processes_that_fill_the_cache_at_once(monkeypatch, tmp_path):
     """Each gets whole embeddings, whoever writes and removes them."""
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))

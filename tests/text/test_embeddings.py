@@ -85,6 +85,7 @@ def test_half_matrices_stay_half(embeddings, tmp_path, dtype):
         load_embeddings(path)
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(not Path("/proc/self/status").exists(), reason="no /proc")
 def test_a_large_file_is_mapped_not_copied(tmp_path):
     def own_memory() -> int:

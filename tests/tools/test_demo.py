@@ -94,6 +94,7 @@ def test_pictures_never_take_the_place_of_photos(demo, photo, tmp_path):
     assert len(list(folder.iterdir())) == 3
 
 
+@pytest.mark.slow
 def test_photos_as_a_shell_finds_them(demo, photo, tmp_path):
     files = [tmp_path / f"{name}.png" for name in "abc"]
     for file in files:

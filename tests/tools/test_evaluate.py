@@ -269,6 +269,7 @@ def test_bad_options_are_one_line(evaluate, options, message):
     assert not (folder / "metrics.json").exists()
 
 
+@pytest.mark.slow
 def test_lvis_figures_of_masks(trained, data, evaluate, tmp_path):
     """Of a detector with untrained masks. A photo that nothing is annotated in is asked about too."""
     config = open_config(str(trained.output / "config.yaml"), ["train.device=cpu"])

@@ -104,6 +104,7 @@ def test_onnxruntime_finds_what_the_detector_finds(exported, eager, photo, numbe
     assert_same(predictor(photo, threshold=0), expected)
 
 
+@pytest.mark.slow
 def test_openvino_finds_what_onnxruntime_finds(exported, eager, photo):
     pytest.importorskip("openvino")
     predictors = load_onnx_predictor(exported, device="cpu"), load_openvino_predictor(exported)

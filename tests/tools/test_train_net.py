@@ -68,6 +68,7 @@ def test_eval_only_prints_base_novel_all(trained, run_tool, tmp_path):
     assert scores == pytest.approx(expected_scores, abs=1e-4)  # layers are packed in one, see modeling/packed_layers.py
 
 
+@pytest.mark.slow
 def test_resume_goes_on(trained, run_tool, tmp_path):
     shutil.copytree(trained.output, tmp_path / "run")
     overrides = [o for o in trained.overrides if not o.startswith(("train.output_dir", "train.max_iter"))]

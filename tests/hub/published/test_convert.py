@@ -70,6 +70,7 @@ def test_half_precision_is_half_as_large(published, tmp_path):
     assert 0.45 < half / whole < 0.6
 
 
+@pytest.mark.slow
 def test_checkpoints_of_mmcv(published, tmp_path):
     torch.save({"meta": {"epoch": 20, "CLASSES": ("cat",)}, "state_dict": published}, tmp_path / "mmcv.pth")
     assert convert(tmp_path / "mmcv.pth", tmp_path / "model").name == "tiny"

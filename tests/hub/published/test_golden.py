@@ -74,6 +74,7 @@ def share_found(boxes: Tensor, scores: Tensor, classes: Tensor, golden: dict[str
     return float(fits.any(1).float().mean())
 
 
+@pytest.mark.slow
 def test_input(case, seen):
     image = seen[0].tensor[0]
     assert tuple(image.shape) == tuple(case.golden["input.shape"])
@@ -81,6 +82,7 @@ def test_input(case, seen):
     assert close(values, case.golden["input.val"], 1e-4)
 
 
+@pytest.mark.slow
 def test_features(case, seen):
     for name, found in seen[1].items():
         if f"feat.{name}.val" in case.golden:
@@ -91,6 +93,7 @@ def heat_maps(generator) -> bool:
     return isinstance(generator, CenterNetProposals)
 
 
+@pytest.mark.slow
 def test_proposal_head(case, seen):
     generator = case.predictor.model.proposal_generator
     maps = [seen[1][name] for name in generator.in_features]
@@ -102,6 +105,7 @@ def test_proposal_head(case, seen):
             check_map(found[0], case.golden, f"feat.{name}.L{level}")
 
 
+@pytest.mark.slow
 def test_proposals(case, seen):
     found = seen[2]
     assert abs(len(found) - int(case.golden["prop.count"])) <= 2
@@ -110,6 +114,7 @@ def test_proposals(case, seen):
     assert share_found(found.proposal_boxes.tensor, scores, scores, case.golden, "prop") >= 0.97
 
 
+@pytest.mark.slow
 def test_box_head(case, seen):
     """From the golden proposals, stage by stage."""
     golden, heads, rows = case.golden, case.predictor.model.roi_heads, case.classes.embeddings
@@ -138,6 +143,7 @@ def test_box_head(case, seen):
     assert close(boxes[0], golden["head.boxes"], OF_BOXES)
 
 
+@pytest.mark.slow
 def test_masks(case, seen):
     """Of the first golden detections."""
     heads, golden = case.predictor.model.roi_heads, case.golden
