@@ -51,7 +51,7 @@ lite: own        ## the default model from DATA (COCO photos) and SETS (further 
 	$(RUN) tools/make_lite.py --data "$(DATA)" --card "$(CARD)" --output output/make_lite \
 	    --test "$(DATA)/instances_val.json=$(DATA)/images" --set dataset.more="$(SETS)" train.max_iter=7476
 
-test: own        ## the tests, side by side; some 5 minutes on two cores
+test: own        ## the tests, side by side; two to three minutes on two cores
 	$(RUN) -m pytest --numprocesses auto --maxprocesses 4 --dist loadfile
 
 test-slow: own   ## the longer tests too
