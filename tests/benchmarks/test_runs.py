@@ -80,6 +80,7 @@ def test_bad_input(run_tool, name, words, message):
     assert code == 2 and message in err and err.count("\n") == 1 and not out
 
 
+@pytest.mark.slow
 def test_extraction(tiny_files, monkeypatch):
     """One row: the photos a second of the whole, beside the networks alone."""
     _, config, _, weights = tiny_files.arguments

@@ -60,6 +60,7 @@ def test_keep_best_is_fast_rcnn_inference(regions, classes):
     assert torch.allclose(best, expected.scores, atol=1e-6)
 
 
+@pytest.mark.slow
 def test_keep_best_of_very_many_classes():
     boxes, scores = random_boxes(30), torch.zeros(30, 500_000)
     scores[:, -3:] = torch.rand(30, 3, generator=torch.Generator().manual_seed(0))

@@ -35,6 +35,7 @@ def _sentences(encoder, sentences: list[str]) -> torch.Tensor:
     return F.normalize(F.normalize(encoder.encode(sentences, convert_to_tensor=True), dim=1).mean(0), dim=0)
 
 
+@pytest.mark.slow
 def test_a_class_is_the_mean_of_its_names_without_and_with_its_definition(conse_teacher, monkeypatch, tmp_path):
     """Four classes computed anew, their eight names in batches that cut through classes; and found among all."""
     indices = [0, 207, 281, 999]

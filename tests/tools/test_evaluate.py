@@ -320,6 +320,7 @@ def test_a_misspelt_override(evaluate):
     assert code == 2 and "train.devise" in last
 
 
+@pytest.mark.slow
 def test_suggested_thresholds_go_with_the_classes(trained, data, evaluate, run_tool, tmp_path):
     code, last, folder = evaluate("--suggest-thresholds", ANY_SCORE)
     assert code == 0, last

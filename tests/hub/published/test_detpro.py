@@ -101,6 +101,7 @@ def test_photos_and_thresholds(config):
     assert (rpn.nms_thresh, rpn.pre_nms_topk[1], rpn.post_nms_topk[1]) == (0.7, 1000, 1000)
 
 
+@pytest.mark.slow
 def test_every_weight_is_used_or_named(rules):
     stored = {}
     for name in ("mask_rcnn_keys", "cascade_keys"):
