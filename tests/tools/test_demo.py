@@ -364,6 +364,7 @@ def video(tmp_path):
     return path
 
 
+@pytest.mark.slow
 def test_a_video(demo, video, tmp_path):
     code, err, rows = demo(video)
     assert code == 0, err

@@ -20,6 +20,7 @@ def card(tmp_path):
     return path
 
 
+@pytest.mark.slow
 def test_a_packed_run_is_passed_on(trained, card, run_tool, tmp_path):
     folder = tmp_path / "passed/on"
     code, out, err = run_tool("pack_model.py", "--model", trained.output, "--card", card, "--output", folder, ANY_SCORE)

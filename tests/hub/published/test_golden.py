@@ -16,23 +16,24 @@ from ovdet.modeling.centernet import CenterNetProposals, logit_of_log
 from ovdet.modeling.region_embedding import pool, refine, with_boxes
 from ovdet.modeling.scoring import Regions, build_scorer
 
+pytestmark = pytest.mark.slow  # networks of full size
+
 OF_MAPS, OF_SCORES, OF_BOXES = 1e-4, 1e-4, 0.02  # deviations of a map; scores; pixels
 
 OF_COCO_AND_LVIS = {"detic_vild": ("lvis_v1", "lvis_v1"), "detic_r50": ("lvis_v1", "coco"),
                     "detic_swinb": ("lvis_v1", "coco"), "detic_ovcoco": ("coco", "coco")}  # fmt: skip
-SOON = [("detic_r50", "synthetic", "")]  # heat maps, three stages, masks
-LATER = [(case, "synthetic", "") for case in ("detic_vild", "detic_ovcoco", "detic_swinb")] + [
+DETICS = [(case, "synthetic", "") for case in OF_COCO_AND_LVIS] + [
     (case, photo, classes)
     for case, pair in OF_COCO_AND_LVIS.items()
     for photo, classes in zip(("photo_a", "photo_b"), pair, strict=True)
 ]
 
 
-def told(cases, *marks):
-    return [pytest.param(case, id="-".join(case[:2]), marks=marks) for case in cases]
+def told(cases):
+    return [pytest.param(case, id="-".join(case[:2])) for case in cases]
 
 
-@pytest.fixture(scope="module", params=told(SOON) + told(LATER, pytest.mark.slow))
+@pytest.fixture(scope="module", params=told(DETICS))
 def case(request, build_case):
     return build_case(*request.param)
 
@@ -74,7 +75,6 @@ def share_found(boxes: Tensor, scores: Tensor, classes: Tensor, golden: dict[str
     return float(fits.any(1).float().mean())
 
 
-@pytest.mark.slow
 def test_input(case, seen):
     image = seen[0].tensor[0]
     assert tuple(image.shape) == tuple(case.golden["input.shape"])
@@ -82,7 +82,6 @@ def test_input(case, seen):
     assert close(values, case.golden["input.val"], 1e-4)
 
 
-@pytest.mark.slow
 def test_features(case, seen):
     for name, found in seen[1].items():
         if f"feat.{name}.val" in case.golden:
@@ -93,7 +92,6 @@ def heat_maps(generator) -> bool:
     return isinstance(generator, CenterNetProposals)
 
 
-@pytest.mark.slow
 def test_proposal_head(case, seen):
     generator = case.predictor.model.proposal_generator
     maps = [seen[1][name] for name in generator.in_features]
@@ -105,7 +103,6 @@ def test_proposal_head(case, seen):
             check_map(found[0], case.golden, f"feat.{name}.L{level}")
 
 
-@pytest.mark.slow
 def test_proposals(case, seen):
     found = seen[2]
     assert abs(len(found) - int(case.golden["prop.count"])) <= 2
@@ -114,7 +111,6 @@ def test_proposals(case, seen):
     assert share_found(found.proposal_boxes.tensor, scores, scores, case.golden, "prop") >= 0.97
 
 
-@pytest.mark.slow
 def test_box_head(case, seen):
     """From the golden proposals, stage by stage."""
     golden, heads, rows = case.golden, case.predictor.model.roi_heads, case.classes.embeddings
@@ -143,7 +139,6 @@ def test_box_head(case, seen):
     assert close(boxes[0], golden["head.boxes"], OF_BOXES)
 
 
-@pytest.mark.slow
 def test_masks(case, seen):
     """Of the first golden detections."""
     heads, golden = case.predictor.model.roi_heads, case.golden
@@ -160,7 +155,7 @@ def test_masks(case, seen):
     assert close(found, golden["mask.logits4"], 1e-3 * golden["mask.logits4"].std())
 
 
-@pytest.mark.parametrize("of", told(SOON) + told(LATER, pytest.mark.slow))
+@pytest.mark.parametrize("of", told(DETICS))
 def test_detections(build_case, of):
     case = build_case(*of)
     golden = case.golden
@@ -184,7 +179,7 @@ REGIONCLIPS = [
 ]
 
 
-@pytest.fixture(scope="module", params=told(REGIONCLIPS, pytest.mark.slow))
+@pytest.fixture(scope="module", params=told(REGIONCLIPS))
 def regionclip(request, build_case):
     return build_case(*request.param)
 
@@ -244,7 +239,7 @@ def test_regionclip_box_head(regionclip):
     assert close(boxes[0], golden["head.boxes"], OF_BOXES)
 
 
-@pytest.mark.parametrize("of", told(REGIONCLIPS, pytest.mark.slow))
+@pytest.mark.parametrize("of", told(REGIONCLIPS))
 def test_regionclip_detections(build_case, of):
     case = build_case(*of)
     golden = case.golden
