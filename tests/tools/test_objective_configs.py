@@ -27,6 +27,7 @@ CONFIGS = {
     "fast_rcnn": set(),
     "localization_rpn": set(),
 }
+SOON = "distill_contrast"  # of the default tier, in which test_detector.py trains each objective
 RPN = "model.proposal_generator.post_nms_topk=[100,50]"
 LITTLE = (
     *("dataset.num_base=24", "dataset.split=${dataset.root}/ov_split.json", "train.max_iter=2", "train.log_period=1"),
@@ -74,8 +75,9 @@ def test_ovr_cnn_in_two_steps(trained, run_tool, tmp_path, captions):
     assert not torch.equal(before["roi_heads.box_head.fc1.weight"], after["roi_heads.box_head.fc1.weight"])
 
 
-@pytest.mark.slow  # in the default tier tests/objectives and tests/modeling/test_detector.py train each
-@pytest.mark.parametrize("name", CONFIGS)
+@pytest.mark.parametrize(
+    "name", [pytest.param(each, marks=[] if each == SOON else [pytest.mark.slow]) for each in CONFIGS]
+)
 def test_two_steps_and_an_evaluation(trained, run_tool, tmp_path, captions, name):
     config = f"configs/lite/{name}.py"
     overrides = [f"dataset.root={trained.output.parent}/data", f"train.output_dir={tmp_path}/run", *LITTLE]
