@@ -104,7 +104,7 @@ def _checked(arguments: argparse.Namespace) -> tuple[dict[str, Any], Path, Path]
 
 
 def _stream(arguments: argparse.Namespace, predictor: OpenVocabPredictor, wanted: dict[str, Any]) -> Callable:
-    """What detects on photos: the predictor here, or one in each process of a cluster."""
+    """A function that detects on photos: the predictor's here, or one in each process of a cluster."""
     from ovdet.inference.cluster_stream import stream_on_cluster
 
     if arguments.engine == "local":

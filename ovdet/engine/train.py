@@ -329,7 +329,7 @@ def _train(config: DictConfig, options: TrainOptions, resume: bool) -> Mapping[s
 
 
 def _first_weights(options: TrainOptions, resume: bool) -> InitialWeights:
-    """What the run begins or goes on with, the same on all processes."""
+    """The weights that a run begins or goes on with, the same on all processes."""
     first = initial_weights(options, resume=resume)
     check_ranks_agree(first)
     if first.step > options.max_iter:
@@ -340,7 +340,7 @@ def _first_weights(options: TrainOptions, resume: bool) -> InitialWeights:
 def _known_names(
     model: nn.Module, first: InitialWeights, names: Sequence[str], dataset_name: str
 ) -> dict[str, Sequence[str]]:
-    """What checkpoints say of names: those trained with boxes enough, and all of which a box was seen."""
+    """Names for the header of checkpoints: those trained with boxes enough, and all of which a box was seen."""
     trained = MetadataCatalog.get(dataset_name).get("well_known", names)  # of a mixture those with boxes enough
     if not hasattr(model, "training_classes"):  # a closed-set classifier forgets; where names are embedded none is lost
         trained = classes_of_both(first.training_classes, trained)

@@ -82,10 +82,10 @@ def _advice(name: str, trained: Mapping[str, str]) -> list[str]:
 
 
 def _kinds(readings: Iterable[str], names: Sequence[str]) -> list[str]:
-    """Those of some names whose things are of the kinds that wider words name."""
+    """Those of some names that mean a kind of what wider words name."""
     groups = _load()["groups"]
     narrower = {each for reading in readings for each in groups.get(reading, ())}
-    return [name for name in names if _common(name) in narrower]
+    return [name for name in names if _common(name) in narrower] if narrower else []
 
 
 def _likeness(name: str, other: str) -> float:

@@ -17,7 +17,7 @@ from ovdet.packable import packable
 
 
 def centerness(anchors: Tensor, boxes: Tensor) -> Tensor:
-    """How near the center of each anchor is to that of its box (FCOS, arXiv:1904.01355), in [0, 1].
+    """The nearness of each anchor's center to that of its box (FCOS, arXiv:1904.01355), in [0, 1].
 
     The geometric mean of min / max of the distances to the left and right sides, and to the upper and lower ones; 0
     outside the box.
