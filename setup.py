@@ -11,7 +11,7 @@ RAY = ["ray[data]>=2.40,<3"]  # extraction on more than one machine
 WEB = ["fastapi>=0.115,<1", "uvicorn>=0.30,<1", "python-multipart>=0.0.18", "defusedxml>=0.7"]  # ovdet serve
 TRACK = ["trackers>=2.6,<3"]  # ovdet track
 DOCS = ["mkdocs-material>=9.6,<10", "mkdocstrings-python>=2,<3"]  # make docs
-OPENVINO = ["openvino==2026.4.1"]  # --runtime openvino
+OPENVINO = ["openvino==2026.4.1", "nncf==3.4.0"]  # --runtime openvino, --format openvino_int8
 EXPORT = ["onnx>=1.17", "onnxruntime>=1.20", "onnxscript>=0.5"]
 
 setup(

@@ -26,7 +26,12 @@ from ovdet.inference.predictor import OpenVocabPredictor
 
 SIZE = (360, 480)  # of the photo; ovdet-lite enlarges it to 448 x 597
 _OWL_NAMES = 100
-_RUNTIMES = {"onnx": "onnxruntime", "openvino": "OpenVINO", "openvino half": "OpenVINO, bfloat16"}
+_RUNTIMES = {
+    "onnx": "onnxruntime",
+    "openvino": "OpenVINO",
+    "openvino half": "OpenVINO, bfloat16",
+    "openvino int8": "OpenVINO, 8 bits",
+}
 
 
 @torch.inference_mode()
@@ -36,6 +41,7 @@ def run(
     device: str = "cpu",
     yolox_file: str = "",
     runtimes: Sequence[str] = (),
+    int8_file: str = "",
     large_peers: bool = True,
 ) -> list[Row]:
     """A row for each peer of ovdet-lite, in float32 and, where the device computes in it, in bfloat16.
@@ -45,6 +51,7 @@ def run(
         device: of ovdet and its peers.
         yolox_file: YOLOX-nano as ONNX; "" leaves it out.
         runtimes: "onnx", "openvino": ovdet-lite by these too.
+        int8_file: ovdet-lite exported in 8 bits, run by OpenVINO too; "" for none.
         large_peers: OWLv2 too, ten seconds a photo on two cores.
 
     Raises:
@@ -70,6 +77,9 @@ def run(
         if runtime == OPENVINO and halves:
             exported = load_predictor(None, None, None, runtime=runtime, half=True)
             contenders["openvino half"] = partial(run_each, exported.model, inputs, classes[80])
+    if int8_file:
+        exported = load_predictor(None, None, int8_file, runtime=OPENVINO, half=None)
+        contenders["openvino int8"] = partial(run_each, exported.model, inputs, classes[80])
     for count, each in classes.items():
         contenders[f"detectron2 {count}"] = partial(run_each, _faster_rcnn(ours.model, count, device), inputs, each)
     contenders["torchvision"] = partial(_mobilenet(device), [photo.to(device) / 255])
@@ -110,6 +120,8 @@ def rows_of(seconds: Mapping[str, list[float]], device: str) -> list[Row]:
         for runtime, title in _RUNTIMES.items()
         if runtime in median
     ]
+    if "openvino int8" in median and "YOLOX" in median:
+        rows.append(row("80 names, OpenVINO, 8 bits", "openvino int8", "YOLOX-nano's network, onnxruntime", "YOLOX"))
     if "half" in median:
         rows.append(row("80 names, bfloat16", "half", "ovdet-lite, float32", "ours 80"))
         if "YOLOX" in median:

@@ -67,6 +67,7 @@ def measure(
     command: str,
     yolox_file: str = "",
     runtimes: Sequence[str] = (),
+    int8_file: str = "",
 ) -> Report:
     """Run the benchmarks, a table printed as soon as it is there.
 
@@ -78,6 +79,7 @@ def measure(
         command: for the report.
         yolox_file: see `detectors.run`.
         runtimes: see `detectors.run`.
+        int8_file: likewise.
 
     Raises:
         InputError: a file or device that is not there.
@@ -85,7 +87,8 @@ def measure(
     load = os.getloadavg()[0]
     sections = []
     if detectors:
-        given = dict(yolox_file=yolox_file, runtimes=runtimes, large_peers=set(PARTS) <= set(parts))
+        given = dict(yolox_file=yolox_file, runtimes=runtimes, int8_file=int8_file)
+        given["large_peers"] = set(PARTS) <= set(parts)
         sections.append(_shown(Section(*_DETECTORS, run_detectors(rounds=rounds, device=device, **given))))
     sections += [_shown(_run_part(name, rounds, device)) for name in parts]
     return Report(

@@ -1,7 +1,8 @@
 """Time ovdet-lite beside other detectors in one run; --all also evaluation, vocabularies, teacher, training step.
 
 ovdet benchmark
-ovdet benchmark --all --yolox yolox_nano.onnx --runtimes onnx openvino --output bench.json    (under ten minutes)
+ovdet benchmark --all --yolox yolox_nano.onnx --runtimes onnx openvino --openvino-int8 lite_int8.onnx
+    --output bench.json                                              (under ten minutes)
 ovdet benchmark --parts start stream --output more.json              (these alone)
 ovdet benchmark --page docs/benchmarks.md bench.json gpu.json        (writes the page from such files)
 """
@@ -31,6 +32,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add("--yolox", default="", metavar="F.onnx", help="YOLOX-nano as ONNX, one more peer")
     runtimes = "ovdet-lite by these too; it is exported the first time, which takes a minute or more"
     add("--runtimes", nargs="+", choices=("onnx", "openvino"), default=[], help=runtimes)
+    int8 = "a file of ovdet-lite by `ovdet export --format openvino_int8`, run by OpenVINO too"
+    add("--openvino-int8", default="", metavar="F.onnx", help=int8)
     add("--device", default="cpu", metavar="D", help="cpu, cuda, cuda:1, ... (default: cpu)")
 
 
@@ -50,8 +53,9 @@ def run(arguments: argparse.Namespace) -> None:
         content = suite.page([suite.read_report(file) for file in arguments.files])
         atomic_write(require_path(arguments.page), content.encode())
         return
-    if arguments.yolox and not Path(arguments.yolox).is_file():
-        raise InputError(f"expected an ONNX file, {arguments.yolox} does not exist")
+    for file in (arguments.yolox, arguments.openvino_int8):
+        if file and not Path(file).is_file():
+            raise InputError(f"expected an ONNX file, {file} does not exist")
     if arguments.output and not Path(arguments.output).absolute().parent.is_dir():
         raise InputError(f"expected a folder to write to, got {arguments.output}")
     parse_device(arguments.device)
@@ -64,6 +68,7 @@ def run(arguments: argparse.Namespace) -> None:
         device=arguments.device,
         yolox_file=arguments.yolox,
         runtimes=arguments.runtimes,
+        int8_file=arguments.openvino_int8,
         command=shlex.join(["ovdet", *words]),
     )
     if arguments.output:

@@ -58,6 +58,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add("--half", action="store_true", help="mixed precision: faster, AP may differ a little")
     add_int8_argument(parser)
     add_runtime_argument(parser)
+    exported = "an .onnx file of this detector by `ovdet export`, for --runtime to run (default: it exports one)"
+    add("--exported", metavar="F.onnx", help=exported)
     add_detector_arguments(parser, json="the figures")
 
 
@@ -130,6 +132,7 @@ def evaluate(arguments: argparse.Namespace) -> None:
             half=arguments.half,
             int8=arguments.int8,
             runtime=arguments.runtime,
+            exported=arguments.exported,
         )
     if arguments.json:
         print(json.dumps(results))

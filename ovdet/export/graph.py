@@ -143,11 +143,14 @@ def pool(pooler: ROIPooler, maps: list[Tensor], boxes: Tensor) -> Tensor:
     side = ((boxes[:, 2] - boxes[:, 0]) * (boxes[:, 3] - boxes[:, 1])).sqrt()
     level = (pooler.canonical_level + (side / pooler.canonical_box_size + 1e-8).log2()).floor()
     level = level.clamp(pooler.min_level, pooler.max_level) - pooler.min_level
-    output = boxes.new_zeros(boxes.shape[0], maps[0].shape[1], *pooler.output_size)
+    pooled, order = [], []
     for number, (level_pooler, features) in enumerate(zip(pooler.level_poolers, maps, strict=True)):
         index = (level == number).nonzero().squeeze(1)
-        output = output.index_put((index,), level_pooler(features, rois[index]))
-    return output
+        pooled.append(level_pooler(features, rois[index]))
+        order.append(index)
+    order = torch.cat(order)
+    place = torch.zeros_like(level, dtype=torch.int64).scatter(0, order, torch.arange(order.shape[0]).to(order))
+    return torch.cat(pooled).index_select(0, place)  # unlike a scatter, OpenVINO does this in 8 bits
 
 
 def keep_best(

@@ -13,22 +13,24 @@ import importlib
 import importlib.util
 import io
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
 import torch
 from detectron2.config import instantiate
+from detectron2.data import transforms as T
 from detectron2.structures import Boxes, Instances
 from omegaconf import DictConfig
 from rich.progress import track
 from torch.export import Dim, ExportedProgram
 
+from ovdet.data.images import find_images, read_image
 from ovdet.errors import InputError, first_line
 from ovdet.export.graph import DetectionGraph
 from ovdet.export.proposals import check_proposals
-from ovdet.export.quantize import quantize_linear_layers
+from ovdet.export.quantize import quantize_linear_layers, quantize_network
 from ovdet.files import atomic_write, check_place
 from ovdet.hub.load import check_own, load_detector
 from ovdet.hub.model_folder import read_resize
@@ -43,10 +45,14 @@ FORMAT = "ovdet detector 1"
 LEARNED_INPUTS = ("learned_weights", "learned_biases")
 _NEVER = -1e4  # logit of a row that finds nothing
 _MAX_SIDE = 16384  # pixels; tracing wants a bound
+_TRACED_NAMES = 65
+MAX_PHOTOS = 100  # that ranges are taken from
 
 
 @torch.inference_mode(False)  # of the caller: what is made in it cannot be traced
-def export_detector(config: DictConfig, weights: str, output: str | Path, form: Form) -> dict[str, Any]:
+def export_detector(
+    config: DictConfig, weights: str, output: str | Path, form: Form, *, photos: str | Path | None = None
+) -> dict[str, Any]:
     """Write a trained detector as one file.
 
     Args:
@@ -54,18 +60,24 @@ def export_detector(config: DictConfig, weights: str, output: str | Path, form: 
         weights: as for `load_detector`.
         output: the file to write.
         form: one of FORMATS.
+        photos: a file or folder; of a form that takes photos, whose ranges of values decide how 8 bits are used.
 
     Returns:
         The description that is in the file.
 
     Raises:
-        InputError: the place cannot be written to or its name does not fit the format, a package is missing, config or
-            weights are not there, or the method cannot be exported.
+        InputError: the place cannot be written to or its name does not fit the format, a package is missing, config,
+            weights or photos are not there, or the method cannot be exported.
     """
     check_own(config)
     _check_output(Path(output), form)
+    if form.takes_photos != (photos is not None):
+        wanted = "photos, whose ranges of values it needs, got none" if photos is None else "no photos for this format"
+        raise InputError(f"expected {wanted}")
+    files = [] if photos is None else _spread(find_images(photos), MAX_PHOTOS)
     detector, embed_names, header = load_detector(config, weights)
     calibration = getattr(detector.roi_heads, "calibration", None)
+    resize = read_resize(instantiate(config.dataloader.test.mapper.augmentations))
     description = {
         "format": FORMAT,
         "version": importlib.import_module(__name__.partition(".")[0]).__version__,
@@ -75,7 +87,7 @@ def export_detector(config: DictConfig, weights: str, output: str | Path, form: 
         "templates": embed_names.templates,
         "training_classes": list(header.get("training_classes", ())),
         "detector": detector_fingerprint(detector),
-        "resize": read_resize(instantiate(config.dataloader.test.mapper.augmentations)),
+        "resize": resize,
         "image": "uint8 RGB (3, H, W)",
         "calibration": None if calibration is None else dataclasses.asdict(calibration),
     }
@@ -86,11 +98,34 @@ def export_detector(config: DictConfig, weights: str, output: str | Path, form: 
             trace(detector, tells_base=bool(description["training_classes"]), with_learned=form.takes_learned)
         ),
         lambda: contents.append(form.pack(programs[0], json.dumps(description))),
-        lambda: atomic_write(output, contents[0]),
+        lambda: atomic_write(output, contents[-1]),
     ]
+    if form.takes_photos:
+        steps.insert(2, lambda: contents.append(quantize_network(contents[0], _samples(programs[0], files, resize))))
     for step in track(steps, "exporting"):
         step()
     return description
+
+
+def _spread(files: list[Path], number: int) -> list[Path]:
+    """At most `number` of them, evenly spread."""
+    step = max(len(files) / number, 1)
+    return [files[int(k * step)] for k in range(min(number, len(files)))]
+
+
+def _samples(program: ExportedProgram, files: Sequence[Path], resize: Mapping[str, int]) -> list[dict[str, np.ndarray]]:
+    """Photos as a program's inputs. Its names are made up: the network, other than its scores, does not see them."""
+    placeholders = {node.name: node.meta["val"] for node in program.graph.find_nodes(op="placeholder")}
+    names = {"vocabulary": np.eye(_TRACED_NAMES, placeholders["vocabulary"].shape[1], dtype=np.float32)}
+    if "is_base" in placeholders:
+        names["is_base"] = np.zeros(_TRACED_NAMES, dtype=bool)
+    augmentation = T.ResizeShortestEdge(**resize)
+
+    def image(file: Path) -> np.ndarray:
+        rgb = read_image(file)
+        return augmentation.get_transform(rgb).apply_image(rgb).transpose(2, 0, 1).copy()
+
+    return [{"image": image(file), **names} for file in files]
 
 
 def _check_output(output: Path, form: Form) -> None:
@@ -101,7 +136,7 @@ def _check_output(output: Path, form: Form) -> None:
 
 
 def check_packages(names: tuple[str, ...]) -> None:
-    """Refuse to begin without a package of the extra "export".
+    """Refuse to begin without a package of the extras "export" and "openvino".
 
     Raises:
         InputError: one is not installed.
@@ -138,11 +173,11 @@ def trace(detector: OpenVocabRCNN, *, tells_base: bool, with_learned: bool = Fal
     if detector.backbone.size_divisibility < 2 or any(isinstance(part, SwinBackbone) for part in detector.modules()):
         raise InputError("expected a detector with a pyramid on convolutions, got a C4 detector's or Swin's backbone")
     width = heads.box_predictor.classifier.width
-    inputs = {"image": torch.zeros(3, 320, 416, dtype=torch.uint8), "vocabulary": torch.eye(65, width)}
+    inputs = {"image": torch.zeros(3, 320, 416, dtype=torch.uint8), "vocabulary": torch.eye(_TRACED_NAMES, width)}
     names = Dim("K", min=1)
     shapes = {"image": {1: Dim("H", max=_MAX_SIDE), 2: Dim("W", max=_MAX_SIDE)}, "vocabulary": {0: names}}
     if tells_base and heads.score_fusion.tells_base:
-        inputs["is_base"], shapes["is_base"] = torch.zeros(65, dtype=torch.bool), {0: names}
+        inputs["is_base"], shapes["is_base"] = torch.zeros(_TRACED_NAMES, dtype=torch.bool), {0: names}
     if with_learned:
         rows = Dim("L", min=1)
         inputs |= {"learned_weights": torch.zeros(3, features_width(detector)), "learned_biases": torch.zeros(3)}
@@ -181,6 +216,7 @@ def _drop_assertions(program: ExportedProgram) -> None:
     graph = program.graph_module.graph
     for check in graph.find_nodes(op="call_function", target=torch.ops.aten._assert_scalar.default):
         graph.erase_node(check)
+    graph.eliminate_dead_code()  # what they compared
     for node in graph.nodes:
         node.meta.pop("stack_trace", None)
     program.graph_module.recompile()
@@ -231,16 +267,19 @@ class Form(NamedTuple):
         packages: that writing it needs.
         pack: program and description -> the file's bytes.
         takes_learned: whether its programs take learned rows.
+        takes_photos: whether its network is in 8 bits, by the ranges of values that photos have.
     """
 
     suffix: str
     packages: tuple[str, ...]
     pack: Callable[[ExportedProgram, str], bytes]
     takes_learned: bool = True
+    takes_photos: bool = False
 
 
 FORMATS = {
     "onnx": Form(".onnx", ("onnx", "onnxscript"), pack_onnx),
     "onnx_int8": Form(".onnx", ("onnx", "onnxscript", "onnxruntime"), pack_onnx_int8),
+    "openvino_int8": Form(".onnx", ("onnx", "onnxscript", "onnxruntime", "nncf"), pack_onnx, takes_photos=True),
     "torch_export": Form(".pt2", (), pack_torch_export, takes_learned=False),
 }

@@ -79,6 +79,7 @@ def evaluate_on(
     half: bool = False,
     int8: bool = False,
     runtime: str = TORCH,
+    exported: str | Path | None = None,
 ) -> Mapping[str, Any]:
     """Evaluate a detector on data of one's own; the data is checked before the model is loaded.
 
@@ -107,6 +108,7 @@ def evaluate_on(
         half: see `speed_up`.
         int8: likewise.
         runtime: see `load_predictor`.
+        exported: an .onnx file of this detector that the runtime is to run; None: one that it exports.
 
     Returns:
         The evaluator's results.
@@ -115,6 +117,8 @@ def evaluate_on(
         InputError: data, split, setting, output, config or weights cannot be used or do not fit.
     """
     _check(config, split, setting, iou_types, max_detections)
+    if exported is not None and runtime == TORCH:
+        raise InputError("expected --runtime onnx or openvino with --exported")
     if suggest_thresholds and (lvis or "segm" in iou_types):
         raise InputError("expected boxes and COCO's rules to suggest thresholds, got LVIS's or masks")
     if precision is not None and not (suggest_thresholds and 0 < precision <= 1):
@@ -134,7 +138,7 @@ def evaluate_on(
     with registered(dataset):
         names = dict(vocabulary=vocabulary, negatives=negatives, learned=learned)
         results, classes, detector = _evaluate(
-            config, output, weights, **names, compile=compile, half=half, int8=int8, runtime=runtime
+            config, output, weights, **names, compile=compile, half=half, int8=int8, runtime=runtime, exported=exported
         )
         if suggest_thresholds and comm.is_main_process():
             write_thresholds(output, dataset["name"], classes, detector(), precision)
@@ -167,6 +171,7 @@ def _evaluate(
     negatives: Sequence[str] = (),
     learned: ClassEmbeddings | None = None,
     runtime: str = TORCH,
+    exported: str | Path | None = None,
     **faster: bool,
 ) -> tuple[Mapping[str, Any], ClassEmbeddings, Callable[[], str]]:
     """The evaluator's results, the classes that were asked for, and what gives the detector's fingerprint.
@@ -184,7 +189,10 @@ def _evaluate(
         if odd := [name for name in learned.names if normalize_class_name(name) not in known]:
             raise InputError(f"expected learned classes that the json has, got {odd[0]!r}")
         classes = join_classes(classes, learned)
-    network = speed_up(model, **faster) if runtime == TORCH else _Exported(config, weights, model, runtime, **faster)
+    if runtime == TORCH:
+        network = speed_up(model, **faster)
+    else:
+        network = _Exported(config, weights, model, runtime, exported, **faster)
     prepare_evaluation(folder)
     _tell_known_novel(config, header)
     results = do_test(config, network, classes)
@@ -197,14 +205,25 @@ class _Exported(nn.Module):
     """A detector's exported file, called like the detector."""
 
     def __init__(
-        self, config: DictConfig, weights: str, model: nn.Module, runtime: str, *, compile: bool, half: bool, int8: bool
+        self,
+        config: DictConfig,
+        weights: str,
+        model: nn.Module,
+        runtime: str,
+        file: str | Path | None,
+        *,
+        compile: bool,
+        half: bool,
+        int8: bool,
     ) -> None:
         super().__init__()
         if compile or int8 or (half and runtime != OPENVINO) or model.device.type != "cpu":
             what = "the CPU with --runtime, no --compile, no --int8, and --half with torch or openvino alone"
             raise InputError(f"expected {what}")
-        file = exported_file(config, weights)
-        loaded = load_openvino_predictor(file, half=half) if runtime == OPENVINO else load_onnx_predictor(file)
+        own = file or exported_file(config, weights)
+        loaded = load_openvino_predictor(own, half=half) if runtime == OPENVINO else load_onnx_predictor(own)
+        if file and loaded.fingerprint != detector_fingerprint(model):
+            raise InputError(f"expected a file exported from this detector, {file} is of another one")
         self.detector, self.is_bgr = loaded.model, model.input_format == "BGR"
 
     def forward(self, inputs: list[dict], *, classes: ClassEmbeddings) -> list[dict]:

@@ -139,6 +139,10 @@ def test_rows_are_ratios_within_one_run():
         "ovdet-lite,",
         "YOLOX-nano's",
     ]
+    int8 = [
+        row for row in rows_of({**seconds, "openvino int8": [0.04], "YOLOX": [0.01]}, "cpu") if "8 bits" in row.case
+    ]
+    assert [round(row.speedup, 2) for row in int8] == [3.0, 0.25]
 
 
 @pytest.mark.slow

@@ -41,6 +41,8 @@ FAULTS = {
         [*DATA, "--masks", *DETECTOR],
         [*DATA, "--precision", "0.5", *DETECTOR],
         [*DATA, "--half", "--runtime", "onnx", *DETECTOR],
+        [*DATA, "--exported", "gone.onnx", *DETECTOR],
+        [*DATA, "--exported", "gone.onnx", "--runtime", "onnx", *DETECTOR],
         [*DATA, "--model", "gone"],
         [*DATA, "--config-file", "configs/quick/vild.py", "--weights", "gone.pth"],
         [*DATA, "--config-file", "configs/quick/vild.py", "--weights", "{bad}/text.json"],

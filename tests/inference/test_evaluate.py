@@ -128,11 +128,24 @@ def test_an_exported_file_takes_rgb(monkeypatch, runtime, order):
     monkeypatch.setattr(evaluate_only, "load_onnx_predictor", load)
     model = SimpleNamespace(device=torch.device("cpu"), input_format=order)
     given = dict(compile=False, int8=False, half=runtime == "openvino")
-    exported = evaluate_only._Exported({}, "weights", model, runtime, **given)
+    exported = evaluate_only._Exported({}, "weights", model, runtime, None, **given)
     image = torch.tensor([1, 2, 3])[:, None, None].expand(3, 2, 2)
     assert exported([{"image": image}], classes="classes") == ["classes"]
     assert seen[0].tolist() == ([3, 2, 1] if order == "BGR" else [1, 2, 3])
     assert asked == [("file.onnx", {"half": True} if runtime == "openvino" else {})]
+
+
+def test_a_file_of_another_detector_is_refused(monkeypatch):
+    monkeypatch.setattr(
+        evaluate_only, "load_onnx_predictor", lambda file: SimpleNamespace(model=file, fingerprint="ab")
+    )
+    monkeypatch.setattr(evaluate_only, "detector_fingerprint", lambda model: model.fingerprint)
+    given = dict(compile=False, half=False, int8=False)
+    model = SimpleNamespace(device=torch.device("cpu"), input_format="RGB", fingerprint="ab")
+    assert evaluate_only._Exported({}, "weights", model, "onnx", "mine.onnx", **given).detector == "mine.onnx"
+    model.fingerprint = "cd"
+    with pytest.raises(InputError, match="exported from this detector, mine.onnx is of another"):
+        evaluate_only._Exported({}, "weights", model, "onnx", "mine.onnx", **given)
 
 
 @pytest.mark.parametrize("more", [{"compile": True}, {"int8": True}, {"half": True}, {"device": "cuda"}])
@@ -140,4 +153,4 @@ def test_what_an_exported_file_cannot_do_is_refused(more):
     given = dict(compile=False, half=False, int8=False) | more
     model = SimpleNamespace(device=torch.device(given.pop("device", "cpu")), input_format="RGB")
     with pytest.raises(InputError, match="the CPU with --runtime, no --compile, no --int8"):
-        evaluate_only._Exported({}, "weights", model, "onnx", **given)
+        evaluate_only._Exported({}, "weights", model, "onnx", None, **given)

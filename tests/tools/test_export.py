@@ -3,6 +3,7 @@
 import importlib.util
 import json
 import runpy
+import shutil
 import sys
 from dataclasses import replace
 from pathlib import Path
@@ -204,6 +205,26 @@ def test_integers_find_nearly_the_same(exported, folder, eager, photo, run_tool,
     assert near.float().mean() > 0.9
 
 
+@pytest.mark.slow
+def test_openvino_runs_a_network_in_8_bits(folder, eager, photo, run_tool, tmp_path):
+    pytest.importorskip("openvino")
+    onnx = pytest.importorskip("nncf") and pytest.importorskip("onnx")
+    file = tmp_path / "int8.onnx"
+    form = ("--format", "openvino_int8", "--photos", photo.parent)
+    code, _, err = run_tool("export.py", "--model", folder, *form, "--output", file)
+    assert code == 0, err[-2000:]
+    nodes = onnx.load(file).graph.node
+    dequantized = {output for node in nodes if node.op_type == "DequantizeLinear" for output in node.output}
+    layers = [node for node in nodes if node.op_type in ("Conv", "Gemm")]
+    in_int8 = [node for node in layers if node.input[1] in dequantized]
+    assert len(in_int8) > len(layers) / 2
+    assert not any(set(node.input) & dequantized for node in nodes if node.op_type in ("Add", "Mul", "Exp", "MatMul"))
+    predictor = load_openvino_predictor(file)
+    assert predictor.fingerprint == eager.fingerprint
+    found = predictor(photo, names=["red square", "wheel"], threshold=0)  # of random weights, so not the same boxes
+    assert len(found) > 10 and found.masks.shape == (len(found), 200, 300)
+
+
 def test_the_demo_takes_the_file(exported, folder, photo, run_tool, tmp_path):
     common = ("--input", photo, "--vocabulary", "red square, wheel", "--threshold", "0", "--device", "cpu")
     code, _, err = run_tool("demo.py", *common, "--output", tmp_path / "onnx", "--weights", exported)
@@ -228,6 +249,14 @@ def last_line(err: str) -> str:
     return line
 
 
+@pytest.fixture(autouse=True)
+def _as_if_nncf_were_there(monkeypatch, request):
+    """What is refused is refused before it would be imported."""
+    if request.node.name.startswith("test_bad_input"):
+        find = importlib.util.find_spec
+        monkeypatch.setattr(importlib.util, "find_spec", lambda name, *more: name == "nncf" or find(name, *more))
+
+
 @pytest.mark.parametrize(
     ("change", "message"),
     [
@@ -237,6 +266,9 @@ def last_line(err: str) -> str:
             ("--output", "/proc/nowhere/model.onnx"), "place to write to", marks=pytest.mark.slow
         ),
         (("--format", "torch_export"), "*.pt2"),
+        (("--format", "openvino_int8"), "expected photos, whose ranges of values it needs, got none"),
+        (("--photos", "docs"), "expected no photos for this format"),
+        (("--format", "openvino_int8", "--photos", "nowhere"), "nowhere does not exist"),
         (("--weights", "none.pth"), "none.pth does not exist"),
         (("--model", "output"), "one of the two"),
         (("--config-file", "configs/lite/rcnn_style.py"), "asks a teacher about crops"),
@@ -333,3 +365,23 @@ def test_the_shipped_detector(run_tool, tmp_path):
     found, expected = results
     assert found.labels == expected.labels and found.labels[0] == "motorcycle"
     assert np.abs(found.boxes - expected.boxes).max() < 1 and np.abs(found.scores - expected.scores).max() < 1e-2
+
+
+@pytest.mark.slow
+def test_the_shipped_detector_in_8_bits(run_tool, tmp_path):
+    pytest.importorskip("openvino"), pytest.importorskip("nncf")
+    data = Path(pytest.importorskip("skimage").__file__).with_name("data")
+    (tmp_path / "photos").mkdir()
+    asked = {"motorcycle_left.png": "motorcycle", "chelsea.png": "cat", "coffee.png": "cup"}
+    for photo in (*asked, "astronaut.png", "rocket.jpg"):
+        shutil.copy(data / photo, tmp_path / "photos")
+    form = ("--format", "openvino_int8", "--photos", tmp_path / "photos", "--output", tmp_path / "lite.onnx")
+    code, _, err = run_tool("export.py", "--model", "ovdet-lite", *form)
+    assert code == 0, err
+    assert (tmp_path / "lite.onnx").stat().st_size < 20e6  # 49 MB in floats
+    predictors = load_openvino_predictor(tmp_path / "lite.onnx"), OpenVocabPredictor.from_pretrained(device="cpu")
+    for photo, name in asked.items():
+        found, expected = (each(data / photo, names=[name, "mug", "wheel"]) for each in predictors)
+        assert found.labels[0] == expected.labels[0] == name
+        assert box_iou(*(torch.from_numpy(each.boxes[:1]) for each in (found, expected))) > 0.9
+        assert abs(found.scores[0] - expected.scores[0]) < 0.1
