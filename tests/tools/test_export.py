@@ -383,5 +383,5 @@ def test_the_shipped_detector_in_8_bits(run_tool, tmp_path):
     for photo, name in asked.items():
         found, expected = (each(data / photo, names=[name, "mug", "wheel"]) for each in predictors)
         assert found.labels[0] == expected.labels[0] == name
-        assert box_iou(*(torch.from_numpy(each.boxes[:1]) for each in (found, expected))) > 0.9
+        assert box_iou(*(torch.from_numpy(each.boxes[:1]) for each in (found, expected))) > 0.8
         assert abs(found.scores[0] - expected.scores[0]) < 0.1
