@@ -2,8 +2,8 @@
 
 ovdet train --config-file lite/ovdet_lite_everyday dataset.root=PATH dataset.more=SETS dataset.labels=LABELS
     dataset.everyday=EVERYDAY dataset.nanodet=FOLDER train.init_checkpoint=output/lite/expert/model_final.pth
-EVERYDAY holds a folder for each set, instances.json and images/; docs/lab/boxes_and_training.md says where they are from,
-and why the shipped weights are not these. Requirements and figures: configs/README.md.
+EVERYDAY holds a folder for each set, instances.json and images/; docs/lab/boxes_and_training.md says where they are
+from, and why the shipped weights are not these. Requirements and figures: configs/README.md.
 """
 
 from ..common.mixture import data_set, train_on

@@ -28,12 +28,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(arguments: argparse.Namespace) -> None:
+    from ovdet.data.images import find_images
     from ovdet.export.write import FORMATS, export_detector
     from ovdet.hub.find import choose_model, open_config
 
     config_file, weights = choose_model(arguments.model, arguments.config_file, arguments.weights)
     config = open_config(config_file, [*arguments.overrides, "train.device=cpu"])
-    form = FORMATS[arguments.format]
-    description = export_detector(config, weights, arguments.output, form, photos=arguments.photos)
+    photos = find_images(arguments.photos) if arguments.photos else ()
+    description = export_detector(config, weights, arguments.output, FORMATS[arguments.format], photos=photos)
     line = f"{arguments.output}: names by teacher {description['teacher']}, {description['image']}"
     say(arguments, line, {"output": arguments.output, **description})

@@ -26,7 +26,6 @@ from omegaconf import DictConfig
 from rich.progress import track
 from torch.export import Dim, ExportedProgram
 
-from ovdet.data.images import find_images, read_image
 from ovdet.errors import InputError, first_line
 from ovdet.export.graph import DetectionGraph
 from ovdet.export.proposals import check_proposals
@@ -34,6 +33,7 @@ from ovdet.export.quantize import quantize_linear_layers, quantize_network
 from ovdet.files import atomic_write, check_place
 from ovdet.hub.load import check_own, load_detector
 from ovdet.hub.model_folder import read_resize
+from ovdet.inference.photo import Photo, to_rgb
 from ovdet.modeling.backbones.swin import SwinBackbone
 from ovdet.modeling.detector import OpenVocabRCNN
 from ovdet.modeling.fingerprint import detector_fingerprint
@@ -51,7 +51,7 @@ MAX_PHOTOS = 100  # that ranges are taken from
 
 @torch.inference_mode(False)  # of the caller: what is made in it cannot be traced
 def export_detector(
-    config: DictConfig, weights: str, output: str | Path, form: Form, *, photos: str | Path | None = None
+    config: DictConfig, weights: str, output: str | Path, form: Form, *, photos: Sequence[Photo] = ()
 ) -> dict[str, Any]:
     """Write a trained detector as one file.
 
@@ -60,21 +60,21 @@ def export_detector(
         weights: as for `load_detector`.
         output: the file to write.
         form: one of FORMATS.
-        photos: a file or folder; of a form that takes photos, whose ranges of values decide how 8 bits are used.
+        photos: files, images or arrays for a form that takes photos: the ranges of values on up to MAX_PHOTOS of them
+            decide how 8 bits are used.
 
     Returns:
         The description that is in the file.
 
     Raises:
         InputError: the place cannot be written to or its name does not fit the format, a package is missing, config,
-            weights or photos are not there, or the method cannot be exported.
+            weights or photos are not there, there are photos for another form, or the method cannot be exported.
     """
     check_own(config)
     _check_output(Path(output), form)
-    if form.takes_photos != (photos is not None):
-        wanted = "photos, whose ranges of values it needs, got none" if photos is None else "no photos for this format"
+    if form.takes_photos != (len(photos) > 0):
+        wanted = "no photos for this format" if photos else "photos, whose ranges of values it needs, got none"
         raise InputError(f"expected {wanted}")
-    files = [] if photos is None else _spread(find_images(photos), MAX_PHOTOS)
     detector, embed_names, header = load_detector(config, weights)
     calibration = getattr(detector.roi_heads, "calibration", None)
     resize = read_resize(instantiate(config.dataloader.test.mapper.augmentations))
@@ -101,31 +101,25 @@ def export_detector(
         lambda: atomic_write(output, contents[-1]),
     ]
     if form.takes_photos:
-        steps.insert(2, lambda: contents.append(quantize_network(contents[0], _samples(programs[0], files, resize))))
+        steps.insert(2, lambda: contents.append(quantize_network(contents[0], _samples(programs[0], photos, resize))))
     for step in track(steps, "exporting"):
         step()
     return description
 
 
-def _spread(files: list[Path], number: int) -> list[Path]:
-    """At most `number` of them, evenly spread."""
-    step = max(len(files) / number, 1)
-    return [files[int(k * step)] for k in range(min(number, len(files)))]
-
-
-def _samples(program: ExportedProgram, files: Sequence[Path], resize: Mapping[str, int]) -> list[dict[str, np.ndarray]]:
-    """Photos as a program's inputs. Its names are made up: the network, other than its scores, does not see them."""
+def _samples(program: ExportedProgram, photos: Sequence[Photo], resize: Mapping[str, int]) -> list[dict[str, Any]]:
+    """Photos, evenly spread, as a program's inputs; its names are made up: the network but for its scores sees none."""
     placeholders = {node.name: node.meta["val"] for node in program.graph.find_nodes(op="placeholder")}
     names = {"vocabulary": np.eye(_TRACED_NAMES, placeholders["vocabulary"].shape[1], dtype=np.float32)}
     if "is_base" in placeholders:
         names["is_base"] = np.zeros(_TRACED_NAMES, dtype=bool)
     augmentation = T.ResizeShortestEdge(**resize)
-
-    def image(file: Path) -> np.ndarray:
-        rgb = read_image(file)
-        return augmentation.get_transform(rgb).apply_image(rgb).transpose(2, 0, 1).copy()
-
-    return [{"image": image(file), **names} for file in files]
+    samples = []
+    for index in np.linspace(0, len(photos) - 1, min(len(photos), MAX_PHOTOS)).round().astype(int):
+        rgb = to_rgb(photos[index])
+        resized = augmentation.get_transform(rgb).apply_image(rgb)
+        samples.append({"image": resized.transpose(2, 0, 1).copy(), **names})
+    return samples
 
 
 def _check_output(output: Path, form: Form) -> None:
