@@ -43,7 +43,7 @@ NOT_HERE = {
     r"ov_coco_2017_val": "official data sets",
     r"openvino": "an extra; tests/tools/test_export.py",
     r"ovdet_lite_mixture|ovdet_lite/model_final": "22 data sets, hours",
-    r"ovdet_lite_everyday|lite/both.pth": "weights of hours; tests/hub/test_every_config.py",
+    r"ovdet_lite_expert": "weights of hours; tests/hub/test_every_config.py",
     r"tools/make_space": "tests/tools/test_containers.py",
     r"tools/reproduce_lite": "hours; tests/tools/test_reproduce.py",
     r"^ovdet calibrate": "a detector of two steps finds nothing to measure; tests/cli/test_calibrate.py",

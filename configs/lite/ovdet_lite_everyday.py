@@ -6,7 +6,7 @@ EVERYDAY holds a folder for each set, instances.json and images/; docs/lab/boxes
 from, and why the shipped weights are not these. Requirements and figures: configs/README.md.
 """
 
-from ..common.mixture import data_set, train_on
+from ..common.mixture import data_set
 from .ovdet_lite_expert import dataloader, dataset, lr_multiplier, model, name_embedder, optimizer, teacher, train
 
 dataset.update(name="lite_everyday", everyday="${.root}/everyday")
@@ -23,5 +23,5 @@ _worn = {"baby_nose": 2.8, "bike_helmet": 4.7, "construction_site": 6.3, "earpho
 _worn |= {"glove_hand": 3.7, "hardhat": 3.3, "ppe4": 2.3, "ppe8": 4.0}
 _new = [data_set(name, share, "${dataset.everyday}") for name, share in _whole.items()]
 _new += [data_set(name, share, "${dataset.everyday}", are_parts=True) for name, share in _worn.items()]
-train_on(dataloader, [*_sets, *_new])
+_sets.extend(_new)
 train.update(max_iter=4000, output_dir="output/lite/everyday")

@@ -87,8 +87,8 @@ def measure(
     load = os.getloadavg()[0]
     sections = []
     if detectors:
-        given = dict(yolox_file=yolox_file, runtimes=runtimes, int8_file=int8_file)
-        given["large_peers"] = set(PARTS) <= set(parts)
+        peers = dict(yolox_file=yolox_file, large_peers=set(PARTS) <= set(parts))
+        given = dict(runtimes=runtimes, int8_file=int8_file, **peers)
         sections.append(_shown(Section(*_DETECTORS, run_detectors(rounds=rounds, device=device, **given))))
     sections += [_shown(_run_part(name, rounds, device)) for name in parts]
     return Report(

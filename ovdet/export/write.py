@@ -33,7 +33,7 @@ from ovdet.export.quantize import quantize_linear_layers, quantize_network
 from ovdet.files import atomic_write, check_place
 from ovdet.hub.load import check_own, load_detector
 from ovdet.hub.model_folder import read_resize
-from ovdet.inference.photo import Photo, to_rgb
+from ovdet.inference.photo import Photo, resized, to_rgb
 from ovdet.modeling.backbones.swin import SwinBackbone
 from ovdet.modeling.detector import OpenVocabRCNN
 from ovdet.modeling.fingerprint import detector_fingerprint
@@ -71,13 +71,14 @@ def export_detector(
             weights or photos are not there, there are photos for another form, or the method cannot be exported.
     """
     check_own(config)
-    _check_output(Path(output), form)
     if form.takes_photos != (len(photos) > 0):
         wanted = "no photos for this format" if photos else "photos, whose ranges of values it needs, got none"
         raise InputError(f"expected {wanted}")
+    _check_output(Path(output), form)
+    resize = read_resize(instantiate(config.dataloader.test.mapper.augmentations))
+    images = {"images": _resized_photos(photos, resize)} if form.takes_photos else {}
     detector, embed_names, header = load_detector(config, weights)
     calibration = getattr(detector.roi_heads, "calibration", None)
-    resize = read_resize(instantiate(config.dataloader.test.mapper.augmentations))
     description = {
         "format": FORMAT,
         "version": importlib.import_module(__name__.partition(".")[0]).__version__,
@@ -97,29 +98,19 @@ def export_detector(
         lambda: programs.append(
             trace(detector, tells_base=bool(description["training_classes"]), with_learned=form.takes_learned)
         ),
-        lambda: contents.append(form.pack(programs[0], json.dumps(description))),
-        lambda: atomic_write(output, contents[-1]),
+        lambda: contents.append(form.pack(programs[0], json.dumps(description), **images)),
+        lambda: atomic_write(output, contents[0]),
     ]
-    if form.takes_photos:
-        steps.insert(2, lambda: contents.append(quantize_network(contents[0], _samples(programs[0], photos, resize))))
     for step in track(steps, "exporting"):
         step()
     return description
 
 
-def _samples(program: ExportedProgram, photos: Sequence[Photo], resize: Mapping[str, int]) -> list[dict[str, Any]]:
-    """Photos, evenly spread, as a program's inputs; its names are made up: the network but for its scores sees none."""
-    placeholders = {node.name: node.meta["val"] for node in program.graph.find_nodes(op="placeholder")}
-    names = {"vocabulary": np.eye(_TRACED_NAMES, placeholders["vocabulary"].shape[1], dtype=np.float32)}
-    if "is_base" in placeholders:
-        names["is_base"] = np.zeros(_TRACED_NAMES, dtype=bool)
+def _resized_photos(photos: Sequence[Photo], resize: Mapping[str, int]) -> list[np.ndarray]:
+    """Up to MAX_PHOTOS of them, evenly spread, as (3, H, W) uint8 RGB."""
     augmentation = T.ResizeShortestEdge(**resize)
-    samples = []
-    for index in np.linspace(0, len(photos) - 1, min(len(photos), MAX_PHOTOS)).round().astype(int):
-        rgb = to_rgb(photos[index])
-        resized = augmentation.get_transform(rgb).apply_image(rgb)
-        samples.append({"image": resized.transpose(2, 0, 1).copy(), **names})
-    return samples
+    chosen = np.linspace(0, len(photos) - 1, min(len(photos), MAX_PHOTOS)).round().astype(int)
+    return [resized(to_rgb(photos[index]), augmentation).transpose(2, 0, 1).copy() for index in chosen]
 
 
 def _check_output(output: Path, form: Form) -> None:
@@ -253,20 +244,32 @@ def pack_onnx_int8(program: ExportedProgram, description: str) -> bytes:
         return quantize_linear_layers(pack_onnx(program, description))
 
 
+def pack_openvino_int8(program: ExportedProgram, description: str, images: Sequence[np.ndarray]) -> bytes:
+    """The bytes of an .onnx file for OpenVINO, whose network is in 8 bits by the ranges of values on some images.
+
+    Its samples' names are made up: the network but for its scores sees none.
+    """
+    placeholders = {node.name: node.meta["val"] for node in program.graph.find_nodes(op="placeholder")}
+    names = {"vocabulary": np.eye(_TRACED_NAMES, placeholders["vocabulary"].shape[1], dtype=np.float32)}
+    if "is_base" in placeholders:
+        names["is_base"] = np.zeros(_TRACED_NAMES, dtype=bool)
+    return quantize_network(pack_onnx(program, description), [{"image": image, **names} for image in images])
+
+
 class Form(NamedTuple):
     """A file format.
 
     Attributes:
         suffix: of its files.
         packages: that writing it needs.
-        pack: program and description -> the file's bytes.
+        pack: program, description and, where it takes photos, images -> the file's bytes.
         takes_learned: whether its programs take learned rows.
-        takes_photos: whether its network is in 8 bits, by the ranges of values that photos have.
+        takes_photos: whether it does.
     """
 
     suffix: str
     packages: tuple[str, ...]
-    pack: Callable[[ExportedProgram, str], bytes]
+    pack: Callable[..., bytes]
     takes_learned: bool = True
     takes_photos: bool = False
 
@@ -274,6 +277,8 @@ class Form(NamedTuple):
 FORMATS = {
     "onnx": Form(".onnx", ("onnx", "onnxscript"), pack_onnx),
     "onnx_int8": Form(".onnx", ("onnx", "onnxscript", "onnxruntime"), pack_onnx_int8),
-    "openvino_int8": Form(".onnx", ("onnx", "onnxscript", "onnxruntime", "nncf"), pack_onnx, takes_photos=True),
+    "openvino_int8": Form(
+        ".onnx", ("onnx", "onnxscript", "onnxruntime", "nncf"), pack_openvino_int8, takes_photos=True
+    ),
     "torch_export": Form(".pt2", (), pack_torch_export, takes_learned=False),
 }

@@ -82,7 +82,7 @@ def _advice(name: str, trained: Mapping[str, str]) -> list[str]:
 
 
 def _kinds(readings: Iterable[str], names: Sequence[str]) -> list[str]:
-    """Those of some names that mean a kind of what wider words name."""
+    """The names that mean a kind of what wider words name."""
     groups = _load()["groups"]
     narrower = {each for reading in readings for each in groups.get(reading, ())}
     return [name for name in names if _common(name) in narrower] if narrower else []

@@ -9,10 +9,11 @@ from pathlib import Path
 
 import numpy as np
 import torch
+from detectron2.data import transforms as T
 from PIL import Image
 from torch import Tensor
 
-from ovdet.data.images import Frame, read_image, rgb_array
+from ovdet.data.images import Frame, check_aspect, read_image, rgb_array
 from ovdet.errors import InputError
 
 Photo = str | Path | Image.Image | np.ndarray | Tensor | Frame
@@ -46,6 +47,18 @@ def to_rgb(image: Photo, channel_order: str = "BGR") -> np.ndarray:
     hint = " (cv2.imread's answer to a file that it cannot read)" if image is None else ""
     hint = " (of several photos: detect_batch)" if isinstance(image, (list, tuple)) else hint
     raise InputError(f"expected a file, a PIL image, an array or a tensor, got {type(image).__name__}{hint}")
+
+
+def resized(rgb: np.ndarray, resize: T.AugmentationList | T.Augmentation) -> np.ndarray:
+    """(H, W, 3) uint8 RGB in the size that a detector wants.
+
+    Raises:
+        InputError: a photo too long for its width, see `check_aspect`.
+    """
+    check_aspect(*rgb.shape[:2])
+    augmented = T.AugInput(rgb)
+    resize(augmented)
+    return augmented.image
 
 
 def _checked_array(image: np.ndarray) -> np.ndarray:

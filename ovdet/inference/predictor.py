@@ -23,7 +23,7 @@ from rich.progress import track
 from torch import Tensor, nn
 
 from ovdet.class_embeddings import ClassEmbeddings
-from ovdet.data.images import check_aspect, find_images
+from ovdet.data.images import find_images
 from ovdet.device import float32_by_default
 from ovdet.errors import InputError
 from ovdet.hub.find import find_model, open_config
@@ -31,7 +31,7 @@ from ovdet.hub.load import load_detector
 from ovdet.inference.detections import Detections
 from ovdet.inference.draw import draw_detections
 from ovdet.inference.embedded_photo import EmbeddedPhoto
-from ovdet.inference.photo import Photo, to_rgb
+from ovdet.inference.photo import Photo, resized, to_rgb
 from ovdet.inference.shown import (
     CLASS_AGNOSTIC_IOU,
     MAX_CONTAINMENT,
@@ -529,11 +529,9 @@ class OpenVocabPredictor:
         """The model's input for one photo: resized image, height and width; arguments as of a call."""
         rgb = to_rgb(image, channel_order)
         height, width = rgb.shape[:2]
-        check_aspect(height, width)
-        augmented = T.AugInput(rgb)
-        self.resize(augmented)
-        resized = augmented.image[:, :, ::-1] if self.model.input_format == "BGR" else augmented.image
-        inputs = {"image": torch.from_numpy(resized.transpose(2, 0, 1).copy()), "height": height, "width": width}
+        image = resized(rgb, self.resize)
+        image = image[:, :, ::-1] if self.model.input_format == "BGR" else image
+        inputs = {"image": torch.from_numpy(image.transpose(2, 0, 1).copy()), "height": height, "width": width}
         if getattr(getattr(self.model, "roi_heads", None), "region_teacher", None) is not None:
             inputs["image_orig"] = torch.from_numpy(rgb.transpose(2, 0, 1).copy())
         return inputs

@@ -249,14 +249,6 @@ def last_line(err: str) -> str:
     return line
 
 
-@pytest.fixture(autouse=True)
-def _as_if_nncf_were_there(monkeypatch, request):
-    """What is refused is refused before it would be imported."""
-    if request.node.name.startswith("test_bad_input"):
-        find = importlib.util.find_spec
-        monkeypatch.setattr(importlib.util, "find_spec", lambda name, *more: name == "nncf" or find(name, *more))
-
-
 @pytest.mark.parametrize(
     ("change", "message"),
     [
