@@ -7,7 +7,10 @@ import contextlib
 import json
 import sys
 from collections.abc import Iterator
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
+
+from ovdet.errors import InputError
 
 if TYPE_CHECKING:
     from ovdet.inference.predictor import OpenVocabPredictor
@@ -56,10 +59,12 @@ def add_json_argument(parser: argparse.ArgumentParser, what: str = "the result")
     parser.add_argument("--json", action="store_true", help=f"{what} as JSON on stdout, for programs")
 
 
-def add_data_arguments(parser: argparse.ArgumentParser, annotations: str, required: bool = True) -> None:
+def add_data_arguments(
+    parser: argparse.ArgumentParser, annotations: str, *, required: bool = True, images_required: bool = True
+) -> None:
     """Annotated photos: --annotations, with this help, and --images."""
     parser.add_argument("--annotations", required=required, metavar="X.json", help=annotations)
-    parser.add_argument("--images", required=True, metavar="DIR", help="the folder of its photos")
+    parser.add_argument("--images", required=images_required, metavar="DIR", help="the folder of its photos")
 
 
 def add_detector_arguments(parser: argparse.ArgumentParser, default: str = "", json: str = "the result") -> None:
@@ -80,6 +85,33 @@ def open_predictor(arguments: argparse.Namespace) -> OpenVocabPredictor:
 
     keys = ("model", "config_file", "weights", "device", "overrides", "compile", "half", "int8")
     return load_predictor(**{key: getattr(arguments, key) for key in keys if hasattr(arguments, key)})
+
+
+def parse_set(text: str) -> tuple[str, str]:
+    """ "X.json=DIR" -> both.
+
+    Raises:
+        InputError: it is something else.
+    """
+    annotations, equals, images = text.rpartition("=")
+    if not equals or not annotations or not images:
+        raise InputError(f"expected --set X.json=DIR, got {text!r}")
+    return annotations, images
+
+
+def read_card(file: str | None, config_file: str) -> str:
+    """The text of a model card; None for that beside a model folder's config.
+
+    Raises:
+        InputError: it cannot be read.
+    """
+    from ovdet.hub.model_folder import CARD
+
+    card = Path(file) if file else Path(config_file).with_name(CARD)
+    try:
+        return card.read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        raise InputError(f"expected a model card, {card} cannot be read: {error}") from error
 
 
 def say(arguments: argparse.Namespace, line: str, values: dict[str, Any]) -> None:

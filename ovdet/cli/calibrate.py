@@ -7,9 +7,16 @@ ovdet calibrate --model output/lite/mixture --card card.md --output my_model
 from __future__ import annotations
 
 import argparse
-from pathlib import Path
 
-from ovdet.cli.arguments import add_json_argument, add_model_arguments, add_overrides, reports_on_stderr, say
+from ovdet.cli.arguments import (
+    add_json_argument,
+    add_model_arguments,
+    add_overrides,
+    parse_set,
+    read_card,
+    reports_on_stderr,
+    say,
+)
 from ovdet.errors import InputError
 from ovdet.files import require_path
 
@@ -34,7 +41,7 @@ def run(arguments: argparse.Namespace) -> None:
     from dataclasses import asdict
 
     from ovdet.hub.find import choose_model, open_config
-    from ovdet.hub.model_folder import CARD, write_model_folder
+    from ovdet.hub.model_folder import write_model_folder
     from ovdet.inference.calibrate import Measured, fit_calibration, measure, with_calibration
     from ovdet.inference.predictor import OpenVocabPredictor
 
@@ -43,11 +50,7 @@ def run(arguments: argparse.Namespace) -> None:
         raise InputError(f"expected --precision within (0, 1], got {arguments.precision}")
     sets = [parse_set(text) for text in arguments.sets]
     config_file, weights = choose_model(arguments.model, arguments.config_file, arguments.weights)
-    card = Path(arguments.card) if arguments.card else Path(config_file).with_name(CARD)
-    try:
-        text = card.read_text(encoding="utf-8")
-    except (OSError, UnicodeDecodeError) as error:
-        raise InputError(f"expected a model card, {card} cannot be read: {error}") from error
+    text = read_card(arguments.card, config_file)
     config = with_calibration(open_config(config_file, [*arguments.overrides, "train.device=cpu"]), None)
     predictor = OpenVocabPredictor.of(config, weights)
     measured = Measured()
@@ -62,15 +65,3 @@ def run(arguments: argparse.Namespace) -> None:
         line += f"; {kind.names} {name} names, {kind.objects} objects: {figures}"
     values = {key: kind._asdict() for key, kind in kinds.items()}
     say(arguments, line, {"output": arguments.output, "calibration": asdict(calibration), **values})
-
-
-def parse_set(text: str) -> tuple[str, str]:
-    """ "X.json=DIR" -> both.
-
-    Raises:
-        InputError: it is something else.
-    """
-    annotations, equals, images = text.rpartition("=")
-    if not equals or not annotations or not images:
-        raise InputError(f"expected --set X.json=DIR, got {text!r}")
-    return annotations, images

@@ -2,6 +2,10 @@
 
 ovdet learn --annotations my.json --images photos --output my.safetensors
 ovdet detect photo.jpg --classes my.safetensors --names "dog, red kite"
+
+Or write a detector that knows them by itself, as a model folder:
+ovdet learn --set my.json=photos --set more.json=photos --output my_model
+ovdet detect photo.jpg --model my_model --names "my class, dog, red kite"
 """
 
 from __future__ import annotations
@@ -9,16 +13,31 @@ from __future__ import annotations
 import argparse
 import sys
 import time
+from functools import partial
+from pathlib import Path
 
-from ovdet.cli.arguments import add_data_arguments, add_detector_arguments, open_predictor, reports_on_stderr, say
+from ovdet.cli.arguments import (
+    add_data_arguments,
+    add_detector_arguments,
+    open_predictor,
+    parse_set,
+    read_card,
+    reports_on_stderr,
+    say,
+)
 from ovdet.errors import InputError
 from ovdet.files import require_path
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     add = parser.add_argument
-    add_data_arguments(parser, "COCO format; all things of a learned class have boxes")
-    add("--output", required=True, metavar="F.safetensors", help="the learned classes")
+    shown = "COCO format; all things of a learned class have boxes"
+    add_data_arguments(parser, shown, required=False, images_required=False)
+    several = "the same of several data sets, for a model folder; each photo counts for the names of its own set"
+    add("--set", dest="sets", action="append", default=[], metavar="X.json=DIR", help=several)
+    made = "the learned classes; or a folder, for the detector with these names in it"
+    add("--output", required=True, metavar="F.safetensors|DIR", help=made)
+    add("--card", metavar="F.md", help="the model folder's card (default: the detector's)")
     add("--name", action="append", default=[], metavar="N", help="class to learn, may be repeated (default: all)")
     none = "photos that show none of the classes, as one more json; those that do are left out"
     add("--negatives-from", metavar="Y.json", help=none)
@@ -31,13 +50,23 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(arguments: argparse.Namespace) -> None:
+    suffix = Path(require_path(arguments.output)).suffix
+    if suffix not in (".safetensors", ""):
+        raise InputError(f"expected an output file *.safetensors, or a folder without a suffix, got {arguments.output}")
+    if suffix:
+        _write_classes(arguments)
+    else:
+        _write_model(arguments)
+
+
+def _write_classes(arguments: argparse.Namespace) -> None:
     from ovdet.inference.few_shot import compare
     from ovdet.inference.few_shot_report import as_table, summary
     from ovdet.learning.classes_file import save_classes
     from ovdet.learning.learn import of_one_photo, read_examples, read_negatives
 
-    if not require_path(arguments.output).endswith(".safetensors"):
-        raise InputError(f"expected an output file *.safetensors, got {arguments.output}")
+    if arguments.sets or arguments.card or not (arguments.annotations and arguments.images):
+        raise InputError("expected --annotations and --images for a file of classes; --set and --card are for a folder")
     names, photos = read_examples(arguments.annotations, arguments.images, arguments.name)
     for line in of_one_photo(names, photos):
         print(line, file=sys.stderr)
@@ -62,3 +91,35 @@ def run(arguments: argparse.Namespace) -> None:
         line = f"{as_table(results)}\n\n{line}"
         values["compared"] = summary(results)
     say(arguments, line, values)
+
+
+def _write_model(arguments: argparse.Namespace) -> None:
+    from rich.progress import track
+
+    from ovdet.hub.find import DEFAULT_MODEL, choose_model, open_config
+    from ovdet.hub.model_folder import write_model_folder
+    from ovdet.inference.predictor import OpenVocabPredictor
+    from ovdet.learning.expert import learn_expert
+    from ovdet.learning.learn import read_examples
+
+    sets = [parse_set(text) for text in arguments.sets]
+    if bool(arguments.annotations) != bool(arguments.images) or not (sets or arguments.annotations):
+        raise InputError("expected --set X.json=DIR, or --annotations and --images, got neither or a part of it")
+    for_files = (arguments.negatives_from, arguments.without_names, arguments.compare)
+    if any(for_files):
+        raise InputError("expected --negatives-from, --without-names and --compare with an --output *.safetensors")
+    sets += [(arguments.annotations, arguments.images)] if arguments.annotations else []
+    shown = [read_examples(*files, arguments.name) for files in sets]
+    model = arguments.model or (None if arguments.config_file else DEFAULT_MODEL)
+    config_file, weights = choose_model(model, arguments.config_file, arguments.weights)
+    card = read_card(arguments.card, config_file)
+    config = open_config(config_file, [*arguments.overrides, "train.device=cpu"])
+    predictor = OpenVocabPredictor.of(config, weights)
+    start = time.perf_counter()
+    with reports_on_stderr(arguments.json):
+        of = predictor.model, predictor.prepare, predictor.embed_names
+        expert = learn_expert(*of, shown, track=partial(track, description="learning"))
+    write_model_folder(config, weights, arguments.output, card=card, linear_expert=expert)
+    seconds, photos = time.perf_counter() - start, sum(len(each) for _, each in shown)
+    line = f"{arguments.output}: knows {len(expert.names)} names, from {photos} photos in {seconds:.0f} s"
+    say(arguments, line, {"output": arguments.output, "names": list(expert.names), "photos": photos})

@@ -10,7 +10,7 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
-from ovdet.cli.arguments import add_json_argument, add_model_arguments, add_overrides, say
+from ovdet.cli.arguments import add_json_argument, add_model_arguments, add_overrides, read_card, say
 from ovdet.errors import InputError
 from ovdet.files import require_path
 
@@ -37,10 +37,7 @@ def run(arguments: argparse.Namespace) -> None:
     if arguments.push:
         check_can_push(arguments.push)
     config_file, weights = choose_model(arguments.model, arguments.config_file, arguments.weights)
-    try:
-        card = Path(arguments.card).read_text(encoding="utf-8")
-    except (OSError, UnicodeDecodeError) as error:
-        raise InputError(f"expected a model card, {arguments.card} cannot be read: {error}") from error
+    card = read_card(arguments.card, config_file)
     if arguments.push:
         card = complete_card(card, arguments.license)
     config = open_config(config_file, [*arguments.overrides, "train.device=cpu"])

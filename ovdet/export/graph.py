@@ -85,7 +85,12 @@ class DetectionGraph(nn.Module):
         image_branch = image_embeddings(heads, pooled, features, [proposals], text)
         boxes = clip(boxes, size)
         active = None if heads.background_names is None else heads.background_names.active(vocabulary)
-        scorer = build_scorer(heads, Regions(boxes, text, image_branch, objectness, said), size, active)
+        linear = looked_at = None
+        if heads.linear_expert is not None or learned_weights is not None:
+            looked_at = region_features(heads, pooled, features, [proposals], box_features, image_branch)
+        if heads.linear_expert is not None:
+            linear = heads.linear_expert(looked_at)
+        scorer = build_scorer(heads, Regions(boxes, text, image_branch, objectness, said, linear), size, active)
         options = dict(
             score_threshold=predictor.test_score_thresh,
             nms_threshold=predictor.test_nms_thresh,
@@ -95,7 +100,6 @@ class DetectionGraph(nn.Module):
         )
         found, classes, best = keep_best(boxes, scorer.log_scores(vocabulary, is_base), **options)
         if learned_weights is not None:
-            looked_at = region_features(heads, pooled, features, [proposals], box_features, image_branch)
             logits = looked_at @ learned_weights.t() + learned_biases  # (R, L)
             by_examples = keep_best(boxes, learned_log_scores(heads, logits, boxes, objectness, size), **options)
             found, classes, best = joined(found, classes, best, *by_examples, first=vocabulary.shape[0])

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from contextlib import nullcontext
 from copy import deepcopy
 from typing import Any
@@ -16,6 +17,7 @@ from ovdet.engine.options import build_options
 from ovdet.engine.resume import last_checkpoint
 from ovdet.errors import InputError
 from ovdet.initialization import WithoutRandomWeights
+from ovdet.modeling.expert import Expert
 from ovdet.teachers.registry import load_teacher
 from ovdet.text.embedder import NameEmbedder
 
@@ -99,7 +101,7 @@ def load_detector(config: DictConfig, weights: str = "") -> tuple[nn.Module, Nam
 
     Returns:
         The model without what only trains it, what embeds names for it, and the checkpoint's header, with the classes
-        of an expert among those that it was trained on and knows.
+        of experts among those that it was trained on and knows.
 
     Raises:
         InputError: there is no checkpoint, or it does not fit.
@@ -119,9 +121,15 @@ def load_detector(config: DictConfig, weights: str = "") -> tuple[nn.Module, Nam
             f"expected a classifier of the training set's {len(expected)} classes in their order, "
             f"got one of {len(actual)} others in {weights}"
         )
-    expert = getattr(getattr(model, "roi_heads", None), "expert", None)
-    if expert is not None:
-        header = {**header, "known_classes": classes_of_both(expert.names, known_classes(header))}
-        if trained := header.get("training_classes"):
-            header["training_classes"] = classes_of_both(expert.names, trained)
+    for part in ("expert", "linear_expert"):
+        expert = getattr(getattr(model, "roi_heads", None), part, None)
+        header = header if expert is None else with_expert_names(header, expert)
     return model.eval(), embed_names, header
+
+
+def with_expert_names(header: Mapping[str, Any], expert: Expert) -> dict[str, Any]:
+    """A checkpoint's header with the names of an expert among those that its detector was trained on and knows."""
+    header = {**header, "known_classes": classes_of_both(expert.names, known_classes(header))}
+    if trained := header.get("training_classes"):
+        header["training_classes"] = classes_of_both(expert.names, trained)
+    return header

@@ -30,8 +30,9 @@ from ovdet.engine.checkpoint import HEADER, known_classes, read_checkpoint
 from ovdet.engine.options import TrainOptions
 from ovdet.errors import InputError, first_line
 from ovdet.files import atomic_write, temporary_path
-from ovdet.hub.load import check_own, find_weights, load_detector, without_training
+from ovdet.hub.load import check_own, find_weights, load_detector, with_expert_names, without_training
 from ovdet.hub.parts import check_build, check_parts, part_name, to_data
+from ovdet.modeling.linear_expert import LinearExpert
 from ovdet.text.class_names import distinct_names
 from ovdet.text.embedder import NameEmbedder
 from ovdet.text.embeddings import TextEmbeddings
@@ -79,7 +80,9 @@ class ModelConfig(msgspec.Struct):
     resize: Resize
 
 
-def write_model_folder(config: DictConfig, weights: str, folder: str | Path, *, card: str) -> dict[str, Any]:
+def write_model_folder(
+    config: DictConfig, weights: str, folder: str | Path, *, card: str, linear_expert: LinearExpert | None = None
+) -> dict[str, Any]:
     """Write a trained detector as a model folder.
 
     Args:
@@ -87,6 +90,7 @@ def write_model_folder(config: DictConfig, weights: str, folder: str | Path, *, 
         weights: as for `load_detector`.
         folder: created; files of these names in it are replaced.
         card: the text of README.md, Markdown.
+        linear_expert: takes the place of the detector's own; None leaves that.
 
     Returns:
         The content of config.json.
@@ -100,6 +104,9 @@ def write_model_folder(config: DictConfig, weights: str, folder: str | Path, *, 
     check_own(config)
     config = _with_training_classes(config, weights)
     detector, embed_names, header = load_detector(config, weights)
+    if linear_expert is not None:
+        config, header = _with_linear_expert(config, header, linear_expert)
+        detector.roi_heads.linear_expert = linear_expert
     content = {
         "format": FORMAT,
         "teacher": {
@@ -198,6 +205,17 @@ def _with_training_classes(config: DictConfig, weights: str) -> DictConfig:
     config = deepcopy(config)
     config.model.training_classes = list(names)
     return config
+
+
+def _with_linear_expert(
+    config: DictConfig, header: Mapping[str, Any], expert: LinearExpert
+) -> tuple[DictConfig, dict[str, Any]]:
+    """A copy of a detector's config that has this linear expert, and its header with the expert's names."""
+    config = deepcopy(config)
+    names = ["; ".join(each) for each in expert.spoken]
+    node = LazyCall(LinearExpert)(names=names, width=expert.rows.shape[1], in_features=expert.weight.shape[1])
+    config.model.roi_heads.linear_expert = {**node, "exponent": expert.exponent}
+    return config, with_expert_names(header, expert)
 
 
 def _check_is_free(folder: Path) -> None:

@@ -71,11 +71,25 @@ def learn_classes(
     """
     check_learner(model)
     names = Vocabulary(tuple(names)).names
-    photos = list(photos)
+    regions = regions_of(model, prepare, names, list(photos), seed=seed)
+    classes = fit_classes(model, names, regions, detector_fingerprint(model))
+    return classes if name_embeddings is None else with_names(classes, regions, name_embeddings)
+
+
+def regions_of(
+    model: OpenVocabRCNN,
+    prepare: Callable[[Any], dict],
+    names: Sequence[str],
+    photos: Sequence[AnnotatedPhoto],
+    *,
+    seed: int = 0,
+    track: Callable[[Sequence[AnnotatedPhoto]], Iterable[AnnotatedPhoto]] = iter,
+) -> LabeledRegions:
+    """Labeled regions of annotated photos; arguments and errors of `learn_classes`, `track` goes through them."""
     generator = torch.Generator().manual_seed(seed)
     most = max_background(len(photos))
     parts, counts = [], torch.zeros(len(names), dtype=torch.long)
-    for photo in photos:
+    for photo in track(photos):
         inputs = prepare(photo.image)
         boxes = check_boxes(photo.boxes, inputs["height"], inputs["width"], told(photo.image))
         parts.append(labeled_regions(model, inputs, boxes, photo.class_ids, max_background=most, generator=generator))
@@ -85,9 +99,7 @@ def learn_classes(
     without = [name for name, count in zip(names, counts.tolist(), strict=True) if not count]
     if without:
         raise InputError(f"expected a box of each name to learn from, got none of {', '.join(without[:5])}")
-    regions = join_regions(parts)
-    classes = fit_classes(model, names, regions, detector_fingerprint(model))
-    return classes if name_embeddings is None else with_names(classes, regions, name_embeddings)
+    return join_regions(parts)
 
 
 def check_learner(model: nn.Module) -> None:
@@ -117,13 +129,18 @@ def fit_classes(model: OpenVocabRCNN, names: Sequence[str], regions: LabeledRegi
         detector: the model's fingerprint.
     """
     width = model.roi_heads.box_predictor.classifier.width
-    box_width = model.roi_heads.box_predictor.in_features
     features = regions.features[:, :-width]  # the embeddings are for `with_names`
-    blocks = [part for part in (box_width, features.shape[1] - box_width) if part]
+    blocks = feature_blocks(model, features.shape[1])
     weights, biases = fit_probe(features, regions.labels, regions.weights, len(names), blocks=blocks)
     rows = LearnedRows(F.pad(weights, (0, width)), biases, torch.arange(len(names)))
     no_ids, no_base = torch.zeros(0, dtype=torch.long), torch.zeros(0, dtype=torch.bool)
     return ClassEmbeddings(torch.zeros(0, width), no_ids, tuple(names), no_base, rows, detector=detector, texts=())
+
+
+def feature_blocks(model: OpenVocabRCNN, width: int) -> list[int]:
+    """Widths of the blocks of features without embeddings, `width` in all: the box head's, the image branch's."""
+    box_width = model.roi_heads.box_predictor.in_features
+    return [part for part in (box_width, width - box_width) if part]
 
 
 def with_names(classes: ClassEmbeddings, regions: LabeledRegions, name_embeddings: Tensor) -> ClassEmbeddings:

@@ -1,10 +1,11 @@
-"""A closed-set expert: a frozen detector of fixed classes that proposes boxes, and has a say in the names it knows.
+"""Experts: parts that know fixed classes well, and have a say in names that mean one of them.
 
     score = fused ** (1 - g) * expert ** g
 
-for rows of ClassEmbeddings that mean one of its classes. `expert` is its probability of that class: on a box of its own
-as it says, elsewhere the least that it reports, so that what it does not see scores lower. Other rows keep their
-scores, and may be found on its boxes too.
+for rows of ClassEmbeddings that mean one of an expert's classes. `expert` is its probability of that class. Other rows
+keep their scores. The closed-set expert is here, a frozen detector that proposes boxes too: on a box of its own it says
+its probability, elsewhere the least that it reports, so that what it does not see scores lower. Other names may be
+found on its boxes. The linear expert is in modeling/linear_expert.py.
 
 Shape letters: R regions of one image, M of them the expert's own, C its classes, J rows that mean one of them, S and Q
 rows of ClassEmbeddings, D embedding width, B bins of a distance.
@@ -77,8 +78,50 @@ class ExpertScores:
         return log_scores.index_copy(1, known, joined)
 
 
+class Expert(KeepsOwnWeights):
+    """What an expert knows of names: its classes, the rows that mean them, and the weight of what it says."""
+
+    def __init__(self, names: Sequence[str], *, width: int, exponent: float) -> None:
+        """
+        Args:
+            names: of its C classes, in the order of its outputs, behind them words that mean the same or less: "couch;
+                sofa", "person; man; woman". Of a man it says what it says of a person.
+            width: D of the detector's embedding space.
+            exponent: g, within [0, 1].
+
+        Raises:
+            InputError: an exponent outside of that.
+        """
+        super().__init__()
+        if not 0 <= exponent <= 1:
+            raise InputError(f"expected an expert's exponent within [0, 1], got {exponent}")
+        self.spoken = names_and_synonyms(names)
+        self.names = tuple(name for name, *_ in self.spoken)
+        self.exponent = exponent
+        classes = [index for index, each in enumerate(self.spoken) for _ in each]
+        self.register_buffer("class_of_row", torch.tensor(classes, dtype=torch.int64), persistent=False)
+        self.register_buffer("rows", torch.zeros(len(classes), width))
+        self._known: WeakIdKeyDictionary = WeakIdKeyDictionary()  # embeddings: (known, classes)
+
+    def known(self, embeddings: Tensor) -> tuple[Tensor, Tensor]:
+        """`known_rows` of (S, D), looked for once for each such tensor: those of a ClassEmbeddings do not change."""
+        if torch.compiler.is_exporting():
+            return known_rows(embeddings, self.rows, self.class_of_row)
+        if embeddings not in self._known:
+            self._known[embeddings] = known_rows(embeddings, self.rows, self.class_of_row)
+        return self._known[embeddings]
+
+    def scores(self, log_probabilities: Tensor) -> ExpertScores:
+        """(R, C) of an image's regions, see ExpertScores."""
+        return ExpertScores(log_probabilities, self.known, self.exponent)
+
+    def _load_from_state_dict(self, *arguments) -> None:
+        self._known.clear()  # of other rows
+        super()._load_from_state_dict(*arguments)
+
+
 @packable
-class ClosedSetExpert(KeepsOwnWeights):
+class ClosedSetExpert(Expert):
     """The last layers of a detector with Generalized Focal Loss heads (NanoDet-Plus), on maps that the backbone has."""
 
     def __init__(
@@ -98,8 +141,7 @@ class ClosedSetExpert(KeepsOwnWeights):
     ) -> None:
         """
         Args:
-            names: of its C classes, in the order of its outputs, behind them words that mean the same or less: "couch;
-                sofa", "person; man; woman". Of a man it says what it says of a person.
+            names: see Expert.
             width: D of the detector's embedding space.
             in_features: maps of `strides`, with `channels`.
             strides: of these maps.
@@ -115,22 +157,13 @@ class ClosedSetExpert(KeepsOwnWeights):
         Raises:
             InputError: an exponent or a threshold outside of that.
         """
-        super().__init__()
-        if not 0 <= exponent <= 1 or not 0 < score_threshold < 1:
-            raise InputError(
-                f"expected an exponent within [0, 1] and a score_threshold between 0 and 1, "
-                f"got {exponent} and {score_threshold}"
-            )
-        spoken = names_and_synonyms(names)
-        self.names = tuple(name for name, *_ in spoken)
+        super().__init__(names, width=width, exponent=exponent)
+        if not 0 < score_threshold < 1:
+            raise InputError(f"expected an expert's score_threshold between 0 and 1, got {score_threshold}")
         self.in_features, self.strides = tuple(in_features), tuple(strides)
-        self.exponent, self.score_threshold, self.nms_threshold = exponent, score_threshold, nms_threshold
+        self.score_threshold, self.nms_threshold = score_threshold, nms_threshold
         self.pre_nms_topk, self.post_nms_topk = pre_nms_topk, post_nms_topk
-        classes = [index for index, each in enumerate(spoken) for _ in each]
-        self.register_buffer("class_of_row", torch.tensor(classes), persistent=False)
-        self.register_buffer("rows", torch.zeros(len(classes), width))
         outputs = len(self.names) + 4 * BINS
-        self._known: WeakIdKeyDictionary = WeakIdKeyDictionary()  # embeddings: (known, classes)
         self.heads = nn.ModuleList(nn.Conv2d(channels, outputs, 1) for _ in strides)
         self.build_with(weights)
         self.requires_grad_(False)
@@ -193,19 +226,3 @@ class ClosedSetExpert(KeepsOwnWeights):
         keep = nms(apart(boxes[index], classes[index]), best[index], self.nms_threshold)
         index = index[at_least_one(keep[: self.post_nms_topk])]
         return boxes[index], log_probabilities[index]
-
-    def known(self, embeddings: Tensor) -> tuple[Tensor, Tensor]:
-        """`known_rows` of (S, D), looked for once for each such tensor: those of a ClassEmbeddings do not change."""
-        if torch.compiler.is_exporting():
-            return known_rows(embeddings, self.rows, self.class_of_row)
-        if embeddings not in self._known:
-            self._known[embeddings] = known_rows(embeddings, self.rows, self.class_of_row)
-        return self._known[embeddings]
-
-    def _load_from_state_dict(self, *arguments) -> None:
-        self._known.clear()  # of other rows
-        super()._load_from_state_dict(*arguments)
-
-    def scores(self, log_probabilities: Tensor) -> ExpertScores:
-        """(R, C) of an image's regions, see ExpertScores."""
-        return ExpertScores(log_probabilities, self.known, self.exponent)

@@ -21,7 +21,7 @@ from torch import Tensor
 
 from ovdet.class_embeddings import NEGATIVE, ClassEmbeddings
 from ovdet.modeling.score_fusion import Exponents, RegionTerms, fuse_branches
-from ovdet.modeling.scoring import RegionScorer, SoftmaxBranch
+from ovdet.modeling.scoring import RegionScorer, SoftmaxBranch, join_experts
 from ovdet.modeling.text_classifier import SigmoidBranch
 from ovdet.modeling.topk import Candidates, exponential, in_order, just_above, log_threshold
 
@@ -62,14 +62,14 @@ def topk_chunked(
 
 def _of_regions(scorer: RegionScorer, index: Tensor) -> RegionScorer:
     """The scorer of some of the regions, by indices."""
-    expert = scorer.expert
+    experts = (replace(each, log_probabilities=each.log_probabilities[index]) for each in scorer.experts)
     return replace(
         scorer,
         text=scorer.text and scorer.text.take(index),
         image=scorer.image and scorer.image.take(index),
         objectness_logits=scorer.objectness_logits[index],
         log_areas=None if scorer.log_areas is None else scorer.log_areas[index],
-        expert=expert and replace(expert, log_probabilities=expert.log_probabilities[index]),
+        experts=tuple(experts),
     )
 
 
@@ -130,10 +130,10 @@ def _topk_rows(
 
 
 def _known_rows(scorer: RegionScorer, classes: ClassEmbeddings, with_negatives: bool) -> Tensor:
-    """Indices (Q,) of the rows that an expert has a say in and that may be found: few, which are scored apart."""
-    if scorer.expert is None:
+    """Indices (Q,) of the rows that experts have a say in and that may be found: few, which are scored apart."""
+    if not scorer.experts:
         return classes.class_ids[:0]
-    known, _ = scorer.expert.known(classes.embeddings)
+    known = torch.cat([expert.known(classes.embeddings)[0] for expert in scorer.experts]).unique()
     return known if with_negatives else known[classes.class_ids[known] != NEGATIVE]
 
 
@@ -144,14 +144,14 @@ def _all_of_known(
     log_partitions: list[Tensor | None],
     terms: RegionTerms,
 ) -> Candidates:
-    """All pairs of regions and known rows (Q,), with log scores in which the expert had its say."""
+    """All pairs of regions and known rows (Q,), with log scores in which the experts had their say."""
     embeddings = classes.embeddings[known]
     of_branches = [
         None if branch is None else branch.logits(embeddings) - partition[:, None]
         for branch, partition in zip((scorer.text, scorer.image), log_partitions, strict=True)
     ]
     is_base = None if classes.is_base is None else classes.is_base[known]
-    log_scores = scorer.expert.join(scorer.fusion(*of_branches, terms, is_base), embeddings)  # (R, Q)
+    log_scores = join_experts(scorer.experts, scorer.fusion(*of_branches, terms, is_base), embeddings)  # (R, Q)
     regions = torch.arange(len(log_scores), device=known.device)
     return Candidates(log_scores.flatten(), regions.repeat_interleave(len(known)), known.repeat(len(log_scores)))
 

@@ -71,11 +71,15 @@ def embed_images(
     # embeddings and objectness
     image = image_embeddings(heads, pooled, features, places, text)
     logits = join_objectness(heads, box_features, torch.cat([p.objectness_logits for p in proposals])).split(counts)
-    regions, looked_at = [None] * len(counts), [None] * len(counts)
-    if for_learned:
-        looked_at = region_features(heads, pooled, features, places, box_features, image).split(counts)
+    regions, looked_at, linear = [None] * len(counts), [None] * len(counts), [None] * len(counts)
+    asks_linear = for_names and heads.linear_expert is not None
+    if for_learned or asks_linear:
+        looked_at = region_features(heads, pooled, features, places, box_features, image)
+        if asks_linear:
+            linear = heads.linear_expert(looked_at).split(counts)
+        looked_at = looked_at.split(counts) if for_learned else [None] * len(counts)
     if for_names:
-        regions = map(Regions, boxes, text.split(counts), image.split(counts), logits, said)
+        regions = map(Regions, boxes, text.split(counts), image.split(counts), logits, said, linear)
         if heads.region_teacher is not None:
             regions = map(partial(look_again, heads.region_teacher), regions, sizes, photos)
     return [EmbeddedImage(*parts) for parts in zip(sizes, boxes, logits, regions, looked_at, strict=True)]

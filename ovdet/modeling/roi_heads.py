@@ -31,6 +31,7 @@ from ovdet.modeling.box_predictor import BACKGROUND
 from ovdet.modeling.calibration import ScoreCalibration
 from ovdet.modeling.expert import ClosedSetExpert
 from ovdet.modeling.iou_head import IoUHead
+from ovdet.modeling.linear_expert import LinearExpert
 from ovdet.modeling.region_detection import detect
 from ovdet.modeling.region_embedding import pool
 from ovdet.modeling.region_teacher import RegionTeacher
@@ -89,6 +90,7 @@ class OpenVocabROIHeads(StandardROIHeads):
         region_teacher: RegionTeacher | None = None,
         iou_head: IoUHead | None = None,
         expert: ClosedSetExpert | None = None,
+        linear_expert: LinearExpert | None = None,
         background_names: BackgroundNames | None = None,
         image_temperature: float = 0.01,
         box_passes: int = 1,
@@ -107,6 +109,7 @@ class OpenVocabROIHeads(StandardROIHeads):
             region_teacher: test-time teacher whose embeddings replace the image branch's.
             iou_head: how well boxes fit, joined to the RPN's objectness; None leaves that as it is.
             expert: a detector of fixed classes, at test time; None for none. The backbone has the maps that it reads.
+            linear_expert: linear classifiers of names on region features, at test time; None for none.
             background_names: the image branch's background; None gives it none.
             image_temperature: divides the cosines of the image branch before its softmax.
             box_passes: number of box-refinement passes at test time.
@@ -131,6 +134,7 @@ class OpenVocabROIHeads(StandardROIHeads):
         self.region_teacher = region_teacher
         self.iou_head = iou_head
         self.expert = expert
+        self.linear_expert = linear_expert
         self.background_names = background_names
         self.image_temperature = image_temperature
         self.box_passes = box_passes

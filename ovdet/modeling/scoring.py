@@ -2,7 +2,7 @@
 
     branch     class logits and log-probabilities from text or image embeddings
     scorer     both branches, objectness, foreground and box area, fused to one log score for each region and row
-    expert     has its say in the rows that it knows, where there is one (modeling/expert.py)
+    experts    have their say in the rows that they know, where there are some (modeling/expert.py)
     max        the best of a class's rows (its name, its synonyms) is the score of the class
     topk       the best (region, class) pairs above a threshold: what post-processing begins with
 
@@ -13,6 +13,7 @@ Shape letters: R regions of one image, D embedding width, S rows of ClassEmbeddi
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, NamedTuple
 
@@ -79,7 +80,8 @@ class Regions(NamedTuple):
         text: (R, D), unit norm, for the text branch.
         image: (R, D), unit norm, for the image branch, where there is one.
         objectness_logits: (R,).
-        expert: (R, C), the log-probabilities of an expert's classes; None without one.
+        expert: (R, C), the log-probabilities of the closed-set expert's classes; None without one.
+        linear: (R, C), likewise, of the linear expert's.
     """
 
     boxes: Tensor
@@ -87,6 +89,7 @@ class Regions(NamedTuple):
     image: Tensor
     objectness_logits: Tensor
     expert: Tensor | None = None
+    linear: Tensor | None = None
 
     def take(self, index: Tensor) -> Regions:
         """Some of them, by indices or a mask."""
@@ -109,7 +112,7 @@ class RegionScorer:
         objectness_logits: (R,), finite.
         fusion: see modeling/score_fusion.py.
         log_areas: (R,) of `log_area_shares`; None where the fusion does not ask for it.
-        expert: what an expert says of the regions; None without one.
+        experts: what each expert says of the regions.
     """
 
     text: SoftmaxBranch | None
@@ -117,14 +120,14 @@ class RegionScorer:
     objectness_logits: Tensor
     fusion: ScoreFusion
     log_areas: Tensor | None = None
-    expert: ExpertScores | None = None
+    experts: tuple[ExpertScores, ...] = ()
 
     def log_scores(self, embeddings: Tensor, is_base: Tensor | None) -> Tensor:
         """(S, D) unit rows, (S,) bool or None -> (R, S), logarithms of the fused scores."""
         text, log_partition = (None, None) if self.text is None else self.text.log_probabilities(embeddings)
         image = None if self.image is None else self.image.log_probabilities(embeddings)[0]
         fused = self.fusion(text, image, self.terms(log_partition), is_base)
-        return fused if self.expert is None else self.expert.join(fused, embeddings)
+        return join_experts(self.experts, fused, embeddings)
 
     def terms(self, text_log_partition: Tensor | None) -> RegionTerms:
         """(R,) of the text branch -> class-independent log terms of the regions, (R, 1) each."""
@@ -142,14 +145,22 @@ def build_scorer(
         queries = regions.image / heads.image_temperature
         background = None if active is None else heads.background_names(queries, active)
         image = SoftmaxBranch(queries, background_logits=background)
+    pairs = ((heads.expert, regions.expert), (heads.linear_expert, regions.linear))
     return RegionScorer(
         text=heads.text_branch(regions.text) if fusion.needs_text else None,
         image=image,
         objectness_logits=regions.objectness_logits,
         fusion=fusion,
         log_areas=log_area_shares(regions.boxes, image_size) if fusion.needs_area else None,
-        expert=None if regions.expert is None else heads.expert.scores(regions.expert),
+        experts=tuple(expert.scores(said) for expert, said in pairs if said is not None),
     )
+
+
+def join_experts(experts: Sequence[ExpertScores], log_scores: Tensor, embeddings: Tensor) -> Tensor:
+    """Fused log scores (R, S) of rows (S, D) -> the same with the say of all experts, one after the other."""
+    for expert in experts:
+        log_scores = expert.join(log_scores, embeddings)
+    return log_scores
 
 
 def max_over_rows(log_scores: Tensor, classes: ClassEmbeddings, *, with_negatives: bool = False) -> Tensor:

@@ -25,6 +25,7 @@ from ovdet.modeling.background_names import BackgroundNames
 from ovdet.modeling.box_predictor import FederatedBoxPredictor
 from ovdet.modeling.embedding_heads import FrozenBackboneBranch
 from ovdet.modeling.expert import ClosedSetExpert
+from ovdet.modeling.linear_expert import LinearExpert
 from ovdet.modeling.postprocess import postprocess_images
 from ovdet.modeling.score_fusion import GeometricScores
 from ovdet.modeling.soft_nms import SoftNMS
@@ -165,8 +166,24 @@ def known(rows: list[list[float]]) -> ClosedSetExpert:
     return expert
 
 
+def with_linear_expert(model):
+    """A linear expert with a say in two names, beside the closed-set one, which knows the second of them too."""
+    model = dense(with_expert(model))
+    rows = F.normalize(torch.randn(20, 384, generator=torch.Generator().manual_seed(1)), dim=1)[:2]
+    model.roi_heads.linear_expert = L(linear)(rows=rows.tolist())
+    return model
+
+
+def linear(rows: list[list[float]]) -> LinearExpert:
+    in_features = 64 + 32
+    weight = torch.randn(2, in_features, generator=torch.Generator().manual_seed(2)) / 4
+    weights = {"rows": torch.tensor(rows), "weight": weight, "bias": torch.tensor([-1.0, 0.5])}
+    return LinearExpert(["first", "second"], width=384, in_features=in_features, weights=weights)
+
+
 METHODS = {
     "expert": with_expert,
+    "linear expert": with_linear_expert,
     "like Detic": like_detic,
     "ViLD": lambda model: model,
     "ensemble": vild_ensemble,
@@ -188,7 +205,7 @@ def test_graph_is_the_detector(build_tiny, photo, method, tells_base, input_form
         return model
 
     model = build_tiny(change)
-    if method == "dense":  # else each region has nearly the same names
+    if method in ("dense", "linear expert"):  # else each region has nearly the same names
         torch.nn.init.normal_(model.roi_heads.image_branch.names.weight, std=20.0)
     vocabulary = F.normalize(torch.randn(20, 384, generator=torch.Generator().manual_seed(1)), dim=1)
     is_base = torch.arange(20) < 12 if tells_base else None

@@ -142,9 +142,16 @@ def test_gradient_of_its_say(say, make_unit_rows):
     assert torch.autograd.gradcheck(lambda x: say.join(x, rows), (scores,))
 
 
-@pytest.mark.parametrize("options", [{"exponent": 1.1}, {"exponent": -0.1}, {"score_threshold": 0.0}])
-def test_bad_options(options):
-    with pytest.raises(InputError, match="expected an exponent within"):
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"exponent": 1.1}, r"exponent within \[0, 1\], got 1.1"),
+        ({"exponent": -0.1}, r"exponent within \[0, 1\], got -0.1"),
+        ({"score_threshold": 0.0}, "score_threshold between 0 and 1, got 0.0"),
+    ],
+)
+def test_bad_options(options, message):
+    with pytest.raises(InputError, match=message):
         ClosedSetExpert(NAMES, width=WIDTH, **options)
 
 

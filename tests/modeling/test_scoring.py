@@ -222,15 +222,17 @@ def test_chunks_with_synonyms_and_negatives(make_scorer, make_classes, fusion, l
 @pytest.mark.parametrize("base", [None, 0.5])
 @pytest.mark.parametrize("layout", LAYOUTS)
 @pytest.mark.parametrize("fusion", ["all", *later("text", "image")])
-def test_chunks_with_an_expert(make_scorer, make_classes, fusion, layout, base, with_negatives):
-    """Rows that it knows are few or all, and it makes them better or worse than the others."""
+def test_chunks_with_experts(make_scorer, make_classes, fusion, layout, base, with_negatives):
+    """Rows that they know are few or all, some by both, and they make them better or worse than the others."""
     for seed, rows in enumerate((3000, 700, 40, 1)):
         classes, regions = make_classes(rows, base, layout, seed=seed), 12
         known = torch.randperm(rows, generator=torch.Generator().manual_seed(seed))[: 40 if seed % 2 else 300]
         said = torch.rand(regions, 5, generator=torch.Generator().manual_seed(seed)).clamp(min=0.03).log()
         rows = dict(rows=classes.embeddings[known], class_of_row=torch.arange(len(known)) % 5)
         expert = ExpertScores(said, partial(known_rows, **rows), exponent=0.7)
-        scorer = replace(make_scorer(FUSIONS[fusion], regions, seed=seed), expert=expert)
+        half = {key: value[::2] for key, value in rows.items()}
+        other = ExpertScores(said.flip(0), partial(known_rows, **half), exponent=0.5)
+        scorer = replace(make_scorer(FUSIONS[fusion], regions, seed=seed), experts=(expert, other)[: 1 + seed % 2])
         for arguments in ((1e-4, 200), (0.0, 10)):
             found = topk_chunked(scorer, classes, *arguments, with_negatives=with_negatives)
             assert_same(found, dense(scorer, classes, *arguments, with_negatives=with_negatives))
