@@ -64,6 +64,8 @@ class ClassEmbeddings:
         names: of the K classes.
         is_base: (S,) bool, which rows the detector was trained on; None where that is not known. Score fusion weighs
             base and novel classes differently.
+        is_learned: (S,) bool, which rows an expert of the detector learned instead (modeling/linear_expert.py): fused
+            as novel, but calibrated and shown as trained; None for none.
         learned: rows of classes that were learned from examples and have no row in `embeddings`; None for none.
         thresholds: (K,) float32, the lowest score to show of each class, NaN where the predictor's default counts; None
             for NaN everywhere.
@@ -87,14 +89,17 @@ class ClassEmbeddings:
     detector: str = ""
     texts: tuple[str, ...] | None = None
     unknown: tuple[str, ...] = ()
+    is_learned: Tensor | None = None
     _on_device: dict[torch.device, ClassEmbeddings] = field(default_factory=dict, init=False, repr=False)
 
     def __post_init__(self) -> None:
         if self.embeddings.dim() != 2 or len(self.embeddings) != len(self.class_ids) or not self.names:
             shapes = f"{tuple(self.embeddings.shape)} for {len(self.class_ids)} rows and {len(self.names)} names"
             raise InputError(f"expected class embeddings (S, D), S class ids and a name or more, got {shapes}")
-        if self.is_base is not None and len(self.is_base) != len(self.class_ids):
-            raise InputError(f"expected is_base for {len(self.class_ids)} rows, got {len(self.is_base)}")
+        for key in ("is_base", "is_learned"):
+            told = getattr(self, key)
+            if told is not None and len(told) != len(self.class_ids):
+                raise InputError(f"expected {key} for {len(self.class_ids)} rows, got {len(told)}")
         spoken = self.class_ids.unique().tolist()
         learned = [] if self.learned is None else self.learned.class_ids.unique().tolist()
         if sorted([index for index in spoken if index != NEGATIVE] + learned) != list(range(len(self.names))):
@@ -123,10 +128,12 @@ class ClassEmbeddings:
         if self.embeddings.device == device:
             return self
         if device not in self._on_device:
-            base = None if self.is_base is None else self.is_base.to(device)
+            told = [None if part is None else part.to(device) for part in (self.is_base, self.is_learned)]
             learned = None if self.learned is None else self.learned.to(device)
             embeddings, ids = self.embeddings.to(device), self.class_ids.to(device)
-            moved = replace(self, embeddings=embeddings, class_ids=ids, is_base=base, learned=learned)
+            moved = replace(
+                self, embeddings=embeddings, class_ids=ids, is_base=told[0], is_learned=told[1], learned=learned
+            )
             self._on_device[device] = moved
         return self._on_device[device]
 
@@ -152,11 +159,20 @@ class ClassEmbeddings:
     @cached_property
     def is_base_class(self) -> Tensor | None:
         """(K,) bool, which classes have a base row; None where that is not known."""
-        if self.is_base is None:
-            return None
-        is_base = torch.zeros(len(self.names), dtype=torch.bool, device=self.is_base.device)
-        is_base[self.class_ids[self.is_base & (self.class_ids != NEGATIVE)]] = True
-        return is_base
+        return None if self.is_base is None else self._has_one_of(self.is_base)
+
+    @cached_property
+    def is_trained_class(self) -> Tensor | None:
+        """(K,) bool, which classes have a base row or a learned one; None where that is not known."""
+        if self.is_base is None or self.is_learned is None:
+            return self.is_base_class
+        return self._has_one_of(self.is_base | self.is_learned)
+
+    def _has_one_of(self, rows: Tensor) -> Tensor:
+        """(S,) bool -> (K,), which classes have one of these rows."""
+        has = torch.zeros(len(self.names), dtype=torch.bool, device=rows.device)
+        has[self.class_ids[rows & (self.class_ids != NEGATIVE)]] = True
+        return has
 
     def spoken(self, index: int) -> list[str]:
         """The texts of a class's rows, its name and synonyms; its name where that is not known."""

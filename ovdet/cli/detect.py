@@ -114,7 +114,7 @@ def run(arguments: argparse.Namespace) -> None:
         say(arguments, line, {"video": str(video.path), "output": str(path), "frames": frames, "names": frames_with})
     for image, path, found in write_results(stream, images, output, names=predictor.names):
         best = ", ".join(f"{d['label']} {d['score']:.2f}" for d in list(found)[:5])
-        best = f"best: {best}" if best else under_threshold(found.best_missed, predictor.training_classes)
+        best = f"best: {best}" if best else under_threshold(found.best_missed, predictor.trained_names)
         line = f"{path}: {len(found)} detection{'' if len(found) == 1 else 's'}; {best}"
         say(arguments, line, {"image": str(image), "output": str(path), **found.to_dict()})
 
@@ -200,12 +200,12 @@ def _parse_names(given: str) -> Any:
     return (load_embeddings if given.endswith(".safetensors") else parse_vocabulary)(given)
 
 
-def under_threshold(missed: tuple[str, float] | None, training_classes: Sequence[str]) -> str:
+def under_threshold(missed: tuple[str, float] | None, trained_names: Sequence[str]) -> str:
     """A line for a photo without detections: the best name and score below the threshold."""
     from ovdet.text.class_names import names_among
 
     if missed is None:
         return "nothing below the threshold either"
     name, score = missed
-    trained = not training_classes or names_among([name], training_classes)
+    trained = not trained_names or names_among([name], trained_names)
     return f"best below the threshold: {name} {score:.2g}" + ("" if trained else ", a name that was not trained")

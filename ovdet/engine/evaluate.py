@@ -55,6 +55,7 @@ def classes_of(
     embed_names: NameEmbedder,
     training_classes: Sequence[str] = (),
     *,
+    learned_classes: Sequence[str] = (),
     vocabulary: Vocabulary | None = None,
     negatives: Sequence[str] = (),
 ) -> ClassEmbeddings:
@@ -66,6 +67,7 @@ def classes_of(
         dataset_name: whose `thing_classes` are asked for.
         embed_names: names -> embeddings.
         training_classes: that the detector was trained on.
+        learned_classes: that an expert of it learned.
         vocabulary: more names of these classes, see `with_synonyms`; None for their own names alone.
         negatives: see `build_classes`.
 
@@ -75,7 +77,8 @@ def classes_of(
     metadata = MetadataCatalog.get(dataset_name)
     names = with_synonyms(metadata.thing_classes, vocabulary)
     base = metadata.get("base_classes", ()) or training_classes
-    return build_classes(names, embed_names, base_classes=base, negatives=negatives)
+    told = dict(base_classes=base, learned_classes=learned_classes, negatives=negatives)
+    return build_classes(names, embed_names, **told)
 
 
 def with_synonyms(names: Sequence[str], vocabulary: Vocabulary | None) -> Vocabulary:

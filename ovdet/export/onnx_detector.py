@@ -91,7 +91,9 @@ def _with_a_row(classes: ClassEmbeddings) -> ClassEmbeddings:
     if len(classes.class_ids):
         return classes
     row, negative = torch.eye(1, classes.width), torch.tensor([NEGATIVE])
-    return replace(classes, embeddings=row, class_ids=negative, is_base=torch.tensor([False]), texts=None)
+    return replace(
+        classes, embeddings=row, class_ids=negative, is_base=torch.tensor([False]), is_learned=None, texts=None
+    )
 
 
 def classes_of_rows(instances: Instances, classes: ClassEmbeddings) -> Instances:
@@ -154,6 +156,7 @@ def _predictor(session: Any, path: str | Path) -> OpenVocabPredictor:
         ),
         resize=T.AugmentationList([T.ResizeShortestEdge(**msgspec.structs.asdict(about.resize))]),
         training_classes=about.training_classes,
+        learned_classes=about.learned_classes,
         fingerprint=about.detector,
     )
 
@@ -168,6 +171,7 @@ class Description(msgspec.Struct):
     resize: Resize
     templates: Templates
     training_classes: list[str] = []
+    learned_classes: list[str] = []
     detector: str = ""
     calibration: ScoreCalibration | None = None
 

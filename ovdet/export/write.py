@@ -87,6 +87,7 @@ def export_detector(
         "fingerprint": header.get("fingerprint") or embed_names.fingerprint,
         "templates": embed_names.templates,
         "training_classes": list(header.get("training_classes", ())),
+        "learned_classes": list(header.get("learned_classes", ())),
         "detector": detector_fingerprint(detector),
         "resize": resize,
         "image": "uint8 RGB (3, H, W)",

@@ -17,9 +17,12 @@ from ovdet.engine.options import build_options
 from ovdet.engine.resume import last_checkpoint
 from ovdet.errors import InputError
 from ovdet.initialization import WithoutRandomWeights
-from ovdet.modeling.expert import Expert
+from ovdet.modeling.expert import ClosedSetExpert
+from ovdet.modeling.linear_expert import LinearExpert
 from ovdet.teachers.registry import load_teacher
 from ovdet.text.embedder import NameEmbedder
+
+EXPERTS = ("expert", "linear_expert")  # of the ROI heads: the closed-set one, and the linear one
 
 
 def is_own(config: DictConfig) -> bool:
@@ -121,15 +124,25 @@ def load_detector(config: DictConfig, weights: str = "") -> tuple[nn.Module, Nam
             f"expected a classifier of the training set's {len(expected)} classes in their order, "
             f"got one of {len(actual)} others in {weights}"
         )
-    for part in ("expert", "linear_expert"):
-        expert = getattr(getattr(model, "roi_heads", None), part, None)
-        header = header if expert is None else with_expert_names(header, expert)
-    return model.eval(), embed_names, header
+    heads = getattr(model, "roi_heads", None)
+    return model.eval(), embed_names, with_expert_names(header, *(getattr(heads, part, None) for part in EXPERTS))
 
 
-def with_expert_names(header: Mapping[str, Any], expert: Expert) -> dict[str, Any]:
-    """A checkpoint's header with the names of an expert among those that its detector was trained on and knows."""
-    header = {**header, "known_classes": classes_of_both(expert.names, known_classes(header))}
-    if trained := header.get("training_classes"):
-        header["training_classes"] = classes_of_both(expert.names, trained)
+def with_expert_names(
+    header: Mapping[str, Any], closed: ClosedSetExpert | None, linear: LinearExpert | None
+) -> dict[str, Any]:
+    """A checkpoint's header with the names of its detector's experts.
+
+    All are names that it knows. Those of the closed-set expert join the ones that it was trained on; those of the
+    linear expert are `learned_classes`.
+    """
+    header = {key: value for key, value in header.items() if key != "learned_classes"}
+    trained = header.get("training_classes")
+    for expert in (closed, linear):
+        if expert is not None:
+            header["known_classes"] = classes_of_both(expert.names, known_classes(header))
+    if closed is not None and trained:
+        header["training_classes"] = classes_of_both(closed.names, trained)
+    if linear is not None:
+        header["learned_classes"] = list(linear.names)
     return header

@@ -30,7 +30,7 @@ from ovdet.engine.checkpoint import HEADER, known_classes, read_checkpoint
 from ovdet.engine.options import TrainOptions
 from ovdet.errors import InputError, first_line
 from ovdet.files import atomic_write, temporary_path
-from ovdet.hub.load import check_own, find_weights, load_detector, with_expert_names, without_training
+from ovdet.hub.load import EXPERTS, check_own, find_weights, load_detector, with_expert_names, without_training
 from ovdet.hub.parts import check_build, check_parts, part_name, to_data
 from ovdet.modeling.linear_expert import LinearExpert
 from ovdet.text.class_names import distinct_names
@@ -105,8 +105,9 @@ def write_model_folder(
     config = _with_training_classes(config, weights)
     detector, embed_names, header = load_detector(config, weights)
     if linear_expert is not None:
-        config, header = _with_linear_expert(config, header, linear_expert)
+        config = _with_linear_expert(config, linear_expert)
         detector.roi_heads.linear_expert = linear_expert
+        header = with_expert_names(header, *(getattr(detector.roi_heads, part) for part in EXPERTS))
     content = {
         "format": FORMAT,
         "teacher": {
@@ -207,15 +208,13 @@ def _with_training_classes(config: DictConfig, weights: str) -> DictConfig:
     return config
 
 
-def _with_linear_expert(
-    config: DictConfig, header: Mapping[str, Any], expert: LinearExpert
-) -> tuple[DictConfig, dict[str, Any]]:
-    """A copy of a detector's config that has this linear expert, and its header with the expert's names."""
+def _with_linear_expert(config: DictConfig, expert: LinearExpert) -> DictConfig:
+    """A copy of a detector's config that has this linear expert."""
     config = deepcopy(config)
     names = ["; ".join(each) for each in expert.spoken]
     node = LazyCall(LinearExpert)(names=names, width=expert.rows.shape[1], in_features=expert.weight.shape[1])
     config.model.roi_heads.linear_expert = {**node, "exponent": expert.exponent}
-    return config, with_expert_names(header, expert)
+    return config
 
 
 def _check_is_free(folder: Path) -> None:

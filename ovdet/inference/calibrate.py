@@ -116,7 +116,7 @@ def measure(predictor: OpenVocabPredictor, annotations: str | Path, images: str 
     """
     data = load_coco_subsets(annotations, images, filter_empty=False)
     classes = predictor.embed(data.thing_classes)
-    trained = classes.is_base_class
+    trained = classes.is_trained_class
     if trained is None:
         raise InputError("expected a detector that says which names it was trained on, this one does not")
     for name, was in zip(map(normalize_class_name, data.thing_classes), trained.tolist(), strict=True):

@@ -180,8 +180,9 @@ def _evaluate(
     """
     model, embed_names, header = load_detector(config, weights)
     dataset_name = instantiate(config.dataloader.test.dataset.names)
-    trained = header.get("training_classes", ())
-    classes = classes_of(dataset_name, embed_names, trained, vocabulary=vocabulary, negatives=negatives)
+    trained, by_expert = (header.get(key, ()) for key in ("training_classes", "learned_classes"))
+    asked = dict(vocabulary=vocabulary, negatives=negatives)
+    classes = classes_of(dataset_name, embed_names, trained, learned_classes=by_expert, **asked)
     if learned is not None:
         if learned.detector != detector_fingerprint(model):
             raise InputError(f"expected classes that this detector learned, got another's ({learned.detector})")

@@ -65,6 +65,7 @@ class OpenVocabPredictor:
         *,
         resize: T.Augmentation | T.AugmentationList,
         training_classes: Sequence[str] = (),
+        learned_classes: Sequence[str] = (),
         fingerprint: str | None = None,
     ) -> None:
         """
@@ -73,17 +74,19 @@ class OpenVocabPredictor:
             embed_names: names -> (K, D), in the space that the model was trained in.
             resize: detectron2 augmentation from the photo to the network's input.
             training_classes: names that the model was trained on; fused scores weigh them as base classes.
+            learned_classes: names that an expert of the model learned beside them.
             fingerprint: of the detector, where the model does not hold its weights; "" where it is not known.
         """
         self._fingerprint = fingerprint
         self.model = model
         self.embed_names = embed_names
         self.resize = resize
-        self.training_classes = tuple(training_classes)
+        self.training_classes, self.learned_classes = tuple(training_classes), tuple(learned_classes)
         self.classes: ClassEmbeddings | None = None  # what is asked for where a call does not say
         self._embed_vocabulary = VocabularyEmbedder(
             embed_names,
             training_classes=training_classes,
+            learned_classes=learned_classes,
             default_thresholds=getattr(model, "default_thresholds", None),  # of a detector with scores of its own kind
         )
 
@@ -165,7 +168,13 @@ class OpenVocabPredictor:
         model, embed_names, header = load_detector(config, weights)
         speed_up(model, compile=compile, half=half, int8=int8)
         resize = T.AugmentationList(list(instantiate(config.dataloader.test.mapper.augmentations)))
-        return cls(model, embed_names, resize=resize, training_classes=header.get("training_classes", ()))
+        names = {key: header.get(key, ()) for key in ("training_classes", "learned_classes")}
+        return cls(model, embed_names, resize=resize, **names)
+
+    @property
+    def trained_names(self) -> tuple[str, ...]:
+        """The names that the detector was trained on, and those that an expert of it learned."""
+        return (*self.training_classes, *self.learned_classes)
 
     @property
     def names(self) -> tuple[str, ...]:

@@ -57,9 +57,9 @@ class TiledPredictor:
         return self.predictor.names
 
     @property
-    def training_classes(self) -> tuple[str, ...]:
+    def trained_names(self) -> tuple[str, ...]:
         """See OpenVocabPredictor."""
-        return self.predictor.training_classes
+        return self.predictor.trained_names
 
     @property
     def classes(self) -> ClassEmbeddings | None:

@@ -12,6 +12,7 @@ from torch import Tensor
 
 from ovdet.class_embeddings import ClassEmbeddings
 from ovdet.inference.everyday_words import with_trained_words
+from ovdet.text.class_names import distinct_names
 from ovdet.text.classes import build_classes, unknown_names
 from ovdet.text.embedder import NameEmbedder
 from ovdet.text.embeddings import TextEmbeddings
@@ -32,16 +33,18 @@ class VocabularyEmbedder:
         embed_names: NameEmbedder,
         *,
         training_classes: Sequence[str] = (),
+        learned_classes: Sequence[str] = (),
         default_thresholds: tuple[float, float] | None = None,
     ) -> None:
         """
         Args:
             embed_names: names -> (K, D), in the space of the detector.
             training_classes: names that the detector was trained on.
+            learned_classes: names that an expert of the detector learned.
             default_thresholds: lowest scores to show of trained and of other names; None leaves them to the predictor.
         """
         self.embed_names = embed_names
-        self.training_classes = tuple(training_classes)
+        self.training_classes, self.learned_classes = tuple(training_classes), tuple(learned_classes)
         self.default_thresholds = default_thresholds
         self._kept: OrderedDict[tuple, ClassEmbeddings] = OrderedDict()  # by what they were made of, the last ones
 
@@ -58,17 +61,19 @@ class VocabularyEmbedder:
         return classes
 
     def _embed(self, vocabulary: Names, negatives: Sequence[str] | None) -> ClassEmbeddings:
-        base = self.training_classes
+        base, learned = self.training_classes, self.learned_classes
+        known = distinct_names([*base, *learned])
         if not isinstance(vocabulary, (TextEmbeddings, str)):
             vocabulary = vocabulary if isinstance(vocabulary, Vocabulary) else Vocabulary.of(vocabulary)
-            vocabulary, told = with_trained_words(vocabulary, self.embed_names.known_of(base))
+            vocabulary, told = with_trained_words(vocabulary, self.embed_names.known_of(known))
             for line in told:
                 logger.warning(line)
-        classes = build_classes(vocabulary, self.embed_names, base_classes=base, negatives=negatives)
+        told = dict(base_classes=base, learned_classes=learned, negatives=negatives)
+        classes = build_classes(vocabulary, self.embed_names, **told)
         if self.default_thresholds is not None:
             classes = replace(classes, thresholds=_by_kind(classes, *self.default_thresholds))
         if isinstance(vocabulary, Vocabulary):
-            classes = replace(classes, unknown=unknown_names(vocabulary, self.embed_names, base))
+            classes = replace(classes, unknown=unknown_names(vocabulary, self.embed_names, known))
             for name in classes.unknown:
                 logger.warning("%s: near nothing that was trained, what is found says little", name)
         return classes
@@ -76,9 +81,9 @@ class VocabularyEmbedder:
 
 def _by_kind(classes: ClassEmbeddings, trained: float, other: float) -> Tensor:
     """(K,) the one for trained names, and where that is not known; the other for the rest."""
-    is_base = classes.is_base_class
-    is_base = torch.ones(len(classes.names), dtype=torch.bool) if is_base is None else is_base
-    return torch.where(is_base, trained, other)
+    is_trained = classes.is_trained_class
+    is_trained = torch.ones(len(classes.names), dtype=torch.bool) if is_trained is None else is_trained
+    return torch.where(is_trained, trained, other)
 
 
 def _key_of(vocabulary: Names, negatives: Sequence[str] | None) -> tuple | None:

@@ -30,6 +30,7 @@ _TYPES = {
     "embeddings": torch.float32,
     "class_ids": torch.int64,
     "is_base": torch.bool,
+    "is_learned": torch.bool,
     "thresholds": torch.float32,
     **_LEARNED,
 }
@@ -60,7 +61,7 @@ def classes_content(classes: ClassEmbeddings) -> bytes:
         raise InputError("expected classes of a detector to save: learned ones, exemplars or some with thresholds")
     rows = classes.learned
     tensors = {"embeddings": classes.embeddings, "class_ids": classes.class_ids}
-    tensors |= {"is_base": classes.is_base, "thresholds": classes.thresholds}
+    tensors |= {"is_base": classes.is_base, "is_learned": classes.is_learned, "thresholds": classes.thresholds}
     if rows is not None:
         tensors |= {"weights": rows.weights, "biases": rows.biases, "learned_class_ids": rows.class_ids}
     kept = {
@@ -92,7 +93,8 @@ def load_classes(path: str | Path) -> ClassEmbeddings:
         raise InputError(f"expected rows and thresholds of {len(names)} classes in {path}, got others")
     rows = None if learned[0] is None else LearnedRows(*learned)
     parts = (tensors["embeddings"], tensors["class_ids"], names, tensors.get("is_base"), rows)
-    return ClassEmbeddings(*parts, tensors.get("thresholds"), told.detector)
+    told_of_rows = {"is_learned": tensors.get("is_learned")}
+    return ClassEmbeddings(*parts, tensors.get("thresholds"), told.detector, **told_of_rows)
 
 
 def _is_usable(key: str, tensor: Tensor, num_classes: int) -> bool:
@@ -102,7 +104,7 @@ def _is_usable(key: str, tensor: Tensor, num_classes: int) -> bool:
     if key.endswith("class_ids"):
         lowest = NEGATIVE if key == "class_ids" else 0
         return tensor.dim() == 1 and bool(((tensor >= lowest) & (tensor < num_classes)).all())
-    return key in ("is_base", "thresholds") or bool(torch.isfinite(tensor).all())
+    return key in ("is_base", "is_learned", "thresholds") or bool(torch.isfinite(tensor).all())
 
 
 def load_all_classes(paths: Sequence[str | Path]) -> ClassEmbeddings:

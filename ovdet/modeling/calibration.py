@@ -2,8 +2,8 @@
 
     calibrated = sigmoid(slope * logit(score) + offset)
 
-(Platt scaling of the logit), slope and offset by whether a name was trained, and offsets of single trained names
-besides. It rises with the score, so the order of a name's detections and its average precision stay. It comes after
+(Platt scaling of the logit), slope and offset by whether a name was trained or learned, and offsets of single such
+names besides. It rises with the score, so the order of a name's detections and its average precision stay. It comes after
 NMS. `ovdet calibrate` finds the numbers.
 """
 
@@ -31,7 +31,8 @@ class ScoreCalibration:
     """Slopes and offsets of a detector's scores, and the lowest calibrated score to show.
 
     Attributes:
-        trained_slope: positive, of names that the detector was trained on, and of all where that is not known.
+        trained_slope: positive, of names that the detector was trained on or its expert learned, and of all where that
+            is not known.
         trained_offset: likewise.
         other_slope: positive, of all other names.
         other_offset: likewise.
@@ -74,13 +75,13 @@ class ScoreCalibration:
             classes: that were asked for.
             class_ids: (N,) of the detections, in [0, K). Those of learned classes keep their scores.
         """
-        base = classes.is_base_class
-        is_base = torch.ones_like(scores, dtype=torch.bool) if base is None else base.to(scores.device)[class_ids]
-        slopes = torch.where(is_base, self.trained_slope, self.other_slope).to(scores)
-        offsets = torch.where(is_base, self.trained_offset, self.other_offset).to(scores)
+        trained = classes.is_trained_class
+        is_trained = torch.ones_like(scores, dtype=torch.bool)
+        is_trained = is_trained if trained is None else trained.to(scores.device)[class_ids]
+        slopes = torch.where(is_trained, self.trained_slope, self.other_slope).to(scores)
+        offsets = torch.where(is_trained, self.trained_offset, self.other_offset).to(scores)
         if self.name_offsets:
-            trained = class_ids[is_base].unique().tolist()
-            of_class = {index: self._name_offset(classes, index) for index in trained}
+            of_class = {index: self._name_offset(classes, index) for index in class_ids[is_trained].unique().tolist()}
             offsets = offsets + offsets.new_tensor([of_class.get(index, 0.0) for index in class_ids.tolist()])
         calibrated = (slopes * scores.clamp(_NEAREST, 1 - _NEAREST).logit() + offsets).sigmoid()
         if classes.learned is None:

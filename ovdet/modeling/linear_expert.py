@@ -31,7 +31,7 @@ class LinearExpert(Expert):
         *,
         width: int,
         in_features: int,
-        exponent: float = 0.5,
+        exponent: float = 0.7,
         weights: Mapping[str, Tensor] | None = None,
     ) -> None:
         """

@@ -29,6 +29,7 @@ def build_classes(
     embed_names: NameEmbedder,
     *,
     base_classes: Sequence[str] = (),
+    learned_classes: Sequence[str] = (),
     negatives: Sequence[str] | None = (),
 ) -> ClassEmbeddings:
     """The classes of a vocabulary, embedded.
@@ -39,6 +40,7 @@ def build_classes(
         embed_names: names -> embeddings, each name once.
         base_classes: names that the detector was trained on. A row is base if any name of its class is among them.
             Without any, `is_base` is None.
+        learned_classes: names that an expert of the detector learned, likewise for `is_learned`.
         negatives: names that compete but are never returned: a region that matches one of them better is dropped. None
             takes the base classes whose cosine is below NEAR to all classes of the vocabulary.
 
@@ -67,8 +69,11 @@ def build_classes(
     if added:
         embeddings = torch.cat([embeddings, embed_names(added).to(embeddings)])
     texts, class_ids = [*texts, *added], [*class_ids, *[NEGATIVE] * len(added)]
-    is_base = base_rows(texts, class_ids, base_classes)
-    return ClassEmbeddings(embeddings, torch.tensor(class_ids), tuple(names), is_base, texts=tuple(texts))
+    told = {
+        "is_base": base_rows(texts, class_ids, base_classes),
+        "is_learned": base_rows(texts, class_ids, learned_classes),
+    }
+    return ClassEmbeddings(embeddings, torch.tensor(class_ids), tuple(names), texts=tuple(texts), **told)
 
 
 def join_classes(first: ClassEmbeddings, second: ClassEmbeddings) -> ClassEmbeddings:
@@ -96,9 +101,10 @@ def join_classes(first: ClassEmbeddings, second: ClassEmbeddings) -> ClassEmbedd
     ids = torch.cat([first.class_ids, torch.where(second.class_ids < 0, NEGATIVE, moved[second.class_ids])])
     ids = ids if learned is None else torch.where(torch.isin(ids, learned.class_ids), NEGATIVE, ids)
     embeddings = torch.cat([first.embeddings, second.embeddings.to(first.embeddings)])
-    is_base = None
-    if any(each.is_base is not None and len(each.is_base) for each in (first, second)):
-        is_base = torch.cat([_base_or_none(each) for each in (first, second)])
+    both = first, second
+    is_base, is_learned = (
+        _joined_rows(both, [getattr(each, key) for each in both]) for key in ("is_base", "is_learned")
+    )
     # thresholds
     own, others = first.own_thresholds, second.own_thresholds
     thresholds = torch.cat([own, own.new_full((len(names) - len(own),), torch.nan)])
@@ -115,6 +121,7 @@ def join_classes(first: ClassEmbeddings, second: ClassEmbeddings) -> ClassEmbedd
         first.detector or second.detector,
         None if first.texts is None or second.texts is None else (*first.texts, *second.texts),
         tuple(name for name in first.unknown if learned is None or names.index(name) not in learned.class_ids),
+        is_learned,
     )
 
 
@@ -126,10 +133,12 @@ def _join_learned(parts: Sequence[LearnedRows], names: Sequence[str]) -> Learned
     return LearnedRows(*(torch.cat(column) for column in zip(*columns, strict=True)))
 
 
-def _base_or_none(classes: ClassEmbeddings) -> Tensor:
-    """(S,) bool, False where it is not known."""
-    is_unknown = classes.is_base is None
-    return torch.zeros(len(classes.class_ids), dtype=torch.bool) if is_unknown else classes.is_base.cpu()
+def _joined_rows(both: Sequence[ClassEmbeddings], told: Sequence[Tensor | None]) -> Tensor | None:
+    """What is told of the rows of both, (S,) bool each, False where it is not known; None where it is known of none."""
+    if not any(part is not None and len(part) for part in told):
+        return None
+    pairs = zip(both, told, strict=True)
+    return torch.cat([torch.zeros(len(e.class_ids), dtype=torch.bool) if t is None else t.cpu() for e, t in pairs])
 
 
 def unknown_names(
@@ -180,12 +189,12 @@ def parse_negatives(text: str | None) -> tuple[str, ...] | None:
 
 
 def base_rows(texts: Sequence[str], class_ids: Sequence[int], base_classes: Sequence[str]) -> Tensor | None:
-    """(S,) bool, the rows of base classes; the one place that decides it.
+    """(S,) bool, the rows of base classes, or of learned ones; the one place that decides it.
 
     Args:
         texts: of S rows.
         class_ids: of S rows.
-        base_classes: names that the detector was trained on.
+        base_classes: names that the detector was trained on, or that an expert learned.
 
     Returns:
         (S,) bool; None without base classes.

@@ -13,7 +13,7 @@ from ovdet.inference.tiles import TiledPredictor, merged, moved, tile_corners
 class Spy:
     """Finds white squares, if they are large enough for the picture; as a network that resizes what it sees."""
 
-    names, training_classes, classes = ("square",), (), None
+    names, trained_names, classes = ("square",), (), None
 
     def __init__(self):
         self.seen = []
@@ -102,4 +102,4 @@ def test_tiles_that_make_no_sense(side, overlap):
 
 def test_what_a_detector_knows_of_its_names():
     tiled = TiledPredictor(Spy(), 64)
-    assert (tiled.names, tiled.training_classes, tiled.classes) == (("square",), (), None)
+    assert (tiled.names, tiled.trained_names, tiled.classes) == (("square",), (), None)

@@ -86,7 +86,16 @@ def test_a_model_that_knows_my_names(tiny_files, run_tool, striped, card, tmp_pa
     mine = predictor_of(tmp_path / "mine")
     _, config, _, weights = tiny_files.arguments
     before = OpenVocabPredictor.from_config(config, weights, overrides=tiny_files.overrides, device="cpu")
-    assert "zebra crossing" in mine.training_classes and "zebra crossing" not in before.training_classes
+    assert mine.learned_classes == ("zebra crossing",) and not before.learned_classes
+    assert mine.training_classes == before.training_classes == ("red circle",)
+    asked = mine.embed(["zebra crossings", "wheel", "red circle"], negatives=())
+    assert asked.is_learned.tolist() == [True, False, False, True] and asked.is_base.tolist() == [
+        False,
+        False,
+        True,
+        False,
+    ]
+    assert asked.is_trained_class.tolist() == [True, False, True]
     assert json.loads((tmp_path / "mine/config.json").read_text())["model"]["roi_heads"]["linear_expert"]["names"] == [
         "zebra crossing"
     ]
