@@ -3,8 +3,8 @@
     calibrated = sigmoid(slope * logit(score) + offset)
 
 (Platt scaling of the logit), slope and offset by whether a name was trained or learned, and offsets of single such
-names besides. It rises with the score, so the order of a name's detections and its average precision stay. It comes after
-NMS. `ovdet calibrate` finds the numbers.
+names besides. It rises with the score, so the order of a name's detections and its average precision stay. It comes
+after NMS. `ovdet calibrate` finds the numbers.
 """
 
 from __future__ import annotations

@@ -102,9 +102,8 @@ def join_classes(first: ClassEmbeddings, second: ClassEmbeddings) -> ClassEmbedd
     ids = ids if learned is None else torch.where(torch.isin(ids, learned.class_ids), NEGATIVE, ids)
     embeddings = torch.cat([first.embeddings, second.embeddings.to(first.embeddings)])
     both = first, second
-    is_base, is_learned = (
-        _joined_rows(both, [getattr(each, key) for each in both]) for key in ("is_base", "is_learned")
-    )
+    is_base = _joined_rows(both, [each.is_base for each in both])
+    is_learned = _joined_rows(both, [each.is_learned for each in both])
     # thresholds
     own, others = first.own_thresholds, second.own_thresholds
     thresholds = torch.cat([own, own.new_full((len(names) - len(own),), torch.nan)])
