@@ -14,6 +14,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
+from ovdet.data.mixture import common_name, load_synonyms
 from ovdet.errors import InputError
 from ovdet.learning.examples import LabeledRegions, join_regions
 from ovdet.learning.learn import AnnotatedPhoto, check_learner, feature_blocks, regions_of
@@ -40,13 +41,13 @@ def learn_expert(
     model: OpenVocabRCNN,
     prepare: Callable[[Any], dict],
     embed_names: NameEmbedder,
-    sets: Iterable[tuple[Sequence[str], Sequence[AnnotatedPhoto]]],
+    sets: Sequence[tuple[Sequence[str], Sequence[AnnotatedPhoto]]],
     *,
     track: Callable[[Sequence[AnnotatedPhoto]], Iterable[AnnotatedPhoto]] = iter,
 ) -> LinearExpert:
     """A linear expert in the names of data sets beside those that the detector's own knows; the model stays as it is.
 
-    Names that the closed-set expert knows are left to it. A name that was learned before is learned anew.
+    Names of the closed-set expert's classes ("couch", "sofa") are left to it. A name that was learned before is learned anew.
 
     Args:
         model: in evaluation mode.
@@ -59,17 +60,21 @@ def learn_expert(
         InputError: as of `learn_classes`, or no name is left.
     """
     check_learner(model)
+    # names
+    closed, synonyms = model.roi_heads.expert, load_synonyms()
+    taken = set() if closed is None else {common_name(name, synonyms) for name in closed.names}
+    given = sorted({normalize_class_name(name) for names, _ in sets for name in names})
+    learned = [name for name in given if common_name(name, synonyms) not in taken]
+    if not learned:
+        raise InputError(f"expected names that the detector's expert does not know, got {', '.join(given[:5])}")
+    # regions
     width = model.roi_heads.box_predictor.classifier.width
     shown = []
     for names, photos in sets:
         regions = regions_of(model, prepare, names, photos, track=track)
         regions = regions._replace(features=regions.features[:, :-width].half())  # without the embeddings
         shown.append(ShownNames([normalize_class_name(name) for name in names], regions))
-    closed = model.roi_heads.expert
-    taken = set() if closed is None else {normalize_class_name(name) for name in closed.names}
-    learned = sorted({name for names, _ in shown for name in names} - taken)
-    if not learned:
-        raise InputError(f"expected names that the detector's expert does not know, got {', '.join(sorted(taken)[:5])}")
+    # rows
     in_features = shown[0].regions.features.shape[1]
     weight, bias = fit_rows(shown, learned, blocks=feature_blocks(model, in_features))
     weights = {"rows": embed_names(learned).float(), "weight": weight, "bias": bias}

@@ -129,9 +129,10 @@ def predictor_of(folder) -> OpenVocabPredictor:
     return OpenVocabPredictor.of(open_config(config_file, ["train.device=cpu"]), weights)
 
 
-def test_names_of_the_closed_set_expert_are_left_to_it(striped, run_tool, tmp_path):
+@pytest.mark.parametrize("name", ["Dog", "sofa"])
+def test_names_of_the_closed_set_expert_are_left_to_it(striped, run_tool, tmp_path, name):
     content = json.loads((striped / "my.json").read_text())
-    content["categories"][0]["name"] = "Dog"
+    content["categories"][0]["name"] = name
     (tmp_path / "dog.json").write_text(json.dumps(content))
     words = ["--set", f"{tmp_path / 'dog.json'}={striped}", "--model", "ovdet-lite", "--output", tmp_path / "mine"]
     code, _, error = run_tool("learn.py", *words)
