@@ -47,7 +47,8 @@ def learn_expert(
 ) -> LinearExpert:
     """A linear expert in the names of data sets beside those that the detector's own knows; the model stays as it is.
 
-    Names of the closed-set expert's classes ("couch", "sofa") are left to it. A name that was learned before is learned anew.
+    Names of the closed-set expert's classes ("couch", "sofa") are left to it, and sets that speak of no others are left
+    out. A name that was learned before is learned anew.
 
     Args:
         model: in evaluation mode.
@@ -71,9 +72,11 @@ def learn_expert(
     width = model.roi_heads.box_predictor.classifier.width
     shown = []
     for names, photos in sets:
-        regions = regions_of(model, prepare, names, photos, track=track)
-        regions = regions._replace(features=regions.features[:, :-width].half())  # without the embeddings
-        shown.append(ShownNames([normalize_class_name(name) for name in names], regions))
+        normal = [normalize_class_name(name) for name in names]
+        if not set(normal).isdisjoint(learned):
+            regions = regions_of(model, prepare, names, photos, track=track)
+            regions = regions._replace(features=regions.features[:, :-width].half())  # without the embeddings
+            shown.append(ShownNames(normal, regions))
     # rows
     in_features = shown[0].regions.features.shape[1]
     weight, bias = fit_rows(shown, learned, blocks=feature_blocks(model, in_features))
