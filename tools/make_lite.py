@@ -1,9 +1,10 @@
-"""Make the default model from data folders, each stage once: train, average, pack, calibrate, evaluate.
+"""Make the default model from data folders, each stage once: train, average, pack, learn, calibrate, evaluate.
 
 tools/make_lite.py --data PATH --card card.md --output output/make_lite --test PATH/instances_val.json=PATH/images
     --calibrate new_photos.json=DIR --calibrate other_names.json=DIR --set dataset.more=SETS train.max_iter=7476
 PATH and SETS as for configs/lite/ovdet_lite_mixture.py. With pseudo-labels and the expert, as shipped:
     --config configs/lite/ovdet_lite_expert.py --set dataset.more=SETS dataset.labels=LABELS dataset.nanodet=FOLDER
+And with names that a linear expert learns beside it: --learn SETS/rabbit/train.json=SETS/rabbit/images ...
 7,476 steps take six hours on one core, evaluation of 478 photos two minutes; --from-nothing trains
 ovdet-lite-base48's recipe before, some ten hours more.
 """
@@ -29,6 +30,8 @@ def parse_arguments() -> argparse.Namespace:
     add("--start", default="ovdet-lite-base48", metavar="M", help="what it begins with (default: %(default)s)")
     add("--from-nothing", action="store_true", help="train what it begins with, too, instead of --start")
     add("--share", type=float, default=0.85, metavar="s", help="of the trained weights (default: %(default)s)")
+    learned = "photos whose names a linear expert learns, see ovdet learn; may be repeated"
+    add("--learn", action="append", default=[], metavar="X.json=DIR", help=learned)
     add("--calibrate", action="append", default=[], metavar="X.json=DIR", help="new photos, see ovdet calibrate")
     add("--precision", type=float, default=0.6, metavar="p", help="see ovdet calibrate (default: %(default)s)")
     add("--test", action="append", default=[], metavar="X.json=DIR", help="photos to evaluate on; may be repeated")
@@ -48,6 +51,7 @@ def main() -> None:
         config=arguments.config,
         share=arguments.share,
         card=arguments.card,
+        learn=tuple(arguments.learn),
         calibrate=tuple(arguments.calibrate),
         precision=arguments.precision,
         test=tuple(arguments.test),

@@ -87,15 +87,15 @@ def open_predictor(arguments: argparse.Namespace) -> OpenVocabPredictor:
     return load_predictor(**{key: getattr(arguments, key) for key in keys if hasattr(arguments, key)})
 
 
-def parse_set(text: str) -> tuple[str, str]:
-    """ "X.json=DIR" -> both.
+def parse_set(text: str, option: str = "--set") -> tuple[str, str]:
+    """ "X.json=DIR", as an option has it, -> both.
 
     Raises:
         InputError: it is something else.
     """
     annotations, equals, images = text.rpartition("=")
     if not equals or not annotations or not images:
-        raise InputError(f"expected --set X.json=DIR, got {text!r}")
+        raise InputError(f"expected {option} X.json=DIR, got {text!r}")
     return annotations, images
 
 

@@ -73,7 +73,7 @@ def commands(monkeypatch):
             place = Path(folder) / "model_final.pth"
         elif words[3] == "evaluate":
             place /= "metrics.json"
-        elif words[3] in ("pack", "calibrate"):
+        elif words[3] in ("pack", "learn", "calibrate"):
             place /= "config.json"
         place.parent.mkdir(parents=True, exist_ok=True)
         place.write_text('{"all": {"AP50": 12.34, "AP": 5}}')
@@ -94,6 +94,7 @@ def given(tmp_path, **changed) -> recipe.Recipe:
         config="lite/ovdet_lite_mixture",
         share=0.85,
         card=str(tmp_path / "card.md"),
+        learn=(),
         calibrate=(f"{tmp_path}/new.json={tmp_path}/photos",),
         precision=0.6,
         test=(f"{tmp_path}/val.json={tmp_path}/photos",),
@@ -122,9 +123,36 @@ def test_without_photos_to_calibrate_on_the_packed_folder_is_the_model(tmp_path,
     assert "calibrate" not in {words[0] for words in commands[0]}
 
 
+def test_an_expert_is_calibrated_on_photos_that_it_did_not_learn_from(tmp_path, commands):
+    """The photo of both is left out of what is learned from first; the model learns from all of them."""
+    images = [{"id": n, "file_name": f"{n}.png"} for n in (3, 5, 8)]
+    boxes = [{"id": n, "image_id": n, "category_id": 1} for n in (3, 5, 8)]
+    content = {"images": images, "annotations": boxes, "categories": [{"id": 1, "name": "rabbit"}]}
+    file, new = tmp_path / "rabbit.json", tmp_path / "new.json"
+    file.write_text(json.dumps(content))
+    recipe_of = given(tmp_path, learn=(f"{file}={tmp_path}/photos",))
+    new.write_text(json.dumps({**content, "images": images[1:2], "annotations": []}))
+    assert recipe.make(recipe_of) == tmp_path / "out/model"
+    run = [words for words in commands[0] if words[0] in ("learn", "calibrate")]
+    assert [words[0] for words in run] == ["learn", "calibrate", "learn"]
+    part = tmp_path / "out/apart/0_rabbit.json"
+    out, photos = tmp_path / "out", tmp_path / "photos"
+    assert run[0][1:] == ["--model", f"{out}/packed", "--set", f"{part}={photos}", "--output", f"{out}/learned"]
+    assert run[1][1:5] == ["--model", f"{out}/learned", "--set", f"{new}={photos}"]
+    assert run[2][1:] == ["--model", f"{out}/calibrated", "--set", f"{file}={photos}", "--output", f"{out}/model"]
+    kept = json.loads(part.read_text())
+    assert [image["id"] for image in kept["images"]] == [3, 8] == [each["id"] for each in kept["annotations"]]
+
+
+def test_an_expert_without_calibration_learns_once(tmp_path, commands):
+    recipe.make(given(tmp_path, learn=(f"{tmp_path}/new.json={tmp_path}/photos",), calibrate=()))
+    assert [words[0] for words in commands[0]] == ["train", "average", "pack", "learn", "evaluate"]
+
+
 @pytest.mark.parametrize(
     ("change", "expected"),
-    [({"test": ("val.json",)}, "--test X.json=DIR"), ({"calibrate": ("=x",)}, "--calibrate X.json=DIR"),
+    [({"learn": ("x",)}, "--learn X.json=DIR"), ({"learn": ("gone.json=photos",)}, "gone.json"),
+     ({"test": ("val.json",)}, "--test X.json=DIR"), ({"calibrate": ("=x",)}, "--calibrate X.json=DIR"),
      ({"card": "gone.md"}, "gone.md"), ({"test": ("gone.json=photos",)}, "gone.json")],
 )  # fmt: skip
 def test_bad_input_is_refused_before_anything_runs(tmp_path, commands, change, expected):
