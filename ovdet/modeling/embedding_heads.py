@@ -72,7 +72,11 @@ class ImageBranch(nn.Module):
         Returns:
             (R, D), unit norm.
         """
-        return self.projection(self.features(pooled, features, boxes))
+        return self.embed_features(self.features(pooled, features, boxes))
+
+    def embed_features(self, regions: Tensor) -> Tensor:
+        """(R, F) of `features` -> (R, D), unit norm."""
+        return self.projection(regions)
 
     def features(self, pooled: Tensor, features: Mapping[str, Tensor], boxes: Sequence[Tensor]) -> Tensor:
         """The features that are projected, (R, F): richer than the projection; arguments as of `forward`."""
@@ -132,7 +136,10 @@ class FrozenBackboneBranch(nn.Module):
         Returns:
             (R, D), unit norm, float32.
         """
-        regions = self.features(pooled, features, boxes)  # (R, F)
+        return self.embed_features(self.features(pooled, features, boxes))
+
+    def embed_features(self, regions: Tensor) -> Tensor:
+        """(R, F) of `features` -> (R, D), unit norm, float32."""
         with torch.autocast(regions.device.type, enabled=False):  # scores hang on it
             probabilities = self.names(regions).softmax(-1)  # (R, K)
             return F.normalize(probabilities @ self.name_embeddings, dim=-1)

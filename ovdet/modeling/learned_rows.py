@@ -1,12 +1,10 @@
 """Scores of classes that were learned from examples: linear rows on what the detector sees of a region.
 
-Shape letters: R regions (Ri of image i), F features, D embedding width, C channels, P pooled side, L learned rows, W
-width of what they look at.
+Shape letters: R regions, F features, D embedding width, L learned rows, W width of what they look at.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING
 
 import torch
@@ -21,28 +19,15 @@ if TYPE_CHECKING:
     from ovdet.modeling.roi_heads import OpenVocabROIHeads
 
 
-def region_features(
-    heads: OpenVocabROIHeads,
-    pooled: Tensor,
-    features: Mapping[str, Tensor],
-    boxes: Sequence[Tensor],
-    box_features: Tensor,
-    image: Tensor,
-) -> Tensor:
-    """The input of learned rows, (R, W) float32: box features, the image branch's where there is one, its embeddings.
+def region_features(box_features: Tensor, of_image: Tensor | None, image: Tensor) -> Tensor:
+    """The input of learned rows, (R, W) float32: all of this side by side.
 
     Args:
-        heads: whose they are.
-        pooled: (R, C, P, P).
-        features: all maps by name.
-        boxes: of each image (Ri, 4) XYXY, where `pooled` was pooled.
         box_features: (R, F).
+        of_image: (R, F'), of `image_features`; None without an image branch.
         image: (R, D), of `image_embeddings`.
     """
-    parts = [box_features]
-    if heads.image_branch is not None:
-        parts.append(heads.image_branch.features(pooled, features, boxes))
-    parts.append(image)
+    parts = [part for part in (box_features, of_image, image) if part is not None]
     return torch.cat([part.flatten(1).float() for part in parts], dim=1)
 
 

@@ -69,12 +69,13 @@ def embed_images(
     if heads.expert is not None:  # its boxes stay as they are
         boxes = [torch.cat([new[:n], place[n:]]) for n, new, place in zip(own, boxes, places, strict=True)]
     # embeddings and objectness
-    image = image_embeddings(heads, pooled, features, places, text)
+    asks_linear = for_names and heads.linear_expert is not None
+    of_image = image_features(heads, pooled, features, places, for_learned=for_learned or asks_linear)
+    image = image_embeddings(heads, of_image, text)
     logits = join_objectness(heads, box_features, torch.cat([p.objectness_logits for p in proposals])).split(counts)
     regions, looked_at, linear = [None] * len(counts), [None] * len(counts), [None] * len(counts)
-    asks_linear = for_names and heads.linear_expert is not None
     if for_learned or asks_linear:
-        looked_at = region_features(heads, pooled, features, places, box_features, image)
+        looked_at = region_features(box_features, of_image, image)
         if asks_linear:
             linear = heads.linear_expert(looked_at).split(counts)
         looked_at = looked_at.split(counts) if for_learned else [None] * len(counts)
@@ -120,12 +121,25 @@ def pool(heads: OpenVocabROIHeads, features: Mapping[str, Tensor], proposals: li
     return heads.box_pooler([features[f] for f in heads.box_in_features], [x.proposal_boxes for x in proposals])
 
 
-def image_embeddings(
-    heads: OpenVocabROIHeads, pooled: Tensor, features: Mapping[str, Tensor], boxes: Sequence[Tensor], text: Tensor
-) -> Tensor:
-    """The image branch's embeddings of regions (R, D), see ImageBranch; without one the text branch's own."""
-    has_own = heads.image_branch is not None and heads.score_fusion.needs_image
-    return heads.image_branch(pooled, features, boxes) if has_own else text
+def image_features(
+    heads: OpenVocabROIHeads,
+    pooled: Tensor,
+    features: Mapping[str, Tensor],
+    boxes: Sequence[Tensor],
+    *,
+    for_learned: bool,
+) -> Tensor | None:
+    """What the image branch sees of regions (R, F), see ImageBranch; None without one, or where nobody looks at it."""
+    is_wanted = for_learned or heads.score_fusion.needs_image
+    return (
+        heads.image_branch.features(pooled, features, boxes) if heads.image_branch is not None and is_wanted else None
+    )
+
+
+def image_embeddings(heads: OpenVocabROIHeads, of_image: Tensor | None, text: Tensor) -> Tensor:
+    """The image branch's embeddings (R, D) of its features; without one the text branch's own."""
+    has_own = of_image is not None and heads.score_fusion.needs_image
+    return heads.image_branch.embed_features(of_image) if has_own else text
 
 
 def join_objectness(heads: OpenVocabROIHeads, box_features: Tensor, objectness_logits: Tensor) -> Tensor:
