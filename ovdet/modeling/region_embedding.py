@@ -130,10 +130,9 @@ def image_features(
     for_learned: bool,
 ) -> Tensor | None:
     """What the image branch sees of regions (R, F), see ImageBranch; None without one, or where nobody looks at it."""
-    is_wanted = for_learned or heads.score_fusion.needs_image
-    return (
-        heads.image_branch.features(pooled, features, boxes) if heads.image_branch is not None and is_wanted else None
-    )
+    if heads.image_branch is None or not (for_learned or heads.score_fusion.needs_image):
+        return None
+    return heads.image_branch.features(pooled, features, boxes)
 
 
 def image_embeddings(heads: OpenVocabROIHeads, of_image: Tensor | None, text: Tensor) -> Tensor:
