@@ -26,7 +26,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add_model_arguments(parser)
     photos = (
         "COCO format and the folder of its photos, which the detector was not trained on; all things of its names have "
-        "boxes. May be repeated; names that were trained and others are needed"
+        "boxes. May be repeated; names that were trained and others are needed. Names without any box are taken for "
+        "absent from all photos, against false alarms"
     )
     add("--set", dest="sets", action="append", required=True, metavar="X.json=DIR", help=photos)
     precision = "share of what is shown of trained names that is to be right, which gives the threshold (default: 0.5)"
