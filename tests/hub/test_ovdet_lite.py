@@ -32,7 +32,7 @@ def test_the_folders_are_small(name):
     folder = Path(config_file).parent
     files = ["README.md", "config.json", "model.safetensors", "names.safetensors"]
     assert sorted(file.name for file in folder.iterdir()) == files
-    assert sum(file.stat().st_size for file in folder.iterdir()) <= 28e6
+    assert sum(file.stat().st_size for file in folder.iterdir()) <= 30e6
 
 
 @pytest.mark.parametrize("name", SHIPPED)
@@ -77,7 +77,7 @@ def test_the_best_detection_has_the_obvious_name(predictor, photo, name):
 def test_a_narrower_word_is_found_where_the_wider_one_is_and_scores_lower(predictor):
     photo = Path(pytest.importorskip("skimage").__file__).with_name("data") / "camera.png"
     person, man = (predictor(photo, names=[name]) for name in ("person", "man"))
-    assert man.labels[0] == "man" and man.scores[0] < person.scores[0] / 2
+    assert man.labels[0] == "man" and man.scores[0] < 0.6 * person.scores[0]
     assert box_iou(*(torch.from_numpy(found.boxes[:1]) for found in (person, man))).item() > 0.8
 
 

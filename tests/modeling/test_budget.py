@@ -85,7 +85,7 @@ def test_a_large_vocabulary_in_half_precision_is_looked_at_in_parts(predictor, i
     assert counts.largest <= 16 * 2**20
 
 
-@pytest.mark.parametrize(("names", "operations", "copies", "waits"), [(80, 2150, 14, 40), (1203, 2100, 16, 36)])
+@pytest.mark.parametrize(("names", "operations", "copies", "waits"), [(80, 2150, 15, 40), (1203, 2100, 17, 36)])
 def test_detection(predictor, inputs, names, operations, copies, waits):
     classes = random_classes(names, 384, torch.Generator().manual_seed(1))
     predictor.model([inputs], classes=classes)  # weights are packed, anchors laid out

@@ -339,7 +339,7 @@ def test_options_reach_the_detector(photo, video, run_tool, tmp_path, monkeypatc
 )
 def test_nothing_found_says_what_lay_below(photo, run_tool, tmp_path, monkeypatch, missed, told):
     class Spy(Streaming):
-        names, training_classes = ("wheel", "cup"), ("cup",)
+        names, trained_names = ("wheel", "cup"), ("cup",)
 
         def set_vocabulary(self, vocabulary, negatives):
             pass
