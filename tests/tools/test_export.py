@@ -370,7 +370,7 @@ def test_the_shipped_detector_in_8_bits(run_tool, tmp_path):
     form = ("--format", "openvino_int8", "--photos", tmp_path / "photos", "--output", tmp_path / "lite.onnx")
     code, _, err = run_tool("export.py", "--model", "ovdet-lite", *form)
     assert code == 0, err
-    assert (tmp_path / "lite.onnx").stat().st_size < 20e6  # 49 MB in floats
+    assert (tmp_path / "lite.onnx").stat().st_size < 22e6  # 57 MB in floats
     predictors = load_openvino_predictor(tmp_path / "lite.onnx"), OpenVocabPredictor.from_pretrained(device="cpu")
     for photo, name in asked.items():
         found, expected = (each(data / photo, names=[name, "mug", "wheel"]) for each in predictors)
