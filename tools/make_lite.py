@@ -6,8 +6,7 @@ PATH and SETS as for configs/lite/ovdet_lite_mixture.py. With pseudo-labels and 
     --config configs/lite/ovdet_lite_expert.py --set dataset.more=SETS dataset.labels=LABELS dataset.nanodet=FOLDER
 And with names that a linear expert learns beside it: --learn SETS/rabbit/train.json=SETS/rabbit/images ...
 7,476 steps take six hours on one core, learning from 6,000 photos half an hour on two (twice with --calibrate),
-evaluation of 478 photos two minutes; --from-nothing trains
-ovdet-lite-base48's recipe before, some ten hours more.
+evaluation of 478 photos two minutes; --from-nothing trains ovdet-lite-base48's recipe before, some ten hours more.
 """
 
 from __future__ import annotations
