@@ -98,7 +98,6 @@ def _write_model(arguments: argparse.Namespace) -> None:
 
     from ovdet.hub.find import DEFAULT_MODEL, choose_model, open_config
     from ovdet.hub.model_folder import write_model_folder
-    from ovdet.inference.predictor import OpenVocabPredictor
     from ovdet.learning.expert import learn_expert
     from ovdet.learning.learn import read_examples
 
@@ -113,12 +112,12 @@ def _write_model(arguments: argparse.Namespace) -> None:
     model = arguments.model or (None if arguments.config_file else DEFAULT_MODEL)
     config_file, weights = choose_model(model, arguments.config_file, arguments.weights)
     card = read_card(arguments.card, config_file)
-    config = open_config(config_file, [*arguments.overrides, "train.device=cpu"])
-    predictor = OpenVocabPredictor.of(config, weights)
+    predictor = open_predictor(arguments)
     start = time.perf_counter()
     with reports_on_stderr(arguments.json):
         of = predictor.model, predictor.prepare, predictor.embed_names
         expert = learn_expert(*of, shown, track=partial(track, description="learning"))
+    config = open_config(config_file, [*arguments.overrides, "train.device=cpu"])
     write_model_folder(config, weights, arguments.output, card=card, linear_expert=expert)
     seconds, photos = time.perf_counter() - start, sum(len(each) for _, each in shown)
     line = f"{arguments.output}: knows {len(expert.names)} names, from {photos} photos in {seconds:.0f} s"

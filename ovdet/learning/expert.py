@@ -66,6 +66,8 @@ def learn_expert(
     taken = set() if closed is None else {common_name(name, synonyms) for name in closed.names}
     given = sorted({normalize_class_name(name) for names, _ in sets for name in names})
     learned = [name for name in given if common_name(name, synonyms) not in taken]
+    if odd := [name for name in learned if ";" in name]:
+        raise InputError(f"expected names without a semicolon, which stands between synonyms, got {odd[0]!r}")
     if not learned:
         raise InputError(f"expected names that the detector's expert does not know, got {', '.join(given[:5])}")
     # regions

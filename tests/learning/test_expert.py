@@ -129,11 +129,20 @@ def predictor_of(folder) -> OpenVocabPredictor:
     return OpenVocabPredictor.of(open_config(config_file, ["train.device=cpu"]), weights)
 
 
-@pytest.mark.parametrize("name", ["Dog", "sofa"])
-def test_names_of_the_closed_set_expert_are_left_to_it(striped, run_tool, tmp_path, name):
+@pytest.mark.parametrize(
+    ("name", "message"),
+    [
+        ("Dog", "that the detector's expert does not know"),
+        ("sofa", "that the detector's expert does not know"),
+        ("mug; my cup", "without a semicolon"),
+    ],
+)
+def test_names_that_cannot_be_learned(striped, run_tool, tmp_path, name, message):
+    """Those of the closed-set expert are left to it."""
     content = json.loads((striped / "my.json").read_text())
     content["categories"][0]["name"] = name
     (tmp_path / "dog.json").write_text(json.dumps(content))
     words = ["--set", f"{tmp_path / 'dog.json'}={striped}", "--model", "ovdet-lite", "--output", tmp_path / "mine"]
     code, _, error = run_tool("learn.py", *words)
-    assert code == 2 and "that the detector's expert does not know" in error and not (tmp_path / "mine").exists()
+    assert code == 2 and message in error and len(error.strip().splitlines()) == 1
+    assert not (tmp_path / "mine").exists()
