@@ -10,6 +10,7 @@ from omegaconf import DictConfig
 
 from ovdet.device import choose_device
 from ovdet.inference.everyday_words import same_or_narrower
+from ovdet.modeling.adaptive_rpn import AdaptiveRPN
 from ovdet.modeling.backbones.nanodet import NanoDetBackbone
 from ovdet.modeling.background_names import BackgroundNames
 from ovdet.modeling.cascade_heads import CascadeOpenVocabROIHeads
@@ -101,6 +102,12 @@ def objectness_by_localization(model: DictConfig) -> DictConfig:
     model.proposal_generator._target_ = LocalizationRPN
     matcher = L(Matcher)(thresholds=[0.3], labels=[-1, 1], allow_low_quality_matches=True)
     model.proposal_generator.update(anchor_matcher=matcher, positive_fraction=1.0)
+    return model
+
+
+def adaptive_anchors(model: DictConfig) -> DictConfig:
+    """Anchors are foreground by the statistics of each object's nearest ones (ATSS, arXiv:1912.02424)."""
+    model.proposal_generator._target_ = AdaptiveRPN
     return model
 
 

@@ -26,6 +26,7 @@ CONFIGS = {
     "ovr_cnn": {"captions"},
     "fast_rcnn": set(),
     "localization_rpn": set(),
+    "adaptive_rpn": set(),
 }
 SOON = "distill_contrast"  # of the default tier, in which test_detector.py trains each objective
 RPN = "model.proposal_generator.post_nms_topk=[100,50]"
