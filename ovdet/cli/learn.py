@@ -100,6 +100,7 @@ def _write_model(arguments: argparse.Namespace) -> None:
     from ovdet.hub.model_folder import write_model_folder
     from ovdet.learning.expert import learn_expert
     from ovdet.learning.learn import read_examples
+    from ovdet.text.class_names import names_among
 
     sets = [parse_set(text) for text in arguments.sets]
     if bool(arguments.annotations) != bool(arguments.images) or not (sets or arguments.annotations):
@@ -120,5 +121,7 @@ def _write_model(arguments: argparse.Namespace) -> None:
     config = open_config(config_file, [*arguments.overrides, "train.device=cpu"])
     write_model_folder(config, weights, arguments.output, card=card, linear_expert=expert)
     seconds, photos = time.perf_counter() - start, sum(len(each) for _, each in shown)
-    line = f"{arguments.output}: knows {len(expert.names)} names, from {photos} photos in {seconds:.0f} s"
-    say(arguments, line, {"output": arguments.output, "names": list(expert.names), "photos": photos})
+    learned = [name for name in expert.names if any(names_among([name], names) for names, _ in shown)]
+    line = f"{arguments.output}: {len(learned)} learned from {photos} photos in {seconds:.0f} s"
+    line += f", {len(expert.names)} in all" if len(expert.names) > len(learned) else ""
+    say(arguments, line, {"output": arguments.output, "names": learned, "photos": photos})

@@ -82,7 +82,7 @@ def test_a_model_that_knows_my_names(tiny_files, run_tool, striped, card, tmp_pa
     detector = [*tiny_files.arguments, *tiny_files.overrides]
     words = ["--set", f"{striped / 'my.json'}={striped}", "--card", card, "--output", tmp_path / "mine"]
     code, told, _ = run_tool("learn.py", *words, *detector)
-    assert code == 0 and "knows 1 names, from 6 photos" in told
+    assert code == 0 and "mine: 1 learned from 6 photos" in told
     mine = predictor_of(tmp_path / "mine")
     _, config, _, weights = tiny_files.arguments
     before = OpenVocabPredictor.from_config(config, weights, overrides=tiny_files.overrides, device="cpu")
