@@ -40,10 +40,15 @@ def arguments(trained, tmp_path, *more):
 
 @pytest.mark.slow
 def test_all_stages_once(trained, run_tool, tmp_path):
-    words = arguments(trained, tmp_path)
+    data = trained.output.parent / "data"
+    words = arguments(trained, tmp_path, "--learn", f"{data / 'instances_train.json'}={data / 'images'}")
     code, out, err = run_tool("make_lite.py", *words)
     assert code == 0, err[-3000:]
     made = tmp_path / "made"
+    heads = json.loads((made / "model/config.json").read_text())["model"]["roi_heads"]
+    categories = json.loads((data / "instances_train.json").read_text())["categories"]
+    assert len(heads["linear_expert"]["names"]) > 1
+    assert set(heads["linear_expert"]["names"]) <= {each["name"] for each in categories}
     content = json.loads((made / "packed/config.json").read_text())
     assert content["model"]["roi_heads"]["box_predictor"]["partial_labels"] is None
     assert (made / "results.md").read_text().splitlines()[2].startswith("| instances_val |")
@@ -54,7 +59,7 @@ def test_all_stages_once(trained, run_tool, tmp_path):
     code, out, err = run_tool("make_lite.py", *words)
     assert code == 0, err[-3000:]
     assert {file: os.stat(file).st_mtime_ns for file in before} == before
-    assert out.count("done before") == 3 and (made / "evaluation/instances_val/metrics.json").is_file()
+    assert out.count("done before") == 4 and (made / "evaluation/instances_val/metrics.json").is_file()
 
 
 @pytest.fixture
