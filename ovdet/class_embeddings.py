@@ -162,11 +162,11 @@ class ClassEmbeddings:
         return None if self.is_base is None else self._has_one_of(self.is_base)
 
     @cached_property
-    def is_trained_class(self) -> Tensor | None:
-        """(K,) bool, which classes have a base row or a learned one; None where that is not known."""
-        if self.is_base is None or self.is_learned is None:
-            return self.is_base_class
-        return self._has_one_of(self.is_base | self.is_learned)
+    def is_trained_class(self) -> Tensor:
+        """(K,) bool, which classes have a base row or a learned one; all of them where that is not known."""
+        if self.is_base is None:
+            return torch.ones(len(self.names), dtype=torch.bool, device=self.class_ids.device)
+        return self.is_base_class if self.is_learned is None else self._has_one_of(self.is_base | self.is_learned)
 
     def _has_one_of(self, rows: Tensor) -> Tensor:
         """(S,) bool -> (K,), which classes have one of these rows."""

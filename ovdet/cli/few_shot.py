@@ -43,8 +43,8 @@ def run(arguments: argparse.Namespace) -> None:
         raise InputError(f"expected --max-photos of 1 or more, got {arguments.max_photos}")
     output, fine_tuning = require_path(arguments.output), None
     if arguments.fine_tune is not None:
-        model = arguments.model or (None if arguments.config_file else DEFAULT_MODEL)
-        files = choose_model(model, arguments.config_file, arguments.weights)
+        given = arguments.model, arguments.config_file, arguments.weights
+        files = choose_model(*given, default=DEFAULT_MODEL)
         if not files.weights:
             raise InputError("expected --weights with --config-file and --fine-tune: what training begins with")
         fine_tuning = FineTuning(

@@ -110,8 +110,8 @@ def _write_model(arguments: argparse.Namespace) -> None:
         raise InputError("expected --negatives-from, --without-names and --compare with an --output *.safetensors")
     sets += [(arguments.annotations, arguments.images)] if arguments.annotations else []
     shown = [read_examples(*files, arguments.name) for files in sets]
-    model = arguments.model or (None if arguments.config_file else DEFAULT_MODEL)
-    config_file, weights = choose_model(model, arguments.config_file, arguments.weights)
+    given = arguments.model, arguments.config_file, arguments.weights
+    config_file, weights = choose_model(*given, default=DEFAULT_MODEL)
     card = read_card(arguments.card, config_file)
     predictor = open_predictor(arguments)
     start = time.perf_counter()
@@ -121,7 +121,7 @@ def _write_model(arguments: argparse.Namespace) -> None:
     config = open_config(config_file, [*arguments.overrides, "train.device=cpu"])
     write_model_folder(config, weights, arguments.output, card=card, linear_expert=expert)
     seconds, photos = time.perf_counter() - start, sum(len(each) for _, each in shown)
-    learned = [name for name in expert.names if any(names_among([name], names) for names, _ in shown)]
+    learned = names_among(expert.names, [name for names, _ in shown for name in names])
     line = f"{arguments.output}: {len(learned)} learned from {photos} photos in {seconds:.0f} s"
     line += f", {len(expert.names)} in all" if len(expert.names) > len(learned) else ""
     say(arguments, line, {"output": arguments.output, "names": learned, "photos": photos})

@@ -17,10 +17,10 @@ from torchvision.ops import nms
 
 from ovdet.export.proposals import propose
 from ovdet.modeling.detector import OpenVocabRCNN
-from ovdet.modeling.learned_rows import learned_log_scores, region_features
+from ovdet.modeling.learned_rows import learned_log_scores
 from ovdet.modeling.nms import apart, clip
 from ovdet.modeling.postprocess import soft_nms_scores
-from ovdet.modeling.region_embedding import image_embeddings, image_features, join_objectness
+from ovdet.modeling.region_embedding import join_objectness, look_at_regions
 from ovdet.modeling.scoring import Regions, build_scorer
 from ovdet.modeling.tracing import min_steps, opaque, with_fixed_shapes, with_folded_norms
 
@@ -83,11 +83,10 @@ class DetectionGraph(nn.Module):
             boxes = torch.cat([boxes[:own], proposals[own:]])
         objectness = join_objectness(heads, box_features, objectness)
         looks = heads.linear_expert is not None or learned_weights is not None
-        of_image = image_features(heads, pooled, features, [proposals], for_learned=looks)
-        image_branch = image_embeddings(heads, of_image, text)
+        seen = heads, pooled, features, [proposals], box_features, text
+        image_branch, looked_at = look_at_regions(*seen, for_learned=looks)
         boxes = clip(boxes, size)
         active = None if heads.background_names is None else heads.background_names.active(vocabulary)
-        looked_at = region_features(box_features, of_image, image_branch) if looks else None
         linear = None if heads.linear_expert is None else heads.linear_expert(looked_at)
         scorer = build_scorer(heads, Regions(boxes, text, image_branch, objectness, said, linear), size, active)
         options = dict(

@@ -133,17 +133,21 @@ def _fetch(name: str) -> Path:
     return Path(folder)
 
 
-def choose_model(model: str | None, config_file: str | None, weights: str | None) -> ModelFiles:
+def choose_model(
+    model: str | None, config_file: str | None, weights: str | None, *, default: str | None = None
+) -> ModelFiles:
     """The detector that a command line names: by --model, or by --config-file and --weights.
 
     Args:
         model: see find_model.
         config_file: instead of it.
         weights: of the config; None or "" for the last checkpoint of its run.
+        default: the model where neither it nor a config is given; None wants one of them.
 
     Raises:
         InputError: both or neither are given, or as of find_model.
     """
+    model = model or (None if config_file else default)
     for file in (model, weights):
         if file and file.endswith(".onnx"):
             raise InputError(f"expected a trained model, got {file}: exported files are for `ovdet detect --weights`")

@@ -17,12 +17,8 @@ from ovdet.engine.options import build_options
 from ovdet.engine.resume import last_checkpoint
 from ovdet.errors import InputError
 from ovdet.initialization import WithoutRandomWeights
-from ovdet.modeling.expert import ClosedSetExpert
-from ovdet.modeling.linear_expert import LinearExpert
 from ovdet.teachers.registry import load_teacher
 from ovdet.text.embedder import NameEmbedder
-
-EXPERTS = ("expert", "linear_expert")  # of the ROI heads: the closed-set one, and the linear one
 
 
 def is_own(config: DictConfig) -> bool:
@@ -124,18 +120,17 @@ def load_detector(config: DictConfig, weights: str = "") -> tuple[nn.Module, Nam
             f"expected a classifier of the training set's {len(expected)} classes in their order, "
             f"got one of {len(actual)} others in {weights}"
         )
-    heads = getattr(model, "roi_heads", None)
-    return model.eval(), embed_names, with_expert_names(header, *(getattr(heads, part, None) for part in EXPERTS))
+    return model.eval(), embed_names, with_expert_names(header, model)
 
 
-def with_expert_names(
-    header: Mapping[str, Any], closed: ClosedSetExpert | None, linear: LinearExpert | None
-) -> dict[str, Any]:
+def with_expert_names(header: Mapping[str, Any], model: nn.Module) -> dict[str, Any]:
     """A checkpoint's header with the names of its detector's experts.
 
     All are names that it knows. Those of the closed-set expert join the ones that it was trained on; those of the
     linear expert are `learned_classes`.
     """
+    heads = getattr(model, "roi_heads", None)
+    closed, linear = getattr(heads, "expert", None), getattr(heads, "linear_expert", None)
     header = {key: value for key, value in header.items() if key != "learned_classes"}
     trained = header.get("training_classes")
     for expert in (closed, linear):

@@ -30,7 +30,7 @@ from ovdet.engine.checkpoint import HEADER, known_classes, read_checkpoint
 from ovdet.engine.options import TrainOptions
 from ovdet.errors import InputError, first_line
 from ovdet.files import atomic_write, temporary_path
-from ovdet.hub.load import EXPERTS, check_own, find_weights, load_detector, with_expert_names, without_training
+from ovdet.hub.load import check_own, find_weights, load_detector, with_expert_names, without_training
 from ovdet.hub.parts import check_build, check_parts, part_name, to_data
 from ovdet.modeling.linear_expert import LinearExpert
 from ovdet.text.class_names import distinct_names
@@ -107,7 +107,7 @@ def write_model_folder(
     if linear_expert is not None:
         config = _with_linear_expert(config, linear_expert)
         detector.roi_heads.linear_expert = linear_expert
-        header = with_expert_names(header, *(getattr(detector.roi_heads, part) for part in EXPERTS))
+        header = with_expert_names(header, detector)
     content = {
         "format": FORMAT,
         "teacher": {
@@ -211,9 +211,9 @@ def _with_training_classes(config: DictConfig, weights: str) -> DictConfig:
 def _with_linear_expert(config: DictConfig, expert: LinearExpert) -> DictConfig:
     """A copy of a detector's config that has this linear expert."""
     config = deepcopy(config)
-    names = ["; ".join(each) for each in expert.spoken]
-    node = LazyCall(LinearExpert)(names=names, width=expert.rows.shape[1], in_features=expert.weight.shape[1])
-    config.model.roi_heads.linear_expert = {**node, "exponent": expert.exponent}
+    shape = dict(width=expert.rows.shape[1], in_features=expert.weight.shape[1])
+    node = LazyCall(LinearExpert)(names=expert.entries, exponent=expert.exponent, **shape)
+    config.model.roi_heads.linear_expert = node
     return config
 
 

@@ -116,10 +116,9 @@ def measure(predictor: OpenVocabPredictor, annotations: str | Path, images: str 
     """
     data = load_coco_subsets(annotations, images, filter_empty=False)
     classes = predictor.embed(data.thing_classes)
-    trained = classes.is_trained_class
-    if trained is None:
+    if classes.is_base is None:
         raise InputError("expected a detector that says which names it was trained on, this one does not")
-    for name, was in zip(map(normalize_class_name, data.thing_classes), trained.tolist(), strict=True):
+    for name, was in zip(map(normalize_class_name, data.thing_classes), classes.is_trained_class.tolist(), strict=True):
         if name not in into.names:
             into.names.append(name)
             into.is_trained.append(was)

@@ -56,7 +56,7 @@ def load_predictor(
     if weights and not config_file and not exported:
         raise InputError("expected --config-file with --weights: what detector they are of")
     if not exported:
-        files = choose_model(model or (None if config_file else DEFAULT_MODEL), config_file, weights)
+        files = choose_model(model, config_file, weights, default=DEFAULT_MODEL)
         if runtime == TORCH:
             return OpenVocabPredictor.from_config(
                 *files, overrides=overrides, device=device, compile=compile, half=half, int8=int8

@@ -98,9 +98,7 @@ def thresholds_of(classes: ClassEmbeddings, threshold: Threshold = None) -> Tens
 
 def _default_thresholds(classes: ClassEmbeddings) -> Tensor:
     """(K,) a class's own threshold, or see `default_threshold`."""
-    is_trained = classes.is_trained_class
-    is_trained = torch.ones(len(classes.names), dtype=torch.bool) if is_trained is None else is_trained.cpu()
-    defaults = torch.where(is_trained, default_threshold(True), default_threshold(False))
+    defaults = torch.where(classes.is_trained_class.cpu(), default_threshold(True), default_threshold(False))
     if classes.learned is not None:
         defaults[classes.learned.class_ids.cpu()] = LEARNED_THRESHOLD
     return torch.where(classes.own_thresholds.isnan(), defaults, classes.own_thresholds)

@@ -8,7 +8,6 @@ from collections.abc import Sequence
 from dataclasses import replace
 
 import torch
-from torch import Tensor
 
 from ovdet.class_embeddings import ClassEmbeddings
 from ovdet.inference.everyday_words import with_trained_words
@@ -61,29 +60,21 @@ class VocabularyEmbedder:
         return classes
 
     def _embed(self, vocabulary: Names, negatives: Sequence[str] | None) -> ClassEmbeddings:
-        base, learned = self.training_classes, self.learned_classes
-        known = distinct_names([*base, *learned])
+        known = distinct_names([*self.training_classes, *self.learned_classes])
         if not isinstance(vocabulary, (TextEmbeddings, str)):
             vocabulary = vocabulary if isinstance(vocabulary, Vocabulary) else Vocabulary.of(vocabulary)
             vocabulary, told = with_trained_words(vocabulary, self.embed_names.known_of(known))
             for line in told:
                 logger.warning(line)
-        told = dict(base_classes=base, learned_classes=learned, negatives=negatives)
-        classes = build_classes(vocabulary, self.embed_names, **told)
+        of = dict(base_classes=self.training_classes, learned_classes=self.learned_classes)
+        classes = build_classes(vocabulary, self.embed_names, negatives=negatives, **of)
         if self.default_thresholds is not None:
-            classes = replace(classes, thresholds=_by_kind(classes, *self.default_thresholds))
+            classes = replace(classes, thresholds=torch.where(classes.is_trained_class, *self.default_thresholds))
         if isinstance(vocabulary, Vocabulary):
             classes = replace(classes, unknown=unknown_names(vocabulary, self.embed_names, known))
             for name in classes.unknown:
                 logger.warning("%s: near nothing that was trained, what is found says little", name)
         return classes
-
-
-def _by_kind(classes: ClassEmbeddings, trained: float, other: float) -> Tensor:
-    """(K,) the one for trained names, and where that is not known; the other for the rest."""
-    is_trained = classes.is_trained_class
-    is_trained = torch.ones(len(classes.names), dtype=torch.bool) if is_trained is None else is_trained
-    return torch.where(is_trained, trained, other)
 
 
 def _key_of(vocabulary: Names, negatives: Sequence[str] | None) -> tuple | None:

@@ -93,8 +93,7 @@ def load_classes(path: str | Path) -> ClassEmbeddings:
         raise InputError(f"expected rows and thresholds of {len(names)} classes in {path}, got others")
     rows = None if learned[0] is None else LearnedRows(*learned)
     parts = (tensors["embeddings"], tensors["class_ids"], names, tensors.get("is_base"), rows)
-    told_of_rows = {"is_learned": tensors.get("is_learned")}
-    return ClassEmbeddings(*parts, tensors.get("thresholds"), told.detector, **told_of_rows)
+    return ClassEmbeddings(*parts, tensors.get("thresholds"), told.detector, is_learned=tensors.get("is_learned"))
 
 
 def _is_usable(key: str, tensor: Tensor, num_classes: int) -> bool:

@@ -15,8 +15,7 @@ from torchvision.ops import box_iou
 from ovdet.errors import InputError
 from ovdet.learning.probe import BACKGROUND, IGNORED
 from ovdet.modeling.detector import OpenVocabRCNN
-from ovdet.modeling.learned_rows import region_features
-from ovdet.modeling.region_embedding import image_embeddings, image_features, refine, refined_proposals
+from ovdet.modeling.region_embedding import look_at_regions, refine, refined_proposals
 
 ON_OBJECT, OFF_OBJECTS = 0.5, 0.3  # IoU from which on a region shows an object, and below which it shows none
 
@@ -105,8 +104,8 @@ def _regions_with(model: OpenVocabRCNN, inputs: dict, objects: Tensor) -> tuple[
     joined = Instances(proposals[0].image_size)
     joined.proposal_boxes = Boxes(torch.cat([proposals[0].proposal_boxes.tensor, objects.to(model.device)]))
     pooled, box_features, text, boxes = refine(heads, features, [joined])
-    of_image = image_features(heads, pooled, features, [joined.proposal_boxes.tensor], for_learned=True)
-    looked_at = region_features(box_features, of_image, image_embeddings(heads, of_image, text))
+    places = [joined.proposal_boxes.tensor]
+    _, looked_at = look_at_regions(heads, pooled, features, places, box_features, text, for_learned=True)
     return boxes[0].cpu(), looked_at.cpu()
 
 

@@ -26,7 +26,7 @@ from ovdet.text.embedder import NameEmbedder
 
 
 class ShownNames(NamedTuple):
-    """What one data set shows.
+    """The names of one data set, and regions that show them.
 
     Attributes:
         names: that it speaks of, in normal form.
@@ -124,6 +124,6 @@ def joined_experts(before: LinearExpert, after: LinearExpert) -> LinearExpert:
         "weight": torch.cat([before.weight.cpu()[kept].float(), after.weight]),
         "bias": torch.cat([before.bias.cpu()[kept].float(), after.bias]),
     }
-    names = [*(before.spoken[index] for index in kept), *after.spoken]
+    names = [*(before.entries[index] for index in kept), *after.entries]
     given = dict(width=after.rows.shape[1], in_features=after.weight.shape[1], exponent=before.exponent)
-    return LinearExpert(["; ".join(each) for each in names], weights=weights, **given)
+    return LinearExpert(names, weights=weights, **given)

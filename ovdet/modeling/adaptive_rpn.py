@@ -1,8 +1,8 @@
 """An RPN whose anchors are assigned by the statistics of each object (ATSS, arXiv:1912.02424), not by fixed overlaps.
 
 Of each object the anchors whose centers are nearest are candidates, some of each level. Those whose overlap reaches the
-mean plus the standard deviation of all candidates' are foreground: fewer of an object that anchors fit badly, a small
-or a long one, than a threshold on the overlap would leave out. All others are background.
+mean plus the standard deviation of all candidates' are foreground, so that an object which anchors fit badly, a small
+or a long one, has some too. All others are background.
 
 Shape letters: A anchors of an image, on all levels; G objects.
 """
@@ -22,7 +22,7 @@ from ovdet.packable import packable
 
 
 def adaptive_assignment(anchors: Sequence[Tensor], boxes: Tensor, candidates: int) -> tuple[Tensor, Tensor]:
-    """Which anchors are foreground, and of which object (arXiv:1912.02424, algorithm 1).
+    """Tell foreground anchors, and the object of each (arXiv:1912.02424, algorithm 1).
 
     Args:
         anchors: of each level (An, 4) XYXY; A in all.

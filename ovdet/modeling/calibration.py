@@ -75,9 +75,7 @@ class ScoreCalibration:
             classes: that were asked for.
             class_ids: (N,) of the detections, in [0, K). Those of learned classes keep their scores.
         """
-        trained = classes.is_trained_class
-        is_trained = torch.ones_like(scores, dtype=torch.bool)
-        is_trained = is_trained if trained is None else trained.to(scores.device)[class_ids]
+        is_trained = classes.is_trained_class.to(scores.device)[class_ids]
         slopes = torch.where(is_trained, self.trained_slope, self.other_slope).to(scores)
         offsets = torch.where(is_trained, self.trained_offset, self.other_offset).to(scores)
         if self.name_offsets:

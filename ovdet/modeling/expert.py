@@ -79,7 +79,7 @@ class ExpertScores:
 
 
 class Expert(KeepsOwnWeights):
-    """What an expert knows of names: its classes, the rows that mean them, and the weight of what it says."""
+    """The classes of an expert, the rows that mean them, and the weight of what it says."""
 
     def __init__(self, names: Sequence[str], *, width: int, exponent: float) -> None:
         """
@@ -102,6 +102,11 @@ class Expert(KeepsOwnWeights):
         self.register_buffer("class_of_row", torch.tensor(classes, dtype=torch.int64), persistent=False)
         self.register_buffer("rows", torch.zeros(len(classes), width))
         self._known: WeakIdKeyDictionary = WeakIdKeyDictionary()  # embeddings: (known, classes)
+
+    @property
+    def entries(self) -> list[str]:
+        """Names with their synonyms, as they were given."""
+        return ["; ".join(each) for each in self.spoken]
 
     def known(self, embeddings: Tensor) -> tuple[Tensor, Tensor]:
         """`known_rows` of (S, D), looked for once for each such tensor: those of a ClassEmbeddings do not change."""

@@ -24,8 +24,8 @@ def region_features(box_features: Tensor, of_image: Tensor | None, image: Tensor
 
     Args:
         box_features: (R, F).
-        of_image: (R, F'), of `image_features`; None without an image branch.
-        image: (R, D), of `image_embeddings`.
+        of_image: (R, F'), the image branch's; None without an image branch.
+        image: (R, D), embeddings of the regions.
     """
     parts = [part for part in (box_features, of_image, image) if part is not None]
     return torch.cat([part.flatten(1).float() for part in parts], dim=1)

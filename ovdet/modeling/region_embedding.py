@@ -70,15 +70,12 @@ def embed_images(
         boxes = [torch.cat([new[:n], place[n:]]) for n, new, place in zip(own, boxes, places, strict=True)]
     # embeddings and objectness
     asks_linear = for_names and heads.linear_expert is not None
-    of_image = image_features(heads, pooled, features, places, for_learned=for_learned or asks_linear)
-    image = image_embeddings(heads, of_image, text)
+    wanted = dict(for_learned=for_learned or asks_linear)
+    image, looked_at = look_at_regions(heads, pooled, features, places, box_features, text, **wanted)
     logits = join_objectness(heads, box_features, torch.cat([p.objectness_logits for p in proposals])).split(counts)
-    regions, looked_at, linear = [None] * len(counts), [None] * len(counts), [None] * len(counts)
-    if for_learned or asks_linear:
-        looked_at = region_features(box_features, of_image, image)
-        if asks_linear:
-            linear = heads.linear_expert(looked_at).split(counts)
-        looked_at = looked_at.split(counts) if for_learned else [None] * len(counts)
+    nothing = [None] * len(counts)
+    linear = heads.linear_expert(looked_at).split(counts) if asks_linear else nothing
+    looked_at, regions = looked_at.split(counts) if for_learned else nothing, nothing
     if for_names:
         regions = map(Regions, boxes, text.split(counts), image.split(counts), logits, said, linear)
         if heads.region_teacher is not None:
@@ -121,24 +118,27 @@ def pool(heads: OpenVocabROIHeads, features: Mapping[str, Tensor], proposals: li
     return heads.box_pooler([features[f] for f in heads.box_in_features], [x.proposal_boxes for x in proposals])
 
 
-def image_features(
+def look_at_regions(
     heads: OpenVocabROIHeads,
     pooled: Tensor,
     features: Mapping[str, Tensor],
     boxes: Sequence[Tensor],
+    box_features: Tensor,
+    text: Tensor,
     *,
     for_learned: bool,
-) -> Tensor | None:
-    """What the image branch sees of regions (R, F), see ImageBranch; None without one, or where nobody looks at it."""
-    if heads.image_branch is None or not (for_learned or heads.score_fusion.needs_image):
-        return None
-    return heads.image_branch.features(pooled, features, boxes)
+) -> tuple[Tensor, Tensor | None]:
+    """The image branch's embeddings of regions (R, D), see ImageBranch, and what learned rows look at (R, W).
 
-
-def image_embeddings(heads: OpenVocabROIHeads, of_image: Tensor | None, text: Tensor) -> Tensor:
-    """The image branch's embeddings (R, D) of its features; without one the text branch's own."""
-    has_own = of_image is not None and heads.score_fusion.needs_image
-    return heads.image_branch.embed_features(of_image) if has_own else text
+    The text branch's own embeddings, where there is no image branch or the fusion does not ask for it; None for the
+    latter, unless `for_learned`. The branch looks at each region once for both.
+    """
+    needs_image, of_image = heads.score_fusion.needs_image, None
+    if heads.image_branch is not None and (needs_image or for_learned):
+        of_image = heads.image_branch.features(pooled, features, boxes)
+    has_own = of_image is not None and needs_image
+    image = heads.image_branch.embed_features(of_image) if has_own else text
+    return image, region_features(box_features, of_image, image) if for_learned else None
 
 
 def join_objectness(heads: OpenVocabROIHeads, box_features: Tensor, objectness_logits: Tensor) -> Tensor:

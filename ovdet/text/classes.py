@@ -133,7 +133,7 @@ def _join_learned(parts: Sequence[LearnedRows], names: Sequence[str]) -> Learned
 
 
 def _joined_rows(both: Sequence[ClassEmbeddings], told: Sequence[Tensor | None]) -> Tensor | None:
-    """What is told of the rows of both, (S,) bool each, False where it is not known; None where it is known of none."""
+    """Join (S,) bool of the rows of both, False where it is not known; None where it is known of none."""
     if not any(part is not None and len(part) for part in told):
         return None
     pairs = zip(both, told, strict=True)
