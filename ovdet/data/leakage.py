@@ -12,8 +12,8 @@ from typing import Any, NamedTuple
 from tabulate import tabulate
 
 from ovdet.data.coco import listed
+from ovdet.data.mixture import common_name, load_synonyms
 from ovdet.errors import InputError
-from ovdet.text.class_names import normalize_class_name
 from ovdet.training_fields import SET_KEY
 
 
@@ -26,7 +26,7 @@ class SetReport(NamedTuple):
 
 
 class LeakReport(NamedTuple):
-    """The classes and photos that reach a training run. Names count as equal without case and underscores."""
+    """The classes and photos that reach a training run. Names that mean the same count as one, see `same_meaning`."""
 
     boxes: dict[str, dict[str, int]]  # numbers of boxes by class, for "base", "novel" and "other" classes
     vocabulary: dict[str, list[str]]  # the names that the classifier is trained on, likewise
@@ -138,13 +138,19 @@ def _shared(records: Sequence[Mapping[str, Any]], test: Sequence[str]) -> list[s
 def _by_group(
     names: Iterable[str], *, base_classes: Iterable[str], novel_classes: Iterable[str]
 ) -> dict[str, list[str]]:
-    novel = {normalize_class_name(name) for name in novel_classes}
-    base = {normalize_class_name(name) for name in base_classes} - novel
+    synonyms = load_synonyms()
+    novel = {common_name(name, synonyms) for name in novel_classes}
+    base = {common_name(name, synonyms) for name in base_classes} - novel
     groups: dict[str, list[str]] = {"base": [], "novel": [], "other": []}
     for name in names:
-        plain = normalize_class_name(name)
+        plain = common_name(name, synonyms)
         groups["novel" if plain in novel else "base" if plain in base else "other"].append(name)
     return groups
+
+
+def same_meaning(names: Iterable[str], others: Iterable[str]) -> list[str]:
+    """The names that mean the same as one of the others, by the rule that joins data sets: "sofa" and "couch"."""
+    return _by_group(names, base_classes=(), novel_classes=others)["novel"]
 
 
 def shared_photos(training: Collection[str], test: Collection[str]) -> list[str]:

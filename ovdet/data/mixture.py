@@ -31,7 +31,7 @@ from omegaconf import OmegaConf
 from torch import Tensor
 from torch.utils.data import Sampler
 
-from ovdet.data.coco import read_json
+from ovdet.data.coco import read_coco_json
 from ovdet.data.dataset import load_coco_subsets
 from ovdet.data.image_labels import LabeledPhotos
 from ovdet.data.mapper import OpenVocabMapper
@@ -186,8 +186,8 @@ def _to_train_on(data_set: DataSet | LabeledPhotos, records: list[dict[str, Any]
         names = ordered = [record["image_id"] for record in records]
     else:  # by the json's photos, those without a box too
         names = [Path(record["file_name"]).name for record in records]
-        content = read_json(data_set.json_file, "a COCO-format json")
-        ordered = sorted(Path(image["file_name"]).name for image in content["images"])
+        images = read_coco_json(data_set.json_file).images if data_set.hold_out else {}
+        ordered = sorted(Path(image["file_name"]).name for image in images.values())
     held = {_composed(name) for position, name in enumerate(ordered) if is_held_out(position, data_set.hold_out)}
     kept = [record for record, name in zip(records, names, strict=True) if _composed(name) not in held]
     if not kept:

@@ -18,6 +18,7 @@ from ovdet.class_embeddings import ClassEmbeddings
 from ovdet.data.catalog import LVIS_EVALUATOR_TYPE
 from ovdet.data.coco import listed
 from ovdet.data.dataset import EVALUATOR_TYPE, register_coco_subsets
+from ovdet.data.leakage import same_meaning
 from ovdet.engine.checkpoint import known_classes
 from ovdet.engine.config import prepare_dataset, save_config
 from ovdet.engine.evaluate import classes_of, do_test, prepare_evaluation
@@ -30,7 +31,7 @@ from ovdet.hub.load import is_own, load_detector
 from ovdet.inference.suggest import write_thresholds
 from ovdet.modeling.acceleration import speed_up
 from ovdet.modeling.fingerprint import detector_fingerprint
-from ovdet.text.class_names import names_among, normalize_class_name
+from ovdet.text.class_names import normalize_class_name
 from ovdet.text.classes import join_classes
 from ovdet.text.vocabulary import Vocabulary
 
@@ -237,7 +238,7 @@ class _Exported(nn.Module):
 def _tell_known_novel(config: DictConfig, header: Mapping[str, Any]) -> None:
     """A warning where figures of "novel" classes are of classes that the weights have seen boxes of."""
     metadata = MetadataCatalog.get(instantiate(config.dataloader.test.dataset.names))
-    known = names_among(known_classes(header) or (), metadata.get("novel_classes", ()))
+    known = same_meaning(known_classes(header) or (), metadata.get("novel_classes", ()))
     if known:
         logger.warning("the weights were trained on boxes of classes that are novel here: %s", listed(known))
 

@@ -14,6 +14,7 @@ from omegaconf import DictConfig
 import ovdet.data.catalog  # noqa: F401 (makes its data sets known by name)
 from ovdet.data.coco import listed
 from ovdet.data.dataset import load_coco_subsets
+from ovdet.data.leakage import same_meaning
 from ovdet.data.proposal_files import Box
 from ovdet.engine.config import prepare_dataset
 from ovdet.errors import InputError
@@ -22,7 +23,6 @@ from ovdet.regions.plan import ImageRecord, RegionPlan
 from ovdet.regions.proposals import ProposalSource, from_file, from_ground_truth, from_rpn
 from ovdet.teachers.crops import RegionEmbedder
 from ovdet.teachers.registry import load_teacher
-from ovdet.text.class_names import names_among
 
 PROPOSALS = ("file", "ground-truth", "rpn")
 
@@ -178,7 +178,7 @@ def _proposal_source(config: DictConfig, options: ExtractOptions, data: _Data) -
         source = from_rpn(config, options.weights, data.dicts, data.base_classes)
     else:
         source = from_file(options.proposal_file, options.proposal_classes, data.dicts)
-    known = names_among(source.metadata["training_classes"], data.novel_classes)
+    known = same_meaning(source.metadata["training_classes"], data.novel_classes)
     if known:
         name = source.metadata["source"]
         raise InputError(f"expected proposals that know no novel class of {data.name}, {name} knows {listed(known)}")

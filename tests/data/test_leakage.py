@@ -87,11 +87,12 @@ SPELLINGS = [
     "cow\u202c",
     "COW\ufe0f",
 ]
+SYNONYMS = [("couch", "sofa"), ("Sofa", "couch"), ("aeroplane", "airplane"), ("plane", "aeroplane")]
 
 
-@pytest.mark.parametrize("spelling", SPELLINGS)
-def test_a_novel_class_is_found_in_any_spelling_that_reads_alike(spelling):
-    metadata = SimpleNamespace(thing_classes=["cat", spelling], base_classes=["cat"], novel_classes=["cow"])
+@pytest.mark.parametrize(("novel", "spelling"), [*(("cow", spelling) for spelling in SPELLINGS), *SYNONYMS])
+def test_a_novel_class_is_found_in_any_spelling_and_by_its_synonyms(novel, spelling):
+    metadata = SimpleNamespace(thing_classes=["cat", spelling], base_classes=["cat"], novel_classes=[novel])
     for report in (
         find_leaks(records([0, 1]), metadata, vocabulary=["cat"]),
         find_leaks(records([0]), metadata, vocabulary=["cat", spelling]),

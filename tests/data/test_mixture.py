@@ -3,6 +3,7 @@
 import itertools
 import json
 import unicodedata
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -98,6 +99,20 @@ def test_each_nth_photo_is_held_out(make_set):
     assert {record["file_name"][-7:] for record in mixture.dicts} == {f"{i:03d}.png" for i in range(12)} - held
     with pytest.raises(InputError, match="all 1"):
         load_mixture([make_set("b", ["dog"], num_photos=1, hold_out=5)])
+
+
+def test_photos_that_a_json_names_by_address_alone(make_set):
+    """LVIS: no file_name, but the end of coco_url."""
+    chosen = make_set("a", ["dog"], num_photos=6, hold_out=5)
+    file = Path(chosen.json_file)
+    content = json.loads(file.read_text())
+    for image in content["images"]:
+        image["coco_url"] = f"http://images.cocodataset.org/a/{image.pop('file_name')}"
+    file.write_text(json.dumps(content))
+    chosen = replace(chosen, image_root=str(file.parent))
+    kept = {Path(record["file_name"]).name for record in load_mixture([chosen]).dicts}
+    assert kept == {f"{i:03d}.png" for i in range(1, 5)}
+    assert len(load_mixture([replace(chosen, hold_out=0)]).dicts) == 6
 
 
 def test_a_photo_is_held_out_however_the_disk_spells_it(make_set):
