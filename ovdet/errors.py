@@ -106,6 +106,23 @@ def _exit(number: int, frame: object) -> None:
     sys.exit(128 + number)
 
 
+def end_of_process(error: BaseException) -> int:
+    """The exit code of a command, one of whose processes has failed: that one's own, which has said why.
+
+    One that was killed could not say it: a line does.
+
+    Args:
+        error: torch's ProcessExitedException.
+    """
+    if error.exit_code >= 0:
+        return error.exit_code
+    name = signal.Signals(-error.exit_code).name
+    why = ", most likely for memory" if name == "SIGKILL" else ""
+    told = f"expected all processes to live, process {error.error_index} was ended by {name}{why}: --resume goes on"
+    print(f"error: {told}", file=sys.stderr)
+    return 128 - error.exit_code  # as shells have it
+
+
 def first_line(error: BaseException, limit: int = 300) -> str:
     """The first line of an exception's message, for a message of one line; its type's name where it says nothing."""
     lines = str(error).strip().splitlines() or [type(error).__name__]

@@ -49,6 +49,15 @@ def test_is_listed_in_readme(file):
     assert f"| `{file.name}` |" in section.partition("\n## ")[0]
 
 
+def test_readme_lists_no_others_and_rows_fit_their_tables():
+    for section in (ROOT / "configs/README.md").read_text(encoding="utf-8").split("\n## ")[1:]:
+        folder, _, text = section.partition("\n")
+        rows = [line for line in text.splitlines() if line.startswith("|")]
+        listed = [match[1] for match in (re.match(r"\| `(\w+\.py)` \|", row) for row in rows) if match]
+        assert sorted(listed) == sorted(file.name for file in (ROOT / "configs" / folder).glob("*.py"))
+        assert len({row.count("|") for row in rows}) == 1
+
+
 @pytest.mark.parametrize("file", CONFIGS, ids=name_of)
 def test_instantiates(file, nanodet_files, undrawn):
     config = offline(LazyConfig.load(str(file)))

@@ -13,6 +13,7 @@ import sys
 from pathlib import Path
 
 from ovdet.cli.arguments import add_config_argument, add_overrides
+from ovdet.errors import end_of_process
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -54,8 +55,8 @@ def run(arguments: argparse.Namespace) -> int:
     options = ExtractOptions(**given, proposal_classes=classes, processes=processes, command=repeat)
     try:
         done = extract_regions(config, options, engine)
-    except ProcessExitedException as error:  # the process has said why
-        return error.exit_code
+    except ProcessExitedException as error:
+        return end_of_process(error)
     for image, error in done.unreadable:
         print(f"left out {image.image_id}: {error}", file=sys.stderr)
     print(f"{options.output}: regions of {done.num_images - len(done.unreadable)} images by teacher {done.teacher}")

@@ -26,7 +26,7 @@ from ovdet.engine.config import load_config, read_run_values
 from ovdet.engine.options import build_options
 from ovdet.engine.resume import restarted
 from ovdet.engine.train import check_files, do_train
-from ovdet.errors import InputError, command, first_line
+from ovdet.errors import InputError, command, end_of_process, first_line
 from ovdet.files import new_folder
 from ovdet.hub.find import weights_file
 from ovdet.inference.evaluate import evaluate_config
@@ -40,7 +40,7 @@ def launch_training(arguments: argparse.Namespace) -> int:
     """Start the processes that a command line asks for, and wait for them.
 
     Returns:
-        The exit code; where one process failed its own, it has said why.
+        The exit code; where one process failed, see `end_of_process`.
 
     Raises:
         InputError: numbers of GPUs or machines that are not there, or as of `train_process`.
@@ -56,7 +56,7 @@ def launch_training(arguments: argparse.Namespace) -> int:
     try:
         launch(train_process, arguments.num_gpus, **machines, **common)
     except ProcessExitedException as error:
-        return error.exit_code
+        return end_of_process(error)
     return 0
 
 

@@ -300,8 +300,8 @@ class SafeCheckpointer(DetectionCheckpointer):
 def average_checkpoints(before: str, after: str, share: float, output: str | Path) -> None:
     """Interpolate two checkpoints (WiSE-FT, arXiv:2109.01903) and write `(1 - share) * before + share * after`.
 
-    The header is that of `after`, with the classes that either has seen. Entries that `before` lacks, and integers, are
-    those of `after`.
+    Header and precision are those of `after`, with the classes that either has seen. Entries that `before` lacks, and
+    integers, are those of `after`.
 
     Args:
         before: a checkpoint, see read_checkpoint.
@@ -324,7 +324,7 @@ def average_checkpoints(before: str, after: str, share: float, output: str | Pat
         if key not in model or model[key].shape != value.shape:
             raise InputError(f"expected two checkpoints of one detector, {after} has no {key} of {tuple(value.shape)}")
         if value.is_floating_point():
-            model[key] = torch.lerp(value.float(), model[key].float(), share).to(value.dtype)
+            model[key] = torch.lerp(value.float(), model[key].float(), share).to(model[key].dtype)
     header = dict(second[HEADER])
     if known := classes_of_both(known_classes(first[HEADER]), known_classes(header)):
         header["known_classes"] = known

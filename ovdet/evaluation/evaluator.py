@@ -37,6 +37,7 @@ METRICS_FILE = "metrics.json"
 DETECTIONS_FILE = "detections.json"
 PER_CLASS_FILE = "per_class.csv"
 FREQUENCIES = {"rare": "r", "common": "c", "frequent": "f"}  # the name of the subset, LVIS's letter
+LVIS_DETECTIONS = 300  # of a photo that count by LVIS's rules
 IMAGES_AT_ONCE = 100  # whose detections are in memory together
 
 
@@ -291,7 +292,7 @@ class OpenVocabLVISEvaluator(OpenVocabEvaluator):
         output_dir: str | Path | None = None,
         iou_types: Sequence[str] = ("bbox", "segm"),
         *,
-        max_detections: int = 300,
+        max_detections: int = LVIS_DETECTIONS,
     ) -> None:
         """As `OpenVocabEvaluator`; `max_detections` are per image, over all classes."""
         super().__init__(dataset_name, output_dir, iou_types, max_detections=max_detections)

@@ -23,7 +23,7 @@ from ovdet.engine.checkpoint import known_classes
 from ovdet.engine.config import prepare_dataset, save_config
 from ovdet.engine.evaluate import classes_of, do_test, prepare_evaluation
 from ovdet.errors import InputError
-from ovdet.evaluation.evaluator import build_evaluator
+from ovdet.evaluation.evaluator import LVIS_DETECTIONS, build_evaluator
 from ovdet.export.onnx_detector import load_onnx_predictor, load_openvino_predictor
 from ovdet.export.runtimes import OPENVINO, TORCH, exported_file
 from ovdet.files import check_place
@@ -37,6 +37,7 @@ from ovdet.text.vocabulary import Vocabulary
 
 logger = logging.getLogger(__name__)
 
+_DETECTIONS = 100  # of a photo, where a config does not say, as detectron2 has it
 SETTINGS = {"generalized": ("base", "novel"), "constrained": ("novel",)}  # the subsets whose names are asked for
 
 
@@ -98,7 +99,8 @@ def evaluate_on(
         setting: "generalized" asks for base and novel names at once, "constrained" for the novel ones alone.
         iou_types: "bbox", or "bbox" and "segm".
         max_detections: per photo, of the detector and of the figures; None leaves it to config and protocol.
-        lvis: LVIS's federated figures, which need an LVIS json, instead of COCO's.
+        lvis: LVIS's federated figures, which need an LVIS json, instead of COCO's. The detector then finds at least as
+            many as its protocol counts.
         vocabulary: synonyms of the json's class names, of which the best counts; None for none.
         negatives: names of other things: what looks more like one of them is not found.
         learned: learned classes, which take the place of the names' embeddings; each is one of the json's.
@@ -134,7 +136,7 @@ def evaluate_on(
         "evaluator_type": LVIS_EVALUATOR_TYPE if lvis else EVALUATOR_TYPE,
     }
     config.dataloader.test.dataset.names = LazyCall(register_coco_subsets)(**dataset)
-    _score(config, output, iou_types, max_detections)
+    _score(config, output, iou_types, max_detections, least=LVIS_DETECTIONS if lvis else 0)
     check_place(output)
     with registered(dataset):
         names = dict(vocabulary=vocabulary, negatives=negatives, learned=learned)
@@ -146,8 +148,13 @@ def evaluate_on(
         return results
 
 
-def _score(config: DictConfig, output: str | Path, iou_types: Sequence[str], max_detections: int | None) -> None:
-    """Have a config score these: its detector then finds no masks that nobody scores, and as many as are scored."""
+def _score(
+    config: DictConfig, output: str | Path, iou_types: Sequence[str], max_detections: int | None, least: int = 0
+) -> None:
+    """Have a config score these: its detector then finds no masks that nobody scores, and as many as are scored.
+
+    Without `max_detections` it finds as many as it would, or `least` where that is more.
+    """
     config.dataloader.evaluator = LazyCall(build_evaluator)(
         dataset_name="${..test.dataset.names}",
         output_dir=str(output),
@@ -155,13 +162,15 @@ def _score(config: DictConfig, output: str | Path, iou_types: Sequence[str], max
         max_detections=max_detections,
     )
     if not is_own(config):
-        config.model.max_detections = max_detections or config.model.max_detections
+        config.model.max_detections = max_detections or max(config.model.max_detections, least)
         return
     heads = config.model.roi_heads
     if "segm" not in iou_types and "mask_in_features" in heads:
         heads.mask_in_features = None
     if max_detections is not None:
         heads.box_predictor.test_topk_per_image = max_detections
+    elif 0 <= heads.box_predictor.get("test_topk_per_image", _DETECTIONS) < least:  # below 0: all
+        heads.box_predictor.test_topk_per_image = least
 
 
 def _evaluate(

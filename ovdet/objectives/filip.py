@@ -57,7 +57,7 @@ class FILIP(ContrastiveObjective):
         """The embeddings (W, D) of each name's words; each name is embedded once."""
         for name in names:
             if name not in self._words:
-                self._words[name] = self._embed_names(list(dict.fromkeys(name.split())))
+                self._words[name] = self._embed_names(list(dict.fromkeys(name.replace("_", " ").split())))
         return [self._words[name].to(self.projection.weight) for name in names]
 
     def loss(self, batch: RegionBatch) -> Tensor:

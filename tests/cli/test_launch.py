@@ -84,12 +84,17 @@ def test_torchrun_lets_go_of_them_after_a_refusal(torchrun, monkeypatch):
     assert not dist.is_initialized()
 
 
-def test_the_exit_code_is_that_of_the_process_that_failed(monkeypatch):
+@pytest.mark.parametrize(("exit_code", "expected", "told"), [(2, 2, ""), (-9, 137, "process 1 was ended by SIGKILL")])
+def test_the_exit_code_is_that_of_the_process_that_failed(monkeypatch, capsys, exit_code, expected, told):
+    """Which has said why, unless it was killed."""
+
     def fail(*given, **options):
-        raise ProcessExitedException("process 1 has ended", error_index=1, error_pid=1, exit_code=2)
+        raise ProcessExitedException("process 1 has ended", error_index=1, error_pid=1, exit_code=exit_code)
 
     monkeypatch.setattr(launch, "launch", fail)
-    assert launch_training(words()) == 2
+    assert launch_training(words()) == expected
+    line = capsys.readouterr().err
+    assert told in line and line.count("\n") == bool(told)
 
 
 @pytest.mark.parametrize(

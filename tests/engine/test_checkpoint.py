@@ -187,7 +187,7 @@ def test_a_write_that_breaks_off_leaves_the_old_checkpoint(tmp_path, monkeypatch
 
 
 def test_the_average_is_that_of_torch(tmp_path):
-    """Halves stay halves, and whole numbers are not averaged."""
+    """Halves stay halves, what was trained on from them in float32 stays that, and whole numbers are not averaged."""
     first, second = (nn.Sequential(nn.Linear(3, 2).half(), nn.BatchNorm1d(2)) for _ in range(2))
     second[1].num_batches_tracked += 6
     for name, model in (("a", first), ("b", second)):
@@ -200,6 +200,9 @@ def test_the_average_is_that_of_torch(tmp_path):
     for name, value in judge.module.named_parameters():
         torch.testing.assert_close(found[name], value.data, rtol=1e-3, atol=1e-3)
     assert found["1.num_batches_tracked"] == 6 and found["0.weight"].dtype == torch.float16
+    SafeCheckpointer(second.float(), str(tmp_path)).save("b")
+    average_checkpoints(str(tmp_path / "a.pth"), str(tmp_path / "b.pth"), 1, tmp_path / "c.pth")
+    assert torch.equal(read_checkpoint(str(tmp_path / "c.pth"))["model"]["0.weight"], second[0].weight)
 
 
 def test_an_average_takes_what_is_new_from_the_later_one(tmp_path):

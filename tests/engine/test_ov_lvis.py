@@ -87,6 +87,7 @@ def test_figures_are_lvis_ones_by_config_and_by_hand(config, root, trained, cons
     quick.dataloader.test.dataset.names = config.dataloader.test.dataset.names
     quick.dataloader.evaluator = config.dataloader.evaluator
     quick.dataloader.evaluator.iou_types = ["bbox"]
+    quick.model.roi_heads.box_predictor.test_topk_per_image = 300
     model, embed_names, _ = load_detector(quick, run.weights)
     results = do_test(quick, model, classes_of(instantiate(quick.dataloader.test.dataset.names), embed_names))["bbox"]
     assert {"APr", "APc", "APf"} <= set(results) and results["AP50"] > 0

@@ -94,6 +94,16 @@ def test_a_detector_does_not_find_masks_that_nobody_scores(config):
     assert config.model.roi_heads.box_predictor.test_topk_per_image == config.dataloader.evaluator.max_detections == 7
 
 
+@pytest.mark.parametrize(
+    ("own", "wanted", "expected"), [(None, None, 300), (1000, None, 1000), (-1, None, -1), (None, 7, 7)]
+)
+def test_a_detector_finds_as_many_as_lvis_counts(config, own, wanted, expected):
+    predictor = config.model.roi_heads.box_predictor
+    predictor.update({} if own is None else {"test_topk_per_image": own})
+    evaluate_only._score(config, "out", ("bbox",), wanted, least=300)
+    assert predictor.test_topk_per_image == expected
+
+
 def test_learned_classes_that_the_json_lacks(config, tiny_files, tmp_path, monkeypatch):
     prepare_dataset(config)
     data = tmp_path / "data"

@@ -26,7 +26,7 @@ from ovdet.objectives.caption_grounding import CaptionGrounding, grounding_score
 from ovdet.objectives.coca import CoCa, caption_loss
 from ovdet.objectives.cosine_distillation import cosine_distillation_loss
 from ovdet.objectives.devise import hinge_rank_loss
-from ovdet.objectives.filip import late_interaction
+from ovdet.objectives.filip import FILIP, late_interaction
 from ovdet.objectives.info_nce import LearnedTemperature, first_of_each_class, info_nce_loss
 from ovdet.objectives.nearest_texts import nearest_texts
 from ovdet.objectives.relational_distillation import relational_distillation_loss
@@ -228,6 +228,17 @@ def test_clip_s_tokens_and_captions_of_names():
         "a photo of an umbrella",
         "a photo of a traffic light",
     ]
+
+
+def test_words_of_a_class_name_as_lvis_writes_it():
+    asked = []
+
+    def embed_names(words):
+        asked.append(words)
+        return torch.eye(len(words), WIDTH)
+
+    words = FILIP(4, WIDTH, embed_names).words_of(["traffic_light", "hot dog", "traffic_light"])
+    assert asked == [["traffic", "light"], ["hot", "dog"]] and [len(each) for each in words] == [2, 2, 2]
 
 
 def share_right(cosines: torch.Tensor, right: torch.Tensor) -> float:
