@@ -12,6 +12,7 @@ import json
 import os
 import shutil
 from collections.abc import Callable, Iterator, Sequence
+from itertools import chain, count
 from pathlib import Path
 from typing import Any, TypeVar
 from urllib.parse import quote
@@ -204,9 +205,10 @@ def _with_stems(photos: Sequence[LabeledPhoto]) -> Iterator[tuple[LabeledPhoto, 
     """Photos and names for files of their own: a.jpg -> a; a.png beside it -> a_png, as the stem is taken."""
     taken: set[str] = set()
     for photo in photos:
-        stem = Path(photo.image).stem
-        yield photo, photo.image.replace(".", "_") if stem in taken else stem
+        names = chain([Path(photo.image).stem], (photo.image.replace(".", "_") + "_" * more for more in count()))
+        stem = next(name for name in names if name not in taken)
         taken.add(stem)
+        yield photo, stem
 
 
 def _link(source: Path, target: Path) -> None:

@@ -23,7 +23,8 @@ def to_rgb(image: Photo, channel_order: str = "BGR") -> np.ndarray:
     """A file, PIL image, array, tensor or frame -> (H, W, 3) uint8 RGB; see `OpenVocabPredictor.__call__`.
 
     Raises:
-        InputError: unreadable, an array or tensor that is no 8-bit color image, or nothing of these kinds.
+        InputError: unreadable, a file of a photo too long for its width (see `check_aspect`), an array or tensor that
+            is no 8-bit color image, or nothing of these kinds.
     """
     if channel_order not in ("RGB", "BGR"):
         raise InputError(f"expected channel_order RGB or BGR, got {channel_order!r}")
@@ -34,7 +35,9 @@ def to_rgb(image: Photo, channel_order: str = "BGR") -> np.ndarray:
             raise InputError(f"expected a tensor (3, H, W) of uint8, got shape {tuple(image.shape)} of {image.dtype}")
         return image.permute(1, 2, 0).cpu().numpy()
     if isinstance(image, (str, Path)):
-        return read_image(image, "RGB")
+        rgb = read_image(image, "RGB")
+        check_aspect(*rgb.shape[:2], photo=str(image))
+        return rgb
     if isinstance(image, Image.Image):
         try:
             return rgb_array(image)

@@ -165,6 +165,20 @@ def test_yolo_as_supervision_reads_it(labels, tmp_path):
     assert (root / "images/train/03_png.png").exists() or (root / "images/val/03_png.png").exists()
 
 
+@pytest.mark.parametrize("name", ["yolo", "voc"])
+def test_each_photo_has_a_file_of_labels_of_its_own(tmp_path, name):
+    """Whatever the photos are called: a.png is a_png beside a.jpg, and so may another photo be."""
+    names = ("a.jpg", "a.png", "a_png.jpg", "a_png.png", "a_png_png.webp", "b.c.jpg", "b.c.png")
+    for each in names:
+        Image.new("RGB", (20, 20)).save(tmp_path / each)
+    photos = tuple(LabeledPhoto(each, 20, 20, (Box((1.0, 2.0, 3.0, 4.0), 0.5, "dog"),)) for each in names)
+    FORMATS[name](Labels(tmp_path, NAMES, photos, "ovdet-lite"), tmp_path / "labels")
+    kinds = ("*.xml",) if name == "voc" else ("labels/*/*.txt", "images/*/*.*")
+    for kind in kinds:
+        written = [each.relative_to(tmp_path) for each in (tmp_path / "labels" / name).glob(kind)]
+        assert len({each.stem for each in written}) == len(names), written
+
+
 def test_voc_as_supervision_reads_it(labels, tmp_path):
     folder = FORMATS["voc"](labels, tmp_path / "labels")
     read = {}

@@ -300,6 +300,17 @@ def test_what_else_is_refused(predictor, image, options, message):
         predictor(image, **options)
 
 
+def test_a_photo_that_is_too_thin_is_named(predictor, tmp_path):
+    """In a folder of many it could be any; others of the folder go on."""
+    Image.new("RGB", (303, 3)).save(tmp_path / "strip.png")
+    Image.new("RGB", (60, 40)).save(tmp_path / "usual.png")
+    predictor.set_vocabulary(["cat"])
+    failures = []
+    found = list(predictor.stream(tmp_path, on_failure=lambda _, error: failures.append(str(error))))
+    assert [photo.source.name for photo in found] == ["usual.png"]
+    assert failures == [f"expected a photo with sides of at most 100 to 1, got 303 x 3 pixels in {tmp_path}/strip.png"]
+
+
 @pytest.mark.parametrize(
     "image", [torch.zeros(4, 5, 3, dtype=torch.uint8), torch.zeros(3, 4, 5), torch.zeros(3, 0, 5, dtype=torch.uint8)]
 )
