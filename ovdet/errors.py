@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import functools
 import logging
 import multiprocessing
@@ -20,6 +21,7 @@ _HOME = re.compile(
     r"""(?P<before>(-*[\w.-]+=)?(?P<quote>["']?))(?P<path>~[\w.-]*(/.*)?)(?P<after>(?P=quote))""", re.DOTALL
 )
 
+_OF_PATHS = (errno.EACCES, errno.EPERM, errno.ENAMETOOLONG)  # any look at such a path fails
 _LIBRARY = re.compile(r"(?P<file>lib[\w.+-]+\.so[\d.]*): cannot open shared object file")
 _OF_OPENCV = ("libGL.", "libX", "libxcb.", "libglib-", "libgthread-", "libSM.", "libICE.")  # bare systems lack them
 
@@ -32,8 +34,9 @@ def command(main: Callable[..., None]) -> Callable[..., None]:
     """Run a command line's `main`; an InputError becomes one line on stderr and exit code 2, ctrl-C one and 130.
 
     SIGTERM, from a scheduler or a container, ends it as ctrl-C does: what is done is kept, nothing half-written stays.
-    A library that the system lacks is one line, too. Freed memory is kept for reuse (see memory.py), and what
-    libraries log to each other is left out. "~" is the home folder in every word of the command line: `expand_home`.
+    A library that the system lacks is one line, too, and so is a path that it lets nobody look at. Freed memory is kept
+    for reuse (see memory.py), and what libraries log to each other is left out. "~" is the home folder in every word of
+    the command line: `expand_home`.
     """
 
     @functools.wraps(main)
@@ -48,7 +51,10 @@ def command(main: Callable[..., None]) -> Callable[..., None]:
             sys.argv[1:] = map(expand_home, sys.argv[1:])
             with _sigterm_unwinds():
                 main(*arguments)
-        except (InputError, ImportError) as error:
+        except BrokenPipeError:  # `| head`: nobody reads on
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+            sys.exit(141)
+        except (InputError, ImportError, OSError) as error:
             message = _told(error)
             if message is None:
                 raise
@@ -57,17 +63,20 @@ def command(main: Callable[..., None]) -> Callable[..., None]:
         except KeyboardInterrupt:
             print("interrupted", file=sys.stderr)
             sys.exit(130)  # as shells have it: 128 and the signal's number
-        except BrokenPipeError:  # `| head`: nobody reads on
-            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-            sys.exit(141)
 
     return run
 
 
-def _told(error: InputError | ImportError) -> str | None:
-    """The one line that the user is told; None of an import that failed for other reasons than the system's."""
+def _told(error: InputError | ImportError | OSError) -> str | None:
+    """The one line that the user is told; None of what failed for other reasons than the system's or a path's."""
     if isinstance(error, ImportError):
         return missing_library(str(error))
+    if isinstance(error, OSError):
+        if error.errno not in _OF_PATHS or error.filename is None:
+            return None
+        name = str(error.filename)
+        shown = name if len(name) <= 200 else f"{name[:100]}..."
+        return f"expected a file or folder that can be reached, got {shown}: {error.strerror}"
     return input_error_of(str(error)) or " ".join(str(error).split())
 
 

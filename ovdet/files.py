@@ -103,13 +103,21 @@ def _made_for(folder: Path) -> Iterator[None]:
         raise
 
 
-def check_place(path: str | Path) -> str | Path:
+def check_place(path: str | Path, *, is_folder: bool = False) -> str | Path:
     """The path of a file or folder that can be written, before there is anything to write: nothing is made.
 
+    Args:
+        path: of a file.
+        is_folder: of a folder, made where there is none.
+
     Raises:
-        InputError: it is empty, or below something that is no folder or not to be written to.
+        InputError: it is empty, a folder in the place of a file or a file in that of a folder, or below something that
+            is no folder or not to be written to.
     """
     above = Path(require_path(str(path))).absolute()
+    if above.exists() and above.is_dir() != is_folder:
+        wanted, found = ("folder", "file") if is_folder else ("file", "folder")
+        raise InputError(f"expected a {wanted} to write to, {path} is a {found}")
     while not above.exists():
         above = above.parent
     if not os.access(above, os.W_OK) or (above != Path(path).absolute() and not above.is_dir()):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import signal
 import subprocess
 import sys
@@ -16,6 +17,16 @@ from ovdet.errors import InputError, command, missing_library
     [
         (InputError("expected a photo,\ngot none"), 2, "error: expected a photo, got none"),
         (KeyboardInterrupt(), 130, "interrupted"),
+        (
+            PermissionError(errno.EACCES, "Permission denied", "private/photo.jpg"),
+            2,
+            "error: expected a file or folder that can be reached, got private/photo.jpg: Permission denied",
+        ),
+        (
+            OSError(errno.ENAMETOOLONG, "File name too long", "dog, " * 90),
+            2,
+            f"error: expected a file or folder that can be reached, got {'dog, ' * 20}...: File name too long",
+        ),
     ],
 )
 def test_what_the_user_can_put_right_or_did(capsys, raised, code, line):
@@ -43,12 +54,13 @@ def test_a_library_of_the_system_is_missing(capsys):
     assert missing_library("No module named 'cv2'") is None
 
 
-def test_a_mistake_of_ours_keeps_its_traceback():
+@pytest.mark.parametrize("mistake", [TypeError("ours"), FileNotFoundError(errno.ENOENT, "ours", "gone.json")])
+def test_a_mistake_of_ours_keeps_its_traceback(mistake):
     @command
     def main() -> None:
-        raise TypeError("ours")
+        raise mistake
 
-    with pytest.raises(TypeError, match="ours"):
+    with pytest.raises(type(mistake), match="ours"):
         main()
 
 

@@ -91,9 +91,15 @@ def test_folders_that_were_made_go_with_a_block_that_fails(tmp_path):
 def test_a_place_is_checked_and_nothing_is_made(tmp_path):
     (tmp_path / "file").write_text("")
     assert check_place(tmp_path / "new/folder") == tmp_path / "new/folder" and os.listdir(tmp_path) == ["file"]
-    for path in ("", tmp_path / "file/below"):
-        with pytest.raises(InputError, match="expected a"):
-            check_place(path)
+    for path, kind, message in (
+        ("", {}, "expected a file or a folder"),
+        (tmp_path / "file/below", {}, "expected a place"),
+        (tmp_path / "file", {"is_folder": True}, "expected a folder to write to, .*file is a file"),
+        (tmp_path, {}, "expected a file to write to, .* is a folder"),
+    ):
+        with pytest.raises(InputError, match=message):
+            check_place(path, **kind)
+    assert check_place(tmp_path / "file") and check_place(tmp_path, is_folder=True)
 
 
 def test_a_folder_that_cannot_be_made_and_a_file_that_cannot_be_read(tmp_path):

@@ -13,6 +13,7 @@ import argparse
 
 from ovdet.cli.arguments import add_config_argument, add_device_argument, add_json_argument, reports_on_stderr, say
 from ovdet.errors import InputError
+from ovdet.files import check_place
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -38,6 +39,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(arguments: argparse.Namespace) -> None:
     from ovdet.hub.find import weights_file
 
+    check_place(arguments.output)
     before = weights_file(arguments.before)
     if arguments.shares is None:
         from ovdet.engine.checkpoint import average_checkpoints

@@ -42,8 +42,9 @@ def run(arguments: argparse.Namespace) -> None:
     from dataclasses import asdict
 
     from ovdet.hub.find import choose_model, open_config
-    from ovdet.hub.model_folder import write_model_folder
-    from ovdet.inference.calibrate import Measured, fit_calibration, measure, with_calibration
+    from ovdet.hub.load import check_own
+    from ovdet.hub.model_folder import check_model_folder, write_model_folder
+    from ovdet.inference.calibrate import fit_calibration, measure, read_set, with_calibration
     from ovdet.inference.predictor import OpenVocabPredictor
 
     output = require_path(arguments.output)
@@ -51,13 +52,15 @@ def run(arguments: argparse.Namespace) -> None:
         raise InputError(f"expected --precision within (0, 1], got {arguments.precision}")
     sets = [parse_set(text) for text in arguments.sets]
     config_file, weights = choose_model(arguments.model, arguments.config_file, arguments.weights)
+    config = open_config(config_file, [*arguments.overrides, "train.device=cpu"])
+    check_own(config)
     text = read_card(arguments.card, config_file)
-    config = with_calibration(open_config(config_file, [*arguments.overrides, "train.device=cpu"]), None)
+    check_model_folder(output)
+    data = [read_set(*files) for files in sets]
+    config = with_calibration(config, None)
     predictor = OpenVocabPredictor.of(config, weights)
-    measured = Measured()
     with reports_on_stderr(arguments.json):
-        for annotations, images in sets:
-            measure(predictor, annotations, images, measured)
+        measured = measure(predictor, data)
     calibration, kinds = fit_calibration(measured, arguments.precision)
     write_model_folder(with_calibration(config, calibration), weights, output, card=text)
     line = arguments.output

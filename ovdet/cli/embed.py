@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING
 
 from ovdet.cli.arguments import add_json_argument, say
 from ovdet.errors import InputError
+from ovdet.files import check_place
 
 if TYPE_CHECKING:
     from ovdet.text.embeddings import TextEmbeddings
@@ -35,6 +36,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(arguments: argparse.Namespace) -> None:
     if not arguments.output.endswith(".safetensors"):
         raise InputError(f"expected --output to end in .safetensors, got {arguments.output}")
+    check_place(arguments.output)
     found = _convert(arguments) if arguments.convert else _embed(arguments)
     found.save(arguments.output)
     classes, prompts = len(found.names), len(found.prompts)

@@ -167,11 +167,12 @@ def _read_own(arguments: argparse.Namespace) -> dict[str, Any]:
 
 def _photos_of(content: dict[str, Any], folder: Path, json_file: str) -> list[Path]:
     """The files of a json's photos, in its order; InputError where one is missing, or outside of the folder."""
-    from ovdet.data.dataset import check_within, find_photos
+    from ovdet.data.dataset import check_sizes, check_within, find_photos
 
     names = [image["file_name"] for image in content["images"]]
     check_within(names, folder, json_file)
     photos = [Path(file) for file in find_photos([str(folder / name) for name in names], folder)]
+    check_sizes([{**image, "file_name": str(photo)} for image, photo in zip(content["images"], photos, strict=True)])
     if odd := [name for name, number in Counter(photo.name for photo in photos).items() if number > 1]:
         raise InputError(f"expected photos of {json_file} with file names of their own, got {odd[0]!r} twice")
     return photos

@@ -26,7 +26,7 @@ from ovdet.cli.arguments import (
     say,
 )
 from ovdet.errors import InputError
-from ovdet.files import require_path
+from ovdet.files import check_place, require_path
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -38,7 +38,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     made = "the learned classes; or a folder, for the detector with these names in it"
     add("--output", required=True, metavar="F.safetensors|DIR", help=made)
     add("--card", metavar="F.md", help="the model folder's card (default: the detector's)")
-    add("--name", action="append", default=[], metavar="N", help="class to learn, may be repeated (default: all)")
+    one = "class to learn, may be repeated (default: all that have a box)"
+    add("--name", action="append", default=[], metavar="N", help=one)
     none = "photos that show none of the classes, as one more json; those that do are left out"
     add("--negatives-from", metavar="Y.json", help=none)
     add("--negatives-images", metavar="DIR", help="the folder of these photos (default: as --images)")
@@ -67,8 +68,9 @@ def _write_classes(arguments: argparse.Namespace) -> None:
 
     if arguments.sets or arguments.card or not (arguments.annotations and arguments.images):
         raise InputError("expected --annotations and --images for a file of classes; --set and --card are for a folder")
+    check_place(arguments.output)
     names, photos = read_examples(arguments.annotations, arguments.images, arguments.name)
-    for line in of_one_photo(names, photos):
+    for line in of_one_photo([(names, photos)]):
         print(line, file=sys.stderr)
     if arguments.compare and len(photos) < 2:
         raise InputError(f"expected two photos or more for --compare, got {len(photos)} in {arguments.annotations}")
@@ -97,9 +99,10 @@ def _write_model(arguments: argparse.Namespace) -> None:
     from rich.progress import track
 
     from ovdet.hub.find import DEFAULT_MODEL, choose_model, open_config
-    from ovdet.hub.model_folder import write_model_folder
+    from ovdet.hub.load import check_own
+    from ovdet.hub.model_folder import check_model_folder, write_model_folder
     from ovdet.learning.expert import learn_expert
-    from ovdet.learning.learn import read_examples
+    from ovdet.learning.learn import of_one_photo, read_example_sets
     from ovdet.text.class_names import names_among
 
     sets = [parse_set(text) for text in arguments.sets]
@@ -109,16 +112,20 @@ def _write_model(arguments: argparse.Namespace) -> None:
     if any(for_files):
         raise InputError("expected --negatives-from, --without-names and --compare with an --output *.safetensors")
     sets += [(arguments.annotations, arguments.images)] if arguments.annotations else []
-    shown = [read_examples(*files, arguments.name) for files in sets]
     given = arguments.model, arguments.config_file, arguments.weights
     config_file, weights = choose_model(*given, default=DEFAULT_MODEL)
+    config = open_config(config_file, [*arguments.overrides, "train.device=cpu"])
+    check_own(config)
     card = read_card(arguments.card, config_file)
+    check_model_folder(arguments.output)
+    shown = read_example_sets(sets, arguments.name)
+    for line in of_one_photo(shown):
+        print(line, file=sys.stderr)
     predictor = open_predictor(arguments)
     start = time.perf_counter()
     with reports_on_stderr(arguments.json):
         of = predictor.model, predictor.prepare, predictor.embed_names
         expert = learn_expert(*of, shown, track=partial(track, description="learning"))
-    config = open_config(config_file, [*arguments.overrides, "train.device=cpu"])
     write_model_folder(config, weights, arguments.output, card=card, linear_expert=expert)
     seconds, photos = time.perf_counter() - start, sum(len(each) for _, each in shown)
     learned = names_among(expert.names, [name for names, _ in shown for name in names])

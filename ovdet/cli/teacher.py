@@ -39,7 +39,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(arguments: argparse.Namespace) -> None:
     if arguments.output is not None:
-        check_place(arguments.output)
+        check_place(arguments.output, is_folder=arguments.command in ("probe", "map"))
     COMMANDS[arguments.command][2](arguments)
 
 

@@ -24,7 +24,7 @@ from ovdet.cli.detect import (
     predictor_for,
 )
 from ovdet.errors import InputError
-from ovdet.files import require_path
+from ovdet.files import check_place
 
 if TYPE_CHECKING:
     from ovdet.inference.live import Camera
@@ -59,7 +59,7 @@ def run(arguments: argparse.Namespace) -> None:
     from ovdet.inference.shown import thresholds_of
     from ovdet.inference.tracking import Counters, ObjectTracker, track_video
 
-    limits, output = checked_limits(arguments), Path(require_path(arguments.output))
+    limits, output = checked_limits(arguments), Path(check_place(arguments.output, is_folder=True))
     if not 0 <= arguments.lost_seconds <= 3600:
         raise InputError(f"expected --lost-seconds between 0 and 3600, got {arguments.lost_seconds}")
     line, zone = parse_points(arguments.line, "--line", 2, 2), parse_points(arguments.zone, "--zone", 3, 1000)
@@ -110,5 +110,6 @@ def parse_points(text: str | None, option: str, least: int, most: int) -> tuple[
         numbers = []
     points = tuple(zip(numbers[::2], numbers[1::2], strict=False))
     if len(numbers) % 2 or not least <= len(points) <= most or not all(abs(number) < 1e6 for number in numbers):
-        raise InputError(f"expected {option} as {least} points or more, x,y x,y ..., got {text!r}")
+        more = "" if most == least else " or more"
+        raise InputError(f"expected {option} as {least} points{more}, x,y x,y ..., got {text!r}")
     return points

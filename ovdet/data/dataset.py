@@ -19,6 +19,7 @@ from detectron2.structures import BoxMode
 from detectron2.utils import comm
 
 from ovdet.data.coco import CocoJson, is_degenerate, listed, read_coco_json, refuse_missing_photos, usable_segmentation
+from ovdet.data.images import check_size, photo_size
 from ovdet.data.samplers import count_photos
 from ovdet.data.splits import SUBSETS, load_split
 from ovdet.errors import InputError
@@ -181,6 +182,23 @@ def check_within(names: Sequence[str], image_root: str | Path, json_file: str | 
     outside = [name for name in names if not os.path.abspath(os.path.join(root, name)).startswith(root)]
     if outside:
         raise InputError(f"expected photos of {json_file} below {image_root}, got {listed(outside)}")
+
+
+def check_sizes(dicts: Sequence[Mapping[str, Any]]) -> None:
+    """Refuse photos that are not of the sizes that their json says, by their headers.
+
+    Args:
+        dicts: each with the file_name of a photo, height and width. Of a photo that cannot be read its reader tells.
+
+    Raises:
+        InputError: a photo of another size.
+    """
+    for record in dicts:
+        try:
+            actual = photo_size(record["file_name"])
+        except InputError:
+            continue
+        check_size(actual, (record["height"], record["width"]), record["file_name"])
 
 
 def find_photos(files: Sequence[str], image_root: str | Path) -> list[str]:

@@ -129,6 +129,26 @@ def photo_size(path: str | Path) -> tuple[int, int]:
     return (width, height) if is_turned else (height, width)
 
 
+def check_size(actual: tuple[int, int], expected: tuple[int, int], photo: str) -> None:
+    """Refuse a photo that is not of the size that its json says: boxes would lie elsewhere.
+
+    Args:
+        actual: (height, width) of the photo, upright.
+        expected: of the json.
+        photo: its file, for the message.
+
+    Raises:
+        InputError: the sizes differ.
+    """
+    if actual == expected:
+        return
+    turned = "; swapped there, or its EXIF orientation turns it" if actual == expected[::-1] else ""
+    raise InputError(
+        f"expected {photo} to be {expected[1]} x {expected[0]} pixels as its json says, "
+        f"it is {actual[1]} x {actual[0]}{turned}"
+    )
+
+
 def check_aspect(height: int, width: int, photo: str = "") -> None:
     """Refuse an image that is empty or too elongated to be resized.
 

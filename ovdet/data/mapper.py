@@ -21,7 +21,7 @@ from detectron2.data.detection_utils import (
 from detectron2.structures import Boxes, Instances
 from torch import Tensor
 
-from ovdet.data.images import check_aspect, read_image
+from ovdet.data.images import check_aspect, check_size, read_image
 from ovdet.errors import InputError
 
 MIN_SIDE = 1.0  # pixels of the augmented image; a smaller region is dropped
@@ -101,7 +101,8 @@ class OpenVocabMapper:
         dataset_dict = copy.deepcopy(dataset_dict)
         annotations = dataset_dict.pop("annotations", [])
         image = read_image(dataset_dict["file_name"], self.image_format)
-        _check_size(dataset_dict, image)
+        expected = dataset_dict.setdefault("height", image.shape[0]), dataset_dict.setdefault("width", image.shape[1])
+        check_size(image.shape[:2], expected, dataset_dict["file_name"])
         check_aspect(*image.shape[:2], photo=dataset_dict["file_name"])
         if self.keep_original:
             rgb = image if self.image_format == "RGB" else image[:, :, ::-1]
@@ -188,15 +189,3 @@ def transform_regions(
 def _to_tensor(image: np.ndarray) -> Tensor:
     """(H, W, 3) -> (3, H, W), memory of its own."""
     return torch.from_numpy(np.ascontiguousarray(image.transpose(2, 0, 1)))
-
-
-def _check_size(dataset_dict: dict[str, Any], image: np.ndarray) -> None:
-    height, width = image.shape[:2]
-    expected = (dataset_dict.setdefault("height", height), dataset_dict.setdefault("width", width))
-    if expected == (height, width):
-        return
-    turned = "; swapped there, or its EXIF orientation turns it" if expected == (width, height) else ""
-    raise InputError(
-        f"expected {dataset_dict['file_name']} to be {expected[1]} x {expected[0]} pixels as its json says, "
-        f"it is {width} x {height}{turned}"
-    )

@@ -29,7 +29,7 @@ from ovdet.data.mapper import OpenVocabMapper
 from ovdet.engine.checkpoint import HEADER, known_classes, read_checkpoint
 from ovdet.engine.options import TrainOptions
 from ovdet.errors import InputError, first_line
-from ovdet.files import atomic_write, temporary_path
+from ovdet.files import atomic_write, check_place, temporary_path
 from ovdet.hub.load import check_own, find_weights, load_detector, with_expert_names, without_training
 from ovdet.hub.parts import check_build, check_parts, part_name, to_data
 from ovdet.modeling.linear_expert import LinearExpert
@@ -100,7 +100,7 @@ def write_model_folder(
             or the folder cannot be written to.
     """
     folder = Path(folder)
-    _check_is_free(folder)
+    check_model_folder(folder)
     check_own(config)
     config = _with_training_classes(config, weights)
     detector, embed_names, header = load_detector(config, weights)
@@ -173,7 +173,7 @@ def save_model_folder(
         InputError: the folder holds something else, or cannot be written to.
     """
     folder = Path(folder)
-    _check_is_free(folder)
+    check_model_folder(folder)
     # weights first and config last: a folder without a config is no detector, and a full disk leaves an older one
     kept = {key: (value.half() if half and value.is_floating_point() else value).contiguous()
             for key, value in state.items()}  # fmt: skip
@@ -217,8 +217,13 @@ def _with_linear_expert(config: DictConfig, expert: LinearExpert) -> DictConfig:
     return config
 
 
-def _check_is_free(folder: Path) -> None:
-    """Refuse a folder of anything else than an older detector, which its config.json or its weights tell."""
+def check_model_folder(folder: str | Path) -> None:
+    """Refuse a folder that a detector cannot be written to, before there is one.
+
+    Raises:
+        InputError: it cannot be made or written to; or it has a config.json or a README.md, and is no older detector's.
+    """
+    folder = Path(check_place(folder, is_folder=True))
     config = folder / CONFIG
     if config.is_file():
         text = config.read_text(encoding="utf-8", errors="replace")

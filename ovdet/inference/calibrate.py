@@ -19,7 +19,7 @@ from detectron2.config import LazyCall
 from omegaconf import DictConfig
 from torch import Tensor
 
-from ovdet.data.dataset import load_coco_subsets
+from ovdet.data.dataset import CocoSubsets, check_sizes, load_coco_subsets
 from ovdet.device import float32_by_default
 from ovdet.errors import InputError
 from ovdet.evaluation.calibration import cross_validated, fit_line
@@ -33,6 +33,7 @@ from ovdet.text.class_names import normalize_class_name
 
 # detections that score less are nearly all wrong, and so many that they would shape the line of those that matter
 LEAST_SCORE, LEAST_OTHER_SCORE = 0.03, 0.01
+_KINDS = {True: "were trained on", False: "were not trained on"}
 
 
 class PhotoDetections(NamedTuple):
@@ -102,40 +103,62 @@ class Kind(NamedTuple):
 
 
 @float32_by_default()
-def measure(predictor: OpenVocabPredictor, annotations: str | Path, images: str | Path, into: Measured) -> None:
-    """Ask a detector for all names of a json on its photos, and keep all that it finds.
+def measure(predictor: OpenVocabPredictor, sets: Sequence[CocoSubsets]) -> Measured:
+    """Ask a detector for all names of each data set on its photos, and keep all that it finds.
 
     Args:
         predictor: uncalibrated.
-        annotations: COCO format; all things of its names have boxes.
-        images: the folder of its photos.
-        into: takes the detections.
+        sets: see `read_set`.
 
     Raises:
-        InputError: as of `load_coco_subsets`.
+        InputError: the detector does not say which names it was trained on, or names of one kind have no box.
     """
-    data = load_coco_subsets(annotations, images, filter_empty=False)
-    classes = predictor.embed(data.thing_classes)
-    if classes.is_base is None:
-        raise InputError("expected a detector that says which names it was trained on, this one does not")
-    for name, was in zip(map(normalize_class_name, data.thing_classes), classes.is_trained_class.tolist(), strict=True):
-        if name not in into.names:
-            into.names.append(name)
-            into.is_trained.append(was)
-    places = [into.names.index(normalize_class_name(name)) for name in data.thing_classes]
+    asked, into = [], Measured()
+    for data in sets:
+        classes = predictor.embed(data.thing_classes)
+        if classes.is_base is None:
+            raise InputError("expected a detector that says which names it was trained on, this one does not")
+        normal = [normalize_class_name(name) for name in data.thing_classes]
+        for name, was in zip(normal, classes.is_trained_class.tolist(), strict=True):
+            if name not in into.names:
+                into.names.append(name)
+                into.is_trained.append(was)
+        asked.append((data, classes, [into.names.index(name) for name in normal]))
+    objects = [(places, each) for data, _, places in asked for record in data.dicts for each in record["annotations"]]
+    shown = {into.is_trained[places[each["category_id"]]] for places, each in objects if not each["iscrowd"]}
+    for wanted, kind in _KINDS.items():
+        if wanted not in shown:
+            raise InputError(f"expected boxes of names that {kind} among all sets, to calibrate their scores, got none")
 
     def steps() -> Iterator[int]:
-        for record in data.dicts:
-            seen = predictor.embed_photo(record["file_name"])
-            with torch.inference_mode():
-                (output,) = predictor.model.score_images([seen.seen], [seen.size], classes=classes)
-            truth = [{**each, "category_id": places[each["category_id"]]} for each in record["annotations"]]
-            found = output["instances"].to("cpu")
-            ids = np.asarray(places, dtype=np.int64)[found.pred_classes.numpy()]
-            into.photos.append(PhotoDetections(found.pred_boxes.tensor, found.scores.double().numpy(), ids, truth))
-            yield 1
+        for data, classes, places in asked:
+            for record in data.dicts:
+                seen = predictor.embed_photo(record["file_name"])
+                with torch.inference_mode():
+                    (output,) = predictor.model.score_images([seen.seen], [seen.size], classes=classes)
+                truth = [{**each, "category_id": places[each["category_id"]]} for each in record["annotations"]]
+                found = output["instances"].to("cpu")
+                ids = np.asarray(places, dtype=np.int64)[found.pred_classes.numpy()]
+                into.photos.append(PhotoDetections(found.pred_boxes.tensor, found.scores.double().numpy(), ids, truth))
+                yield 1
 
-    show_progress("detecting", steps(), len(data.dicts))
+    show_progress("detecting", steps(), sum(len(data.dicts) for data in sets))
+    return into
+
+
+def read_set(annotations: str | Path, images: str | Path) -> CocoSubsets:
+    """A COCO-format json with all of its photos, for `measure`.
+
+    Args:
+        annotations: all things of its names have boxes.
+        images: the folder of its photos.
+
+    Raises:
+        InputError: as of `load_coco_subsets`, or a photo of another size than the json says.
+    """
+    data = load_coco_subsets(annotations, images, filter_empty=False)
+    check_sizes(data.dicts)
+    return data
 
 
 def fit_calibration(measured: Measured, precision: float) -> tuple[ScoreCalibration, dict[str, Kind]]:
@@ -143,7 +166,7 @@ def fit_calibration(measured: Measured, precision: float) -> tuple[ScoreCalibrat
 
     Args:
         measured: of names that were trained and of others.
-        precision: of what is shown of trained names, within (0, 1).
+        precision: of what is shown of trained names, within (0, 1].
 
     Returns:
         The calibration, and what its thresholds give: "trained", "other".
@@ -151,16 +174,16 @@ def fit_calibration(measured: Measured, precision: float) -> tuple[ScoreCalibrat
     Raises:
         InputError: names of one kind are missing, their scores tell nothing, or no threshold is that precise.
     """
-    if not 0 < precision < 1:
-        raise InputError(f"expected a precision within (0, 1), got {precision}")
+    if not 0 < precision <= 1:
+        raise InputError(f"expected a precision within (0, 1], got {precision}")
     scores, found, ids, photos = _flat(measured)
     is_trained = np.array(measured.is_trained, dtype=bool)
     num_classes = len(measured.names)
     probabilities, lines = np.zeros(len(scores)), []
-    for wanted, kind in ((True, "were trained on"), (False, "were not trained on")):
+    for wanted, kind in _KINDS.items():
         of_kind = is_trained[ids] == wanted
         if not found[of_kind].any():
-            raise InputError(f"expected boxes of names that {kind}, to calibrate their scores, none was found")
+            raise InputError(f"expected boxes of names that {kind}, to calibrate their scores, none of them was found")
         kept = of_kind & (found >= 0) & (scores >= (LEAST_SCORE if wanted else LEAST_OTHER_SCORE))
         options = dict(num_classes=num_classes, by_class=wanted)
         lines.append(fit_line(scores[kept], found[kept] > 0, ids[kept], **options))

@@ -55,7 +55,7 @@ def evaluate_config(config: DictConfig, weights: str = "") -> Mapping[str, Any]:
         InputError: the folder cannot be written to, weights or data set are not there or do not fit.
     """
     folder = f"{config.train.output_dir}/evaluation"
-    check_place(folder)
+    check_place(folder, is_folder=True)
     prepare_dataset(config)
     return _evaluate(config, folder, weights)[0]
 
@@ -137,7 +137,7 @@ def evaluate_on(
     }
     config.dataloader.test.dataset.names = LazyCall(register_coco_subsets)(**dataset)
     _score(config, output, iou_types, max_detections, least=LVIS_DETECTIONS if lvis else 0)
-    check_place(output)
+    check_place(output, is_folder=True)
     with registered(dataset):
         names = dict(vocabulary=vocabulary, negatives=negatives, learned=learned)
         results, classes, detector = _evaluate(

@@ -186,7 +186,7 @@ def few_shot(
     all_names, photos = read_examples(annotations, images)
     kept, (drawn_from, held) = usable_classes(all_names, [photos[1::2][:max_photos], photos[0::2][:max_photos]])
     names = [all_names[index] for index in kept]
-    check_place(output)
+    check_place(output, is_folder=True)
     file = Path(output) / RESULTS_FILE
     state = _read(file, _Results(predictor.fingerprint, names, [len(drawn_from), len(held)], []))
     # what is asked for, and what of it is missing

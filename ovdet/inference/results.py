@@ -22,7 +22,7 @@ from rich.progress import track
 
 from ovdet.data.read_ahead import read_ahead
 from ovdet.errors import InputError
-from ovdet.files import atomic_write, atomic_writer
+from ovdet.files import atomic_write, atomic_writer, check_place
 from ovdet.inference.detections import Detections
 from ovdet.inference.draw import draw_detections
 from ovdet.inference.media import Video
@@ -37,10 +37,10 @@ def check_output(folder: Path, input: str | None) -> None:
     """Refuse a folder that results cannot be written to, before there are any.
 
     Raises:
-        InputError: it is a file; or the folder of the images itself: the next run would take pictures for images.
+        InputError: as of `check_place`; or the folder of the images itself: the next run would take pictures for
+            images.
     """
-    if folder.exists() and not folder.is_dir():
-        raise InputError(f"expected --output to be a folder, {folder} is a file")
+    check_place(folder, is_folder=True)
     if input and folder.is_dir() and Path(input).is_dir() and folder.samefile(input):
         raise InputError(f"expected --output to be another folder than that of the photos, got {folder} for both")
 

@@ -76,7 +76,7 @@ def suggest_without_labels(
     Raises:
         InputError: photos or classes cannot be used, or the folder cannot be written to.
     """
-    check_place(output)
+    check_place(output, is_folder=True)
     predictor.check_detector(classes)
     every = dict(threshold=0.0, class_agnostic_iou=1.0, max_containment=1.0)
     best = []  # of each photo: K arrays, best first

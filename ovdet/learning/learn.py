@@ -5,6 +5,7 @@ Shape letters: G annotated boxes of a photo, K classes.
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -15,13 +16,13 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ovdet.class_embeddings import ClassEmbeddings, LearnedRows
-from ovdet.data.dataset import load_coco_subsets
+from ovdet.data.dataset import CocoSubsets, check_sizes, load_coco_subsets
 from ovdet.errors import InputError
 from ovdet.learning.examples import LabeledRegions, check_boxes, join_regions, labeled_regions
 from ovdet.learning.probe import BACKGROUND, IGNORED, fit_probe
 from ovdet.modeling.detector import OpenVocabRCNN
 from ovdet.modeling.fingerprint import detector_fingerprint
-from ovdet.text.class_names import normalize_class_name
+from ovdet.text.class_names import distinct_names, names_among, names_not_among, normalize_class_name, with_nearest
 from ovdet.text.vocabulary import Vocabulary
 
 _MANY = 5  # boxes, of one photo
@@ -86,19 +87,18 @@ def regions_of(
     track: Callable[[Sequence[AnnotatedPhoto]], Iterable[AnnotatedPhoto]] = iter,
 ) -> LabeledRegions:
     """Labeled regions of annotated photos; arguments and errors of `learn_classes`, `track` goes through them."""
+    if not photos:
+        raise InputError("expected photos to learn from, got none")
+    shown = {index for photo in photos for index in photo.class_ids.tolist()}
+    if without := [name for index, name in enumerate(names) if index not in shown]:
+        raise InputError(f"expected a box of each name to learn from, got none of {', '.join(without[:5])}")
     generator = torch.Generator().manual_seed(seed)
     most = max_background(len(photos))
-    parts, counts = [], torch.zeros(len(names), dtype=torch.long)
+    parts = []
     for photo in track(photos):
         inputs = prepare(photo.image)
         boxes = check_boxes(photo.boxes, inputs["height"], inputs["width"], told(photo.image))
         parts.append(labeled_regions(model, inputs, boxes, photo.class_ids, max_background=most, generator=generator))
-        counts += torch.bincount(photo.class_ids[photo.class_ids >= 0], minlength=len(names))
-    if not photos:
-        raise InputError("expected photos to learn from, got none")
-    without = [name for name, count in zip(names, counts.tolist(), strict=True) if not count]
-    if without:
-        raise InputError(f"expected a box of each name to learn from, got none of {', '.join(without[:5])}")
     return join_regions(parts)
 
 
@@ -205,25 +205,51 @@ def _around(regions: LabeledRegions) -> Tensor:
 def read_examples(
     annotations: str | Path, images: str | Path, names: Sequence[str] = ()
 ) -> tuple[list[str], list[AnnotatedPhoto]]:
-    """Names and AnnotatedPhotos of a COCO-format json; crowds are no examples, and no background.
+    """Names and AnnotatedPhotos of a COCO-format json; see `read_example_sets`."""
+    ((found, photos),) = read_example_sets([(annotations, images)], names)
+    return found, photos
+
+
+def read_example_sets(
+    sets: Sequence[tuple[str | Path, str | Path]], names: Sequence[str] = ()
+) -> list[tuple[list[str], list[AnnotatedPhoto]]]:
+    """Names and AnnotatedPhotos of COCO-format jsons; crowds are no examples, and no background.
 
     Args:
-        annotations: the json.
-        images: the folder that its photos' names are relative to.
-        names: the classes to learn, spelled as the json's or nearly so; none takes all that have a box.
+        sets: of each the json, and the folder that its photos' names are relative to.
+        names: the classes to learn, spelled as the jsons' or nearly so; a json gives examples of those that it has
+            boxes of, and is left out where it has none. No names take all that have a box.
 
     Raises:
-        InputError: as of `load_coco_subsets`, or the json has no such class.
+        InputError: as of `load_coco_subsets`, a photo of another size than its json says, names that read alike, a name
+            that no json has as a class, or none has a box of.
     """
-    data = load_coco_subsets(annotations, images)
+    names = Vocabulary(tuple(names)).names if names else ()
+    read = [load_coco_subsets(*files) for files in sets]
+    jsons = ", ".join(str(annotations) for annotations, _ in sets)
+    if odd := names_not_among(names, [name for data in read for name in data.thing_classes]):
+        classes = distinct_names(name for data in read for name in data.thing_classes)
+        told = f"{', '.join(classes[:8])}{', ...' if classes[8:] else ''}"
+        raise InputError(f"expected a class of {jsons} ({told}), got {with_nearest(odd[:1], classes)[0]}")
+    with_boxes = [_classes_with_boxes(data) for data in read]
+    if odd := names_not_among(names, [name for each in with_boxes for name in each]):
+        raise InputError(f"expected a box of each name to learn from in {jsons}, got none of {', '.join(odd[:5])}")
+    if bare := [annotations for (annotations, _), each in zip(sets, with_boxes, strict=True) if not (each or names)]:
+        raise InputError(f"expected boxes with an area to learn from in {bare[0]}, got none")
+    chosen = [names_among(names, each) if names else each for each in with_boxes]
+    return [(of, _annotated_photos(data, of)) for data, of in zip(read, chosen, strict=True) if of]
+
+
+def _classes_with_boxes(data: CocoSubsets) -> list[str]:
+    used = {each["category_id"] for record in data.dicts for each in record["annotations"] if not each["iscrowd"]}
+    return [data.thing_classes[index] for index in sorted(used)]
+
+
+def _annotated_photos(data: CocoSubsets, names: Sequence[str]) -> list[AnnotatedPhoto]:
+    """The photos of a json with boxes of some of its classes."""
+    check_sizes(data.dicts)
     known = {normalize_class_name(name): index for index, name in enumerate(data.thing_classes)}
-    if odd := [name for name in names if normalize_class_name(name) not in known]:
-        raise InputError(f"expected a class of {annotations} ({', '.join(data.thing_classes[:8])}), got {odd[0]!r}")
-    used = {each["category_id"] for record in data.dicts for each in record["annotations"]}
-    chosen = [known[normalize_class_name(name)] for name in names] or sorted(used)
-    if not chosen:
-        raise InputError(f"expected boxes with an area to learn from in {annotations}, got none")
-    place = {class_id: position for position, class_id in enumerate(chosen)}
+    place = {known[normalize_class_name(name)]: position for position, name in enumerate(names)}
     photos = []
     for record in data.dicts:
         boxes = torch.tensor([each["bbox"] for each in record["annotations"]]).reshape(-1, 4)
@@ -231,29 +257,37 @@ def read_examples(
         shown = [IGNORED if each["iscrowd"] else each["category_id"] for each in record["annotations"]]
         ids = torch.tensor([place.get(index, IGNORED) for index in shown], dtype=torch.long)
         photos.append(AnnotatedPhoto(record["file_name"], boxes, ids, record["image_id"]))
-    return [*names] or [data.thing_classes[index] for index in chosen], photos
+    return photos
 
 
-def of_one_photo(names: Sequence[str], photos: Sequence[AnnotatedPhoto]) -> list[str]:
-    """A line for each class of which many boxes, but one photo, are there: on others it looks different."""
-    lines = []
-    for class_id, name in enumerate(names):
-        counts = [int((photo.class_ids == class_id).sum()) for photo in photos]
-        if sum(counts) >= _MANY and max(counts) == sum(counts):
-            lines.append(f"{name}: all {sum(counts)} boxes are of one photo, boxes of other photos teach more")
-    return lines
+def of_one_photo(sets: Sequence[tuple[Sequence[str], Sequence[AnnotatedPhoto]]]) -> list[str]:
+    """A line for each class of which many boxes, but one photo, are there: on others it looks different.
+
+    Args:
+        sets: see `read_example_sets`.
+    """
+    spelled = distinct_names(name for names, _ in sets for name in names)
+    counts: dict[str, list[int]] = {normalize_class_name(name): [] for name in spelled}
+    for names, photos in sets:
+        for photo in photos:
+            for name, number in Counter(names[index] for index in photo.class_ids.tolist() if index >= 0).items():
+                counts[normalize_class_name(name)].append(number)
+    of_one = [(name, found[0]) for name, found in zip(spelled, counts.values(), strict=True) if len(found) == 1]
+    told = "boxes are of one photo, boxes of other photos teach more"
+    return [f"{name}: all {number} {told}" for name, number in of_one if number >= _MANY]
 
 
 def read_negatives(annotations: str | Path, images: str | Path, names: Sequence[str]) -> list[AnnotatedPhoto]:
     """The photos of a COCO-format json that show none of the names, as background.
 
     Raises:
-        InputError: as of `load_coco_subsets`.
+        InputError: as of `load_coco_subsets`, or a photo of another size than the json says.
     """
     data = load_coco_subsets(annotations, images, filter_empty=False)
     asked = {normalize_class_name(name) for name in names}
     is_asked = [normalize_class_name(name) in asked for name in data.thing_classes]
     nothing = torch.zeros(0, 4), torch.zeros(0, dtype=torch.long)
+    check_sizes(data.dicts)
     records = [each for each in data.dicts if not any(is_asked[a["category_id"]] for a in each["annotations"])]
     return [AnnotatedPhoto(record["file_name"], *nothing) for record in records]
 

@@ -38,6 +38,12 @@ def names_among(names: Iterable[str], others: Iterable[str]) -> list[str]:
     return [name for name in names if normalize_class_name(name) in known]
 
 
+def names_not_among(names: Iterable[str], others: Iterable[str]) -> list[str]:
+    """The names that are the same as none of the others."""
+    known = {normalize_class_name(other) for other in others}
+    return [name for name in names if normalize_class_name(name) not in known]
+
+
 def distinct_names(names: Iterable[str]) -> list[str]:
     """The names without those that are the same as an earlier one."""
     first: dict[str, str] = {}

@@ -50,7 +50,7 @@ def test_scores_become_shares_and_the_threshold_is_precise_enough():
     [
         ({"is_trained": [True, True]}, 0.5, "were not trained on"),
         ({"is_trained": [False, False]}, 0.5, "were trained on"),
-        ({}, 1.0, "within (0, 1)"),
+        ({}, 1.01, "within (0, 1]"),
     ],
 )
 def test_what_cannot_be_calibrated_is_refused(change, precision, expected):
@@ -82,8 +82,9 @@ def photo_set(tmp_path):
     images = [{"id": n, "file_name": f"{n}.png", "width": 320, "height": 240} for n in range(2)]
     categories = [{"id": n, "name": name} for n, name in enumerate(NAMES)]
     cat = {"id": 1, "image_id": 0, "category_id": 2, "bbox": [60, 20, 200, 200], "iscrowd": 0, "area": 40000}
+    chair = {**cat, "id": 2, "image_id": 1, "category_id": 0}
     file = tmp_path / "set.json"
-    file.write_text(json.dumps({"images": images, "categories": categories, "annotations": [cat]}))
+    file.write_text(json.dumps({"images": images, "categories": categories, "annotations": [cat, chair]}))
     return file, folder
 
 
@@ -103,39 +104,57 @@ def test_bad_input_is_one_line(ovdet, tmp_path, words, expected):
 
 
 def test_what_is_measured(tiny_files, tmp_path):
-    """All that a detector finds of all names, with their places among the names of the sets before."""
+    """All that a detector finds of all names of a set, with their places among the names of all sets."""
     _, config, _, weights = tiny_files.arguments
     predictor = OpenVocabPredictor.from_config(config, weights, overrides=tiny_files.overrides)
     rows = torch.randn(2, 384)  # of any text encoder
-    predictor.embed = lambda names: ClassEmbeddings.of(rows, names, [True, False])
+    predictor.embed = lambda names: ClassEmbeddings.of(rows, names, [name == "Red_Circle" for name in names])
     Image.new("RGB", (64, 48), "red").save(tmp_path / "a.png")
     Image.new("RGB", (48, 64), "blue").save(tmp_path / "b.png")
     images = [{"id": n, "file_name": f"{name}.png", "width": 64, "height": 48} for n, name in enumerate("ab")]
     images[1].update(width=48, height=64)
-    categories = [{"id": 5, "name": "Red_Circle"}, {"id": 9, "name": "wheel"}]
     box = {"id": 1, "image_id": 1, "category_id": 9, "bbox": [2, 3, 20, 20], "iscrowd": 0, "area": 400}
-    file = tmp_path / "set.json"
-    file.write_text(json.dumps({"images": images, "categories": categories, "annotations": [box]}))
-    into = Measured(["lynx", "wheel"], [False, False])
-    calibrate.measure(predictor, file, tmp_path, into)
+
+    def read(names, annotations):
+        categories = [{"id": number, "name": name} for number, name in names.items()]
+        file = tmp_path / "set.json"
+        file.write_text(json.dumps({"images": images, "categories": categories, "annotations": annotations}))
+        return calibrate.read_set(file, tmp_path)
+
+    first, second = read({3: "lynx", 9: "wheel"}, []), read({5: "Red_Circle", 9: "wheel"}, [box])
+    trained = read({5: "Red_Circle", 9: "wheel"}, [{**box, "category_id": 5}])
+    into = calibrate.measure(predictor, [first, second, trained])
     assert into.names == ["lynx", "wheel", "red circle"] and into.is_trained == [False, False, True]
-    assert [[each["category_id"] for each in photo.truth] for photo in into.photos] == [[], [1]]
-    for photo, size in zip(into.photos, ((64, 48), (48, 64)), strict=True):
+    assert [[each["category_id"] for each in photo.truth] for photo in into.photos] == [[], [], [], [1], [], [2]]
+    for photo, size in zip(into.photos, ((64, 48), (48, 64)) * 3, strict=True):
         assert len(photo.boxes) == len(photo.scores) == len(photo.class_ids) > 0
-        assert set(photo.class_ids.tolist()) <= {1, 2} and (photo.boxes.amax(0)[2:] <= torch.tensor(size) + 1e-3).all()
+        assert (photo.boxes.amax(0)[2:] <= torch.tensor(size) + 1e-3).all()
+    assert set(into.photos[0].class_ids.tolist()) <= {0, 1} and set(into.photos[2].class_ids.tolist()) <= {1, 2}
     everything = dict(threshold=0, class_agnostic_iou=1, max_containment=1)
     raw = predictor(tmp_path / "a.png", classes=predictor.embed(["red circle", "wheel"]), **everything)
-    np.testing.assert_allclose(np.sort(into.photos[0].scores), np.sort(raw.scores), atol=1e-5)
+    np.testing.assert_allclose(np.sort(into.photos[2].scores), np.sort(raw.scores), atol=1e-5)
+    # what is known before a photo is looked at
+    predictor.embed_photo = lambda _: pytest.fail("looked at a photo")
+    for sets, message in (
+        ([first, second], "boxes of names that were trained on among all sets"),
+        ([first, trained], "boxes of names that were not trained on among all sets"),
+        (
+            [read({5: "Red_Circle", 9: "wheel"}, [box, {**box, "id": 2, "category_id": 5, "iscrowd": 1}])],
+            "were trained",
+        ),
+    ):
+        with pytest.raises(InputError, match=message):
+            calibrate.measure(predictor, sets)
     predictor.embed = lambda names: ClassEmbeddings.of(rows, names)
     with pytest.raises(InputError, match="says which names it was trained on, this one does not"):
-        calibrate.measure(predictor, file, tmp_path, Measured())
+        calibrate.measure(predictor, [second])
 
 
 def test_the_command_writes_a_folder_and_says_its_figures(ovdet, tmp_path, monkeypatch):
     """Of figures that stand for what is measured; the folder has them in its config."""
     asked = []
-    monkeypatch.setattr(calibrate, "measure", lambda predictor, *given: asked.append(given[:2]))
-    monkeypatch.setattr(calibrate, "Measured", measured)
+    monkeypatch.setattr(calibrate, "read_set", lambda *given: given)
+    monkeypatch.setattr(calibrate, "measure", lambda predictor, sets: asked.extend(sets) or measured())
     words = ["--model", "ovdet-lite-base48", "--set", "a=b.json=photos", "--set", "c.json=more"]
     code, out, err = ovdet("calibrate", *words, "--output", tmp_path / "out", "--precision", "0.6", "--json")
     assert code == 0, err
@@ -151,17 +170,16 @@ def test_the_command_writes_a_folder_and_says_its_figures(ovdet, tmp_path, monke
 @pytest.mark.slow
 def test_a_calibrated_folder_finds_the_same_with_other_scores(ovdet, photo_set, tmp_path, monkeypatch):
     file, folder = photo_set
-    before, into = OpenVocabPredictor.from_pretrained("ovdet-lite-base48", device="cpu"), Measured(["lynx"], [False])
-    calibrate.measure(before, file, folder, into)
-    assert into.names == ["lynx", "chair", "bottle", "tabby cat"] and into.is_trained == [False, True, True, False]
+    before = OpenVocabPredictor.from_pretrained("ovdet-lite-base48", device="cpu")
+    into = calibrate.measure(before, [calibrate.read_set(file, folder)])
+    assert into.names == ["chair", "bottle", "tabby cat"] and into.is_trained == [True, True, False]
     everything = dict(threshold=0, class_agnostic_iou=1, max_containment=1)
     raw = before(str(folder / "0.png"), names=NAMES, **everything)
     np.testing.assert_allclose(into.photos[0].scores, raw.scores, atol=1e-5)
     assert [into.names[index] for index in into.photos[0].class_ids] == list(raw.labels)
-    assert into.photos[0].truth[0]["category_id"] == 3 and not into.photos[1].truth
+    assert into.photos[0].truth[0]["category_id"] == 2 and len(into.photos[1].truth) == 1
     # a folder that other photos calibrated
-    monkeypatch.setattr(calibrate, "measure", lambda *_: None)
-    monkeypatch.setattr(calibrate, "Measured", measured)
+    monkeypatch.setattr(calibrate, "measure", lambda *_: measured())
     words = ["--model", "ovdet-lite-base48", "--set", f"{file}={folder}"]
     code, out, err = ovdet("calibrate", *words, "--output", tmp_path / "out", "--json")
     assert code == 0, err

@@ -201,6 +201,7 @@ def test_missing_leaves_out_what_has_a_box(label, photos, tmp_path):
         (lambda own: {**own, "images": [{**own["images"][0], "file_name": "gone.png"}]}, (), "gone.png"),
         (lambda own: {**own, "images": [{**own["images"][0], "file_name": "../0.png"}]}, (), "below"),
         (lambda own: {"images": []}, (), "COCO-format json"),
+        (lambda own: {**own, "images": [{**own["images"][0], "width": 160}]}, (), "0.png to be 160 x 60 pixels as its"),
     ],
 )
 def test_a_json_that_does_not_fit_is_refused(label, photos, tmp_path, change, more, expected):

@@ -3,16 +3,19 @@
 from __future__ import annotations
 
 import json
+from functools import partial
 
 import pytest
 import torch
 
 from ovdet.errors import InputError
 from ovdet.hub.find import find_model, open_config
+from ovdet.inference import calibrate
 from ovdet.inference.predictor import OpenVocabPredictor
 from ovdet.learning.examples import LabeledRegions, join_regions
 from ovdet.learning.expert import ShownNames, fit_rows, joined_experts
-from ovdet.learning.probe import BACKGROUND, fit_probe
+from ovdet.learning.learn import read_example_sets, read_examples, read_negatives
+from ovdet.learning.probe import BACKGROUND, IGNORED, fit_probe
 from ovdet.modeling.linear_expert import LinearExpert
 
 
@@ -127,6 +130,76 @@ def shares_on_stripes(predictor, striped) -> float:
 def predictor_of(folder) -> OpenVocabPredictor:
     config_file, weights = find_model(str(folder))
     return OpenVocabPredictor.of(open_config(config_file, ["train.device=cpu"]), weights)
+
+
+@pytest.fixture
+def two_sets(striped, tmp_path):
+    """The striped photos as two data sets of the same names: the first has boxes of one of them, the second crowds of
+    that and five boxes of another, on one photo."""
+    content = json.loads((striped / "my.json").read_text())
+    content["categories"].append({"id": 3, "name": "kerb"})
+    (tmp_path / "a.json").write_text(json.dumps(content))
+    (first, *_), crowds = content["annotations"], [{**each, "iscrowd": 1} for each in content["annotations"]]
+    wheels = [{**first, "id": 90 + number, "category_id": 2} for number in range(5)]
+    (tmp_path / "b.json").write_text(json.dumps({**content, "annotations": crowds + wheels}))
+    return [(tmp_path / f"{name}.json", striped) for name in "ab"]
+
+
+def test_a_name_is_learned_from_the_sets_that_have_boxes_of_it(two_sets):
+    """Crowds are no examples: a set with nothing else of a name has none of it."""
+    (names, photos), (others, more) = read_example_sets(two_sets)
+    assert names == ["zebra crossing"] and others == ["wheel"] and len(photos) == 6
+    assert sum(photo.class_ids.tolist().count(0) for photo in more) == 5
+    assert sum(photo.class_ids.tolist().count(IGNORED) for photo in more) == 6  # the crowds
+    ((names, again),) = read_example_sets(two_sets, ["Zebra_Crossing"])
+    assert names == ["Zebra_Crossing"] and [each.image for each in again] == [each.image for each in photos]
+    both = read_example_sets(two_sets, ["wheel", "zebra crossing"])
+    assert [names for names, _ in both] == [["zebra crossing"], ["wheel"]]
+    for asked, message in (
+        (
+            ["wheels"],
+            r"a class of .*a.json, .*b.json \(zebra crossing, wheel, kerb\), got 'wheels' \(near it: 'wheel'\)",
+        ),
+        (["zebra crossing", "kerb"], "a box of each name to learn from in .*, got none of kerb"),
+        (["wheel", "Wheel."], "read alike"),
+    ):
+        with pytest.raises(InputError, match=message):
+            read_example_sets(two_sets, asked)
+
+
+def test_photos_of_another_size_than_their_json_says_are_refused(two_sets, striped):
+    """Whoever made the photos smaller has boxes that lie elsewhere."""
+    content = json.loads(two_sets[0][0].read_text())
+    content["images"][3]["width"] *= 2
+    two_sets[0][0].write_text(json.dumps(content))
+    width = content["images"][3]["width"]
+    told = f"3.png to be {width} x [0-9]+ pixels as its json says, it is {width // 2} x "
+    for read in (read_examples, partial(read_negatives, names=[]), calibrate.read_set):
+        with pytest.raises(InputError, match=told):
+            read(*two_sets[0])
+
+
+def test_boxes_of_one_photo_are_told_for_a_folder_too(tiny_files, run_tool, two_sets, card, tmp_path):
+    detector = [*tiny_files.arguments, *tiny_files.overrides]
+    words = [word for file, folder in two_sets for word in ("--set", f"{file}={folder}")]
+    code, told, error = run_tool("learn.py", *words, "--card", card, "--output", tmp_path / "mine", *detector)
+    assert code == 0 and "2 learned from 12 photos" in told
+    assert error.count("boxes are of one photo") == error.count("wheel: all 5 boxes are of one photo") == 1
+
+
+def test_a_folder_of_something_else_is_refused_before_anything_is_learned(
+    tiny_files, ovdet, two_sets, card, tmp_path, monkeypatch
+):
+    monkeypatch.setattr("ovdet.learning.expert.learn_expert", lambda *_, **__: pytest.fail("learned"))
+    monkeypatch.setattr("ovdet.inference.calibrate.measure", lambda *_: pytest.fail("measured"))
+    (tmp_path / "mine").mkdir()
+    (tmp_path / "mine/README.md").write_text("# something else\n")
+    (tmp_path / "notes").write_text("mine too")
+    words = ["--set", "=".join(map(str, two_sets[0])), "--card", card, *tiny_files.arguments, *tiny_files.overrides]
+    for command in ("learn", "calibrate"):
+        for place, message in ((tmp_path / "mine", "README.md of its own"), (tmp_path / "notes", "is a file")):
+            code, _, error = ovdet(command, *words, "--output", place)
+            assert code == 2 and message in error, error
 
 
 @pytest.mark.parametrize(
