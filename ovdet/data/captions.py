@@ -5,6 +5,7 @@ Shape letters: W words of one caption, D embedding width.
 
 from __future__ import annotations
 
+import logging
 import re
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
@@ -13,9 +14,12 @@ import msgspec
 import torch
 from torch import Tensor
 
+from ovdet.data.coco import listed
 from ovdet.errors import InputError
 from ovdet.text.class_names import normalize_class_name
 from ovdet.typed import decoded
+
+logger = logging.getLogger(__name__)
 
 _LONGEST = 200  # characters of a sentence that are read
 _WORD = re.compile(r"[^\W\d_]+(?:['-][^\W\d_]+)*")
@@ -77,6 +81,24 @@ def content_words(caption: str) -> list[str]:
     return list(dict.fromkeys(word for word in words if word not in _NO_THINGS))
 
 
+def check_captions(described: Sequence[str], image_ids: Sequence[int | str]) -> None:
+    """Refuse captions of other images, with which an objective would learn nothing.
+
+    Args:
+        described: the ids, as text, of images that have a caption.
+        image_ids: of the training set.
+
+    Raises:
+        InputError: none of these has a caption.
+    """
+    known = set(described)
+    number = sum(str(each) in known for each in image_ids)
+    if not number:
+        there, ids = listed(image_ids), listed(described)
+        raise InputError(f"expected captions of the training set's images ({there}), got some of {ids} alone")
+    logger.info("captions of %d of the %d photos", number, len(image_ids))
+
+
 class CaptionWords:
     """A caption of an image, drawn at random, as the embeddings of its words; all are embedded beforehand."""
 
@@ -100,6 +122,10 @@ class CaptionWords:
             key: [torch.tensor([rows[word] for word in caption], dtype=torch.int64) for caption in several]
             for key, several in by_image.items()
         }
+
+    def check(self, image_ids: Sequence[int | str]) -> None:
+        """See check_captions."""
+        check_captions([key for key, several in self._rows.items() if any(map(len, several))], image_ids)
 
     def __call__(self, image_id: int | str) -> Tensor:
         """(W, D) float32 of one of the image's captions; W = 0 where it has none."""
@@ -129,6 +155,10 @@ class CaptionSentences:
             raise InputError(f"expected captions with words, got none in {len(given)} images' captions")
         self._embeddings = embed_texts(sentences)
         self._rows = {sentence: row for row, sentence in enumerate(sentences)}
+
+    def check(self, image_ids: Sequence[int | str]) -> None:
+        """See check_captions."""
+        check_captions([key for key, several in self._captions.items() if several], image_ids)
 
     def __call__(self, image_id: int | str) -> tuple[str, Tensor]:
         """One of the image's captions, in lower case without a final dot, and (D,) float32; "" where it has none."""

@@ -99,7 +99,7 @@ def build_train_loader(
 
     Raises:
         InputError: annotations, names or stored regions of novel classes would reach training, the store is of another
-            space, or the batch cannot be shared out among the GPUs.
+            space, proposals or captions are of other photos, or the batch cannot be shared out among the GPUs.
     """
     node = config.dataloader.train
     batch, processes = node.total_batch_size, comm.get_world_size()
@@ -113,8 +113,9 @@ def build_train_loader(
     store, proposals = options["mapper"].region_store, options["mapper"].proposals
     source = proposals if store is None else store
     report = report_leaks(config, dicts, metadata, None if source is None else source.header, first)
-    if proposals is not None:
-        proposals.check([record["image_id"] for record in dicts])
+    for part in (proposals, *(getattr(options["mapper"], key) for key in _OF_MAPPER.values())):
+        if part is not None:
+            part.check([record["image_id"] for record in dicts])
     if store is not None:
         known = {key: value for key, value in space.items() if value}
         store.check(**known, images=dicts)

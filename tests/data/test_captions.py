@@ -1,6 +1,7 @@
 """Captions as words: which words count, both kinds of json, and what is no such json."""
 
 import json
+import logging
 
 import pytest
 import torch
@@ -58,6 +59,18 @@ def test_a_caption_of_an_image_as_rows():
     assert all(words(other).shape == (0, 2) for other in (2, 3, 99))
     with pytest.raises(InputError, match="captions with words, got none in 1 images"):
         CaptionWords({"1": ["It is."]}, embed)
+
+
+@pytest.mark.parametrize("kind", [CaptionWords, CaptionSentences])
+def test_captions_of_other_images_are_refused(kind, caplog, monkeypatch):
+    read = kind({"1": ["a dog"], "2": ["."], "coco/3": ["a cat"]}, embed)
+    monkeypatch.setattr(logging.getLogger("ovdet"), "propagate", True)  # a command run here before turns it off
+    with caplog.at_level(logging.INFO):
+        read.check([1, 2, 7])
+    assert "captions of 1 of the 3 photos" in caplog.text
+    for others in ([2], [3], []):
+        with pytest.raises(InputError, match="captions of the training set's images .*, got some of .*1"):
+            read.check(others)
 
 
 def test_a_caption_of_an_image_as_a_sentence():
