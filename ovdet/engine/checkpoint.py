@@ -71,6 +71,8 @@ def read_checkpoint(path: str) -> dict[str, Any]:
         raise InputError(f"expected a checkpoint with named tensors, {path} holds a {type(content).__name__}")
     if "model" not in content:
         content = {"model": content}
+    if not isinstance(content["model"], dict) or not all(isinstance(key, str) for key in content["model"]):
+        raise InputError(f"expected a checkpoint with named tensors, {path} holds others")
     content.setdefault(HEADER, {})
     plain = {key: content[key] for key in _Plain.__struct_fields__ if key in content}
     checked(plain, _Plain, "a checkpoint", path)
@@ -285,8 +287,9 @@ class SafeCheckpointer(DetectionCheckpointer):
         return content
 
     def _load_model(self, checkpoint: dict[str, Any]) -> Any:
-        weights = checkpoint["model"]
-        checkpoint["model"] = {key: value for key, value in weights.items() if key.startswith(self._parts)}
+        named = checkpoint["model"].items()
+        weights = {key: value for key, value in named if key.startswith(self._parts) and hasattr(value, "shape")}
+        checkpoint["model"] = weights
         incompatible = super()._load_model(checkpoint)
         if incompatible.incorrect_shapes:
             key, actual, expected = incompatible.incorrect_shapes[0]
@@ -294,6 +297,8 @@ class SafeCheckpointer(DetectionCheckpointer):
         missing = [key for key in incompatible.missing_keys if key.startswith(self._parts)]
         if missing and self._complete:
             raise InputError(f"expected a checkpoint of this model, it lacks {missing[0]} (+{len(missing) - 1} more)")
+        if missing and len(missing) == len(self.model.state_dict()):
+            raise InputError(f"expected a checkpoint of this model or of parts of it, it has nothing like {missing[0]}")
         return incompatible
 
 

@@ -92,6 +92,13 @@ def test_to_begin_with_part_of_the_weights_is_enough(tmp_path):
     assert torch.equal(model.weight, torch.ones(2, 3))
 
 
+def test_to_begin_with_weights_of_something_else_is_refused(tmp_path):
+    torch.save({"state_dict": {"0.weight": torch.zeros(2, 3)}, "fc.weight": torch.zeros(2, 3)}, tmp_path / "other.pth")
+    model = nn.Sequential(nn.Linear(3, 2))
+    with pytest.raises(InputError, match=r"this model or of parts of it, it has nothing like 0\.weight"):
+        SafeCheckpointer(model, "").resume_or_load(str(tmp_path / "other.pth"), resume=False)
+
+
 def test_safetensors(tmp_path):
     save_file({"weight": torch.ones(2, 3), "bias": torch.ones(2)}, tmp_path / "m.safetensors",
               metadata={"ovdet": '{"teacher": "conse"}'})  # fmt: skip
@@ -321,6 +328,10 @@ def test_a_checkpoint_of_something_else(tmp_path):
     torch.save([torch.zeros(1)], tmp_path / "m.pth")
     with pytest.raises(InputError, match=r"named tensors, .*m\.pth holds a list"):
         read_checkpoint(str(tmp_path / "m.pth"))
+    for odd in ({"model": [torch.zeros(1)]}, {3: torch.zeros(1)}):
+        torch.save(odd, tmp_path / "m.pth")
+        with pytest.raises(InputError, match=r"named tensors, .*m\.pth holds others"):
+            read_checkpoint(str(tmp_path / "m.pth"))
 
 
 def test_a_process_that_does_not_write_writes_nothing(tmp_path):
