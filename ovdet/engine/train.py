@@ -21,6 +21,7 @@ from omegaconf import DictConfig
 from torch import Tensor, nn
 
 from ovdet.class_embeddings import ClassEmbeddings
+from ovdet.data.coco import listed
 from ovdet.data.dataset import training_classes
 from ovdet.data.leakage import LeakReport, check_no_leak, find_leaks
 from ovdet.data.loader import build_resumable_loader
@@ -122,7 +123,18 @@ def build_train_loader(
     build = locate(node._target_) if isinstance(node._target_, str) else node._target_
     build = build_resumable_loader if build is build_detection_train_loader else build  # of configs from before 0.2
     logger.info("training on %d photos, %d base classes", len(dicts), len(metadata.thing_classes))
+    _tell_without_boxes(metadata)
     return build(dataset=dicts, seed=seed, start=first.step, **options), report
+
+
+def _tell_without_boxes(metadata: Any) -> None:
+    """A warning of a data set's names without a box, as a json's list of COCO's names may have: they are unlearned."""
+    counts = metadata.get("class_image_count") if metadata.get("mixture") is None else None
+    empty = [name for name, each in zip(metadata.thing_classes, counts or (), strict=False) if not each["image_count"]]
+    if 0 < len(empty) < len(metadata.thing_classes):
+        numbers = len(empty), len(metadata.thing_classes)
+        logger.warning("%d of the %d names have no box, so that all regions are what they are not; "
+                       "leave them out of the json: %s", *numbers, listed(empty))  # fmt: skip
 
 
 def report_leaks(
@@ -300,14 +312,14 @@ def _train(config: DictConfig, options: TrainOptions, resume: bool) -> Mapping[s
     test_name, results = instantiate(config.dataloader.test.dataset.names), {}
 
     def evaluate() -> Mapping[str, Any]:
-        results.update(do_test(config, model, classes_of(test_name, embed_names, names)))
+        results.update(do_test(config, model, classes_of(test_name, embed_names, header["training_classes"])))
         return results
 
     # first weights, hooks
     if not first.step:
         _load_first_weights(checkpointer, options)
     if 0 < options.show_period <= options.max_iter and comm.is_main_process():
-        test_classes = classes_of(test_name, embed_names, names)
+        test_classes = classes_of(test_name, embed_names, header["training_classes"])
         shown = photos_to_show(config, test_name, test_classes)
         trainer.register_hooks([ShowPhotos(model, shown, test_classes, options.show_period)])
     trainer.register_hooks([*_hooks(config, options, checkpointer, evaluate, seed), FrozenStatistics(frozen)])
@@ -341,11 +353,20 @@ def _first_weights(options: TrainOptions, resume: bool) -> InitialWeights:
 def _known_names(
     model: nn.Module, first: InitialWeights, names: Sequence[str], dataset_name: str
 ) -> dict[str, Sequence[str]]:
-    """Names for the header of checkpoints: those trained with boxes enough, and all of which a box was seen."""
-    trained = MetadataCatalog.get(dataset_name).get("well_known", names)  # of a mixture those with boxes enough
+    """Names for the header of checkpoints: those trained with boxes enough, and all that the weights may know."""
+    trained = names
     if not hasattr(model, "training_classes"):  # a closed-set classifier forgets; where names are embedded none is lost
-        trained = classes_of_both(first.training_classes, trained)
+        trained = classes_of_both(first.training_classes, _with_boxes(names, dataset_name))
     return {"training_classes": trained, "known_classes": classes_of_both(first.classes, names)}
+
+
+def _with_boxes(names: Sequence[str], dataset_name: str) -> Sequence[str]:
+    """The names of a data set that were trained: those of a split, else those with boxes; of a mixture with enough."""
+    metadata = MetadataCatalog.get(dataset_name)
+    counts, well_known = metadata.get("class_image_count"), metadata.get("well_known")
+    if well_known is not None or counts is None or metadata.get("base_classes"):
+        return names if well_known is None else well_known
+    return [name for name, each in zip(names, counts, strict=True) if each["image_count"]]
 
 
 def _batch_size(config: DictConfig) -> int:

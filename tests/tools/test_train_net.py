@@ -394,6 +394,31 @@ def test_training_without_a_split_is_refused_where_the_test_set_has_one(trained,
     assert not list(tmp_path.glob("*.pth"))
 
 
+def test_a_training_evaluates_with_the_names_that_its_checkpoint_calls_trained(
+    trained, run_tool, tmp_path, monkeypatch
+):
+    """As --eval-only does afterwards, for which the header alone says it."""
+    asked = []
+
+    def do_test(config, model, classes):
+        asked.append([name for name, base in zip(classes.names, classes.is_trained_class, strict=True) if base])
+        return {}
+
+    monkeypatch.setattr("ovdet.engine.train.do_test", do_test)
+    splits = [f"dataloader.{part}.dataset.names.split=null" for part in ("train", "test")]
+    code, _, err = run_tool(
+        "train_net.py", "--config-file", QUICK, *trained.overrides, f"train.output_dir={tmp_path}", "train.max_iter=1",
+        "dataset.name=without_split", *splits, "dataloader.test.dataset.names.subsets=[base]",
+    )  # fmt: skip
+    assert code == 0, err[-2000:]
+    header = torch.load(tmp_path / "model_final.pth", weights_only=True)["ovdet"]
+    content = json.loads((trained.output.parent / "data/instances_train.json").read_text())
+    boxed = {each["category_id"] for each in content["annotations"]}
+    expected = [each["name"] for each in content["categories"] if each["id"] in boxed]
+    assert 1 < len(expected) < len(content["categories"])
+    assert asked == [expected] == [header["training_classes"]]
+
+
 def test_training_on_photos_of_the_test_set_is_said(trained, run_tool, tmp_path):
     data = trained.output.parent / "data"
     code, out, err = run_tool(
