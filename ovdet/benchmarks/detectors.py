@@ -17,6 +17,7 @@ from ovdet.benchmarks.inference import propose_each, run_each, share_proposals, 
 from ovdet.benchmarks.random_inputs import random_classes, random_photo
 from ovdet.benchmarks.timing import Row, describe_device, time_in_turns
 from ovdet.benchmarks.train import build_closed_set
+from ovdet.class_embeddings import ClassEmbeddings
 from ovdet.device import half_type
 from ovdet.engine.config import load_config
 from ovdet.export.runtimes import OPENVINO
@@ -45,6 +46,8 @@ def run(
     large_peers: bool = True,
 ) -> list[Row]:
     """A row for each peer of ovdet-lite, in float32 and, where the device computes in it, in bfloat16.
+
+    On CUDA ovdet-lite as CUDA graphs too, the time of one photo in batches of several sizes.
 
     Args:
         rounds: timed runs of each; OWLv2, a hundred times as slow, runs once.
@@ -80,15 +83,38 @@ def run(
     if int8_file:
         exported = load_predictor(None, None, int8_file, runtime=OPENVINO, half=None)
         contenders["openvino int8"] = partial(run_each, exported.model, inputs, classes[80])
+    batches: dict[str, int] = {}
+    if torch.device(device).type == "cuda":
+        precisions = (False, True) if halves else (False,)
+        graphed = {
+            half: OpenVocabPredictor.from_pretrained(device=device, compile=True, half=half) for half in precisions
+        }
+        contenders |= batches_of({half: each.model for half, each in graphed.items()}, inputs[0], classes[80])
+        batches = {name: int(name.split()[-1]) for name in contenders if name.startswith("graphs")}
     for count, each in classes.items():
         contenders[f"detectron2 {count}"] = partial(run_each, _faster_rcnn(ours.model, count, device), inputs, each)
     contenders["torchvision"] = partial(_mobilenet(device), [photo.to(device) / 255])
     if yolox_file:
         contenders["YOLOX"] = yolox(yolox_file, inputs)
     seconds = time_in_turns(contenders, rounds=rounds, device=device)
+    seconds |= {name: [each / size for each in seconds[name]] for name, size in batches.items()}
     if large_peers:
         seconds["OWLv2"] = time_in_turns({"OWLv2": owl(device)}, rounds=1, device=device)["OWLv2"]
     return rows_of(seconds, describe_device(device))
+
+
+def batches_of(
+    models: Mapping[bool, nn.Module], photo: dict, classes: ClassEmbeddings, sizes: Sequence[int] = (1, 16, 64)
+) -> dict[str, Callable[[], object]]:
+    """A contender for each batch size of a photo, by models whose graphs it records: in half precision, or not."""
+    contenders = {}
+    for half, model in models.items():
+        for size in sizes:
+            contender = partial(model, [photo] * size, classes=classes)
+            contender()
+            contender()  # the second one's graph is recorded
+            contenders[f"graphs {'half ' if half else ''}{size}"] = contender
+    return contenders
 
 
 def rows_of(seconds: Mapping[str, list[float]], device: str) -> list[Row]:
@@ -122,6 +148,10 @@ def rows_of(seconds: Mapping[str, list[float]], device: str) -> list[Row]:
     ]
     if "openvino int8" in median and "YOLOX" in median:
         rows.append(row("80 names, OpenVINO, 8 bits", "openvino int8", "YOLOX-nano's network, onnxruntime", "YOLOX"))
+    for name in (name for name in median if name.startswith("graphs")):
+        precision = ", half precision" if "half" in name else ""
+        what = f"80 names, CUDA graphs{precision}, a photo in batches of {name.split()[-1]}"
+        rows.append(row(what, name, "ovdet-lite as it was, float32, one photo", "ours 80"))
     if "half" in median:
         rows.append(row("80 names, bfloat16", "half", "ovdet-lite, float32", "ours 80"))
         if "YOLOX" in median:

@@ -40,6 +40,11 @@ def add_device_argument(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--device", metavar="D", help="cpu, cuda, cuda:1, ... (default: a GPU where there is one)")
 
 
+def add_compile_argument(parser: argparse.ArgumentParser) -> None:
+    help = "on CUDA all of it as graphs, else torch.compile the backbone: slow to begin, then faster (little on CPUs)"
+    parser.add_argument("--compile", action="store_true", help=help)
+
+
 def add_half_argument(parser: argparse.ArgumentParser) -> None:
     help = "mixed precision: nearly the same detections (default: bfloat16 on CPUs where it is faster, measured once)"
     parser.add_argument("--half", action=argparse.BooleanOptionalAction, default=None, help=help)

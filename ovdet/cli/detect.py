@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 from ovdet.cli.arguments import (
     MODELS,
+    add_compile_argument,
     add_config_argument,
     add_device_argument,
     add_half_argument,
@@ -68,7 +69,7 @@ def add_predictor_arguments(parser: argparse.ArgumentParser) -> None:
     add_config_argument(parser, "of the detector, instead of --model")
     add("--weights", metavar="W", help="the config's checkpoint (default: its run's last), or an .onnx file alone")
     add("--teacher", metavar="T", help="teacher that embeds the names (default: the config's)")
-    add("--compile", action="store_true", help="torch.compile the backbone: takes a minute, then a little faster")
+    add_compile_argument(parser)
     add_half_argument(parser)
     add_int8_argument(parser)
     add_runtime_argument(parser)

@@ -13,6 +13,7 @@ import functools
 import json
 
 from ovdet.cli.arguments import (
+    add_compile_argument,
     add_data_arguments,
     add_detector_arguments,
     add_int8_argument,
@@ -54,7 +55,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     add("--masks", action="store_true", help="mask AP too (default: boxes only)")
     add("--max-detections", type=int, metavar="N", help="per image (default: the config's and the protocol's)")
-    add("--compile", action="store_true", help="torch.compile the backbone: takes a minute, then faster")
+    add_compile_argument(parser)
     add("--half", action="store_true", help="mixed precision: faster, AP may differ a little")
     add_int8_argument(parser)
     add_runtime_argument(parser)

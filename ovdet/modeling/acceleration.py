@@ -20,6 +20,8 @@ from ovdet.cache import cache_folder
 from ovdet.device import half_type
 from ovdet.errors import InputError, error_summary
 from ovdet.files import atomic_write
+from ovdet.modeling.cuda_graphs import CudaGraph, GraphedDetector
+from ovdet.modeling.fixed_shapes import why_not_fixed
 from ovdet.modeling.packed_layers import pack_layers, use_8_bits
 from ovdet.modeling.tracing import with_fixed_shapes
 
@@ -36,7 +38,9 @@ def speed_up(detector: nn.Module, *, compile: bool = False, half: bool | None = 
         detector: with its weights, in evaluation mode, on the device where it is to run. It is altered; its parameters
             and the keys of its state dict are not.
         compile: run backbone and pyramid through `torch.compile`. The first photo then takes a minute or more, and
-            detections are the same. Where there is no compiler, a line says so in the log and nothing changes.
+            detections are the same. Where there is no compiler, a line says so in the log and nothing changes. On
+            CUDA, where the detector allows it (see `why_not_fixed`), all of it as CUDA graphs instead, each recorded at
+            the second batch of its size.
         half: mixed precision: bfloat16, or float16 on GPUs without it; not on CPUs that compute neither (see
             half_type). Detections differ a little; scores are still computed in float32. None: on CPUs where it is
             faster, measured once.
@@ -52,23 +56,29 @@ def speed_up(detector: nn.Module, *, compile: bool = False, half: bool | None = 
     device = next(detector.parameters()).device
     if device.type == "cpu":
         pack_layers(detector)
-    if compile:
-        if not hasattr(detector, "backbone"):
-            raise InputError(f"expected a detector with a backbone to compile, got {type(detector).__name__}")
-        detector.backbone.forward = CompiledBackbone(detector.backbone)
+    as_graphs = compile and device.type == "cuda" and not why_not_fixed(detector)
+    if compile and not as_graphs:
+        _compile_backbone(detector)
     if half is None:
         half = device.type == "cpu" and is_bfloat16_faster()
     dtype = half_type(device) if half else None
     if int8 and not (device.type == "cpu" and are_8_bits_faster(dtype is not None) and use_8_bits(detector)):
         logger.warning("8 bits: no faster for this detector on this %s, going on without them", device.type)
-    if half:
-        if dtype is None:
-            logger.warning("half precision: this %s computes it slowly, going on in float32", device.type)
-        else:
-            for name in ("forward", "embed_images", "score_images"):  # other detectors have the first alone
-                if hasattr(detector, name):
-                    setattr(detector, name, torch.autocast(device.type, dtype)(getattr(detector, name)))
+    if half and dtype is None:
+        logger.warning("half precision: this %s computes it slowly, going on in float32", device.type)
+    if dtype is not None:
+        for name in ("forward", "embed_images", "score_images"):  # other detectors have the first alone
+            if hasattr(detector, name):
+                setattr(detector, name, torch.autocast(device.type, dtype)(getattr(detector, name)))
+    if as_graphs:
+        detector.forward = GraphedDetector(detector, record=CudaGraph(device), dtype=dtype)
     return detector
+
+
+def _compile_backbone(detector: nn.Module) -> None:
+    if not hasattr(detector, "backbone"):
+        raise InputError(f"expected a detector with a backbone to compile, got {type(detector).__name__}")
+    detector.backbone.forward = CompiledBackbone(detector.backbone)
 
 
 @cache

@@ -58,9 +58,9 @@ class BackgroundNames(KeepsOwnWeights):
         super()._load_from_state_dict(state_dict, prefix, *rest)
 
     def active_for(self, classes: ClassEmbeddings) -> Tensor:
-        """(O,) bool, see `active`; computed once for each ClassEmbeddings."""
+        """Indices into O of those that are `active`, computed once for each ClassEmbeddings."""
         if classes not in self._active:
-            self._active[classes] = self.active(classes.embeddings)
+            self._active[classes] = self.active(classes.embeddings).nonzero().squeeze(1)
         return self._active[classes]
 
     def active(self, class_embeddings: Tensor) -> Tensor:
@@ -79,7 +79,7 @@ class BackgroundNames(KeepsOwnWeights):
 
         Args:
             queries: (R, D), region embeddings over the temperature.
-            active: (O,) bool, see `active_for`.
+            active: indices, see `active_for`; in an exported graph (O,) bool, see `active`.
 
         Returns:
             (R,): of all active names together; for none of them far below all others.

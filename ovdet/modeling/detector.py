@@ -57,8 +57,8 @@ class OpenVocabRCNN(GeneralizedRCNN):
         return self
 
     def _lay_out(self) -> None:
-        self._memory_format = fast_memory_format(self.backbone, self.device)
-        self.backbone.to(memory_format=self._memory_format)
+        self.memory_format = fast_memory_format(self.backbone, self.device)
+        self.backbone.to(memory_format=self.memory_format)
 
     @property
     def has_masks(self) -> bool:
@@ -102,7 +102,7 @@ class OpenVocabRCNN(GeneralizedRCNN):
     def preprocess_image(self, batched_inputs: list[dict]) -> ImageList:
         """As detectron2's, in memory in the order in which the backbone is fast."""
         images = super().preprocess_image(batched_inputs)
-        images.tensor = images.tensor.contiguous(memory_format=self._memory_format)
+        images.tensor = images.tensor.contiguous(memory_format=self.memory_format)
         return images
 
     @torch.no_grad()

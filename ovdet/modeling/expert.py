@@ -8,7 +8,7 @@ its probability, elsewhere the least that it reports, so that what it does not s
 found on its boxes. The linear expert is in modeling/linear_expert.py.
 
 Shape letters: R regions of one image, M of them the expert's own, C its classes, J rows that mean one of them, S and Q
-rows of ClassEmbeddings, D embedding width, B bins of a distance.
+rows of ClassEmbeddings, D embedding width, B bins of a distance, N images, A locations of each.
 """
 
 from __future__ import annotations
@@ -26,6 +26,7 @@ from ovdet.errors import InputError
 from ovdet.initialization import KeepsOwnWeights
 from ovdet.modeling.centernet import grid_locations, logit_of_log
 from ovdet.modeling.nms import apart, at_least_one, clip
+from ovdet.modeling.topk import take
 from ovdet.packable import packable
 
 BINS = 8  # a side's distance from 0 to 7 strides, as a distribution (Generalized Focal Loss, arXiv:2006.04388)
@@ -215,19 +216,32 @@ class ClosedSetExpert(Expert):
         Returns:
             (M, 4) XYXY, M >= 1, and the log-probabilities of its classes (M, C).
         """
-        boxes, logits = [], []
-        for head, x, stride in zip(self.heads, maps, self.strides, strict=True):
-            outputs = head(x)[0].float().flatten(1).t()  # (locations, C + 4 B)
-            of_classes, bins = outputs.split([len(self.names), 4 * BINS], 1)
-            best, index = of_classes.amax(1).topk(torch.sym_min(outputs.shape[0], self.pre_nms_topk))
-            distances = bins[index].unflatten(1, (4, BINS)).softmax(2) @ torch.arange(BINS).to(bins)  # (n, 4)
-            center = grid_locations(x.shape[2], x.shape[3], stride, x.device)[index] - stride // 2  # NanoDet's corner
-            boxes.append(torch.cat([center - distances[:, :2] * stride, center + distances[:, 2:] * stride], 1))
-            logits.append(of_classes[index])
-        boxes, log_probabilities = clip(torch.cat(boxes), size), nn.functional.logsigmoid(torch.cat(logits))
+        boxes, log_probabilities = (each[0] for each in self.locate(maps))
+        boxes = clip(boxes, size)
         best, classes = log_probabilities.max(1)
         least = torch.full_like(best[:1], self.score_threshold).log()
         index = (best >= torch.minimum(least, best.amax(0))).nonzero().squeeze(1)  # one at least
         keep = nms(apart(boxes[index], classes[index]), best[index], self.nms_threshold)
         index = index[at_least_one(keep[: self.post_nms_topk])]
         return boxes[index], log_probabilities[index]
+
+    def locate(self, maps: Sequence[Tensor]) -> tuple[Tensor, Tensor]:
+        """The boxes of the most probable locations of each map, before NMS.
+
+        Args:
+            maps: (N, channels, H / stride, W / stride), of `in_features`.
+
+        Returns:
+            (N, A, 4) XYXY, which may leave the images, and the log-probabilities of its classes (N, A, C).
+        """
+        boxes, logits = [], []
+        for head, x, stride in zip(self.heads, maps, self.strides, strict=True):
+            outputs = head(x).float().flatten(2).transpose(1, 2)  # (N, locations, C + 4 B)
+            of_classes, bins = outputs.split([len(self.names), 4 * BINS], 2)
+            index = of_classes.amax(2).topk(torch.sym_min(outputs.shape[1], self.pre_nms_topk)).indices  # (N, n)
+            steps = torch.arange(BINS, device=x.device, dtype=bins.dtype)
+            distances = take(bins, index).unflatten(2, (4, BINS)).softmax(3) @ steps * stride  # (N, n, 4)
+            center = grid_locations(x.shape[2], x.shape[3], stride, x.device)[index] - stride // 2  # NanoDet's corner
+            boxes.append(torch.cat([center - distances[..., :2], center + distances[..., 2:]], 2))
+            logits.append(take(of_classes, index))
+        return torch.cat(boxes, 1), nn.functional.logsigmoid(torch.cat(logits, 1))

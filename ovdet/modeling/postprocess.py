@@ -18,7 +18,7 @@ from detectron2.structures import Boxes, Instances, pairwise_ioa
 from torch import Tensor
 from torchvision.ops import box_iou
 
-from ovdet.modeling.nms import few_candidates, nms_class_agnostic, nms_per_class
+from ovdet.modeling.nms import few_candidates, nms_class_agnostic, nms_per_class, pairwise_iou
 from ovdet.modeling.soft_nms import SoftNMS
 from ovdet.modeling.topk import Candidates, topk_of_matrix
 
@@ -34,17 +34,17 @@ def soft_nms_scores(boxes: Tensor, scores: Tensor, classes: Tensor, sigma: float
     score * exp(-IoU^2 / sigma).
 
     Args:
-        boxes: (C, 4) XYXY.
-        scores: (C,), descending.
-        classes: (C,).
+        boxes: (..., C, 4) XYXY.
+        scores: (..., C), descending.
+        classes: (..., C).
         sigma: positive; 0.5 in that paper.
 
     Returns:
-        (C,), in the same order.
+        (..., C), in the same order.
     """
-    same_class = classes[:, None] == classes
-    overlaps = (box_iou(boxes, boxes).nan_to_num() * same_class).tril(-1)  # 0 / 0 of boxes without area
-    largest = F.pad(overlaps, (1, 0)).amax(1)  # the padding is for C = 0
+    same_class = classes[..., :, None] == classes[..., None, :]
+    overlaps = (pairwise_iou(boxes).nan_to_num() * same_class).tril(-1)  # 0 / 0 of boxes without area
+    largest = F.pad(overlaps, (1, 0)).amax(-1)  # the padding is for C = 0
     return scores * (-(largest**2) / sigma).exp()
 
 

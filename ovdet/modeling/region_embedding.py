@@ -114,8 +114,12 @@ def refine(
 
 
 def pool(heads: OpenVocabROIHeads, features: Mapping[str, Tensor], proposals: list[Instances]) -> Tensor:
-    """Each proposal's part of the pyramid, (R, C, P, P)."""
-    return heads.box_pooler([features[f] for f in heads.box_in_features], [x.proposal_boxes for x in proposals])
+    """Each proposal's part of the pyramid, (R, C, P, P).
+
+    In float32: detectron2 takes boxes to the maps' type, and bfloat16 knows no pixels but every fourth beyond 512.
+    """
+    maps = [features[name].float() for name in heads.box_in_features]
+    return heads.box_pooler(maps, [x.proposal_boxes for x in proposals])
 
 
 def look_at_regions(

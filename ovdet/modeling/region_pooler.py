@@ -23,7 +23,7 @@ from ovdet.packable import packable
 
 @packable
 class RegionPooler(ROIPooler):
-    """detectron2's ROIPooler with ROIAlignV2: the same to rounding on CPUs, that itself elsewhere."""
+    """detectron2's ROIPooler with ROIAlignV2, the same to rounding, by other ways on CPUs and at test time."""
 
     def __init__(
         self,
@@ -59,7 +59,9 @@ class RegionPooler(ROIPooler):
             (R, C, P, P) float32, channels last in memory.
         """
         if x[0].device.type != "cpu":
-            return super().forward(x, box_lists)
+            if torch.is_grad_enabled():
+                return super().forward([level.float() for level in x], box_lists)
+            return pool_every_level(self, x, [boxes.tensor for boxes in box_lists])
         bins, size, channels = self.output_size[0], 4 * self.sampling_ratio**2, x[0].shape[1]
         pixels = torch.cat([level.permute(0, 2, 3, 1).reshape(-1, channels) for level in x]).float()  # (Q, C)
         with torch.no_grad():  # as ROIAlign: boxes learn nothing through it
@@ -109,3 +111,29 @@ class RegionPooler(ROIPooler):
         pixels = torch.stack([before, after], dim=-1).long()
         weights = torch.stack([1 - (at - before), at - before], dim=-1) * (inside / samples)[..., None]
         return pixels.view(-1, bins, 2 * samples), weights.view(-1, bins, 2 * samples)
+
+
+def pool_every_level(pooler: ROIPooler, maps: Sequence[Tensor], boxes: Sequence[Tensor]) -> Tensor:
+    """What detectron2's pooler gives, without asking which boxes are of which level, for GPUs.
+
+    Each level pools all boxes, those of other levels as boxes without area, and each box keeps what its level gave.
+
+    Args:
+        pooler: of which this takes the levels.
+        maps: L maps (N, C, H, W); pooled in float32, as float16 and bfloat16 round boxes to whole pixels.
+        boxes: of each image (Ri, 4) XYXY, pixels of the network's input.
+
+    Returns:
+        (R, C, P, P) float32.
+    """
+    rois = torch.cat([F.pad(each, (1, 0), value=index) for index, each in enumerate(boxes)]).float()  # (R, 5)
+    if len(maps) == 1:
+        return pooler.level_poolers[0](maps[0].float(), rois)
+    rule = pooler.min_level, pooler.max_level, pooler.canonical_box_size, pooler.canonical_level
+    levels = assign_boxes_to_levels([Boxes(each) for each in boxes], *rule).clamp(0, len(maps) - 1)
+    pooled = None
+    for number, (level_pooler, level) in enumerate(zip(pooler.level_poolers, maps, strict=True)):
+        is_here = (levels == number)[:, None]
+        found = level_pooler(level.float(), torch.where(is_here, rois, 0))
+        pooled = found if pooled is None else torch.where(is_here[:, :, None, None], found, pooled)
+    return pooled

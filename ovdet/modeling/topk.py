@@ -1,6 +1,6 @@
 """The best entries of a large matrix of scores above a threshold, exactly, without sorting it.
 
-Shape letters: R regions of one image, K classes, C candidates.
+Shape letters: R regions of one image, K classes, C candidates; N images, A entries of each, E numbers of an entry.
 """
 
 from __future__ import annotations
@@ -66,3 +66,8 @@ def log_threshold(threshold: float) -> float:
 def just_above(like: Tensor, threshold: float) -> Tensor:
     """0-dim, the lowest number above the threshold."""
     return torch.nextafter(like.new_tensor(threshold), like.new_tensor(torch.inf))
+
+
+def take(parts: Tensor, index: Tensor) -> Tensor:
+    """(N, A, E), indices into A (N, C) -> (N, C, E)."""
+    return parts.gather(1, index[:, :, None].expand(-1, -1, parts.shape[2]))

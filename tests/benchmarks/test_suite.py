@@ -8,7 +8,7 @@ from types import SimpleNamespace
 import pytest
 
 from ovdet.benchmarks import suite
-from ovdet.benchmarks.detectors import owl, rows_of
+from ovdet.benchmarks.detectors import batches_of, owl, rows_of
 from ovdet.benchmarks.memory import Peak
 from ovdet.benchmarks.timing import Row
 from ovdet.errors import InputError
@@ -143,6 +143,20 @@ def test_rows_are_ratios_within_one_run():
         row for row in rows_of({**seconds, "openvino int8": [0.04], "YOLOX": [0.01]}, "cpu") if "8 bits" in row.case
     ]
     assert [round(row.speedup, 2) for row in int8] == [3.0, 0.25]
+    graphs = [row for row in rows_of({**seconds, "graphs half 16": [0.004]}, "cpu") if "graphs" in row.case]
+    assert [(row.case.partition(", ")[2], row.speedup) for row in graphs] == [
+        ("80 names, CUDA graphs, half precision, a photo in batches of 16", pytest.approx(30))
+    ]
+
+
+def test_graphs_are_recorded_before_they_are_timed():
+    calls = []
+    models = {half: lambda batch, classes, half=half: calls.append((half, len(batch))) for half in (False, True)}
+    contenders = batches_of(models, {}, None, sizes=(1, 4))
+    assert [*contenders] == ["graphs 1", "graphs 4", "graphs half 1", "graphs half 4"]
+    assert calls == [(half, size) for half in (False, True) for size in (1, 4) for _ in range(2)]
+    contenders["graphs half 4"]()
+    assert calls[-1] == (True, 4) and len(calls) == 9
 
 
 @pytest.mark.slow

@@ -6,16 +6,21 @@ A path that grows over its budget got slower on every machine; one that shrinks 
 from __future__ import annotations
 
 from collections import Counter
+from dataclasses import fields
 
 import pytest
 import torch
 from torch import Tensor
+from torch._subclasses.fake_tensor import DynamicOutputShapeException, FakeTensorMode
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
 from ovdet.benchmarks.random_inputs import random_classes, random_photo
 from ovdet.class_embeddings import ClassEmbeddings
+from ovdet.hub.find import find_model, open_config
+from ovdet.hub.load import load_detector
 from ovdet.inference.predictor import OpenVocabPredictor
+from ovdet.modeling.fixed_shapes import FixedShapeDetection
 
 LARGE = 2**18  # bytes, from which on a copy counts
 COPIES = ("copy_", "_to_copy", "clone", "contiguous", "cat", "constant_pad_nd", "pad", "stack")
@@ -106,3 +111,56 @@ def test_other_names_on_a_photo_that_was_seen(predictor, inputs):
     assert counts.operations.total() <= 545, counts.operations
     assert not counts.operations.keys() & {"_convolution_pointwise", "_linear_pointwise", "convolution"}
     assert counts.waits.total() <= 34, counts.waits
+
+
+class Launches(TorchDispatchMode):
+    """Counts what a GPU is given to do in a `with` block, and tensors that go from host to device or back."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.number, self.moves = 0, Counter()
+
+    def __torch_dispatch__(self, function, types, args=(), kwargs=None):
+        result = function(*args, **(kwargs or {}))
+        name = function.overloadpacket.__name__
+        self.number += name != "device"
+        tensors = [x for x in tree_leaves((args, kwargs, result)) if isinstance(x, Tensor)]
+        self.moves[name] += any(x.device.type == "cpu" and x.dim() > 0 for x in tensors)
+        return result
+
+
+def on_fake_cuda(value: object) -> object:
+    """A tensor without memory on a GPU that need not be there; anything else as it is. Within a FakeTensorMode."""
+    if not isinstance(value, Tensor):
+        return value
+    return torch.empty_strided(value.shape, value.stride(), dtype=value.dtype, device="cuda")
+
+
+def test_fixed_shapes_ask_nothing_and_move_nothing():
+    """What a CUDA graph records, of four photos; torch refuses whatever hangs on the values of such tensors."""
+    config_file, weights = find_model("ovdet-lite")
+    model, _, _ = load_detector(open_config(config_file), weights)
+    classes = random_classes(80, 384, torch.Generator().manual_seed(1))
+    heads, detect = model.roi_heads, FixedShapeDetection(model)
+    with FakeTensorMode(), torch.no_grad():
+        for module in model.modules():
+            for parts in (module._parameters, module._buffers):
+                parts.update({name: on_fake_cuda(part) for name, part in parts.items()})
+        values = {each.name: on_fake_cuda(getattr(classes, each.name)) for each in fields(classes)}
+        classes = object.__new__(ClassEmbeddings)  # without looks at the values
+        classes.__dict__.update(values, has_one_row_each=True)
+        some = torch.empty(30, dtype=torch.int64, device="cuda")  # looked for once for each ClassEmbeddings
+        heads.background_names._active[classes] = some
+        for expert in (heads.expert, heads.linear_expert):
+            expert._known[classes.embeddings] = some, some
+        images, sizes = torch.empty(4, 3, 448, 608, dtype=torch.uint8, device="cuda"), torch.ones(4, 2, device="cuda")
+        detect(images, sizes, classes)  # anchors are laid out
+        with Launches() as launches:
+            found = detect(images, sizes, classes)
+        assert found.boxes.shape == (4, 100, 4) and found.boxes.device.type == "cuda"
+        assert not launches.moves.total() and launches.number <= 1700, launches.moves
+        with pytest.raises(DynamicOutputShapeException):
+            (images > 0).nonzero()
+        with Launches() as launches:
+            found.scores.cpu()
+        assert launches.moves.total() == 1
