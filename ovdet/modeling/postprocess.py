@@ -44,7 +44,8 @@ def soft_nms_scores(boxes: Tensor, scores: Tensor, classes: Tensor, sigma: float
     """
     same_class = classes[..., :, None] == classes[..., None, :]
     overlaps = (pairwise_iou(boxes).nan_to_num() * same_class).tril(-1)  # 0 / 0 of boxes without area
-    largest = F.pad(overlaps, (1, 0)).amax(-1)  # the padding is for C = 0
+    # the padding is for C = 0; onnxruntime keeps an empty axis that is called -1
+    largest = F.pad(overlaps, (1, 0)).amax(overlaps.dim() - 1)
     return scores * (-(largest**2) / sigma).exp()
 
 
