@@ -239,8 +239,8 @@ class ClosedSetExpert(Expert):
             outputs = head(x).float().flatten(2).transpose(1, 2)  # (N, locations, C + 4 B)
             of_classes, bins = outputs.split([len(self.names), 4 * BINS], 2)
             index = of_classes.amax(2).topk(torch.sym_min(outputs.shape[1], self.pre_nms_topk)).indices  # (N, n)
-            steps = torch.arange(BINS, device=x.device, dtype=bins.dtype)
-            distances = take(bins, index).unflatten(2, (4, BINS)).softmax(3) @ steps * stride  # (N, n, 4)
+            steps = torch.arange(BINS, device=x.device, dtype=bins.dtype) * stride
+            distances = take(bins, index).unflatten(2, (4, BINS)).softmax(3) @ steps  # (N, n, 4), pixels
             center = grid_locations(x.shape[2], x.shape[3], stride, x.device)[index] - stride // 2  # NanoDet's corner
             boxes.append(torch.cat([center - distances[..., :2], center + distances[..., 2:]], 2))
             logits.append(take(of_classes, index))
