@@ -8,6 +8,7 @@ import urllib.error
 import urllib.request
 from pathlib import Path
 
+from rich.console import Console
 from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TimeRemainingColumn, TransferSpeedColumn
 
 from ovdet.errors import InputError, first_line
@@ -68,7 +69,10 @@ def _fetch(url: str, part: Path) -> int | None:
         length = answer.headers.get("Content-Length")
         expected = None if length is None else begun + int(length)
         columns = (TextColumn("{task.description}"), BarColumn(), DownloadColumn(), TransferSpeedColumn())
-        with Progress(*columns, TimeRemainingColumn()) as progress, open(part, "ab" if goes_on else "wb") as stream:
+        with (
+            Progress(*columns, TimeRemainingColumn(), console=Console(stderr=True)) as progress,
+            open(part, "ab" if goes_on else "wb") as stream,
+        ):
             task = progress.add_task(url.rpartition("/")[2], total=expected, completed=begun)
             while piece := answer.read(_AT_ONCE):
                 stream.write(piece)

@@ -1,17 +1,27 @@
-"""A progress bar for work on photos."""
+"""Progress bars. They are drawn on stderr: stdout is for results, which programs read."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
+from typing import Any, TypeVar
 
+import rich.progress
+from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, ProgressColumn, Task, TextColumn, TimeRemainingColumn
 from rich.text import Text
+
+_T = TypeVar("_T")
+
+
+def track(sequence: Iterable[_T], description: str, total: float | None = None, **options: Any) -> Iterable[_T]:
+    """Go through a sequence behind a bar; options as of rich's `track`."""
+    return rich.progress.track(sequence, description, total, console=Console(stderr=True), **options)
 
 
 def show_progress(
     what: str, steps: Iterable[int], total: int, *, done_by_others: Callable[[], int] = int, shown: bool = True
 ) -> None:
-    """Draw a bar with rate and time left while `steps` are taken.
+    """Draw a bar for work on photos, with rate and time left, while `steps` are taken.
 
     Args:
         what: is done.
@@ -21,7 +31,7 @@ def show_progress(
         shown: False takes the steps without a bar.
     """
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), _Rate(), TimeRemainingColumn())
-    with Progress(*columns, disable=not shown) as progress:
+    with Progress(*columns, console=Console(stderr=True), disable=not shown) as progress:
         task = progress.add_task(what, total=total)
         mine = 0
         for photos in steps:

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import ast
 import re
+from pathlib import Path
 
 import pytest
 
-from ovdet.progress import show_progress
+import ovdet
+from ovdet.progress import show_progress, track
 
 
 def test_every_step_is_taken_and_the_last_count_is_drawn(capsys):
@@ -19,9 +22,28 @@ def test_every_step_is_taken_and_the_last_count_is_drawn(capsys):
 
     show_progress("counting", steps(), 12, done_by_others=lambda: 3)
     assert taken == [3, 2, 0, 4]
-    assert re.search(r"counting .* 12/12", capsys.readouterr().out)
+    drawn = capsys.readouterr()
+    assert re.search(r"counting .* 12/12", drawn.err) and not drawn.out
     show_progress("counting", [1, 2], 3, shown=False)
-    assert capsys.readouterr().out.strip() == ""
+    assert capsys.readouterr().err.strip() == ""
+
+
+def test_results_on_stdout_are_not_among_bars(capsys):
+    assert [print(number) for number in track(range(3), "counting")] == [None] * 3
+    drawn = capsys.readouterr()
+    assert drawn.out == "0\n1\n2\n" and re.search("counting .* 100%", drawn.err)
+
+
+def test_no_bar_of_richs_own_is_on_stdout():
+    """Its bars are, unless they are given a console."""
+    odd = []
+    for file in Path(ovdet.__file__).parent.rglob("*.py"):
+        tree = ast.parse(file.read_text())
+        taken = [each for each in ast.walk(tree) if isinstance(each, ast.ImportFrom) and each.module == "rich.progress"]
+        bars = {"track", "Progress"} & {alias.name for each in taken for alias in each.names}
+        calls = [each for each in ast.walk(tree) if isinstance(each, ast.Call) and ast.unparse(each.func) in bars]
+        odd += [ast.unparse(call) for call in calls if "console" not in [word.arg for word in call.keywords]]
+    assert odd == []
 
 
 def test_what_goes_wrong_goes_on():

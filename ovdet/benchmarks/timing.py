@@ -16,10 +16,10 @@ from pathlib import Path
 
 import torch
 from rich.console import Console
-from rich.progress import track
 from rich.table import Table
 
 from ovdet.files import atomic_write
+from ovdet.progress import track
 
 # a process is at rest that in so many looks of so many seconds in a row has used less than this share of a core
 _GLANCES, _GLANCE, _BUSY = 5, 0.01, 0.2

@@ -16,7 +16,6 @@ import torch
 import torch.nn.functional as F
 from detectron2.modeling.roi_heads.fast_rcnn import fast_rcnn_inference
 from matplotlib.figure import Figure
-from rich.progress import track
 from torch import Tensor
 
 from ovdet.benchmarks.timing import Row, compare
@@ -33,6 +32,7 @@ from ovdet.modeling.score_fusion import TextScores
 from ovdet.modeling.scoring import MAX_DENSE_ROWS, RegionScorer
 from ovdet.modeling.text_classifier import TextClassifier
 from ovdet.modeling.topk import Candidates
+from ovdet.progress import track
 
 SIZES = (1, 80, 1203, 10_000, 100_000, 1_000_000)
 WIDTH = 512

@@ -115,10 +115,8 @@ def _stream(arguments: argparse.Namespace, predictor: OpenVocabPredictor, wanted
 
 def _label(stream: Callable, photos: Sequence[Path], journal: Journal) -> list[InputError]:
     """Label the photos that a journal lacks, behind a progress bar; what is wrong with those that cannot be used."""
-    from rich.console import Console
-    from rich.progress import track
-
     from ovdet.inference.labels import label_photos
+    from ovdet.progress import track
 
     failures = []
 
@@ -127,7 +125,7 @@ def _label(stream: Callable, photos: Sequence[Path], journal: Journal) -> list[I
         print(f"left out: {error}", file=sys.stderr)
 
     total = len(photos) - len(journal.done)
-    for _ in track(label_photos(stream, photos, journal, leave_out), "labeling", total, console=Console(stderr=True)):
+    for _ in track(label_photos(stream, photos, journal, leave_out), "labeling", total):
         pass
     return failures
 

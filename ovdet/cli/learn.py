@@ -96,13 +96,12 @@ def _write_classes(arguments: argparse.Namespace) -> None:
 
 
 def _write_model(arguments: argparse.Namespace) -> None:
-    from rich.progress import track
-
     from ovdet.hub.find import DEFAULT_MODEL, choose_model, open_config
     from ovdet.hub.load import check_own
     from ovdet.hub.model_folder import check_model_folder, write_model_folder
     from ovdet.learning.expert import learn_expert
     from ovdet.learning.learn import of_one_photo, read_example_sets
+    from ovdet.progress import track
     from ovdet.text.class_names import names_among
 
     sets = [parse_set(text) for text in arguments.sets]

@@ -51,13 +51,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(arguments: argparse.Namespace) -> None:
-    from rich.console import Console
-    from rich.progress import track
-
     from ovdet.inference.media import find_videos
     from ovdet.inference.results import free_path
     from ovdet.inference.shown import thresholds_of
     from ovdet.inference.tracking import Counters, ObjectTracker, track_video
+    from ovdet.progress import track
 
     limits, output = checked_limits(arguments), Path(check_place(arguments.output, is_folder=True))
     if not 0 <= arguments.lost_seconds <= 3600:
@@ -75,7 +73,7 @@ def run(arguments: argparse.Namespace) -> None:
         counters = Counters(line, zone) if line or zone else None
         wanted = {**limits, "threshold": tracker.wanted()}
         with closing(_detect(predictor, video, wanted, arguments.batch_size)) as photos:
-            shown = track(photos, "tracking", total=video.num_frames, console=Console(stderr=True))
+            shown = track(photos, "tracking", total=video.num_frames)
             done = track_video(shown, tracker, path, rate=video.rate, counters=counters)
         most = ", ".join(f"{number} {name}" for name, number in done.objects.items()) or "nothing"
         crossed = done.counted.get("crossed")

@@ -79,7 +79,8 @@ def load_coco_subsets(
     to_contiguous = {category_id: index for index, category_id in enumerate(category_ids)}
     dicts = _build_dicts(coco, Path(image_root), to_contiguous, is_train=is_train, filter_empty=filter_empty)
     if not dicts:
-        raise InputError(f"expected images with annotations of {', '.join(subsets)} in {json_file}, there are none")
+        wanted = f"annotations of {', '.join(subsets)}" if split is not None else "annotations"
+        raise InputError(f"expected images with {wanted} in {json_file}, there are none")
     check_within([coco.images[record["image_id"]]["file_name"] for record in dicts], image_root, json_file)
     for record, file in zip(dicts, find_photos([record["file_name"] for record in dicts], image_root), strict=True):
         record["file_name"] = file

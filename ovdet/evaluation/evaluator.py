@@ -14,7 +14,6 @@ from detectron2.evaluation import DatasetEvaluator
 from detectron2.evaluation.coco_evaluation import instances_to_coco_json
 from detectron2.structures import Instances
 from detectron2.utils import comm
-from rich.progress import track
 
 from ovdet.errors import InputError
 from ovdet.evaluation.average_precision import CocoAP, LvisAP, PerClass
@@ -30,6 +29,7 @@ from ovdet.evaluation.report import (
     summary_table,
 )
 from ovdet.files import atomic_write
+from ovdet.progress import track
 
 logger = logging.getLogger(__name__)
 

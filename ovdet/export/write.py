@@ -23,7 +23,6 @@ from detectron2.config import instantiate
 from detectron2.data import transforms as T
 from detectron2.structures import Boxes, Instances
 from omegaconf import DictConfig
-from rich.progress import track
 from torch.export import Dim, ExportedProgram
 
 from ovdet.errors import InputError, first_line
@@ -38,6 +37,7 @@ from ovdet.modeling.backbones.swin import SwinBackbone
 from ovdet.modeling.detector import OpenVocabRCNN
 from ovdet.modeling.fingerprint import detector_fingerprint
 from ovdet.modeling.region_embedding import embed_images
+from ovdet.progress import track
 from ovdet.quiet import quiet_libraries
 
 DESCRIPTION = "ovdet"

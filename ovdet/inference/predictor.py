@@ -18,8 +18,6 @@ from detectron2.config import instantiate
 from detectron2.data import transforms as T
 from omegaconf import DictConfig
 from PIL import Image
-from rich.console import Console
-from rich.progress import track
 from torch import Tensor, nn
 
 from ovdet.class_embeddings import ClassEmbeddings
@@ -48,6 +46,7 @@ from ovdet.learning.learn import AnnotatedPhoto, check_learner, learn_classes, t
 from ovdet.memory import collection_paused
 from ovdet.modeling.acceleration import speed_up
 from ovdet.modeling.fingerprint import detector_fingerprint
+from ovdet.progress import track
 from ovdet.text.classes import join_classes
 from ovdet.text.embedder import NameEmbedder
 
@@ -224,10 +223,14 @@ class OpenVocabPredictor:
             use_name: whether what the name means counts too, as far as it tells the examples from the rest.
 
         Raises:
-            InputError: no box, one without area or of numbers that are not finite, or a photo that cannot be used.
+            InputError: no box, one without area or of numbers that are not finite, examples that are no pairs, or a
+                photo that cannot be used.
         """
         photos = []
-        for image, boxes in examples:
+        for example in examples:
+            if not isinstance(example, (tuple, list)) or len(example) != 2:
+                raise InputError(f"expected examples as pairs of a photo and its boxes, got {str(example)[:80]}")
+            image, boxes = example
             boxes = to_boxes(boxes, told(image))
             photos.append(AnnotatedPhoto(image, boxes, torch.zeros(len(boxes), dtype=torch.long)))
         return self.learn_classes([name], photos, use_names=use_name)
@@ -473,7 +476,7 @@ class OpenVocabPredictor:
             log_failure(file, error)
 
         photos = self.stream(files, names, on_failure=note, **options)
-        for photo in track(photos, "detecting", total=len(files), console=Console(stderr=True)):
+        for photo in track(photos, "detecting", total=len(files)):
             yield photo.source, photo.detections
         if len(failures) == len(files):
             raise failures[-1]

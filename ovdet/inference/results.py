@@ -17,8 +17,6 @@ from pathlib import Path
 
 import numpy as np
 from PIL import Image
-from rich.console import Console
-from rich.progress import track
 
 from ovdet.data.read_ahead import read_ahead
 from ovdet.errors import InputError
@@ -28,6 +26,7 @@ from ovdet.inference.draw import draw_detections
 from ovdet.inference.media import Video
 from ovdet.inference.stream import StreamedPhoto
 from ovdet.inference.video_writer import writing_video
+from ovdet.progress import track
 
 DETECTIONS_FILE = "detections.json"
 WRITERS = 2  # threads that draw pictures and compress them
@@ -88,7 +87,7 @@ def write_results(
 
     try:
         with closing(read_ahead(named(), write, threads=WRITERS, ahead=2 * WRITERS)) as written:
-            bar = dict(total=len(images), console=Console(stderr=True), disable=len(images) == 1)
+            bar = dict(total=len(images), disable=len(images) == 1)
             for image, path, found in track(written, "detecting", **bar):
                 rows.append(_row(found, image=str(image)))
                 yield image, path, found
@@ -129,7 +128,7 @@ def write_video(
         writing_video(path, video.rate) as write_frame,
     ):
         try:
-            for photo in track(photos, "detecting", total=video.num_frames, console=Console(stderr=True)):
+            for photo in track(photos, "detecting", total=video.num_frames):
                 found, seconds = photo.detections, photo.source.seconds
                 write_frame(_draw(photo.rgb(), found, names), seconds)
                 frames_with.update(set(found.labels))

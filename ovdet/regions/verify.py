@@ -10,7 +10,6 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 import torch
-from rich.progress import track
 from torch import Tensor
 
 from ovdet.data.coco import listed
@@ -18,6 +17,7 @@ from ovdet.data.images import read_image
 from ovdet.device import choose_device
 from ovdet.errors import InputError
 from ovdet.files import file_sha256
+from ovdet.progress import track
 from ovdet.regions.plan import ImageRecord, RegionPlan, read_plan
 from ovdet.regions.shard import ImageRegions, Shard, missing_shards
 from ovdet.regions.worker import load_embedder

@@ -19,12 +19,12 @@ import numpy as np
 import safetensors.torch
 import torch
 import torch.nn.functional as F
-from rich.progress import track
 from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
 from ovdet.errors import InputError
 from ovdet.files import atomic_write
+from ovdet.progress import track
 from ovdet.teachers.base import Teacher
 from ovdet.teachers.embedding_space import space_difference
 from ovdet.text.prompts import fill_template, resolve_templates

@@ -185,6 +185,12 @@ def test_boxes_that_are_none(predictor, data, boxes, message):
         predictor.learn("zebra crossing", [(data / "0.png", boxes)])
 
 
+@pytest.mark.parametrize("examples", [["photo.png"], [("photo.png", [1, 2, 3, 4], "more")], [3]])
+def test_examples_that_are_no_pairs(predictor, examples):
+    with pytest.raises(InputError, match="pairs of a photo and its boxes, got"):
+        predictor.learn("zebra crossing", examples)
+
+
 def test_the_commands(tiny_files, run_tool, data, tmp_path):
     detector = [*tiny_files.arguments, *tiny_files.overrides]
     file, annotated = tmp_path / "my.safetensors", ["--annotations", data / "my.json", "--images", data]
