@@ -58,8 +58,11 @@ def draw_photo(model: GeneralizedRCNN, photo: dict[str, Any], classes: ClassEmbe
     """
     height, width = photo["image"].shape[1:]
     photo = {**photo, "height": height, "width": width}  # boxes in pixels of what the network sees
-    images = model.preprocess_image([photo])
-    proposals, _ = model.proposal_generator(images, model.backbone(images.tensor), None)
+    if model.proposal_generator is None:
+        proposals = [photo["proposals"]]  # of a file
+    else:
+        images = model.preprocess_image([photo])
+        proposals, _ = model.proposal_generator(images, model.backbone(images.tensor), None)
     found = model([photo], classes=classes)[0]["instances"]
     boxes, ids = found.pred_boxes.tensor.cpu(), found.pred_classes.cpu()
     labels = np.array([f"{classes.names[k]} {score:.2f}" for k, score in zip(ids, found.scores.tolist(), strict=True)])

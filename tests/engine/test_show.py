@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 import torch
 from detectron2.engine import SimpleTrainer, hooks
+from detectron2.structures import Boxes, Instances
 from detectron2.utils.events import TensorboardXWriter
 from omegaconf import OmegaConf
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
@@ -82,6 +83,18 @@ def test_what_is_drawn(build_tiny, photo, classes, monkeypatch):
         of_kind = [index for index, k in enumerate(instances.pred_classes.tolist()) if k in ids][:10]
         assert of_kind and torch.equal(boxes, instances.pred_boxes.tensor[of_kind])
         assert labels[0] == f"{NAMES[instances.pred_classes[of_kind[0]]]} {instances.scores[of_kind[0]]:.2f}"
+
+
+def test_precomputed_proposals_are_drawn(build_tiny, photo, classes, monkeypatch):
+    drawn = []
+    monkeypatch.setattr("ovdet.engine.show._draw", lambda rgb, boxes, labels=None: drawn.append(boxes))
+    model = build_tiny()
+    model.proposal_generator = None
+    boxes = torch.tensor([[10.0, 10, 60, 60], [30, 20, 90, 80]])
+    given = Instances((96, 128), proposal_boxes=Boxes(boxes), objectness_logits=torch.zeros(2))
+    with torch.no_grad():
+        draw_photo(model, {**photo, "proposals": given}, classes)
+    assert torch.equal(drawn[0], boxes)
 
 
 def test_the_cosine_of_the_distillation_is_logged(trained):
