@@ -19,6 +19,7 @@ ALLOWED = {
     "text": ("teachers",),
     "modeling": ("objectives",),
     "modeling.calibration": ("text.class_names",),
+    "modeling.detector": ("objectives", "text.class_names"),
     "data": ("text.class_names", "text.vocabulary"),
     "evaluation": ("data.coco",),
     "engine": ("data", "evaluation", "modeling", "objectives", "teachers.embedding_space", "text"),

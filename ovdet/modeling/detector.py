@@ -11,7 +11,7 @@ from detectron2.structures import ImageList, Instances
 from detectron2.utils.events import get_event_storage
 from torch import Tensor
 
-from ovdet.class_embeddings import ClassEmbeddings
+from ovdet.class_embeddings import NEGATIVE, ClassEmbeddings
 from ovdet.errors import InputError
 from ovdet.memory_format import fast_memory_format
 from ovdet.modeling.region_captions import describe_regions
@@ -19,6 +19,7 @@ from ovdet.modeling.region_detection import score_image
 from ovdet.modeling.region_embedding import EmbeddedImage, embed_images
 from ovdet.objectives.base import TEACHER
 from ovdet.packable import packable
+from ovdet.text.class_names import normalize_class_name
 
 warnings.filterwarnings("ignore", message="torch.meshgrid: in an upcoming release")  # detectron2's anchors
 
@@ -229,11 +230,15 @@ class ClosedSetRCNN(GeneralizedRCNN):
 
     def inference(self, batched_inputs: list[dict], *, classes: ClassEmbeddings) -> list[dict]:
         """As detectron2's, see forward."""
-        index = {name: i for i, name in enumerate(classes.names)}
-        class_of_output = torch.tensor([index.get(name, -1) for name in self.training_classes], device=self.device)
+        index = {normalize_class_name(name): i for i, name in enumerate(classes.names)}
+        for text, i in zip(classes.texts or (), classes.class_ids.tolist(), strict=False):  # synonyms, too
+            if i != NEGATIVE:
+                index.setdefault(normalize_class_name(text), i)
+        known = [index.get(normalize_class_name(name), NEGATIVE) for name in self.training_classes]
+        class_of_output = torch.tensor(known, device=self.device)
         outputs = super().inference(batched_inputs)
         for output in outputs:
             instances = output["instances"]
             instances.pred_classes = class_of_output[instances.pred_classes]
-            output["instances"] = instances[instances.pred_classes >= 0]
+            output["instances"] = instances[instances.pred_classes != NEGATIVE]
         return outputs

@@ -648,6 +648,15 @@ def test_closed_set_reports_its_classes_in_another_vocabulary(methods, build, ma
         step(model, make_inputs(), others)
 
 
+def test_closed_set_knows_its_classes_in_any_spelling_and_by_synonyms(methods, build, make_inputs, make_unit_rows):
+    model = build(closed(methods, ("fire_truck", "dog"))).eval()
+    model.roi_heads.box_predictor.test_score_thresh = 0.0
+    ids, texts = torch.tensor([0, 1, 2, 1, NEGATIVE]), ("zebra", "pet", "Fire truck", "dog", "cow")
+    asked = ClassEmbeddings(make_unit_rows(5), ids, ("zebra", "pet", "Fire truck"), texts=texts)
+    found = torch.cat([output["instances"].pred_classes for output in model(make_inputs(), classes=asked)])
+    assert set(found.tolist()) == {1, 2}
+
+
 def test_parts_that_do_not_fit_each_other_are_refused(methods, build):
     with pytest.raises(InputError, match="region_source"):
         build(lambda node: with_online(copy.deepcopy(node)))
