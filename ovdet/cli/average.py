@@ -41,7 +41,10 @@ def run(arguments: argparse.Namespace) -> None:
 
     check_place(arguments.output)
     before = weights_file(arguments.before)
+    needed = ("config_file", "annotations", "images", "control_annotations", "control_images")
     if arguments.shares is None:
+        if odd := [_option(key) for key in (*needed, "max_photos") if getattr(arguments, key) is not None]:
+            raise InputError(f"expected --shares with {odd[0]}, got none")
         from ovdet.engine.checkpoint import average_checkpoints
 
         share = 0.5 if arguments.share is None else arguments.share
@@ -52,8 +55,7 @@ def run(arguments: argparse.Namespace) -> None:
     from ovdet.inference.averaging import Data, choose_share, compare_shares, write_share
     from ovdet.inference.predictor import OpenVocabPredictor
 
-    needed = ("config_file", "annotations", "images", "control_annotations", "control_images")
-    if missing := [f"--{key.replace('_', '-')}" for key in needed if not getattr(arguments, key)]:
+    if missing := [_option(key) for key in needed if not getattr(arguments, key)]:
         raise InputError(f"expected {', '.join(missing)} with --shares, got none")
     if not arguments.max_loss >= 0:
         raise InputError(f"expected --max-loss of 0 points or more, got {arguments.max_loss}")
@@ -82,3 +84,7 @@ def run(arguments: argparse.Namespace) -> None:
     line = f"{arguments.output}: share {chosen.share:g}, own names {gained:+.1f} AP50, control {-lost:+.1f}"
     tried = [each._asdict() for each in results]
     say(arguments, line, {"output": arguments.output, "share": chosen.share, "tried": tried})
+
+
+def _option(key: str) -> str:
+    return f"--{key.replace('_', '-')}"

@@ -13,8 +13,9 @@ from __future__ import annotations
 import argparse
 import sys
 import time
-from functools import partial
+from collections.abc import Iterable, Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from ovdet.cli.arguments import (
     add_data_arguments,
@@ -27,6 +28,9 @@ from ovdet.cli.arguments import (
 )
 from ovdet.errors import InputError
 from ovdet.files import check_place, require_path
+
+if TYPE_CHECKING:
+    from ovdet.learning.learn import AnnotatedPhoto
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -68,6 +72,8 @@ def _write_classes(arguments: argparse.Namespace) -> None:
 
     if arguments.sets or arguments.card or not (arguments.annotations and arguments.images):
         raise InputError("expected --annotations and --images for a file of classes; --set and --card are for a folder")
+    if arguments.negatives_images and not arguments.negatives_from:
+        raise InputError("expected --negatives-from with --negatives-images, got none")
     check_place(arguments.output)
     names, photos = read_examples(arguments.annotations, arguments.images, arguments.name)
     for line in of_one_photo([(names, photos)]):
@@ -107,9 +113,9 @@ def _write_model(arguments: argparse.Namespace) -> None:
     sets = [parse_set(text) for text in arguments.sets]
     if bool(arguments.annotations) != bool(arguments.images) or not (sets or arguments.annotations):
         raise InputError("expected --set X.json=DIR, or --annotations and --images, got neither or a part of it")
-    for_files = (arguments.negatives_from, arguments.without_names, arguments.compare)
-    if any(for_files):
-        raise InputError("expected --negatives-from, --without-names and --compare with an --output *.safetensors")
+    for_files = ("negatives_from", "negatives_images", "without_names", "compare")
+    if odd := [f"--{key.replace('_', '-')}" for key in for_files if getattr(arguments, key)]:
+        raise InputError(f"expected {odd[0]} with an --output *.safetensors, got a folder")
     sets += [(arguments.annotations, arguments.images)] if arguments.annotations else []
     given = arguments.model, arguments.config_file, arguments.weights
     config_file, weights = choose_model(*given, default=DEFAULT_MODEL)
@@ -121,12 +127,16 @@ def _write_model(arguments: argparse.Namespace) -> None:
     for line in of_one_photo(shown):
         print(line, file=sys.stderr)
     predictor = open_predictor(arguments)
-    start = time.perf_counter()
-    with reports_on_stderr(arguments.json):
-        of = predictor.model, predictor.prepare, predictor.embed_names
-        expert = learn_expert(*of, shown, track=partial(track, description="learning"))
+    start, photos = time.perf_counter(), 0
+
+    def go_through(of_set: Sequence[AnnotatedPhoto]) -> Iterable[AnnotatedPhoto]:
+        nonlocal photos
+        photos += len(of_set)
+        return track(of_set, "learning")
+
+    expert = learn_expert(predictor.model, predictor.prepare, predictor.embed_names, shown, track=go_through)
     write_model_folder(config, weights, arguments.output, card=card, linear_expert=expert)
-    seconds, photos = time.perf_counter() - start, sum(len(each) for _, each in shown)
+    seconds = time.perf_counter() - start
     learned = names_among(expert.names, [name for names, _ in shown for name in names])
     line = f"{arguments.output}: {len(learned)} learned from {photos} photos in {seconds:.0f} s"
     line += f", {len(expert.names)} in all" if len(expert.names) > len(learned) else ""

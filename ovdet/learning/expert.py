@@ -8,6 +8,7 @@ Shape letters: N regions, F features of each, D embedding width, C names.
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, NamedTuple
 
@@ -23,6 +24,8 @@ from ovdet.modeling.detector import OpenVocabRCNN
 from ovdet.modeling.linear_expert import LinearExpert
 from ovdet.text.class_names import normalize_class_name
 from ovdet.text.embedder import NameEmbedder
+
+logger = logging.getLogger(__name__)
 
 
 class ShownNames(NamedTuple):
@@ -70,6 +73,8 @@ def learn_expert(
         raise InputError(f"expected names without a semicolon, which stands between synonyms, got {odd[0]!r}")
     if not learned:
         raise InputError(f"expected names that the detector's expert does not know, got {', '.join(given[:5])}")
+    if left := [name for name in given if name not in learned]:
+        logger.warning("not learned, as the detector's expert of fixed classes knows them: %s", ", ".join(left))
     # regions
     width = model.roi_heads.box_predictor.classifier.width
     shown = []

@@ -108,6 +108,9 @@ def plan_extraction(config: DictConfig, options: ExtractOptions) -> ExtractJob:
     """
     if options.proposals not in PROPOSALS:
         raise InputError(f"expected proposals out of {', '.join(PROPOSALS)}, got {options.proposals!r}")
+    for option, value in (("file", options.proposal_file), ("classes", options.proposal_classes)):
+        if value not in ("", None) and options.proposals != "file":
+            raise InputError(f"expected --proposal-{option} with --proposals file, got it with {options.proposals}")
     for name in ("max_regions", "images_per_shard", "processes"):
         if getattr(options, name) < 1:
             raise InputError(f"expected {name} of at least 1, got {getattr(options, name)}")

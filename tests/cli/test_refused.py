@@ -71,6 +71,8 @@ FAULTS = {
         [*TRAIN[:2], "--output", "{out}", "--annotations", "{bad}/text.json", "--images", "{photos}"],
         [*TRAIN[:2], "--output", "{out}", "--annotations", "{photos}/my.json", "--images", "gone"],
         [*TRAIN[:3], *QUIET, "--output", "{out}", "--proposals", "file", "--proposal-file", "{bad}/list.json"],
+        [*TRAIN[:3], *QUIET, "--output", "{out}", "--proposals", "ground-truth", "--proposal-file", "{photos}/my.json"],
+        [*TRAIN[:3], *QUIET, "--output", "{out}", "--proposals", "ground-truth", "--proposal-classes", "dog"],
     ],
     "detect": [
         ["{photos}/gone.png", "--names", "dog", *DETECTOR],
@@ -107,6 +109,8 @@ FAULTS = {
         [*DATA, "--name", "cow", *DETECTOR],
         [*DATA, "--negatives-from", "gone.json", *DETECTOR],
         [*DATA, "--set", "{photos}/my.json={photos}", *DETECTOR],
+        [*DATA, "--negatives-images", "{photos}", *DETECTOR],
+        ["--set", "{photos}/my.json={photos}", "--negatives-images", "{photos}", *DETECTOR, "--output", "{out}"],
         ["--annotations", "{photos}/my.json", *DETECTOR],
         ["--set", "{photos}/my.json", *DETECTOR, "--output", "{out}"],
         ["--set", "gone.json={photos}", *DETECTOR, "--output", "{out}"],
@@ -142,6 +146,8 @@ FAULTS = {
         ["--before", "{weights}", "--after", "{weights}", "--share", "nan"],
         ["--before", "{weights}", "--after", "{weights}", "--share", "2"],
         ["--before", "{weights}", "--after", "{weights}", "--shares", "1"],
+        ["--before", "{weights}", "--after", "{weights}", *DATA],
+        ["--before", "{weights}", "--after", "{weights}", "--share", "0.5", "--max-photos", "3"],
     ],
     "export": [
         ["--model", "gone"],

@@ -202,6 +202,22 @@ def test_a_folder_of_something_else_is_refused_before_anything_is_learned(
             assert code == 2 and message in error, error
 
 
+def test_names_that_are_left_to_the_closed_set_expert_are_told(striped, ovdet, tmp_path, caplog):
+    """A set that speaks of no others is not looked at, nor counted."""
+    content = json.loads((striped / "my.json").read_text())
+    content["categories"] = [{"id": 1, "name": "zebra crossing"}, {"id": 2, "name": "Dog"}]
+    (one, two), image = content["annotations"][:2], content["images"][0]
+    both = {**content, "images": [image], "annotations": [one, {**two, "image_id": image["id"], "category_id": 2}]}
+    dogs = {**content, "annotations": [{**each, "category_id": 2} for each in content["annotations"]]}
+    words = ["--output", tmp_path / "mine"]
+    for name, each in (("both", both), ("dogs", dogs)):
+        (tmp_path / f"{name}.json").write_text(json.dumps(each))
+        words += ["--set", f"{tmp_path / name}.json={striped}"]
+    code, told, error = ovdet("learn", *words)
+    assert code == 0 and "1 learned from 1 photos" in told, error
+    assert "not learned, as the detector's expert of fixed classes knows them: dog\n" in caplog.text
+
+
 @pytest.mark.parametrize(
     ("name", "message"),
     [
