@@ -10,7 +10,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from ovdet.errors import InputError
+from ovdet.errors import InputError, expand_home
 
 if TYPE_CHECKING:
     from ovdet.inference.predictor import OpenVocabPredictor
@@ -93,15 +93,16 @@ def open_predictor(arguments: argparse.Namespace) -> OpenVocabPredictor:
 
 
 def parse_set(text: str, option: str = "--set") -> tuple[str, str]:
-    """ "X.json=DIR", as an option has it, -> both.
+    """ "X.json=DIR", as an option has it, -> both. Each may begin with "~" and have a "=" of its own.
 
     Raises:
-        InputError: it is something else.
+        InputError: it is something else, or as of `expand_home`.
     """
-    annotations, equals, images = text.rpartition("=")
+    end = text.lower().find(".json=") + 5
+    annotations, equals, images = (text[:end], "=", text[end + 1 :]) if end > 5 else text.rpartition("=")
     if not equals or not annotations or not images:
         raise InputError(f"expected {option} X.json=DIR, got {text!r}")
-    return annotations, images
+    return expand_home(annotations), expand_home(images)
 
 
 def read_card(file: str | None, config_file: str) -> str:

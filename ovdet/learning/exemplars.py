@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ovdet.errors import InputError
+from ovdet.errors import InputError, expand_home
 from ovdet.learning.examples import to_boxes
 from ovdet.learning.learn import AnnotatedPhoto
 
@@ -24,7 +24,7 @@ def parse_exemplars(texts: Sequence[str]) -> dict[str, list[tuple[str, tuple[flo
     """ "mug=mug1.jpg,mug2.jpg[10,20,200,220]" of a command line -> {"mug": [("mug1.jpg", None), ("mug2.jpg", box)]}.
 
     Raises:
-        InputError: another form, or a file that is not there.
+        InputError: another form, a file that is not there, or as of `expand_home`.
     """
     exemplars: dict[str, list[tuple[str, tuple[float, ...] | None]]] = {}
     for text in texts:
@@ -33,11 +33,10 @@ def parse_exemplars(texts: Sequence[str]) -> dict[str, list[tuple[str, tuple[flo
         if not (name.strip() and equals and all(parts)):
             raise InputError(f'expected an exemplar as "name=photo.jpg,photo.jpg[x1,y1,x2,y2]", got {text!r}')
         for part in parts:
-            if not Path(part["file"]).is_file():
-                raise InputError(
-                    f"expected a photo as an exemplar of {name.strip()!r}, got {part['file']}, which is no file"
-                )
-            exemplars.setdefault(name.strip(), []).append((part["file"], _parse_box(part["box"], text)))
+            file = expand_home(part["file"])
+            if not Path(file).is_file():
+                raise InputError(f"expected a photo as an exemplar of {name.strip()!r}, got {file}, which is no file")
+            exemplars.setdefault(name.strip(), []).append((file, _parse_box(part["box"], text)))
     return exemplars
 
 

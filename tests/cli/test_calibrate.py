@@ -11,6 +11,7 @@ from PIL import Image
 from skimage import data
 
 from ovdet.class_embeddings import ClassEmbeddings
+from ovdet.cli.arguments import parse_set
 from ovdet.errors import InputError
 from ovdet.hub.find import find_model, open_config
 from ovdet.inference import calibrate
@@ -101,6 +102,33 @@ def photo_set(tmp_path):
 def test_bad_input_is_one_line(ovdet, tmp_path, words, expected):
     code, _, err = ovdet("calibrate", "--model", "ovdet-lite-base48", "--output", tmp_path / "out", *words)
     assert code == 2 and expected in err and not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ("my.json=photos", ("my.json", "photos")),
+        ("a=b.json=photos", ("a=b.json", "photos")),
+        ("my.JSON=date=2024/photos", ("my.JSON", "date=2024/photos")),
+        ("my=photos", ("my", "photos")),
+    ],
+)
+def test_a_set_is_a_json_and_a_folder(text, expected):
+    assert parse_set(text) == expected
+
+
+def test_both_parts_of_a_set_may_be_in_the_home_folder(monkeypatch):
+    """A shell leaves "~" behind "=" as it is."""
+    monkeypatch.setenv("HOME", "/home/me")
+    expected = ("/home/me/kitchen/my.json", "/home/me/kitchen/photos")
+    assert parse_set("~/kitchen/my.json=~/kitchen/photos") == parse_set("/home/me/kitchen/my.json=~/kitchen/photos")
+    assert parse_set("~/kitchen/my.json=~/kitchen/photos") == expected
+
+
+@pytest.mark.parametrize("text", ["my.json", "my.json=", "=photos", ""])
+def test_what_is_no_set(text):
+    with pytest.raises(InputError, match="expected --set X.json=DIR"):
+        parse_set(text)
 
 
 def test_what_is_measured(tiny_files, tmp_path):

@@ -86,6 +86,14 @@ def test_what_a_command_line_takes(striped):
             parse_exemplars([f"my mug={first}[{box}]"])
 
 
+def test_each_file_of_an_exemplar_may_be_in_the_home_folder(monkeypatch, tmp_path):
+    monkeypatch.setenv("HOME", str(tmp_path))
+    for name in "ab":
+        (tmp_path / f"{name}.jpg").write_bytes(b"photo")
+    found = parse_exemplars(["my mug=~/a.jpg, ~/b.jpg[1,2,3,4]"])
+    assert found == {"my mug": [(str(tmp_path / "a.jpg"), None), (str(tmp_path / "b.jpg"), (1, 2, 3, 4))]}
+
+
 def test_the_command(tiny_files, run_tool, striped, boxes, tmp_path):
     exemplar = f"zebra crossing={striped / '0.png'}[{','.join(map(str, boxes[0]))}]"
     seen = ["--input", striped / "5.png", "--output", tmp_path, "--threshold", "0"]
