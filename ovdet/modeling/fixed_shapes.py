@@ -17,7 +17,6 @@ from typing import NamedTuple
 
 import torch
 import torch.nn.functional as F
-from detectron2.modeling.poolers import ROIPooler
 from detectron2.modeling.proposal_generator import RPN
 from torch import Tensor, nn
 
@@ -36,7 +35,7 @@ _EXPERT_CANDIDATES = 1024
 _CANDIDATES = 1024  # of (region, class) pairs in an image
 
 
-class Boxes(NamedTuple):
+class FixedBoxes(NamedTuple):
     """Boxes of several images, as many places in each.
 
     Attributes:
@@ -59,7 +58,7 @@ class FixedDetections(NamedTuple):
         boxes: (N, M, 4) XYXY, pixels of the network's input.
         scores: (N, M), not calibrated; -1 in places without a detection, which are the last.
         classes: (N, M) int64.
-        is_exact: (N,) bool, see Boxes.
+        is_exact: (N,) bool, see FixedBoxes.
     """
 
     boxes: Tensor
@@ -120,15 +119,13 @@ class FixedShapeDetection:
         maps = [features[name] for name in self.rpn.in_features]
         proposals = propose_fixed(self.rpn, maps, self._anchors_of(maps), sizes)
         for stage in self.stages * (heads.box_passes - 1):
-            boxes = _refine(heads.box_pooler, features, heads.box_in_features, [stage], proposals.boxes)[3]
+            boxes = self._refine([stage], features, proposals.boxes, sizes)[3]
             proposals = proposals._replace(boxes=clip_each(boxes, sizes))
         own, said = proposals.boxes.shape[1], None
         if heads.expert is not None:
             its_maps = [features[name] for name in heads.expert.in_features]
             proposals, said = _with_expert(heads.expert, proposals, its_maps, sizes)
-        pooled, box_features, text, boxes = _refine(
-            heads.box_pooler, features, heads.box_in_features, self.stages, proposals.boxes
-        )
+        pooled, box_features, text, boxes = self._refine(self.stages, features, proposals.boxes, sizes)
         boxes = torch.cat([boxes[:, :own], proposals.boxes[:, own:]], dim=1)  # the expert's stay as they are
         # embeddings, objectness, and what the experts say
         seen = heads, pooled, features, proposals.boxes.unbind(), box_features, text
@@ -162,6 +159,25 @@ class FixedShapeDetection:
         pixels = (images.float() - self.detector.pixel_mean) / self.detector.pixel_std
         return pixels.masked_fill(~inside[:, None], 0).contiguous(memory_format=self.detector.memory_format)
 
+    def _refine(
+        self,
+        stages: Sequence[tuple[nn.Module, nn.Module]],
+        features: Mapping[str, Tensor],
+        boxes: Tensor,
+        sizes: Tensor,
+    ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+        """-> pooled (N R, C, P, P), box features (N R, F), text embeddings of all stages (N R, D), boxes (N, R, 4)."""
+        heads, embeddings = self.detector.roi_heads, []
+        maps = [features[name] for name in heads.box_in_features]
+        for index, (box_head, predictor) in enumerate(stages):
+            boxes = clip_each(boxes, sizes) if index else boxes
+            pooled = pool_every_level(heads.box_pooler, maps, boxes.unbind())
+            box_features = box_head(pooled)
+            text, deltas = predictor.embed(box_features)
+            boxes = predictor.box2box_transform.apply_deltas(deltas, boxes.flatten(0, 1)).view_as(boxes)
+            embeddings.append(text)
+        return pooled, box_features, torch.cat(embeddings, dim=1), boxes
+
     def _anchors_of(self, maps: Sequence[Tensor]) -> list[Tensor]:
         """L of (A, 4) XYXY."""
         shapes = tuple(each.shape[2:] for each in maps)
@@ -186,7 +202,7 @@ def with_weights_in(part: nn.Module, dtype: torch.dtype | None) -> nn.Module:
     return part
 
 
-def propose_fixed(rpn: RPN, maps: Sequence[Tensor], anchors: Sequence[Tensor], sizes: Tensor) -> Boxes:
+def propose_fixed(rpn: RPN, maps: Sequence[Tensor], anchors: Sequence[Tensor], sizes: Tensor) -> FixedBoxes:
     """The proposals of an RPN, the most object-like first.
 
     Args:
@@ -212,21 +228,21 @@ def propose_fixed(rpn: RPN, maps: Sequence[Tensor], anchors: Sequence[Tensor], s
     scores, index = scores.topk(min(scores.shape[1], rpn.post_nms_topk[False]))
     is_there = scores.isfinite()
     boxes = take(boxes.flatten(1, 2), index).masked_fill(~is_there[:, :, None], 0)
-    return Boxes(boxes, scores.masked_fill(~is_there, 0), is_there, is_exact.all(1))
+    return FixedBoxes(boxes, scores.masked_fill(~is_there, 0), is_there, is_exact.all(1))
 
 
 def _with_expert(
-    expert: ClosedSetExpert, proposals: Boxes, maps: Sequence[Tensor], sizes: Tensor
-) -> tuple[Boxes, Tensor]:
+    expert: ClosedSetExpert, proposals: FixedBoxes, maps: Sequence[Tensor], sizes: Tensor
+) -> tuple[FixedBoxes, Tensor]:
     """Proposals with the expert's own behind them, and what it says of all, (N R, C); see ClosedSetExpert.add_to."""
     own, log_probabilities = find_fixed(expert, maps, sizes)
     least = torch.full_like(log_probabilities[:, :1], expert.score_threshold).log()  # (N, 1, C)
     said = torch.cat([least.expand(-1, proposals.boxes.shape[1], -1), log_probabilities.clamp(min=least)], dim=1)
     joined = [torch.cat(pair, dim=1) for pair in zip(proposals[:3], own[:3], strict=True)]
-    return Boxes(*joined, proposals.is_exact & own.is_exact), said.flatten(0, 1)
+    return FixedBoxes(*joined, proposals.is_exact & own.is_exact), said.flatten(0, 1)
 
 
-def find_fixed(expert: ClosedSetExpert, maps: Sequence[Tensor], sizes: Tensor) -> tuple[Boxes, Tensor]:
+def find_fixed(expert: ClosedSetExpert, maps: Sequence[Tensor], sizes: Tensor) -> tuple[FixedBoxes, Tensor]:
     """The expert's boxes, the most probable first, and the log-probabilities of its classes (N, R, C).
 
     Args:
@@ -248,26 +264,7 @@ def find_fixed(expert: ClosedSetExpert, maps: Sequence[Tensor], sizes: Tensor) -
     best, index = best.masked_fill(~keep, -torch.inf).topk(number)
     boxes, log_probabilities, is_there = take(boxes, index), take(log_probabilities, index), best.isfinite()
     logits = logit_of_log(best.masked_fill(~is_there, -1))
-    return Boxes(boxes, logits, is_there, is_exact), log_probabilities
-
-
-def _refine(
-    pooler: ROIPooler,
-    features: Mapping[str, Tensor],
-    in_features: Sequence[str],
-    stages: Sequence[tuple[nn.Module, nn.Module]],
-    proposals: Tensor,
-) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    """-> pooled (N R, C, P, P), box features (N R, F), text embeddings of all stages (N R, D), boxes (N, R, 4)."""
-    maps, embeddings, boxes = [features[name] for name in in_features], [], proposals
-    for box_head, predictor in stages:
-        pooled = pool_every_level(pooler, maps, list(boxes.unbind()))
-        box_features = box_head(pooled)
-        text, deltas = predictor.embed(box_features)
-        embeddings.append(text)
-        moved = predictor.box2box_transform.apply_deltas(deltas.float(), boxes.flatten(0, 1))
-        boxes = moved.view_as(boxes)
-    return pooled, box_features, torch.cat(embeddings, dim=1), boxes
+    return FixedBoxes(boxes, logits, is_there, is_exact), log_probabilities
 
 
 def keep_best(
