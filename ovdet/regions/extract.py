@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from datetime import timedelta
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -19,6 +20,8 @@ from ovdet.regions.ray import run_on_ray
 from ovdet.regions.shard import missing_shards, shard_path
 from ovdet.regions.store import unreadable_by_shard, unreadable_images
 from ovdet.regions.worker import build_extractor
+
+_PATIENCE = timedelta(days=7)  # of a process that is done with its share, for the others
 
 
 class Extracted(NamedTuple):
@@ -93,7 +96,7 @@ def run_here(config: DictConfig, job: ExtractJob, folder: Path, shards: Shards, 
     if processes == 1:
         _extract_share(*arguments)
     else:
-        launch(_extract_share_apart, processes, dist_url="auto", args=arguments)
+        launch(_extract_share_apart, processes, dist_url="auto", args=arguments, timeout=_PATIENCE)
 
 
 @command

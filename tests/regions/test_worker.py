@@ -7,6 +7,8 @@ import signal
 import subprocess
 import sys
 import time
+from datetime import timedelta
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -17,6 +19,7 @@ from torchvision.ops import box_iou
 
 from ovdet.data.mapper import OpenVocabMapper
 from ovdet.modeling.nms import select_regions
+from ovdet.regions import extract
 from ovdet.regions.job import ImageJob
 from ovdet.regions.plan import ImageRecord, RegionPlan, write_plan
 from ovdet.regions.shard import missing_shards, shard_path
@@ -30,6 +33,15 @@ def random_boxes(number, seed=0):
     generator = torch.Generator().manual_seed(seed)
     corners = torch.rand(number, 2, 2, generator=generator) * 100
     return torch.cat([corners.amin(1), corners.amax(1)], dim=1), torch.rand(number, generator=generator)
+
+
+def test_a_process_that_is_done_waits_for_the_slowest(monkeypatch):
+    """Longer than torch's half an hour, as shares of a large data set may differ by more."""
+    given = {}
+    monkeypatch.setattr(extract, "launch", lambda *_, **options: given.update(options))
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 0)
+    extract.run_here(None, None, Path("store"), [], 2)
+    assert given["timeout"] >= timedelta(days=1)
 
 
 def test_choose_regions_against_the_detectors_own_selection():
