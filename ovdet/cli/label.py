@@ -60,6 +60,7 @@ def run(arguments: argparse.Namespace) -> None:
     from ovdet.inference.labels import Journal, Labels
     from ovdet.inference.review import write_review
     from ovdet.inference.shown import thresholds_of
+    from ovdet.text.class_names import normalize_class_name
 
     # what is asked
     limits, output, folder = _checked(arguments)
@@ -68,8 +69,10 @@ def run(arguments: argparse.Namespace) -> None:
     given = parse_thresholds(arguments.thresholds)
     predictor = predictor_for(arguments, arguments.overrides)
     thresholds_of(predictor.classes, given)  # refuses names that are not asked for
-    lowest = thresholds_of(predictor.classes, limits["threshold"]).tolist()
-    thresholds = {name: given.get(name, round(value, 4)) for name, value in zip(predictor.names, lowest, strict=True)}
+    of_others = thresholds_of(predictor.classes, limits["threshold"]).tolist()
+    chosen = {normalize_class_name(name): value for name, value in given.items()}
+    every = zip(predictor.names, of_others, strict=True)
+    thresholds = {name: chosen.get(normalize_class_name(name), round(value, 4)) for name, value in every}
     # labels
     journal = Journal(output, _asked(arguments, thresholds))
     before = len(journal.done)

@@ -17,6 +17,7 @@ from ovdet.class_embeddings import ClassEmbeddings
 from ovdet.errors import InputError
 from ovdet.inference.detections import Detections
 from ovdet.modeling.postprocess import is_not_contained, is_not_outdone
+from ovdet.text.class_names import nearest_name, normalize_class_name
 
 Threshold = float | Mapping[str, float] | None
 
@@ -89,10 +90,14 @@ def thresholds_of(classes: ClassEmbeddings, threshold: Threshold = None) -> Tens
     if threshold is not None and not isinstance(threshold, Mapping):
         return torch.full((len(classes.names),), threshold)
     lowest = _default_thresholds(classes)
-    for name, value in (threshold or {}).items():
-        if name not in classes.names:
-            raise InputError(f"expected thresholds of names that are asked for, got one of {name!r}")
-        lowest[classes.names.index(name)] = value
+    if not threshold:
+        return lowest
+    place = {normalize_class_name(name): index for index, name in enumerate(classes.names)}
+    for name, value in threshold.items():
+        if normalize_class_name(name) not in place:
+            near = nearest_name(name, classes.names)
+            raise InputError(f"expected thresholds of names that are asked for, got one of {name!r}{near}")
+        lowest[place[normalize_class_name(name)]] = value
     return lowest
 
 

@@ -74,7 +74,7 @@ def label(photos, ovdet, tmp_path, monkeypatch):
 
 def test_formats_and_thresholds(label, tmp_path):
     formats = ("coco", "yolo", "voc", "labelstudio", "cvat", "csv")
-    more = ("--threshold", "0.1", "--thresholds", "dog=0.5", "--format", *formats, "--json")
+    more = ("--threshold", "0.1", "--thresholds", "Dog=0.5", "--format", *formats, "--json")
     code, out, err = label(*more)
     assert code == 0, err
     said = json.loads(out)

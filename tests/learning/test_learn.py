@@ -294,6 +294,9 @@ def test_learned_classes_have_a_default_threshold_of_their_own(predictor, learne
     both = join_classes(predictor.embed(["red circle", "wheel"], negatives=()), learned)  # the first was trained
     assert thresholds_of(both).tolist() == pytest.approx([0.3, 0.08, 0.1])
     assert thresholds_of(both, {"zebra crossing": 0.5}).tolist() == pytest.approx([0.3, 0.08, 0.5])
+    assert thresholds_of(both, {"Zebra_Crossing.": 0.5}).tolist() == pytest.approx([0.3, 0.08, 0.5])
+    with pytest.raises(InputError, match=r"asked for, got one of 'zebra crosing' \(near it: 'zebra crossing'\)"):
+        thresholds_of(both, {"zebra crosing": 0.5})
 
 
 def test_a_name_counts_as_far_as_it_tells_examples_from_the_rest():

@@ -11,7 +11,7 @@ from torch import Tensor
 from ovdet.engine.checkpoint import read_checkpoint
 from ovdet.errors import InputError
 from ovdet.files import file_sha256
-from ovdet.hub.model_folder import FORMAT, save_model_folder
+from ovdet.hub.model_folder import FORMAT, check_model_folder, save_model_folder
 from ovdet.hub.published.families import FAMILIES
 from ovdet.hub.published.variant import Variant
 
@@ -43,6 +43,7 @@ def convert(
     Raises:
         InputError: the file cannot be read or holds other weights, or the folder cannot be written to.
     """
+    check_model_folder(output)
     stored = read_published_weights(weights)
     if proposals is not None:
         found = read_published_weights(proposals)

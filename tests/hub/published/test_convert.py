@@ -50,6 +50,16 @@ def published(tiny, tmp_path, monkeypatch):
     return stored
 
 
+def test_the_place_is_looked_at_before_the_weights(tmp_path):
+    """They may be gigabytes."""
+    (tmp_path / "notes").write_text("mine")
+    (tmp_path / "mine").mkdir()
+    (tmp_path / "mine/README.md").write_text("# something else\n")
+    for name, message in (("notes", "is a file"), ("mine", "README.md of its own")):
+        with pytest.raises(InputError, match=message):
+            convert(tmp_path / "gone.pth", tmp_path / name)
+
+
 def test_a_converted_model_opens_without_its_text_encoder(published, tiny, tmp_path):
     variant = convert(tmp_path / "weights.pth", tmp_path / "model", family="tiny")
 
