@@ -5,6 +5,7 @@ Shape letters: R proposals of one image.
 
 from __future__ import annotations
 
+import logging
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -14,9 +15,11 @@ import torch
 from torch import Tensor
 
 from ovdet.arrays import load_arrays
-from ovdet.data.coco import Number, read_json
+from ovdet.data.coco import Number, listed, read_json
 from ovdet.errors import InputError, first_line
 from ovdet.typed import checked
+
+logger = logging.getLogger(__name__)
 
 Box = tuple[float, float, float, float]  # XYXY in pixels of the image
 Proposals = dict[Any, tuple[list[Box], list[float]]]  # boxes and scores by image id
@@ -134,16 +137,20 @@ class PrecomputedProposals:
         return {"proposal_source": f"{name}{unknown}", "training_classes": list(self.training_classes or ())}
 
     def check(self, image_ids: list[int | str]) -> None:
-        """Refuse a file of other images.
+        """Refuse a file of other images, and warn of images that it leaves out.
 
         Raises:
             InputError: none of these images has a proposal.
         """
-        if not any(str(each) in self._by_image for each in image_ids):
+        lacking = [each for each in image_ids if str(each) not in self._by_image]
+        if len(lacking) == len(image_ids):
             ids = ", ".join(list(self._by_image)[:5])
             raise InputError(
                 f"expected proposals of the data set's {len(image_ids)} images, {self.path} has only image ids {ids}"
             )
+        if lacking:
+            logger.warning("%d of %d images have no proposals in %s: %s", len(lacking), len(image_ids), self.path,
+                           listed(lacking))  # fmt: skip
 
     def __call__(self, image_id: int | str) -> tuple[Tensor, Tensor]:
         """(R, 4) float32 XYXY in pixels of the image as it is, and (R,) logits, best first; R = 0 where it has none."""

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import logging
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -22,6 +23,8 @@ from ovdet.errors import InputError
 from ovdet.files import file_sha256
 from ovdet.hub.load import find_weights
 from ovdet.text.class_names import normalize_class_name
+
+logger = logging.getLogger(__name__)
 
 NMS_THRESHOLD = 0.7  # IoU above which the less object-like of two proposals goes (ViLD's RPN)
 _PROPOSING = ("backbone", "proposal_generator", "pixel_mean", "pixel_std", "input_format")  # parts of a model
@@ -125,9 +128,12 @@ def from_file(path: str, classes: Sequence[str] | None, dicts: Sequence[Mapping[
                          "give --proposal-classes (none: \"\")")  # fmt: skip
     if named is not None and list(names) != list(named):
         raise InputError(f"expected the training classes that {path} names, {listed(named)}, got {listed(names)}")
-    if not any(record["image_id"] in proposals for record in dicts):
+    lacking = [record["image_id"] for record in dicts if record["image_id"] not in proposals]
+    if len(lacking) == len(dicts):
         ids = listed(sorted(map(str, proposals)))
         raise InputError(f"expected proposals of the data set's {len(dicts)} images, {path} has only image ids {ids}")
+    if lacking:
+        logger.warning("%d of %d images have no proposals in %s: %s", len(lacking), len(dicts), path, listed(lacking))
     metadata = {
         "source": Path(path).name,
         "training_classes": list(names),

@@ -1,6 +1,7 @@
 """Files of proposals: detectron2's pickle as detectron2 itself reads it, jsons, and others refused in one line."""
 
 import json
+import logging
 import os
 import pickle
 
@@ -41,7 +42,7 @@ def test_what_detectron2_reads(tmp_path, mode, names):
     assert PrecomputedProposals(file)(8)[0].shape == PrecomputedProposals(file)("none")[0].shape == (0, 4)
 
 
-def test_jsons_and_what_their_source_knows(tmp_path):
+def test_jsons_and_what_their_source_knows(tmp_path, caplog, monkeypatch):
     entries = [{"image_id": "a", "bbox": [1, 2, 3, 4], "score": score} for score in (0.25, 0.5, 1.0)]
     for content, named in ((entries, None), ({"training_classes": ["cat"], "proposals": entries}, ["cat"])):
         (tmp_path / "p.json").write_text(json.dumps(content))
@@ -51,7 +52,11 @@ def test_jsons_and_what_their_source_knows(tmp_path):
         assert logits[1:].sigmoid().tolist() == pytest.approx([0.5, 0.25])
         assert found.header["training_classes"] == (named or []) and "p.json" in found.header["proposal_source"]
         assert ("does not say" in found.header["proposal_source"]) == (named is None)
+    monkeypatch.setattr(logging.getLogger("ovdet"), "propagate", True)  # a command run here before turns it off
+    found.check(["a"])
+    assert not caplog.messages
     found.check(["a", "b"])
+    assert "1 of 2 images have no proposals" in caplog.text and caplog.text.rstrip().endswith(": b")
     with pytest.raises(InputError, match="of the data set's 1 images, .*p.json has only image ids a"):
         found.check([3])
 
