@@ -46,8 +46,10 @@ class LearnedTemperature(nn.Module):
         self.log_temperature = nn.Parameter(torch.tensor(math.log(initial)))
 
     def forward(self) -> Tensor:
-        """0-dim."""
-        return self.log_temperature.exp().clamp(min=_MIN_TEMPERATURE)
+        """0-dim. The bound is the parameter's, which can rise from it: beyond one of the result is no gradient."""
+        with torch.no_grad():
+            self.log_temperature.clamp_(min=math.log(_MIN_TEMPERATURE))
+        return self.log_temperature.exp()
 
 
 def first_of_each_class(labels: Tensor) -> Tensor:

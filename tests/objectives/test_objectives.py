@@ -305,6 +305,10 @@ def test_a_temperature_stays_above_its_least():
     assert temperature().item() == pytest.approx(0.07)
     temperature.log_temperature.data.fill_(-99)
     assert temperature().item() == pytest.approx(0.01)
+    optimizer = torch.optim.SGD(temperature.parameters(), lr=1.0)
+    (-temperature()).backward()  # which a higher one lowers
+    optimizer.step()
+    assert temperature().item() > 0.01005
 
 
 def test_an_objective_that_nobody_can_serve_is_no_class():
