@@ -84,7 +84,7 @@ def run(arguments: argparse.Namespace) -> None:
     files = _write(arguments, labels, output) if own is None else [_write_beside(own, photos, journal, output)]
     files += [str(write_review(labels, thresholds, output, number=arguments.review))] if arguments.review > 0 else []
     boxes = sum(len(photo.detections) for photo in here)
-    line = f"{', '.join(files)}: {boxes} boxes on {len(here)} photos, {len(here) - before} of them new"
+    line = f"{', '.join(files)}: {boxes} boxes on {len(here)} photos, {len(journal.done) - before} of them new"
     say(arguments, line, {"files": files, "photos": len(here), "boxes": boxes, "left_out": len(failures)})
     if failures:
         raise InputError(f"{len(failures)} photos cannot be used, the first: {failures[0]}")
@@ -127,7 +127,7 @@ def _label(stream: Callable, photos: Sequence[Path], journal: Journal) -> list[I
         failures.append(error)
         print(f"left out: {error}", file=sys.stderr)
 
-    total = len(photos) - len(journal.done)
+    total = sum(photo.name not in journal.done for photo in photos)
     for _ in track(label_photos(stream, photos, journal, leave_out), "labeling", total):
         pass
     return failures

@@ -85,6 +85,8 @@ def load_classes(path: str | Path) -> ClassEmbeddings:
             tensors = {key: file.get_tensor(key) for key in keys & set(_TYPES)}
     except (OSError, SafetensorError) as error:
         raise InputError(f"expected a file of classes, {path} is damaged or something else") from error
+    if header.get("format", "").startswith("ovdet text embeddings"):
+        raise InputError(f"expected a file of classes, {path} is one of embeddings: --names takes it")
     told = checked(header, _Header, "a file of classes", path)
     names = Vocabulary(decoded(told.names, tuple[str, ...], "names of classes", path)).names
     learned = [tensors.get(key) for key in _LEARNED]

@@ -215,7 +215,10 @@ def _read(path: Path) -> tuple[dict[str, str], Tensor]:
         raise InputError(f"expected a file of embeddings, got {path}, which is no file")
     try:
         with safe_open(str(path), framework="pt") as file:
-            header, matrix = file.metadata() or {}, file.get_tensor("matrix")
+            header = file.metadata() or {}
+            if header.get("format", "").startswith("ovdet classes"):
+                raise InputError(f"expected a file of embeddings, {path} is one of classes: --classes takes it")
+            matrix = file.get_tensor("matrix")
     except (OSError, SafetensorError) as error:
         raise InputError(f"expected a file of embeddings, got one that is damaged or something else: {path}") from error
     return header, matrix

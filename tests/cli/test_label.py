@@ -89,6 +89,14 @@ def test_formats_and_thresholds(label, tmp_path):
     assert code == 2 and "expected the thresholds that" in err and "another --output" in err
 
 
+def test_a_photo_that_has_gone_since_is_in_no_label_and_no_count(label, photos, tmp_path):
+    assert label()[0] == 0
+    (photos / "3.png").unlink()
+    code, out, err = label("--format", "csv")
+    assert code == 0 and "on 7 photos, 0 of them new" in out, err
+    assert "3.png" not in (tmp_path / "out/labels.csv").read_text()
+
+
 def test_a_broken_photo_is_told_and_the_others_are_labeled(label, photos, tmp_path):
     (photos / "3.png").write_bytes(b"broken")
     code, _, err = label()

@@ -21,6 +21,7 @@ from ovdet.learning.learn import name_shares
 from ovdet.learning.probe import BACKGROUND, IGNORED
 from ovdet.modeling.fingerprint import detector_fingerprint
 from ovdet.text.classes import join_classes
+from ovdet.text.embeddings import TextEmbeddings, load_embeddings
 
 ASKED = ["red circle", "wheel"]
 ALL = dict(threshold=0, class_agnostic_iou=1, max_containment=1)
@@ -113,6 +114,17 @@ def test_a_file_gives_the_same_and_another_detector_refuses_it(predictor, data, 
         load_classes(tmp_path / "odd.safetensors")
     with pytest.raises(InputError, match="of a detector"):
         save_classes(tmp_path / "names.safetensors", predictor.embed(ASKED))
+
+
+def test_a_file_for_another_option_is_told(predictor, learned, tmp_path):
+    """Names and classes both come as safetensors."""
+    save_classes(tmp_path / "mine.safetensors", learned)
+    with pytest.raises(InputError, match="embeddings, .*mine.safetensors is one of classes: --classes takes it"):
+        load_embeddings(tmp_path / "mine.safetensors")
+    matrix = torch.nn.functional.normalize(torch.ones(1, 4), dim=1)
+    TextEmbeddings(matrix, ("dog",), ("a {}.",), "nobody", "0" * 16).save(tmp_path / "names.safetensors")
+    with pytest.raises(InputError, match="classes, .*names.safetensors is one of embeddings: --names takes it"):
+        load_classes(tmp_path / "names.safetensors")
 
 
 def test_files_hold_all_kinds_of_rows_and_thresholds(predictor, data, learned, tmp_path):
