@@ -8,6 +8,7 @@ ovdet detect photos --names names.txt --weights detector.onnx
 from __future__ import annotations
 
 import argparse
+import os
 from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
@@ -145,7 +146,8 @@ def sort_words(arguments: argparse.Namespace) -> tuple[list[str], list[str]]:
     words = [text for text in given if text not in (*inputs, *overrides)]
     if words:
         names = ", ".join([arguments.vocabulary or "", *words])
-        raise InputError(f'expected names in quotes with commas between, --names "{names}", got {" ".join(words)}')
+        told = f'files or folders that exist, or names in quotes with commas between, --names "{names}"'
+        raise InputError(f"expected {told}, got {' '.join(words)}")
     return inputs, overrides
 
 
@@ -154,7 +156,7 @@ def _is_path(text: str) -> bool:
     from ovdet.data.images import SUFFIXES
     from ovdet.inference.media import VIDEO_SUFFIXES
 
-    return Path(text).exists() or Path(text).suffix.lower() in SUFFIXES | VIDEO_SUFFIXES
+    return Path(text).exists() or os.sep in text or Path(text).suffix.lower() in SUFFIXES | VIDEO_SUFFIXES
 
 
 def predictor_for(arguments: argparse.Namespace, overrides: Sequence[str] = ()) -> OpenVocabPredictor | TiledPredictor:

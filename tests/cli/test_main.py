@@ -127,6 +127,19 @@ def test_photos_without_an_option_and_lines_for_programs(ovdet, photo, tmp_path,
     assert chosen["overrides"] == ["train.device=cpu"]
 
 
+@pytest.mark.parametrize(
+    ("word", "message"),
+    [
+        ("phtos/", "expected an image or a folder of images, phtos/ does not exist"),
+        ("a/b/phtos", "expected an image or a folder of images, a/b/phtos does not exist"),
+        ("phtos", "expected files or folders that exist, or names in quotes"),
+    ],
+)
+def test_a_folder_that_does_not_exist_is_no_name(ovdet, word, message):
+    code, _, err = ovdet("detect", word, "--names", "cat")
+    assert code == 2 and message in err and err.count("\n") == 1
+
+
 def test_names_that_the_shell_took_apart(ovdet, photo, tmp_path):
     code, _, err = ovdet("detect", photo, "--names", "dog", "bicycle", "--output", tmp_path / "out")
     assert code == 2 and '--names "dog, bicycle"' in err and not (tmp_path / "out").exists()
