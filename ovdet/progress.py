@@ -14,8 +14,19 @@ _T = TypeVar("_T")
 
 
 def track(sequence: Iterable[_T], description: str, total: float | None = None, **options: Any) -> Iterable[_T]:
-    """Go through a sequence behind a bar; options as of rich's `track`."""
-    return rich.progress.track(sequence, description, total, console=Console(stderr=True), **options)
+    """Go through a sequence behind a bar; options as of rich's `track`.
+
+    A bar that would go away at the end (`transient`) is not drawn where stderr is no terminal: it would leave a line.
+    """
+    console = Console(stderr=True)
+    options["disable"] = options.get("disable", False) or (options.get("transient", False) and not console.is_terminal)
+    return rich.progress.track(sequence, description, total, console=console, **options)
+
+
+def passing_bar(*, shown: bool = True) -> Progress:
+    """A bar that goes away at the end, and is not drawn where stderr is no terminal."""
+    console = Console(stderr=True)
+    return Progress(console=console, transient=True, disable=not (shown and console.is_terminal))
 
 
 def show_progress(

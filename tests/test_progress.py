@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 import ovdet
-from ovdet.progress import show_progress, track
+from ovdet.progress import passing_bar, show_progress, track
 
 
 def test_every_step_is_taken_and_the_last_count_is_drawn(capsys):
@@ -32,6 +32,14 @@ def test_results_on_stdout_are_not_among_bars(capsys):
     assert [print(number) for number in track(range(3), "counting")] == [None] * 3
     drawn = capsys.readouterr()
     assert drawn.out == "0\n1\n2\n" and re.search("counting .* 100%", drawn.err)
+
+
+def test_a_bar_that_goes_away_leaves_no_line_where_nobody_looks(capsys):
+    assert list(track(range(3), "passing", transient=True)) == [0, 1, 2]
+    with passing_bar() as bar:
+        bar.advance(bar.add_task("passing", total=3), 3)
+    drawn = capsys.readouterr()
+    assert drawn.err == drawn.out == ""
 
 
 def test_no_bar_of_richs_own_is_on_stdout():

@@ -26,6 +26,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--images", metavar="DIR", help="their folder (default: drawn ones, JPEG)")
     parser.add_argument("--model", default="ovdet-lite", help="default: ovdet-lite")
     parser.add_argument("--batch-size", type=int, nargs="+", default=[1], metavar="B", help="default: 1")
+    parser.add_argument("--compile", action="store_true", help="as CUDA graphs, see ovdet detect --compile")
+    parser.add_argument("--half", action="store_true", help="in half precision")
     parser.add_argument("--device", help="default: a GPU where there is one")
 
 
@@ -40,7 +42,8 @@ def run(arguments: argparse.Namespace) -> list[Row]:
     with tempfile.TemporaryDirectory() as folder:
         images = arguments.images or draw_photos(Path(folder), arguments.photos)
         files = find_images(images)[: arguments.photos]
-        predictor = OpenVocabPredictor.from_pretrained(arguments.model, device=arguments.device)
+        options = dict(device=arguments.device, compile=arguments.compile, half=arguments.half)
+        predictor = OpenVocabPredictor.from_pretrained(arguments.model, **options)
         predictor.set_vocabulary(NAMES)
         return [_row(predictor, files, size, arguments.rounds) for size in arguments.batch_size]
 

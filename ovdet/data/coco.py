@@ -15,11 +15,10 @@ from typing import Annotated, Any, Literal, NamedTuple
 import msgspec
 import numpy as np
 import pycocotools.mask as mask_util
-from rich.console import Console
-from rich.progress import Progress
 
 from ovdet.errors import InputError
 from ovdet.files import atomic_writer
+from ovdet.progress import passing_bar
 from ovdet.text.class_names import normalize_class_name
 from ovdet.typed import checked
 
@@ -100,7 +99,7 @@ def _parse_with_bar(text: str, name: str) -> Any:
     """json.loads with a progress bar, which counts the objects that are parsed."""
     every = 4096
     numbers = itertools.count(1)
-    with Progress(console=Console(stderr=True), transient=True) as bar:
+    with passing_bar() as bar:
         task = bar.add_task(f"reading {name}", total=text.count("{"))
 
         def count(entry: dict[str, Any]) -> dict[str, Any]:
@@ -131,8 +130,7 @@ def write_json(path: str | Path, content: Mapping[str, Any]) -> None:
         InputError: the place cannot be written to.
     """
     total = sum(len(value) for value in content.values() if isinstance(value, list))
-    progress = Progress(console=Console(stderr=True), transient=True, disable=total < MANY)
-    with atomic_writer(path) as stream, progress as bar:
+    with atomic_writer(path) as stream, passing_bar(shown=total >= MANY) as bar:
         task = bar.add_task(f"writing {Path(path).name}", total=total)
         for position, (key, value) in enumerate(content.items()):
             stream.write(f"{',' if position else '{'}{json.dumps(key)}:".encode())

@@ -16,6 +16,7 @@ from typing import Any
 import torch
 from detectron2.config import instantiate
 from detectron2.data import transforms as T
+from detectron2.structures import Instances
 from omegaconf import DictConfig
 from PIL import Image
 from torch import Tensor, nn
@@ -351,6 +352,11 @@ class OpenVocabPredictor:
     @float32_by_default()
     def _detect(self, inputs: Sequence[dict], classes: ClassEmbeddings, shown: Shown) -> list[Detections]:
         """Detections of prepared photos."""
+        return [to_detections(each, classes, shown) for each in self._run(inputs, classes, shown)]
+
+    @float32_by_default()
+    def _run(self, inputs: Sequence[dict], classes: ClassEmbeddings, shown: Shown) -> list[Instances]:
+        """The model's output for prepared photos, on the CPU."""
         if not inputs:
             return []
         options = {}
@@ -358,7 +364,7 @@ class OpenVocabPredictor:
             options["mask_thresholds"] = thresholds_of(classes, shown.threshold)
         with torch.inference_mode():
             outputs = self.model(inputs, classes=classes, **options)
-        return [to_detections(output["instances"].to("cpu"), classes, shown) for output in outputs]
+        return [output["instances"].to("cpu") for output in outputs]
 
     def _padded_size(self, inputs: dict) -> tuple[int, ...]:
         """(height, width) of a prepared photo as the network pads it where it is alone."""
@@ -449,7 +455,8 @@ class OpenVocabPredictor:
         return stream_photos(
             photos_of(source),
             partial(self.prepare, channel_order="RGB"),
-            partial(self._detect, classes=classes, shown=shown),
+            partial(self._run, classes=classes, shown=shown),
+            partial(float32_by_default()(to_detections), classes=classes, shown=shown),
             shape_of=self._padded_size,
             batch_size=batch_size,
             on_failure=on_failure,

@@ -75,7 +75,8 @@ def photos_of(source: str | Path | Iterable[Photo]) -> Iterable[Photo]:
 def stream_photos(
     photos: Iterable[Photo],
     prepare: Callable[[np.ndarray], Any],
-    detect: Callable[[Sequence[Any]], Sequence[Detections]],
+    detect: Callable[[Sequence[Any]], Sequence[Any]],
+    finish: Callable[[Any], Detections] = lambda found: found,
     *,
     shape_of: Callable[[Any], Hashable] = lambda inputs: None,
     batch_size: int = 1,
@@ -85,13 +86,14 @@ def stream_photos(
 ) -> Iterator[StreamedPhoto]:
     """Detect on photos in their order.
 
-    Threads read and prepare them; one more, the network's, works up to two batches ahead of whoever takes the results.
-    No thread outlives the iteration.
+    Threads read and prepare them; one more, the network's, works ahead of another, which finishes what it found, up to
+    two batches ahead of whoever takes the results. No thread outlives the iteration.
 
     Args:
         photos: any number; a thread of its own iterates over them.
         prepare: (H, W, 3) uint8 RGB -> what `detect` takes; called in several threads at once.
-        detect: prepared photos of one shape -> what is on each.
+        detect: prepared photos of one shape -> what the network finds on each.
+        finish: that of one photo -> its detections; meanwhile the network goes on.
         shape_of: of a prepared photo.
         batch_size: photos of a batch at most.
         readers: threads that read and prepare; 0 for as many as help.
@@ -109,18 +111,26 @@ def stream_photos(
         is_large = isinstance(photo, (str, Path, Image.Image)) and rgb.size > 3 * KEPT_PIXELS
         return _Read(photo, inputs, None if is_large else rgb)
 
-    def run(batch: Sequence[tuple[int, _Read]]) -> list[tuple[int, StreamedPhoto | _Read]]:
+    def run(batch: Batch) -> tuple[Batch, Sequence[Any]]:
         if batch[0][1].error is not None:
-            return list(batch)
-        found = detect([each.inputs for _, each in batch])
-        return [(k, StreamedPhoto(each.source, f, each.rgb)) for (k, each), f in zip(batch, found, strict=True)]
+            return batch, batch
+        return batch, detect([each.inputs for _, each in batch])
+
+    def finish_all(results: tuple[Batch, Sequence[Any]]) -> list[tuple[int, StreamedPhoto | _Read]]:
+        if results[0][0][1].error is not None:
+            return results[0]
+        pairs = zip(*results, strict=True)
+        return [(k, StreamedPhoto(each.source, finish(found), each.rgb)) for (k, each), found in pairs]
 
     def shape(each: _Read) -> Hashable:
         return each.error is None and (shape_of(each.inputs),)
 
     with closing(read_ahead(photos, read, threads=readers, ahead=readers + batch_size)) as readings:
         batches = alike(readings, shape, batch_size=batch_size, window=4 * batch_size)
-        with closing(read_ahead(batches, run, threads=1, ahead=BATCHES_AHEAD)) as results:
+        with (
+            closing(read_ahead(batches, run, threads=1, ahead=1)) as found,
+            closing(read_ahead(found, finish_all, threads=1, ahead=BATCHES_AHEAD)) as results,
+        ):
             for result in in_order(each for batch in results for each in batch):
                 if isinstance(result, StreamedPhoto):
                     yield result
@@ -135,3 +145,6 @@ class _Read(NamedTuple):
     inputs: Any = None
     rgb: np.ndarray | None = None
     error: InputError | None = None
+
+
+Batch = list[tuple[int, _Read]]  # with their places in the stream

@@ -40,7 +40,7 @@ CONTENT = {
 def stderr(monkeypatch):
     """What the bars draw, on a terminal of 200 columns."""
     stream = io.StringIO()
-    monkeypatch.setattr(coco_json, "Console", lambda stderr: Console(file=stream, force_terminal=True, width=200))
+    monkeypatch.setattr("ovdet.progress.Console", lambda stderr: Console(file=stream, force_terminal=True, width=200))
     return stream
 
 

@@ -132,6 +132,34 @@ def test_bounded_and_over_when_left(photos):
     assert len(read) < 30 and threading.active_count() == before
 
 
+def test_the_network_goes_on_while_detections_are_finished(photos):
+    """The first photo is finished only once the second one is in the network."""
+    calls, second = [], threading.Event()
+
+    def detect(batch):
+        calls.append(batch)
+        if len(calls) == 2:
+            second.set()
+        return batch
+
+    def finish(found):
+        assert second.wait(20)
+        return f"finished {found}"
+
+    stream = stream_photos([photos / f"{k}.png" for k in (0, 2, 1)], lambda rgb: rgb.shape[:2], detect, finish)
+    assert [each.detections for each in stream] == ["finished (128, 96)", "finished (96, 128)"]
+
+
+def test_a_fault_of_finishing_ends_the_stream(photos):
+    def fail(found):
+        raise RuntimeError("no")
+
+    before = threading.active_count()
+    with pytest.raises(RuntimeError, match="no"):
+        list(stream_photos([photos / "0.png"] * 9, lambda rgb: 0, list, fail))
+    assert threading.active_count() == before
+
+
 def test_large_files_are_not_kept(photos, monkeypatch):
     monkeypatch.setattr("ovdet.inference.stream.KEPT_PIXELS", 1000)
     (photo,) = stream_photos([photos / "0.png"], lambda rgb: 0, list)
