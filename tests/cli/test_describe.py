@@ -89,7 +89,7 @@ def test_without_a_writer_it_says_how_to_train_one(ovdet, tiny_files, photo, tmp
         (["train.seed=1"], "images or folders of them, got overrides alone"),
         (["{photo}", "--regions", "0"], "--regions of at least 1"),
         (["{photo}", "--threshold", "2"], "--threshold between 0 and 1"),
-        (["{photo}", "--output", "{photo}"], "--output to be a folder"),
+        (["{photo}", "--output", "{photo}"], "expected a folder to write to, "),
     ],
 )
 def test_mistakes_are_one_line(ovdet, writer, photo, words, message):

@@ -1,5 +1,6 @@
 """Checkpoints: read without running code, refused where they do not fit, written whole."""
 
+import contextlib
 import io
 import pickle
 import resource
@@ -138,25 +139,29 @@ def test_damaged_and_missing_files(tmp_path, name):
     assert "\n" not in str(error.value)
 
 
-@pytest.fixture
+@contextlib.contextmanager
 def full_disk():
-    """Files of more than 600 bytes cannot be written."""
+    """Files of more than 600 bytes cannot be written in a `with` block; no longer, as pytest's own log may be one."""
     before = resource.getrlimit(resource.RLIMIT_FSIZE)
     resource.setrlimit(resource.RLIMIT_FSIZE, (600, before[1]))
-    yield
-    resource.setrlimit(resource.RLIMIT_FSIZE, before)
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
 
 
-def test_a_full_disk_leaves_the_old_checkpoint(tmp_path, full_disk):
+def test_a_full_disk_leaves_the_old_checkpoint(tmp_path):
     (tmp_path / "m.pth").write_bytes(b"older")
-    with pytest.raises(InputError, match=r"expected a place to write to, got .*m\.pth: File too large"):
+    refused = pytest.raises(InputError, match=r"expected a place to write to, got .*m\.pth: File too large")
+    with refused, full_disk():
         SafeCheckpointer(nn.Linear(3, 2), str(tmp_path)).save("m")
     assert (tmp_path / "m.pth").read_bytes() == b"older" and len(list(tmp_path.iterdir())) == 1
 
 
-def test_a_full_disk_leaves_the_name_of_the_old_checkpoint(tmp_path, full_disk):
+def test_a_full_disk_leaves_the_name_of_the_old_checkpoint(tmp_path):
     (tmp_path / "last_checkpoint").write_text("older.pth")
-    with pytest.raises(InputError, match=r"expected a place to write to, got .*last_checkpoint: File too large"):
+    refused = pytest.raises(InputError, match=r"expected a place to write to, got .*last_checkpoint: File too large")
+    with refused, full_disk():
         SafeCheckpointer(nn.Linear(3, 2), str(tmp_path)).tag_last_checkpoint("x" * 700)
     assert (tmp_path / "last_checkpoint").read_text() == "older.pth" and len(list(tmp_path.iterdir())) == 1
 
@@ -340,9 +345,10 @@ def test_a_process_that_does_not_write_writes_nothing(tmp_path):
     assert list(tmp_path.iterdir()) == []
 
 
-def test_a_disk_that_fills_up_while_tensors_are_written(tmp_path, full_disk):
+def test_a_disk_that_fills_up_while_tensors_are_written(tmp_path):
     """torch.save makes an error of its own of it."""
-    with pytest.raises(InputError, match=r"expected a place to write to, got .*m\.pth: File too large"):
+    refused = pytest.raises(InputError, match=r"expected a place to write to, got .*m\.pth: File too large")
+    with refused, full_disk():
         SafeCheckpointer(nn.Linear(300, 200), str(tmp_path)).save("m")
     assert list(tmp_path.iterdir()) == []
 

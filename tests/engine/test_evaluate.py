@@ -45,7 +45,7 @@ def test_the_loop_is_detectron2s(batch_size, capsys):
     model = Doubler().train()
     ours, theirs = run_detector(model, loader(), Recorder(), None), inference_on_dataset(model, loader(), Recorder())
     assert ours == theirs and len(ours["seen"]) == 7 and model.training
-    assert "7/7" in capsys.readouterr().out  # photos, not batches
+    assert "7/7" in capsys.readouterr().err  # photos, not batches
 
 
 def test_an_evaluator_may_return_nothing():
