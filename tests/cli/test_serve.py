@@ -26,6 +26,14 @@ from ovdet.text.embedder import NameEmbedder
 ROOT = Path(__file__).parents[2]
 
 
+@pytest.fixture(autouse=True)
+def levels_as_before():
+    """A server is a process of its own and leaves its loggers as they are; here other tests come after it."""
+    before = vocabulary_embedder.logger.level
+    yield
+    vocabulary_embedder.logger.setLevel(before)
+
+
 @pytest.mark.parametrize(
     ("words", "told"),
     [
