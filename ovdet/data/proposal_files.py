@@ -149,8 +149,8 @@ class PrecomputedProposals:
                 f"expected proposals of the data set's {len(image_ids)} images, {self.path} has only image ids {ids}"
             )
         if lacking:
-            logger.warning("%d of %d images have no proposals in %s: %s", len(lacking), len(image_ids), self.path,
-                           listed(lacking))  # fmt: skip
+            some = listed(lacking)
+            logger.warning("%d of %d images have no proposals in %s: %s", len(lacking), len(image_ids), self.path, some)
 
     def __call__(self, image_id: int | str) -> tuple[Tensor, Tensor]:
         """(R, 4) float32 XYXY in pixels of the image as it is, and (R,) logits, best first; R = 0 where it has none."""
