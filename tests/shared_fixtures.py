@@ -12,7 +12,7 @@ import runpy
 import shutil
 import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from functools import cache, cached_property, wraps
 from pathlib import Path
 from typing import NamedTuple
@@ -21,6 +21,7 @@ import numpy as np
 import pytest
 import torch
 from detectron2.config import LazyConfig, instantiate
+from detectron2.data import DatasetCatalog, MetadataCatalog
 from detectron2.utils.logger import setup_logger
 from filelock import FileLock
 from PIL import Image
@@ -28,6 +29,7 @@ from safetensors.torch import save_file
 
 from ovdet import imagenet_lite
 from ovdet.cache import cache_folder
+from ovdet.data import catalog  # noqa: F401, which announces the built-in data sets
 from ovdet.engine.config import load_config
 from ovdet.imagenet_lite import load_efficientnet_lite_weights
 from ovdet.modeling.backbones.nanodet import NanoDetBackbone
@@ -70,6 +72,16 @@ SMALL = (
 )
 # and one that needs no training
 TINY = ("model.region_source=null", "model.roi_heads.objectives=[]", *SMALL)
+
+
+@pytest.fixture(scope="module", autouse=True)
+def own_data_sets() -> Iterator[None]:
+    """What the tests of a file register is gone after them: those of another have other data under the same names."""
+    registered = set(DatasetCatalog)
+    yield
+    for name in set(DatasetCatalog) - registered:
+        DatasetCatalog.remove(name)
+        MetadataCatalog.pop(name, None)
 
 
 @pytest.fixture(scope="session", autouse=True)
