@@ -74,12 +74,14 @@ SMALL = (
 TINY = ("model.region_source=null", "model.roi_heads.objectives=[]", *SMALL)
 
 
+ANNOUNCED = frozenset(DatasetCatalog)  # the built-in ones
+
+
 @pytest.fixture(scope="module", autouse=True)
 def own_data_sets() -> Iterator[None]:
     """What the tests of a file register is gone after them: those of another have other data under the same names."""
-    registered = set(DatasetCatalog)
     yield
-    for name in set(DatasetCatalog) - registered:
+    for name in set(DatasetCatalog) - ANNOUNCED:
         DatasetCatalog.remove(name)
         MetadataCatalog.pop(name, None)
 
