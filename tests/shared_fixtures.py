@@ -81,9 +81,7 @@ ANNOUNCED = frozenset(DatasetCatalog)  # the built-in ones
 def own_data_sets() -> Iterator[None]:
     """What the tests of a file register is gone after them: those of another have other data under the same names."""
     yield
-    for name in set(DatasetCatalog) - ANNOUNCED:
-        DatasetCatalog.remove(name)
-        MetadataCatalog.pop(name, None)
+    forget_data_sets()
 
 
 @pytest.fixture(scope="session", autouse=True)
@@ -337,6 +335,13 @@ def ovdet(monkeypatch, capsys):
         return code, captured.out, captured.err
 
     return ovdet
+
+
+def forget_data_sets() -> None:
+    """Remove what a program has registered, as the end of its process would."""
+    for name in set(DatasetCatalog) - ANNOUNCED:
+        DatasetCatalog.remove(name)
+        MetadataCatalog.pop(name, None)
 
 
 def forget_log_handlers() -> None:

@@ -22,8 +22,8 @@ import numpy as np
 import pytest
 from detectron2.config import LazyCall as L
 from detectron2.config import LazyConfig, instantiate
-from detectron2.data import DatasetCatalog, MetadataCatalog
 from PIL import Image
+from shared_fixtures import forget_data_sets
 
 from ovdet.cli.main import main
 from ovdet.data.synthetic import build_synthetic
@@ -140,12 +140,14 @@ class Shell:
     def ovdet(self, words: list[str]) -> None:
         if words[0] == "serve":
             return self.serve(words)
-        with pytest.MonkeyPatch.context() as patch, own_data_sets():
+        with pytest.MonkeyPatch.context() as patch:
             patch.setattr(sys, "argv", ["ovdet", *words, *SHORTER.get(words[0], [])])
             try:
                 main()
             except SystemExit as stop:
                 assert not stop.code, (words, stop.code)
+            finally:
+                forget_data_sets()
 
     def python(self, words: list[str]) -> None:
         subprocess.run([sys.executable, *words], cwd=self.folder, check=True)
@@ -179,18 +181,6 @@ def writes_a_folder(words: tuple[str, ...]) -> bool:
 def shell(given) -> Iterator[Shell]:
     with contextlib.ExitStack() as stack:
         yield Shell(given, stack)
-
-
-@contextlib.contextmanager
-def own_data_sets() -> Iterator[None]:
-    """What a command registers is gone after it, as its process would be."""
-    registered = set(DatasetCatalog)
-    try:
-        yield
-    finally:
-        for name in set(DatasetCatalog) - registered:
-            DatasetCatalog.remove(name)
-            MetadataCatalog.pop(name, None)
 
 
 def write_file(page: Path, folder: Path) -> None:

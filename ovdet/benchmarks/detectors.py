@@ -83,21 +83,18 @@ def run(
     if int8_file:
         exported = load_predictor(None, None, int8_file, runtime=OPENVINO, half=None)
         contenders["openvino int8"] = partial(run_each, exported.model, inputs, classes[80])
-    batches: dict[str, int] = {}
     if torch.device(device).type == "cuda":
-        precisions = (False, True) if halves else (False,)
-        graphed = {
-            half: OpenVocabPredictor.from_pretrained(device=device, compile=True, half=half) for half in precisions
-        }
-        contenders |= batches_of({half: each.model for half, each in graphed.items()}, inputs[0], classes[80])
-        batches = {name: int(name.split()[-1]) for name in contenders if name.startswith("graphs")}
+        options = dict(device=device, compile=True)
+        models = {half: OpenVocabPredictor.from_pretrained(half=half, **options).model for half in {False, halves}}
+        contenders |= batches_of(models, inputs[0], classes[80])
     for count, each in classes.items():
         contenders[f"detectron2 {count}"] = partial(run_each, _faster_rcnn(ours.model, count, device), inputs, each)
     contenders["torchvision"] = partial(_mobilenet(device), [photo.to(device) / 255])
     if yolox_file:
         contenders["YOLOX"] = yolox(yolox_file, inputs)
     seconds = time_in_turns(contenders, rounds=rounds, device=device)
-    seconds |= {name: [each / size for each in seconds[name]] for name, size in batches.items()}
+    for name in filter(_is_batch, seconds):
+        seconds[name] = [each / _batch_size(name) for each in seconds[name]]
     if large_peers:
         seconds["OWLv2"] = time_in_turns({"OWLv2": owl(device)}, rounds=1, device=device)["OWLv2"]
     return rows_of(seconds, describe_device(device))
@@ -115,6 +112,14 @@ def batches_of(
             contender()  # the second one's graph is recorded
             contenders[f"graphs {'half ' if half else ''}{size}"] = contender
     return contenders
+
+
+def _is_batch(contender: str) -> bool:
+    return contender.startswith("graphs ")
+
+
+def _batch_size(contender: str) -> int:
+    return int(contender.split()[-1])
 
 
 def rows_of(seconds: Mapping[str, list[float]], device: str) -> list[Row]:
@@ -148,9 +153,9 @@ def rows_of(seconds: Mapping[str, list[float]], device: str) -> list[Row]:
     ]
     if "openvino int8" in median and "YOLOX" in median:
         rows.append(row("80 names, OpenVINO, 8 bits", "openvino int8", "YOLOX-nano's network, onnxruntime", "YOLOX"))
-    for name in (name for name in median if name.startswith("graphs")):
+    for name in filter(_is_batch, median):
         precision = ", half precision" if "half" in name else ""
-        what = f"80 names, CUDA graphs{precision}, a photo in batches of {name.split()[-1]}"
+        what = f"80 names, CUDA graphs{precision}, a photo in batches of {_batch_size(name)}"
         rows.append(row(what, name, "ovdet-lite as it was, float32, one photo", "ours 80"))
     if "half" in median:
         rows.append(row("80 names, bfloat16", "half", "ovdet-lite, float32", "ours 80"))

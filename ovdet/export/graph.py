@@ -20,6 +20,7 @@ from ovdet.modeling.detector import OpenVocabRCNN
 from ovdet.modeling.learned_rows import learned_log_scores
 from ovdet.modeling.nms import apart, clip
 from ovdet.modeling.postprocess import soft_nms_scores
+from ovdet.modeling.region_detection import detection_limits
 from ovdet.modeling.region_embedding import join_objectness, look_at_regions
 from ovdet.modeling.scoring import Regions, build_scorer
 from ovdet.modeling.tracing import min_steps, opaque, with_fixed_shapes, with_folded_norms
@@ -66,7 +67,6 @@ class DetectionGraph(nn.Module):
             learned rows, best first; of a detector with masks, the probabilities (N, S, S) of each box's pixels too.
         """
         heads = self.roi_heads
-        predictor = heads.box_predictor
         size = (image.shape[1], image.shape[2])
         features = self.backbone(self._network_input(image))
         maps = [features[name] for name in heads.box_in_features]
@@ -89,17 +89,11 @@ class DetectionGraph(nn.Module):
         active = None if heads.background_names is None else heads.background_names.active(vocabulary)
         linear = None if heads.linear_expert is None else heads.linear_expert(looked_at)
         scorer = build_scorer(heads, Regions(boxes, text, image_branch, objectness, said, linear), size, active)
-        options = dict(
-            score_threshold=predictor.test_score_thresh,
-            nms_threshold=predictor.test_nms_thresh,
-            max_detections=predictor.test_topk_per_image,
-            class_agnostic_nms=heads.class_agnostic_nms,
-            soft_nms_sigma=heads.soft_nms_sigma,
-        )
-        found, classes, best = keep_best(boxes, scorer.log_scores(vocabulary, is_base), **options)
+        limits = detection_limits(heads)
+        found, classes, best = keep_best(boxes, scorer.log_scores(vocabulary, is_base), **limits)
         if learned_weights is not None:
             logits = looked_at @ learned_weights.t() + learned_biases  # (R, L)
-            by_examples = keep_best(boxes, learned_log_scores(heads, logits, boxes, objectness, size), **options)
+            by_examples = keep_best(boxes, learned_log_scores(heads, logits, boxes, objectness, size), **limits)
             found, classes, best = joined(found, classes, best, *by_examples, first=vocabulary.shape[0])
         if not heads.mask_on:
             return found, best, classes

@@ -111,16 +111,15 @@ def stream_photos(
         is_large = isinstance(photo, (str, Path, Image.Image)) and rgb.size > 3 * KEPT_PIXELS
         return _Read(photo, inputs, None if is_large else rgb)
 
-    def run(batch: Batch) -> tuple[Batch, Sequence[Any]]:
-        if batch[0][1].error is not None:
-            return batch, batch
-        return batch, detect([each.inputs for _, each in batch])
+    def run(batch: Sequence[tuple[int, _Read]]) -> list[tuple[int, _Read, Any]]:
+        is_bad = batch[0][1].error is not None
+        found = [None] * len(batch) if is_bad else detect([each.inputs for _, each in batch])
+        return [(place, each, its) for (place, each), its in zip(batch, found, strict=True)]
 
-    def finish_all(results: tuple[Batch, Sequence[Any]]) -> list[tuple[int, StreamedPhoto | _Read]]:
-        if results[0][0][1].error is not None:
-            return results[0]
-        pairs = zip(*results, strict=True)
-        return [(k, StreamedPhoto(each.source, finish(found), each.rgb)) for (k, each), found in pairs]
+    def finish_all(batch: Sequence[tuple[int, _Read, Any]]) -> list[tuple[int, StreamedPhoto | _Read]]:
+        if batch[0][1].error is not None:
+            return [(place, each) for place, each, _ in batch]
+        return [(place, StreamedPhoto(each.source, finish(its), each.rgb)) for place, each, its in batch]
 
     def shape(each: _Read) -> Hashable:
         return each.error is None and (shape_of(each.inputs),)
@@ -145,6 +144,3 @@ class _Read(NamedTuple):
     inputs: Any = None
     rgb: np.ndarray | None = None
     error: InputError | None = None
-
-
-Batch = list[tuple[int, _Read]]  # with their places in the stream

@@ -105,7 +105,7 @@ class GraphedDetector:
         return outputs
 
     def _run(self, images: Sequence[Tensor], classes: ClassEmbeddings) -> FixedDetections | None:
-        """What the graph of these images (3, height, width) finds, on the CPU; None where there is none yet."""
+        """Run the graph of these images (3, height, width): its detections on the CPU, None where there is none yet."""
         step = max(self._detector.backbone.size_divisibility, 1)
         sides = (-(-max(each.shape[side] for each in images) // step) * step for side in (1, 2))
         shape = (_power_of_two(len(images)), 3, *sides)

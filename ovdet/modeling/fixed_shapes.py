@@ -26,6 +26,7 @@ from ovdet.modeling.detector import OpenVocabRCNN
 from ovdet.modeling.expert import ClosedSetExpert
 from ovdet.modeling.nms import nms_in_rounds, pairwise_iou
 from ovdet.modeling.postprocess import soft_nms_scores
+from ovdet.modeling.region_detection import detection_limits
 from ovdet.modeling.region_embedding import join_objectness, look_at_regions
 from ovdet.modeling.region_pooler import pool_every_level
 from ovdet.modeling.scoring import Regions, build_scorer, max_over_rows
@@ -68,7 +69,7 @@ class FixedDetections(NamedTuple):
 
 
 def why_not_fixed(detector: nn.Module) -> str:
-    """What a detector has that fixed shapes have not, "" for nothing."""
+    """Name the parts of a detector that fixed shapes do not have; "" for none."""
     if not isinstance(detector, OpenVocabRCNN):
         return f"a detector of another kind ({type(detector).__name__})"
     heads = detector.roi_heads
@@ -134,22 +135,15 @@ class FixedShapeDetection:
         objectness = join_objectness(heads, box_features, proposals.logits.flatten())
         shares = boxes / sizes.flip(1).repeat(1, 2)[:, None]  # of the image's sides: all images have one size
         regions = Regions(shares.flatten(0, 1), text, image, objectness, said, linear)
-        is_there = proposals.is_there & is_finite(regions).view_as(proposals.is_there)
+        is_there = proposals.is_there & regions.is_finite().view_as(proposals.is_there)
         # scores
         active = None if heads.background_names is None else heads.background_names.active_for(classes)
         log_scores = build_scorer(heads, regions, (1, 1), active).log_scores(classes.embeddings, classes.is_base)
         log_scores = max_over_rows(log_scores, classes, with_negatives=heads.class_agnostic_nms)  # (N R, K)
         log_scores = log_scores.unflatten(0, is_there.shape).masked_fill(~is_there[:, :, None], -torch.inf)
-        found = keep_best(
-            clip_each(boxes, sizes),
-            log_scores,
-            score_threshold=heads.box_predictor.test_score_thresh,
-            nms_threshold=heads.box_predictor.test_nms_thresh,
-            max_detections=heads.box_predictor.test_topk_per_image,
-            class_agnostic_nms=heads.class_agnostic_nms,
-            soft_nms_sigma=heads.soft_nms_sigma,
-            negative_class=len(classes.names) if heads.class_agnostic_nms else NEGATIVE,
-        )
+        negative_class = len(classes.names) if heads.class_agnostic_nms else NEGATIVE
+        limits = detection_limits(heads)
+        found = keep_best(clip_each(boxes, sizes), log_scores, **limits, negative_class=negative_class)
         return found._replace(is_exact=found.is_exact & proposals.is_exact)
 
     def _network_input(self, images: Tensor, sizes: Tensor) -> Tensor:
@@ -316,9 +310,3 @@ def clip_each(boxes: Tensor, sizes: Tensor) -> Tensor:
     """(N, R, 4) XYXY -> the same within (height, width) of each image, (N, 2)."""
     limits = sizes.flip(1).repeat(1, 2)[:, None]  # (N, 1, 4)
     return boxes.nan_to_num().clamp(min=0).minimum(limits)
-
-
-def is_finite(regions: Regions) -> Tensor:
-    """(R,) bool: the regions that `Regions.finite` keeps."""
-    parts = [part[:, None].flatten(1) for part in regions if part is not None]
-    return torch.stack([torch.isfinite(part).all(1) for part in parts]).all(0)

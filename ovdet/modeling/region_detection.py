@@ -64,7 +64,8 @@ def _detect_in_image(
         build_topk(heads, build_scorer(heads, regions, image_size, active), classes),
         regions.boxes,
         image_size,
-        **_postprocessing(heads),
+        **detection_limits(heads),
+        soft_nms=heads.soft_nms,
         negative_class=len(classes.names) if heads.class_agnostic_nms else None,
     )
     return found if heads.calibration is None else heads.calibration.of_instances(found, classes)
@@ -94,20 +95,20 @@ def _detect_learned(
     ids, columns = classes.learned.class_ids.unique(return_inverse=True)
     best = log_scores.new_full((len(log_scores), len(ids)), -torch.inf)
     best.scatter_reduce_(1, columns.expand_as(log_scores), log_scores, "amax")
-    found = postprocess_image(partial(topk_dense, best), boxes[is_finite], image_size, **_postprocessing(heads))
+    limits = dict(**detection_limits(heads), soft_nms=heads.soft_nms)
+    found = postprocess_image(partial(topk_dense, best), boxes[is_finite], image_size, **limits)
     found.pred_classes = ids[found.pred_classes]
     return found
 
 
-def _postprocessing(heads: OpenVocabROIHeads) -> dict[str, Any]:
-    """The arguments of `postprocess_image` that the heads hold."""
+def detection_limits(heads: OpenVocabROIHeads) -> dict[str, Any]:
+    """Thresholds and numbers of detections that the heads hold, by the names that post-processing has for them."""
     return dict(
         score_threshold=heads.box_predictor.test_score_thresh,
         nms_threshold=heads.box_predictor.test_nms_thresh,
         max_detections=heads.box_predictor.test_topk_per_image,
         class_agnostic_nms=heads.class_agnostic_nms,
         soft_nms_sigma=heads.soft_nms_sigma,
-        soft_nms=heads.soft_nms,
     )
 
 

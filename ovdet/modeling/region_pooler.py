@@ -114,7 +114,7 @@ class RegionPooler(ROIPooler):
 
 
 def pool_every_level(pooler: ROIPooler, maps: Sequence[Tensor], boxes: Sequence[Tensor]) -> Tensor:
-    """What detectron2's pooler gives, without asking which boxes are of which level, for GPUs.
+    """Pool as detectron2's pooler, without asking which boxes are of which level, for GPUs.
 
     Each level pools all boxes, those of other levels as boxes without area, and each box keeps what its level gave.
 

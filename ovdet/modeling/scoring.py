@@ -97,9 +97,13 @@ class Regions(NamedTuple):
 
     def finite(self) -> Regions:
         """Without regions that have a non-finite box, embedding, objectness or say of an expert."""
-        parts = [part[:, None].flatten(1) for part in self if part is not None]
-        mask = torch.stack([torch.isfinite(part).all(1) for part in parts]).all(0)
+        mask = self.is_finite()
         return self if mask.all() else self.take(mask)
+
+    def is_finite(self) -> Tensor:
+        """(R,) bool, which of them `finite` keeps."""
+        parts = [part[:, None].flatten(1) for part in self if part is not None]
+        return torch.stack([torch.isfinite(part).all(1) for part in parts]).all(0)
 
 
 @dataclass(frozen=True)

@@ -9,10 +9,9 @@ from collections.abc import Callable, Mapping, Sequence
 
 import torch
 import torch.nn.functional as F
-from rich.console import Console
-from rich.progress import track
 from torch import Tensor
 
+from ovdet.progress import track
 from ovdet.teacher_lab.labeled import LabeledPhoto, LabeledSet, read_photo
 from ovdet.teachers.base import Teacher
 from ovdet.teachers.conse import ConseTeacher
@@ -58,13 +57,10 @@ def embed_objects(data: LabeledSet, views: Views, size: tuple[int, int]) -> dict
         InputError: a photo cannot be read.
     """
     parts: dict[str, list[Tensor]] = {view: [] for view in views}
-    console = Console(stderr=True)
     for start in track(
         range(0, len(data.photos), _PHOTOS_AT_ONCE),
         f"{len(data.labels)} objects in {len(data.photos)} photos",
-        console=console,
         transient=True,
-        disable=not console.is_terminal,
     ):
         some = data.photos[start : start + _PHOTOS_AT_ONCE]
         pixels = [read_photo(photo) for photo in some]

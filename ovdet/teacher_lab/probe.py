@@ -19,11 +19,10 @@ from typing import Any, NamedTuple
 
 import numpy as np
 import torch
-from rich.console import Console
-from rich.progress import track
 from torch import Tensor
 
 from ovdet.errors import InputError
+from ovdet.progress import track
 from ovdet.teacher_lab.labeled import LabeledSet, split_photos, with_classes
 
 STEPS_A_DECADE, DECADES = 8, 12  # of the sweep
@@ -216,10 +215,9 @@ def few_shot(
     largest = int(counts.max()) if len(counts) else 0
     usable = [number for place, number in enumerate(shots) if place == 0 or shots[place - 1] < largest]
     draws = [(number, seed) for number in usable for seed in seeds]
-    console = Console(stderr=True)
     found: dict[int, list[tuple[float, float, float]]] = {}
     learned: dict[int, float] = {}
-    for number, seed in track(draws, "probes", console=console, transient=True, disable=not console.is_terminal):
+    for number, seed in track(draws, "probes", transient=True):
         few = train.take(pick_shots(train.labels, number, seed))
         seen = validation.take(pick_shots(validation.labels, min(number, _MOST_VALIDATION_SHOTS), seed))
         strength = choose_strength(few, seen)

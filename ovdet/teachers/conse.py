@@ -23,8 +23,6 @@ from pathlib import Path
 
 import torch
 import torch.nn.functional as F
-from rich.console import Console
-from rich.progress import track
 from torch import Tensor, nn
 
 from ovdet.cache import cached_embeddings
@@ -41,6 +39,7 @@ from ovdet.imagenet_lite import (
     with_padding,
 )
 from ovdet.memory_format import fast_memory_format
+from ovdet.progress import track
 from ovdet.quiet import quiet_libraries
 from ovdet.teachers.base import check_pixels, digest, plain_inference
 
@@ -221,13 +220,10 @@ class ConseTeacher:
             order = sorted(
                 range(len(sentences)), key=lambda number: len(sentences[number])
             )  # alike in length: no padding
-            console = Console(stderr=True)
             starts = track(
                 range(0, len(sentences), _SENTENCES_AT_ONCE),
                 f"ImageNet's {kind}, this once",
-                console=console,
                 transient=True,
-                disable=not console.is_terminal,
             )
             rows = [
                 self._encode_sentences([sentences[row] for row in order[start : start + _SENTENCES_AT_ONCE]])
